@@ -1,0 +1,40 @@
+# powauth: `make demo` runs the main job, `make test` decides whether a change is good.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: test demo lint types bench lock clean
+
+test: $(VENV)/.ready lint types
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report= $(ARGS)
+	$(BIN)/python -m coverage combine --quiet --append 2>/dev/null || true
+	$(BIN)/python scripts/coverage_gate.py
+
+demo: $(VENV)/.ready
+	$(BIN)/python -m demo
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.ready
+	$(BIN)/mypy
+
+bench: $(VENV)/.ready
+	$(BIN)/python -m benchmarks
+
+$(VENV)/.ready: requirements/dev.lock pyproject.toml
+	scripts/system_packages.sh
+	$(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) --require-hashes -r requirements/dev.lock
+	$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	touch $@
+
+# Remakes the lock file; needs uv.
+lock:
+	uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o requirements/dev.lock
+
+clean:
+	rm -rf $(VENV) .coverage* .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Session-based user authentication for Python web apps."""
