@@ -1,0 +1,1 @@
+"""Where records live: the protocol (`base`) and the backends that ship with powauth."""

@@ -1,0 +1,50 @@
+"""What a caller of powauth may catch.
+
+Everything raised on purpose derives from `PowauthError`, so that one ``except`` at an app's edge is enough.
+Nothing here carries a secret: messages never contain ids, passwords, keys or connection strings.
+"""
+
+from collections.abc import Mapping, Sequence
+
+
+class PowauthError(Exception):
+    """Base of every error that powauth raises on purpose."""
+
+
+class ConfigError(PowauthError, ValueError):
+    """An option is wrong or contradicts another; raised at construction, with a sentence that says what to do."""
+
+
+class ConfigWarning(UserWarning):
+    """An option is allowed but weakens a defence; the message says which, and what to set instead."""
+
+
+class StoreUnavailable(PowauthError):
+    """The session store, or the users' database, did not answer or refused: nobody can tell who is signed in.
+
+    Never taken for "anonymous". Where a user is required the answer is 503 and the cookie stays as it is; the
+    engine's own error is the ``__cause__``.
+    """
+
+
+class NotSignedIn(PowauthError):
+    """An operation that needs a signed-in user was called without one."""
+
+
+class InvalidParams(PowauthError):
+    """What a client sent does not make a valid user or change: field to messages, ready for a form or for JSON.
+
+    Attributes:
+        errors: field name to the list of messages for it. ``"base"`` holds what concerns no single field.
+
+    >>> InvalidParams({"email": ["has already been taken"]}).errors
+    {'email': ['has already been taken']}
+    """
+
+    def __init__(self, errors: Mapping[str, Sequence[str]]) -> None:
+        super().__init__("invalid: " + ", ".join(sorted(errors)))
+        self.errors: dict[str, list[str]] = {field: list(messages) for field, messages in errors.items()}
+
+
+class MetadataTooLarge(PowauthError, ValueError):
+    """Session metadata over its size limit: refused whole, never truncated."""
