@@ -23,6 +23,8 @@ class UsersContext(ABC, Generic[U]):
     """
 
     mode: Mode
+    user_type: type[U]
+    """The app's user type: anything else that `authenticate` may return is no user (ASVS 16.5.3)."""
 
     @abstractmethod
     def key(self, user: U) -> str:

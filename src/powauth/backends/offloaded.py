@@ -1,0 +1,70 @@
+"""A blocking backend on an event loop: each verb runs in a worker thread."""
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
+
+from powauth.backends.base import Backend, Millis, Mode, Page, Record, drive
+
+T = TypeVar("T")
+
+
+class InThread(Protocol):
+    """Runs a function in a worker thread and gives its result; the integration knows which event loop it is on."""
+
+    def __call__(self, function: Callable[[], T], /) -> Awaitable[T]:
+        """Run ``function`` elsewhere; what it raises is raised here."""
+        ...
+
+
+class OffloadedBackend(Backend):
+    """A backend whose coroutines block, made to suspend instead."""
+
+    mode: Mode = "async"
+
+    def __init__(self, backend: Backend, in_thread: InThread) -> None:
+        self._backend = backend
+        self._in_thread = in_thread
+
+    async def create(self, record: Record, epoch: int | None, now: Millis) -> bool:
+        """See `Backend.create`."""
+        return await self._in_thread(lambda: drive(self._backend.create(record, epoch, now)))
+
+    async def get(self, key: bytes, now: Millis) -> Record | None:
+        """See `Backend.get`."""
+        return await self._in_thread(lambda: drive(self._backend.get(key, now)))
+
+    async def update(self, record: Record, expected_version: int, now: Millis) -> bool:
+        """See `Backend.update`."""
+        return await self._in_thread(lambda: drive(self._backend.update(record, expected_version, now)))
+
+    async def delete(self, key: bytes, now: Millis) -> bool:
+        """See `Backend.delete`."""
+        return await self._in_thread(lambda: drive(self._backend.delete(key, now)))
+
+    async def list(self, owner: bytes, now: Millis) -> list[Record]:
+        """See `Backend.list`."""
+        return await self._in_thread(lambda: drive(self._backend.list(owner, now)))
+
+    async def epoch(self, owner: bytes, now: Millis, *, advance: bool = False) -> int:
+        """See `Backend.epoch`."""
+        return await self._in_thread(lambda: drive(self._backend.epoch(owner, now, advance=advance)))
+
+    async def delete_owner(self, owner: bytes, now: Millis, keep: bytes | None = None) -> int:
+        """See `Backend.delete_owner`."""
+        return await self._in_thread(lambda: drive(self._backend.delete_owner(owner, now, keep)))
+
+    async def purge(self, limit: int, now: Millis) -> int:
+        """See `Backend.purge`."""
+        return await self._in_thread(lambda: drive(self._backend.purge(limit, now)))
+
+    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
+        """See `Backend.scan`."""
+        return await self._in_thread(lambda: drive(self._backend.scan(namespace, cursor, limit, now)))
+
+    async def count(self, namespace: str, now: Millis) -> int:
+        """See `Backend.count`."""
+        return await self._in_thread(lambda: drive(self._backend.count(namespace, now)))
+
+    async def close(self) -> None:
+        """See `Backend.close`."""
+        await self._in_thread(lambda: drive(self._backend.close()))
