@@ -27,6 +27,18 @@ class StoreUnavailable(PowauthError):
     """
 
 
+class Overloaded(PowauthError):
+    """Too much work is waiting already, so this is refused at once: try again later (503 with ``Retry-After``).
+
+    Attributes:
+        retry_after: Seconds to wait before trying again.
+    """
+
+    def __init__(self, message: str, *, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class NotSignedIn(PowauthError):
     """An operation that needs a signed-in user was called without one."""
 

@@ -1,0 +1,164 @@
+"""User ids: one spelling for each, wherever it is used.
+
+An `Identifier` turns what somebody typed into the one form that is stored, looked up, compared and counted. It refuses
+what has none. The rule that protects accounts (CVE-2019-19844): **no two inputs share a form unless they are the same id
+under the rules of its kind**. So case is folded in ASCII alone, by table, never by `str.lower` or a compatibility form,
+which turn the Kelvin sign into "k" and a full-width "＠" into "@"; and a name with a character outside ASCII never becomes
+one without.
+"""
+
+import re
+import unicodedata
+from typing import Protocol
+
+from powauth.errors import ConfigError
+
+try:
+    from email_validator import EmailNotValidError, validate_email
+except ImportError as error:  # pragma: no cover - run in a process of its own
+    raise ConfigError("user ids need email-validator: pip install 'powauth[users]'") from error
+
+__all__ = ["EmailIdentifier", "Identifier", "UsernameIdentifier"]
+
+MAX_EMAIL_LENGTH = 254
+"""Characters and bytes: what fits a path in RFC 5321, section 4.5.3.1.3 (with the erratum 1690 to RFC 3696)."""
+
+MAX_LOCAL_PART_LENGTH = 64
+"""Bytes: RFC 5321, section 4.5.3.1.1."""
+
+MAX_USERNAME_LENGTH = 64
+"""Characters: longer than any name that people choose."""
+
+_BLANKS = " \t"
+"""What is trimmed at both ends. `str.strip` would take a dozen more, so that one id had many spellings."""
+
+_TO_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
+
+_FORBIDDEN = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029\ud800-\udfff\"<>()\[\]\\,;:]")
+"""Controls, spaces, lone surrogates, and what could end an address in a header or an SMTP command."""
+
+_USERNAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9_])?\Z")
+
+_BLANK_MESSAGE = "can't be blank"
+_FORMAT_MESSAGE = "has invalid format"
+
+
+class Identifier(Protocol):
+    """A kind of user id."""
+
+    @property
+    def field(self) -> str:
+        """The usual name of its field, such as ``"email"``."""
+
+    def normalize(self, value: object) -> str:
+        """The one form of a user id. Normalising a form again leaves it as it is.
+
+        Raises:
+            ValueError: it is none; the message is for a form.
+        """
+
+
+class EmailIdentifier:
+    """E-mail addresses, in lower case.
+
+    The whole address is folded, the local part too: no provider in use tells "Mia" from "mia", and people type both. The
+    domain is kept in its ASCII form (IDNA 2008), so that every way to write it is one and a look-alike is another.
+    Nobody is asked whether the address exists.
+
+    Args:
+        allow_international: Accept local parts outside ASCII (SMTPUTF8, RFC 6531): off, because few mail systems
+            deliver to them and each script brings its look-alikes.
+
+    >>> EmailIdentifier().normalize(" Mia@Example.COM")
+    'mia@example.com'
+    >>> EmailIdentifier().normalize("mia@Bücher.example")
+    'mia@xn--bcher-kva.example'
+    """
+
+    field = "email"
+
+    def __init__(self, *, allow_international: bool = False) -> None:
+        self._international = allow_international
+
+    def normalize(self, value: object) -> str:
+        """The address in its stored form; see `Identifier.normalize`."""
+        text = _text(value, MAX_EMAIL_LENGTH)
+        if _FORBIDDEN.search(text):
+            raise ValueError(_FORMAT_MESSAGE)
+        local, _, domain = text.rpartition("@")
+        if len(local.encode()) > MAX_LOCAL_PART_LENGTH:
+            raise ValueError(f"should be at most {MAX_LOCAL_PART_LENGTH} characters before the @")
+        try:
+            # Exact options: the library takes its defaults from module globals.
+            found = validate_email(
+                text.translate(_TO_LOWER),
+                allow_smtputf8=self._international,
+                allow_empty_local=False,
+                allow_quoted_local=False,
+                allow_domain_literal=False,
+                allow_display_name=False,
+                check_deliverability=False,
+                test_environment=False,
+                strict=True,
+            )
+        except EmailNotValidError:
+            raise ValueError(_FORMAT_MESSAGE) from None
+        if found.ascii_domain is None or not _same_labels(domain, found.ascii_domain):
+            raise ValueError(_FORMAT_MESSAGE)
+        address = f"{_fold(found.local_part)}@{found.ascii_domain.translate(_TO_LOWER)}"
+        if (not local.isascii() and address.isascii()) or len(address.encode()) > MAX_EMAIL_LENGTH:
+            raise ValueError(_FORMAT_MESSAGE)
+        return address
+
+
+class UsernameIdentifier:
+    """User names: 1 to 64 of ``a-z 0-9 . _ -``, begun with a letter or digit and not ended with ``.`` or ``-``.
+
+    Upper case is folded. There is no "@", so that no user name is another's e-mail address.
+
+    >>> UsernameIdentifier().normalize("Mia_93")
+    'mia_93'
+    """
+
+    field = "username"
+
+    def normalize(self, value: object) -> str:
+        """The name in its stored form; see `Identifier.normalize`."""
+        text = _text(value, MAX_USERNAME_LENGTH).translate(_TO_LOWER)
+        if not _USERNAME.match(text):
+            raise ValueError("may hold letters from a to z, digits, and . _ - between them")
+        return text
+
+
+def _text(value: object, most: int) -> str:
+    """The text of a user id without blanks around it, and no longer than ``most``, found out in constant time."""
+    if value is None or value == "":
+        raise ValueError(_BLANK_MESSAGE)
+    if not isinstance(value, str):
+        raise ValueError("is invalid")
+    if len(value) > most + 64:  # a few blanks around it are no reason to refuse; a megabyte is
+        raise ValueError(f"should be at most {most} characters")
+    text = value.strip(_BLANKS)
+    if not text:
+        raise ValueError(_BLANK_MESSAGE)
+    if len(text) > most:
+        raise ValueError(f"should be at most {most} characters")
+    return text
+
+
+def _same_labels(domain: str, ascii_domain: str) -> bool:
+    """Whether each label outside ASCII became an encoded one, and no dot was made of something else.
+
+    IDNA's mapping (UTS 46) turns full-width letters into plain ones; nobody who owns a domain is written to that way.
+    """
+    written, encoded = domain.split("."), ascii_domain.split(".")
+    return len(written) == len(encoded) and all(
+        each.isascii() or code.lower().startswith("xn--") for each, code in zip(written, encoded, strict=True)
+    )
+
+
+def _fold(local_part: str) -> str:
+    if local_part.isascii():
+        return local_part.translate(_TO_LOWER)
+    # Lower case may undo the composition, and composing may make a capital of a sign (Å of ANGSTROM SIGN).
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", local_part).lower())
