@@ -1,0 +1,163 @@
+"""The clients of `powauth.backends.redis`: made from a URL, or made by the app and looked at."""
+
+import re
+import warnings
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from powauth.backends.base import Mode
+from powauth.errors import ConfigError, ConfigWarning
+
+try:
+    import redis
+    import redis.asyncio
+    import redis.asyncio.cluster
+    import redis.asyncio.sentinel
+    import redis.cluster
+    import redis.sentinel
+    from redis.asyncio.retry import Retry as AsyncRetry
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+except ImportError as error:
+    raise ConfigError("the Redis backend needs redis-py: pip install 'powauth[redis]'") from error
+
+
+class Client(Protocol):
+    """What is used of redis-py's four kinds of client; replies are values, or awaitables of them."""
+
+    def execute_command(self, *args: object, **options: object) -> Any: ...
+
+
+def inspect_client(client: object) -> tuple[Mode, bool]:
+    """Mode of the app's client, and whether it is a cluster's.
+
+    Raises:
+        ConfigError: if it is none, decodes replies, or reads from replicas.
+    """
+    asynchronous = isinstance(client, redis.asyncio.Redis | redis.asyncio.RedisCluster)
+    clustered = isinstance(client, redis.cluster.RedisCluster | redis.asyncio.RedisCluster)
+    if not (asynchronous or clustered or isinstance(client, redis.Redis)):
+        raise ConfigError(
+            "give RedisBackend a URL or a client: redis.Redis, redis.cluster.RedisCluster, redis.asyncio.Redis or "
+            f"redis.asyncio.RedisCluster; got {type(client).__name__}"
+        )
+    known = cast("Any", client)
+    if known.get_encoder().decode_responses:
+        raise ConfigError("records are bytes: make the Redis client with decode_responses=False")
+    if clustered:
+        replicas = known.read_from_replicas or getattr(known, "load_balancing_strategy", None)
+        options = known.get_connection_kwargs()
+    else:
+        replicas = not getattr(known.connection_pool, "is_master", True)
+        options = known.connection_pool.connection_kwargs
+    if replicas:
+        raise ConfigError(
+            "a replica may not know yet of a sign-out: make the client with Sentinel.master_for, or without "
+            "read_from_replicas and load_balancing_strategy"
+        )
+    if not asynchronous and options.get("socket_timeout") is None:
+        warnings.warn(
+            "the Redis client waits for ever on a server that hangs: make it with a socket_timeout",
+            ConfigWarning,
+            stacklevel=3,
+        )
+    return ("async" if asynchronous else "blocking"), clustered
+
+
+def from_url(url: str, timeout: float, asynchronous: bool) -> tuple[Callable[[], Client], bool]:
+    """What makes the client for a URL when it is first needed, and whether it is a cluster's."""
+    scheme = url.partition(":")[0]
+    try:
+        if scheme == "redis+sentinel":
+            return _sentinel(urlsplit(url), timeout, asynchronous), False
+        if scheme == "redis+cluster":
+            return _cluster(urlsplit(url), timeout, asynchronous), True
+        if scheme in {"redis", "rediss", "unix"}:
+            return _single(url, timeout, asynchronous), False
+    except ConfigError:
+        raise
+    except (ValueError, TypeError, AttributeError):
+        # The engine's own message may quote the URL and with it the password.
+        raise ConfigError(
+            f"the {scheme}:// URL of the Redis backend cannot be read: check host, port, database and options"
+        ) from None
+    raise ConfigError(
+        "the URL of a Redis backend begins with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
+    )
+
+
+def _options(timeout: float, asynchronous: bool) -> dict[str, Any]:
+    """Options of every connection of ours. No retries: the caller knows better what a lost reply means."""
+    retry: object = AsyncRetry(NoBackoff(), 0) if asynchronous else Retry(NoBackoff(), 0)
+    return {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": retry}
+
+
+def _single(url: str, timeout: float, asynchronous: bool) -> Callable[[], Client]:
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        if not parts.path:
+            raise ValueError
+    elif not parts.hostname or not re.fullmatch(r"/?\d*", parts.path) or parts.port == 0:
+        raise ValueError
+    kind: Any = redis.asyncio.Redis if asynchronous else redis.Redis
+
+    def connect() -> Client:
+        return cast("Client", kind.from_url(url, **_options(timeout, asynchronous)))
+
+    # Unknown options are refused by the connection, which is made here but not opened.
+    trial = cast("Any", connect())
+    inspect_client(trial)
+    trial.connection_pool.connection_class(**trial.connection_pool.connection_kwargs)
+    return connect
+
+
+def _sentinel(url: SplitResult, timeout: float, asynchronous: bool) -> Callable[[], Client]:
+    service, _, database = url.path.removeprefix("/").partition("/")
+    if not service or url.query or url.fragment:
+        raise ConfigError(
+            "a URL for Sentinel is redis+sentinel://[user:password@]host:port,host:port/service/db, without options"
+        )
+    credentials, addresses = _addresses(url, 26379)
+    db = int(database) if database else 0
+    kind: Any = redis.asyncio.sentinel.Sentinel if asynchronous else redis.sentinel.Sentinel
+
+    def connect() -> Client:
+        options = _options(timeout, asynchronous)
+        sentinel = kind(addresses, sentinel_kwargs=options, **options, **credentials)
+        return cast("Client", sentinel.master_for(unquote(service), db=db))
+
+    return connect
+
+
+def _cluster(url: SplitResult, timeout: float, asynchronous: bool) -> Callable[[], Client]:
+    if url.path.strip("/") or url.query or url.fragment:
+        raise ConfigError(
+            "a URL for a cluster is redis+cluster://[user:password@]host:port,host:port, without database or options"
+        )
+    credentials, addresses = _addresses(url, 6379)
+
+    module: Any = redis.asyncio.cluster if asynchronous else redis.cluster
+    retry: Any = AsyncRetry if asynchronous else Retry
+
+    def connect() -> Client:
+        # A client of a cluster learns of a new topology by failing; the one repetition then finds the new master.
+        options = _options(timeout, asynchronous) | {"retry": retry(NoBackoff(), 1)}
+        nodes = [module.ClusterNode(*address) for address in addresses]
+        return cast("Client", module.RedisCluster(startup_nodes=nodes, **options, **credentials))
+
+    return connect
+
+
+def _addresses(url: SplitResult, default_port: int) -> tuple[dict[str, str], list[tuple[str, int]]]:
+    """Credentials as options, and the hosts with their ports."""
+    userinfo, _, hosts = url.netloc.rpartition("@")
+    username, _, password = userinfo.partition(":")
+    credentials = {"username": unquote(username), "password": unquote(password)}
+    addresses = []
+    for host in hosts.split(","):
+        parts = urlsplit(f"//{host}")
+        if not parts.hostname or parts.port == 0:
+            raise ValueError
+        addresses.append((parts.hostname, parts.port or default_port))
+    return {name: value for name, value in credentials.items() if value}, addresses

@@ -1,0 +1,174 @@
+"""The Lua scripts of `powauth.backends.redis`, and the layout of what they keep."""
+
+import hashlib
+import struct
+
+from powauth.backends.base import Millis
+
+RETRY_WINDOW: Millis = 60_000
+"""How long a tombstone is kept: longer than a client goes on repeating one command."""
+
+CHUNK = 1000
+"""Sessions of one user that one command handles at most: a few milliseconds of the server's time."""
+
+SWEEP = 64
+"""Expired members that one command drops from an index at most, so that no command pays for a long absence."""
+
+# A record: magic, mark of its creation, mark of its last write, version, created_at, expires_at, length of the user's
+# key; then the user's key and the value. A tombstone: magic, the two marks, and the mark of its deletion.
+RECORD = b"P1"
+MARKS = 18
+HEADER = struct.Struct(">qqqH")
+BODY = MARKS + HEADER.size
+
+_PRELUDE = f"""
+local function read(key, now)
+  local v = redis.pcall('GET', key)
+  if type(v) ~= 'string' then return nil end
+  local kind = string.sub(v, 1, 2)
+  local r = {{created = string.sub(v, 3, 10), written = string.sub(v, 11, 18)}}
+  if kind == 'D1' and #v == 26 then
+    r.deleted = string.sub(v, 19, 26)
+  elseif kind == 'P1' and #v >= {BODY} then
+    local high, low, size = struct.unpack('>i4I4I2', string.sub(v, 35, {BODY}))
+    r.live = high * 4294967296 + low > now
+    r.present = true
+    r.version = string.sub(v, 19, 26)
+    r.user = string.sub(v, {BODY + 1}, {BODY} + size)
+  elseif string.find(kind, '^P%d$') then
+    r.created, r.written, r.newer = '', '', true
+  else
+    return nil
+  end
+  return r
+end
+
+local function sweep(index, records, now)
+  local ids = redis.pcall('ZRANGEBYSCORE', index, '-inf', now, 'LIMIT', 0, {SWEEP})
+  if ids.err then
+    redis.call('UNLINK', index)
+  elseif #ids > 0 then
+    local keys = {{}}
+    for i, id in ipairs(ids) do keys[i] = records .. id end
+    redis.call('UNLINK', unpack(keys))
+    redis.call('ZREM', index, unpack(ids))
+  end
+end
+
+local function write(key, index, records, id, value, expires, ttl, now)
+  sweep(index, records, now)
+  redis.call('SET', key, value, 'PX', ttl)
+  redis.call('ZADD', index, expires, id)
+  if redis.call('PTTL', index) < tonumber(ttl) then redis.call('PEXPIRE', index, ttl) end
+end
+
+local function epoch(key)
+  local v = redis.pcall('GET', key)
+  if type(v) == 'string' and #v <= 16 and string.find(v, '^[1-9]%d*$') then return v end
+  return '0'
+end
+
+local function advance(key, random, lifetime)
+  local before, step = tonumber(epoch(key)), tonumber(random)
+  if before > 0 and before < 9000000000000000 then step = before + 1 + step % 2147483648 end
+  local after = string.format('%.0f', step)
+  redis.call('SET', key, after, 'PX', lifetime)
+  return after
+end
+"""
+
+
+class Script:
+    """A Lua script and the digest by which a server remembers it."""
+
+    def __init__(self, body: str) -> None:
+        self.source = (_PRELUDE + body).encode()
+        # The digest is a name that the protocol fixes, not a defence.
+        self.sha = hashlib.sha1(self.source, usedforsecurity=False).hexdigest().encode()
+
+
+# KEYS: record, index, epoch. ARGV: mark, packed, ttl, expires_at, now, identifier, key of a record without its
+# identifier, epoch or empty.
+CREATE = Script("""
+local old = read(KEYS[1], tonumber(ARGV[5]))
+if old then
+  if old.created == ARGV[1] then return 1 end
+  if old.live or old.newer then return 0 end
+end
+if ARGV[8] ~= '' and epoch(KEYS[3]) ~= ARGV[8] then return 0 end
+write(KEYS[1], KEYS[2], ARGV[7], ARGV[6], 'P1' .. ARGV[1] .. ARGV[1] .. ARGV[2], ARGV[4], ARGV[3], ARGV[5])
+return 1
+""")
+
+# KEYS: record, index. ARGV: as for CREATE, with the expected version, packed, in place of the epoch.
+UPDATE = Script("""
+local old = read(KEYS[1], tonumber(ARGV[5]))
+if not old then return 0 end
+if old.written == ARGV[1] then return 1 end
+if not old.live or old.version ~= ARGV[8] then return 0 end
+write(KEYS[1], KEYS[2], ARGV[7], ARGV[6], 'P1' .. old.created .. ARGV[1] .. ARGV[2], ARGV[4], ARGV[3], ARGV[5])
+return 1
+""")
+
+# KEYS: record. ARGV: mark, now, identifier, key of an index without its user, lifetime of a tombstone.
+# The record says whose index it is in. ZREM goes first: a server short of memory refuses SET as a script's first write.
+DELETE = Script("""
+local old = read(KEYS[1], tonumber(ARGV[2]))
+if not old then return 0 end
+if old.deleted == ARGV[1] then return 1 end
+if not old.present then return 0 end
+redis.pcall('ZREM', ARGV[4] .. old.user, ARGV[3])
+if not old.live then
+  redis.call('UNLINK', KEYS[1])
+  return 0
+end
+redis.call('SET', KEYS[1], 'D1' .. old.created .. old.written .. ARGV[1], 'PX', ARGV[5])
+return 1
+""")
+
+# KEYS: index. ARGV: now, key of a record without its identifier, chunk.
+# All live identifiers, and the values of the first chunk of them.
+LIST = Script("""
+sweep(KEYS[1], ARGV[2], ARGV[1])
+local ids = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. ARGV[1], '+inf')
+local keys, gone = {}, {}
+for i = 1, math.min(#ids, tonumber(ARGV[3])) do keys[i] = ARGV[2] .. ids[i] end
+if #keys == 0 then return {ids, {}} end
+local values = redis.call('MGET', unpack(keys))
+for i, value in ipairs(values) do
+  if not value then gone[#gone + 1] = ids[i] end
+end
+if #gone > 0 then redis.call('ZREM', KEYS[1], unpack(gone)) end
+return {ids, values}
+""")
+
+# KEYS: index, epoch. ARGV: now, key of a record without its identifier, chunk, identifier to keep or empty, random
+# number or empty where the epoch has been moved, lifetime of an epoch. How many live ones went, and whether more wait.
+# The epoch moves last, for the reason given at DELETE.
+DELETE_OWNER = Script("""
+local now, chunk = tonumber(ARGV[1]), tonumber(ARGV[3])
+local found = redis.pcall('ZRANGE', KEYS[1], 0, chunk, 'WITHSCORES')
+if found.err then
+  redis.call('UNLINK', KEYS[1])
+  found = {}
+end
+local ids, live, dead = {}, {}, {}
+for i = 1, #found, 2 do
+  if found[i] ~= ARGV[4] and #ids < chunk then
+    ids[#ids + 1] = found[i]
+    local to = tonumber(found[i + 1]) > now and live or dead
+    to[#to + 1] = ARGV[2] .. found[i]
+  end
+end
+local went = 0
+if #dead > 0 then redis.call('UNLINK', unpack(dead)) end
+if #live > 0 then went = redis.call('UNLINK', unpack(live)) end
+if #ids > 0 then redis.call('ZREM', KEYS[1], unpack(ids)) end
+if ARGV[5] ~= '' then advance(KEYS[2], ARGV[5], ARGV[6]) end
+return {went, #found > 2 * chunk and 1 or 0}
+""")
+
+# KEYS: epoch. ARGV: random number, lifetime of an epoch.
+ADVANCE = Script("""
+return advance(KEYS[1], ARGV[1], ARGV[2])
+""")

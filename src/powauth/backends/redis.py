@@ -1,0 +1,462 @@
+"""Records in Redis or Valkey: one server, Sentinel, or Cluster, through redis-py's clients, synchronous or asyncio.
+
+Each verb is one command, so one round trip: `RedisBackend.get` is a ``GET``, every other verb a Lua script that the
+server runs as a whole. No verb looks for keys by pattern, save the administrator's `RedisBackend.scan` and ``count``.
+
+**Keys.** ``prefix:{namespace.shard}:`` and then ``r:`` with a record's identifier, ``o:`` with a user's key for that
+user's index, or ``e:`` with a user's key for the epoch. Shard is four hexadecimal digits; neither prefix nor namespace
+can hold ``:``, ``{`` or a wildcard, and what is arbitrary stands last: two names never meet in one key. The part in
+braces is the hash tag of Redis Cluster: all keys of one user are in one slot. That is what lets a script reach records
+which it finds in the index and which are therefore not among its ``KEYS``; a cluster runs it on the slot's master, and
+only while that very slot is being moved may it refuse (`StoreUnavailable`, and nothing was done).
+
+**Expiry.** Every key has a time to live, told to the server as a duration, so that its clock need not agree with the
+app's. The index, a sorted set by ``expires_at``, lives as long as its longest member. Whatever drops an expired member
+from it removes the record too: there is never a record that `RedisBackend.list` and ``delete_owner`` do not know of.
+
+**What cannot be read is absent**: another type under our key, a value that is not ours. A record of a newer format than
+this is not overwritten.
+
+**Retries.** Clients made from a URL repeat nothing, but for one further try in a cluster, where the client first learns
+the new topology. A client that the app made may repeat a command whose reply was lost (redis-py: up to ten times), so
+each write carries a random mark that the server keeps: a repeated ``create`` or ``update`` finds its own mark and
+answers ``True`` again, and ``delete`` leaves a tombstone of 26 bytes for `RETRY_WINDOW`, by which the repetition of any
+of the three knows that it had been done. Two answers may be too low after a hidden repetition: the count of
+``delete_owner``, and an ``update`` that others had replaced meanwhile (``False``; the caller reads again anyway).
+
+**What Redis can lose.** Replication is asynchronous: a failover to a replica that lags, or a crash between two syncs of
+the append-only file, forgets the last acknowledged writes. A renewal forgotten is brought forward by the session's next
+request; a sign-in forgotten must be repeated; *a sign-out or a revocation forgotten is undone*. Where that matters set
+``appendfsync always`` on a single server, and ``min-replicas-to-write`` to bound the loss otherwise. Nothing is read
+from replicas. Epochs grow by random steps, so one that was handed out and then forgotten is not handed out again.
+
+**Memory.** Set ``maxmemory-policy noeviction`` (`RedisBackend.check` looks): a server that evicts signs users out, and
+one that evicts an index cannot revoke what it listed. A full server refuses new sessions and renewals
+(`StoreUnavailable`); signing out, and revoking sessions that exist, still work.
+"""
+
+import asyncio
+import re
+import secrets
+import threading
+import warnings
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, cast
+
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
+
+from powauth.backends._redis_clients import Client, from_url, inspect_client
+from powauth.backends._redis_scripts import (
+    ADVANCE,
+    BODY,
+    CHUNK,
+    CREATE,
+    DELETE,
+    DELETE_OWNER,
+    HEADER,
+    LIST,
+    MARKS,
+    RECORD,
+    RETRY_WINDOW,
+    UPDATE,
+    Script,
+)
+from powauth.backends.base import EPOCH_LIFETIME, Backend, Millis, Mode, Page, Record, check_namespace, shard_of
+from powauth.errors import ConfigError, ConfigWarning, StoreUnavailable
+
+if TYPE_CHECKING:
+    import redis
+    import redis.asyncio
+    import redis.cluster
+
+SCAN_COUNT = 100
+"""Keys that one step of a scan examines at least; the namespace may own few of a shared server's keys."""
+
+MAX_TTL: Millis = 1 << 52
+"""The longest time to live that is asked of the server, which refuses absurd ones."""
+
+_PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z")
+
+
+class _Place:
+    """The keys of one shard of one namespace."""
+
+    __slots__ = ("base", "namespace")
+
+    def __init__(self, prefix: str, namespace: bytes, shard: bytes) -> None:
+        # Checked again at the edge to the engine: a namespace with a brace could name another slot, or another record.
+        check_namespace(namespace.decode(errors="replace"))
+        self.namespace = namespace
+        self.base = b"%b:{%b.%b}:" % (prefix.encode(), namespace, shard.hex().encode())
+
+    @property
+    def records(self) -> bytes:
+        return self.base + b"r:"
+
+    @property
+    def indexes(self) -> bytes:
+        return self.base + b"o:"
+
+    @property
+    def epochs(self) -> bytes:
+        return self.base + b"e:"
+
+
+class RedisBackend(Backend):
+    """Records in Redis or Valkey; the module's text tells how, and what an engine like this can lose.
+
+    Nothing is sent at construction. Methods raise `StoreUnavailable` as every backend does, also for a full server, a
+    replica in place of the master, a cluster without one of its slots; when the server is back, so are they.
+
+    >>> backend = RedisBackend("redis://127.0.0.1:6379/0", prefix="shop", timeout=0.5)
+    >>> backend.mode
+    'blocking'
+
+    Args:
+        client: a client of redis-py (`redis.Redis`, `redis.cluster.RedisCluster`, their namesakes in `redis.asyncio`,
+            or what ``Sentinel.master_for`` gives), which stays the app's to close; or a URL:
+            ``redis://[user:password@]host:port/db``, ``rediss://`` (TLS), ``unix://path``,
+            ``redis+sentinel://[user:password@]host:port,host:port/service/db``, or
+            ``redis+cluster://[user:password@]host:port,host:port``. A password is for the servers of the data; for
+            Sentinels with one, and for TLS to Sentinel or Cluster, make the client yourself.
+        prefix: what all keys begin with: 1 to 63 of ``A-Z a-z 0-9 _ . -``.
+        timeout: the longest wait for one command, in seconds if a number. An asyncio client is held to it whatever the
+            client does meanwhile; a synchronous one made from a URL waits as long for a connection, and again for a
+            reply; one that the app made waits as long as its own options say.
+        asynchronous: whether a URL is for an asyncio client.
+
+    Raises:
+        ConfigError: if an argument is wrong; the message never holds a password.
+    """
+
+    def __init__(
+        self,
+        client: "str | redis.Redis | redis.cluster.RedisCluster | redis.asyncio.Redis | redis.asyncio.RedisCluster",
+        *,
+        prefix: str = "powauth",
+        timeout: timedelta | float = 2.0,
+        asynchronous: bool = False,
+    ) -> None:
+        if not _PREFIX.match(prefix):
+            raise ConfigError(
+                "prefix must be 1 to 63 characters of A-Z, a-z, 0-9, '_', '.', '-', the first a letter or digit; "
+                f"got {prefix!r}"
+            )
+        self._prefix = prefix
+        self._timeout = timeout.total_seconds() if isinstance(timeout, timedelta) else float(timeout)
+        if not 0 < self._timeout < float("inf"):
+            raise ConfigError(f"timeout must be a positive duration; got {timeout!r}")
+        self._closed = False
+        self._owned = isinstance(client, str)
+        self._lock = threading.Lock()
+        if isinstance(client, str):
+            self.mode: Mode = "async" if asynchronous else "blocking"
+            self._connect, self._clustered = from_url(client, self._timeout, asynchronous)
+            self._client: Client | None = None
+        else:
+            self.mode, self._clustered = inspect_client(client)
+            self._client = cast("Client", client)
+
+    async def create(self, record: Record, epoch: int | None, now: Millis) -> bool:
+        """See `Backend.create`: one ``EVALSHA``."""
+        return await self._write(CREATE, record, b"" if epoch is None else b"%d" % epoch, now)
+
+    async def get(self, key: bytes, now: Millis) -> Record | None:
+        """See `Backend.get`: one ``GET``."""
+        place, identifier = self._locate(key)
+        return _unpack(key, await self._get(place.records + identifier), now)
+
+    async def update(self, record: Record, expected_version: int, now: Millis) -> bool:
+        """See `Backend.update`: one ``EVALSHA``."""
+        return await self._write(UPDATE, record, expected_version.to_bytes(8, "big", signed=True), now)
+
+    async def delete(self, key: bytes, now: Millis) -> bool:
+        """See `Backend.delete`: one ``EVALSHA``."""
+        place, identifier = self._locate(key)
+        arguments = (secrets.token_bytes(8), now, identifier, place.indexes, RETRY_WINDOW)
+        return bool(await self._run(DELETE, (place.records + identifier,), arguments))
+
+    async def list(self, owner: bytes, now: Millis) -> list[Record]:
+        """See `Backend.list`: one ``EVALSHA`` for up to `CHUNK` records, and one ``MGET`` for each further `CHUNK`.
+
+        The set of records is one moment's; those of a further chunk are read a little later.
+        """
+        place, user = self._home(owner)
+        ids, values = await self._run(LIST, (place.indexes + user,), (now, place.records, CHUNK))
+        for start in range(CHUNK, len(ids), CHUNK):
+            values += await self._send("MGET", *(place.records + each for each in ids[start : start + CHUNK]))
+        found = (
+            _unpack(b"%b:%b" % (place.namespace, each), value, now) for each, value in zip(ids, values, strict=True)
+        )
+        # A key that others planted in the index may hold another owner's record.
+        records = [record for record in found if record is not None and record.owner == owner]
+        return sorted(records, key=lambda record: (record.created_at, record.key), reverse=True)
+
+    async def epoch(self, owner: bytes, now: Millis, *, advance: bool = False) -> int:
+        """See `Backend.epoch`: one ``GET``, or one ``EVALSHA``. An epoch is a number below 2**53, not a count."""
+        place, user = self._home(owner)
+        if advance:
+            return int(await self._run(ADVANCE, (place.epochs + user,), (_random(), EPOCH_LIFETIME)))
+        value = await self._get(place.epochs + user)
+        return int(value) if isinstance(value, bytes) and re.fullmatch(rb"[1-9]\d{0,15}", value) else 0
+
+    async def delete_owner(self, owner: bytes, now: Millis, keep: bytes | None = None) -> int:
+        """See `Backend.delete_owner`: one ``EVALSHA`` for up to `CHUNK` records, and one for each further `CHUNK`.
+
+        The epoch moves with the first chunk. While the further ones are under way some records are still there; when
+        this has returned none is. Should it raise between two chunks, what remains is as it was: call again.
+        """
+        place, user = self._home(owner)
+        kept = b"" if keep is None else keep.partition(b":")[2]
+        keys = (place.indexes + user, place.epochs + user)
+        random: int | bytes = _random()
+        total, more = 0, 1
+        while more:
+            went, more = await self._run(DELETE_OWNER, keys, (now, place.records, CHUNK, kept, random, EPOCH_LIFETIME))
+            total += went
+            random = b""
+        return total
+
+    async def purge(self, limit: int, now: Millis) -> int:
+        """See `Backend.purge`: nothing is left to do and nothing is sent. The server removes what expires."""
+        self._check_open()
+        return 0
+
+    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
+        """See `Backend.scan`: one ``SCAN`` of `SCAN_COUNT` keys or ``limit``, whichever is more, and one ``MGET``.
+
+        A page may be empty and the scan not at its end: other keys of the server are passed over, too. In a cluster
+        the masters follow each other; a scan during which one is replaced begins again, and one during which slots are
+        moved may miss what is in them.
+
+        Raises:
+            ValueError: if ``cursor`` is not one that an earlier call gave.
+        """
+        check_namespace(namespace)
+        self._check_open()
+        node, position, waiting = _parse_cursor(cursor)
+        # A step may find more than was asked for; what is too much waits in the cursor.
+        if position is not None and len(waiting) < limit:
+            node, position, found = await self._step(namespace, node, position, max(limit, SCAN_COUNT))
+            waiting += found
+        now_due, waiting = waiting[:limit], waiting[limit:]
+        records = await self._fetch(namespace, now_due, now)
+        done = position is None and not waiting
+        return Page([*records], None if done else _format_cursor(node, position, waiting))
+
+    async def count(self, namespace: str, now: Millis) -> int:
+        """See `Backend.count`: a whole scan in steps of `CHUNK`."""
+        seen: set[bytes] = set()
+        cursor: str | None = None
+        while True:
+            page = await self.scan(namespace, cursor, CHUNK, now)
+            seen.update(record.key for record in page.records)
+            cursor = page.cursor
+            if cursor is None:
+                return len(seen)
+
+    async def check(self) -> None:
+        """Warn (`ConfigWarning`) of an eviction policy that may drop sessions or their index; call it at start.
+
+        Says nothing where the server does not tell, as managed ones often do not.
+        """
+        options: dict[str, object] = {"target_nodes": "primaries"} if self._clustered else {}
+        try:
+            reply = await self._send("CONFIG GET", "maxmemory-policy", refusable=True, **options)
+        except ResponseError:
+            return
+        policies = {policy for policy in _policies(reply) if policy != "noeviction"}
+        if policies:
+            warnings.warn(
+                f"Redis evicts keys when its memory is full (maxmemory-policy {', '.join(sorted(policies))}), which "
+                "signs users out and can hide sessions from revocation: set maxmemory-policy noeviction",
+                ConfigWarning,
+                stacklevel=2,
+            )
+
+    async def close(self) -> None:
+        """Close the client, if it was made from a URL. Calls after it raise `StoreUnavailable`."""
+        self._closed = True
+        with self._lock:
+            client, self._client = self._client, None
+        if self._owned and client is not None:
+            if self.mode == "async":
+                await cast("redis.asyncio.Redis", client).aclose()
+            else:
+                cast("redis.Redis", client).close()
+
+    # Keys
+
+    def _locate(self, key: bytes) -> tuple[_Place, bytes]:
+        """Where the record of a key is, and its identifier."""
+        namespace, _, identifier = key.partition(b":")
+        return _Place(self._prefix, namespace, identifier[:2]), identifier
+
+    def _home(self, owner: bytes) -> tuple[_Place, bytes]:
+        """Where the records of an owner are, and the user's key."""
+        namespace, _, user = owner.partition(b":")
+        return _Place(self._prefix, namespace, shard_of(owner)), user
+
+    # Commands
+
+    async def _write(self, script: Script, record: Record, condition: bytes, now: Millis) -> bool:
+        place, identifier = self._locate(record.key)
+        home, user = self._home(record.owner)
+        if home.base != place.base:
+            raise ValueError("the key of a record holds its owner's namespace and shard: see make_key and shard_of")
+        packed = HEADER.pack(record.version, record.created_at, record.expires_at, len(user)) + user + record.value
+        keys = (place.records + identifier, place.indexes + user, place.epochs + user)
+        ttl = min(max(record.expires_at - now, 1), MAX_TTL)
+        mark = secrets.token_bytes(8)
+        arguments = (mark, packed, ttl, record.expires_at, now, identifier, place.records, condition)
+        return bool(await self._run(script, keys if script is CREATE else keys[:2], arguments))
+
+    async def _run(self, script: Script, keys: Sequence[bytes], arguments: Iterable[object]) -> Any:
+        """Run a script by its digest; a server that does not know it (a new one, a restarted one) is told it once."""
+        rest = (len(keys), *keys, *arguments)
+        try:
+            return await self._send("EVALSHA", script.sha, *rest, refusable=True)
+        except NoScriptError:
+            return await self._send("EVAL", script.source, *rest)
+        except ResponseError as error:
+            raise _unavailable(error) from error
+
+    async def _get(self, key: bytes) -> object:
+        try:
+            return await self._send("GET", key, refusable=True)
+        except ResponseError as error:
+            if str(error).startswith("WRONGTYPE"):
+                return None
+            raise _unavailable(error) from error
+
+    async def _send(self, *command: object, refusable: bool = False, **options: object) -> Any:
+        """The one place where the engine is called: its reply, or `StoreUnavailable`.
+
+        ``refusable``: the caller wants to see a `ResponseError` itself.
+        """
+        return await self._ask(lambda client: client.execute_command(*command, **options), refusable=refusable)
+
+    async def _ask(self, call: Callable[[Client], Any], *, refusable: bool = False) -> Any:
+        try:
+            if self.mode == "blocking":
+                return call(self._open())
+            async with asyncio.timeout(self._timeout):
+                return await call(self._open())
+        except ResponseError as error:
+            if refusable:
+                raise
+            raise _unavailable(error) from error
+        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+            raise _unavailable(error) from error
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreUnavailable("the Redis backend is closed")
+
+    def _open(self) -> Client:
+        client = self._client
+        if client is None or self._closed:
+            with self._lock:
+                self._check_open()
+                client = self._client
+                if client is None:
+                    client = self._client = self._connect()
+        return client
+
+    # Scanning
+
+    async def _step(
+        self, namespace: str, node: str, position: int, count: int
+    ) -> tuple[str, int | None, Sequence[bytes]]:
+        """One ``SCAN``: the node and the position to go on from (``None`` at the end), and the identifiers found."""
+        # '?' stands for one byte of the shard, and the brace after the four ends the namespace: no other one matches.
+        command = ("SCAN", position, "MATCH", f"{self._prefix}:{{{namespace}.????}}:r:*", "COUNT", count)
+        successor = ""
+        if self._clustered:
+            masters = await self._masters()
+            names = sorted(masters)
+            if node not in masters:
+                node, command = names[0], ("SCAN", 0, *command[2:])
+            following = [name for name in names if name > node]
+            successor = following[0] if following else ""
+            reply = await self._send(*command, target_nodes=masters[node])
+            reply = _only(reply)
+        else:
+            reply = await self._send(*command)
+        after, keys = int(_only(reply[0])), reply[1]
+        start = len(f"{self._prefix}:{{{namespace}.????}}:r:")
+        found = [key[start:] for key in keys]
+        if after:
+            return node, after, found
+        return (successor, 0, found) if successor else (node, None, found)
+
+    async def _masters(self) -> dict[str, Any]:
+        """The masters of the cluster by name."""
+        # An asyncio client learns of them with its first command.
+        await self._send("PING", target_nodes="random")
+        return {master.name: master for master in cast("Any", self._open()).get_primaries()}
+
+    async def _fetch(self, namespace: str, identifiers: Sequence[bytes], now: Millis) -> Sequence[Record]:
+        if not identifiers:
+            return []
+        name = namespace.encode()
+        keys = [_Place(self._prefix, name, each[:2]).records + each for each in identifiers]
+        if self._clustered:
+            values = await self._ask(lambda client: cast("Any", client).mget_nonatomic(keys))
+        else:
+            values = await self._send("MGET", *keys)
+        found = (_unpack(b"%b:%b" % (name, each), value, now) for each, value in zip(identifiers, values, strict=True))
+        return [record for record in found if record is not None]
+
+
+def _unpack(key: bytes, packed: object, now: Millis) -> Record | None:
+    """The live record in a value, ``None`` if there is none or it is not one of ours."""
+    if not isinstance(packed, bytes) or len(packed) < BODY or not packed.startswith(RECORD):
+        return None
+    version, created_at, expires_at, size = HEADER.unpack_from(packed, MARKS)
+    end = BODY + size
+    if expires_at <= now or len(packed) < end:
+        return None
+    owner = b"%b:%b" % (key.partition(b":")[0], packed[BODY:end])
+    return Record(key, owner, version, created_at, expires_at, packed[end:])
+
+
+def _random() -> int:
+    return secrets.randbelow(1 << 51) + 1
+
+
+def _unavailable(error: BaseException) -> StoreUnavailable:
+    return StoreUnavailable(f"Redis did not answer or refused ({type(error).__name__})")
+
+
+def _only(reply: Any) -> Any:
+    """The reply itself, or the only value of a cluster's mapping from node to reply."""
+    return next(iter(reply.values())) if isinstance(reply, dict) else reply
+
+
+def _policies(reply: Any) -> Iterable[str]:
+    """The policies in a reply to ``CONFIG GET maxmemory-policy``: of one server, or by node of several."""
+    if isinstance(reply, dict):
+        for name, value in reply.items():
+            if name in {"maxmemory-policy", b"maxmemory-policy"}:
+                yield value.decode() if isinstance(value, bytes) else value
+            else:
+                yield from _policies(value)
+
+
+def _format_cursor(node: str, position: int | None, waiting: Iterable[bytes]) -> str:
+    encoded = ",".join(urlsafe_b64encode(each).decode() for each in waiting)
+    return f"{'' if position is None else position}|{node}|{encoded}"
+
+
+def _parse_cursor(cursor: str | None) -> tuple[str, int | None, list[bytes]]:
+    if cursor is None:
+        return "", 0, []
+    try:
+        position, node, encoded = cursor.split("|")
+        waiting = [urlsafe_b64decode(each) for each in encoded.split(",") if each]
+        return node, int(position) if position else None, waiting
+    except ValueError:
+        raise ValueError("not a cursor of this scan") from None
