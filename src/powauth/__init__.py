@@ -1,1 +1,41 @@
-"""Session-based user authentication for Python web apps."""
+"""Session-based user authentication for Python web apps.
+
+A random id with the client, the user's session in a store you choose, ids renewed while in use; one call each to sign
+in, to sign out and to change an account. One core serves ASGI and WSGI.
+"""
+
+from powauth.authenticator import Authenticator
+from powauth.carriers import CookieCarrier, FrameworkSessionCarrier
+from powauth.credentials import CredentialsCache
+from powauth.errors import (
+    ConfigError,
+    ConfigWarning,
+    InvalidParams,
+    MetadataTooLarge,
+    NotSignedIn,
+    PowauthError,
+    StoreUnavailable,
+)
+from powauth.events import Event
+from powauth.metadata import SessionInfo
+from powauth.request_auth import BlockingRequestAuth, RequestAuth
+from powauth.session_auth import SessionAuth
+
+__all__ = [
+    "Authenticator",
+    "BlockingRequestAuth",
+    "ConfigError",
+    "ConfigWarning",
+    "CookieCarrier",
+    "CredentialsCache",
+    "Event",
+    "FrameworkSessionCarrier",
+    "InvalidParams",
+    "MetadataTooLarge",
+    "NotSignedIn",
+    "PowauthError",
+    "RequestAuth",
+    "SessionAuth",
+    "SessionInfo",
+    "StoreUnavailable",
+]

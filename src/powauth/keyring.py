@@ -12,6 +12,9 @@ from collections.abc import Sequence
 
 from powauth.errors import ConfigError
 
+Secrets = str | bytes | Sequence[str | bytes]
+"""One secret, or several, newest first."""
+
 MIN_SECRET_BYTES = 32
 """The shortest secret: 256 bits if it is random (ASVS 11.2.3 asks for 128 bits of security and more)."""
 
@@ -81,7 +84,7 @@ class Keyring:
 
     __slots__ = ("_roots",)
 
-    def __init__(self, secret_key: str | bytes | Sequence[str | bytes]) -> None:
+    def __init__(self, secret_key: Secrets) -> None:
         secrets = [secret_key] if isinstance(secret_key, str | bytes) else list(secret_key or ())
         if not secrets:
             raise ConfigError(f"secret_key is missing and has no default; {_HINT}")

@@ -86,6 +86,8 @@ class Backend(ABC):
     """
 
     mode: Mode
+    shared: bool = True
+    """Whether other processes see the same records; an app of several workers needs that."""
 
     @abstractmethod
     async def create(self, record: Record, epoch: int | None, now: Millis) -> bool:

@@ -22,6 +22,7 @@ class OffloadedBackend(Backend):
     mode: Mode = "async"
 
     def __init__(self, backend: Backend, in_thread: InThread) -> None:
+        self.shared = backend.shared
         self._backend = backend
         self._in_thread = in_thread
 

@@ -1,0 +1,285 @@
+"""`Authenticator`: the contract that integrations accept, and the operations on users that every kind of it shares.
+
+Implement `Authenticator.fetch`, `create` and `delete` and you have another way of telling whose a request is: a token,
+a header that a trusted proxy sets. `powauth.session_auth.SessionAuth` is the session plug.
+"""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Generic, NoReturn, Self, cast
+
+from powauth.backends.offloaded import InThread
+from powauth.connection import MISSING, NO_EFFECTS, Connection, Effects
+from powauth.errors import ConfigError, NotSignedIn, StoreUnavailable
+from powauth.users.base import U, UsersContext
+from powauth.users.offloaded import OffloadedUsers
+
+logger = logging.getLogger("powauth")
+
+SIGN_IN_ATTEMPTS = 8
+"""How often a sign-in starts over because the user changed, or was revoked, while it was under way."""
+
+
+class Unreachable:
+    """Stands where the current user would: nobody could tell who it is. Every use raises `StoreUnavailable`.
+
+    So a handler that only asks "is somebody signed in?" gets an error, and never the answer "nobody".
+    """
+
+    def __init__(self, cause: StoreUnavailable) -> None:
+        object.__setattr__(self, "_cause", cause)
+
+    def _raise(self, *_: object) -> NoReturn:
+        cause = object.__getattribute__(self, "_cause")
+        raise StoreUnavailable(str(cause)) from cause
+
+    __getattr__ = __setattr__ = __bool__ = __eq__ = __ne__ = __iter__ = __getitem__ = _raise
+    __hash__ = __len__ = __str__ = __call__ = __contains__ = _raise
+
+    def __repr__(self) -> str:
+        return "<current user unknown: the session store is out of reach>"
+
+
+class Authenticator(ABC, Generic[U]):
+    """One way of telling whose a request is. Implement `fetch`, `create` and `delete` and every integration accepts it.
+
+    Immutable once made, and holding nothing of any request, so one object serves all threads, tasks and apps.
+
+    Args:
+        users: who the users are.
+        current_user_key: the name under which the current user is assigned to a request.
+
+    Raises:
+        ConfigError: if an option is wrong.
+    """
+
+    def __init__(self, users: UsersContext[U], *, current_user_key: str = "current_user") -> None:
+        if not isinstance(users, UsersContext):
+            raise ConfigError(f"users must be a UsersContext, such as SQLAlchemyUsers, not {type(users).__name__}")
+        if not isinstance(current_user_key, str) or not current_user_key.isidentifier():
+            raise ConfigError(f"current_user_key must be a Python identifier, not {current_user_key!r}")
+        self.users = users
+        self.current_user_key = current_user_key
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if "_sealed" in self.__dict__:
+            raise AttributeError(f"{type(self).__name__} cannot be changed after it was made; make another one")
+        super().__setattr__(name, value)
+
+    def _seal(self) -> None:
+        self.__dict__["_sealed"] = True
+
+    def _with(self, **changes: object) -> Self:
+        copy = object.__new__(type(self))
+        copy.__dict__.update(self.__dict__, **changes)
+        return copy
+
+    # --- the contract ---------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def fetch(self, connection: Connection) -> U | None:
+        """Whose the request is, or ``None``.
+
+        Raises:
+            StoreUnavailable: if nobody can tell.
+        """
+
+    @abstractmethod
+    async def create(self, connection: Connection, user: U, *, proof: bytes | None = None) -> U | None:
+        """Sign a user in on this connection; the user as it now is.
+
+        ``proof`` is the fingerprint of what was checked. ``None`` is the answer if the user is gone or locked, or no
+        longer has that fingerprint.
+        """
+
+    @abstractmethod
+    async def delete(self, connection: Connection) -> None:
+        """Sign out on this connection. Nothing that was valid for it is valid once this returns."""
+
+    async def respond(self, connection: Connection, *, failed: bool = False) -> Effects:
+        """What the response is to carry; called once, when it starts. ``failed`` says that the handler raised."""
+        del connection, failed
+        return NO_EFFECTS
+
+    async def user_updated(self, before: U, after: U) -> bool:
+        """Carry a change of a user into whatever signs them in; whether all of that was ended."""
+        del before, after
+        return False
+
+    async def user_deleted(self, user: U) -> None:
+        """End whatever signs a deleted user in."""
+        del user
+
+    async def check_ready(self, user: U) -> None:
+        """Raise `StoreUnavailable` now, if a change of the user could not be carried through afterwards."""
+        del user
+
+    def for_asgi(self, in_thread: InThread) -> Self:
+        """This authenticator for an event loop, where nothing may block it."""
+        if self.users.mode != "blocking":
+            return self
+        logger.warning(
+            "the users context is synchronous: on ASGI each of its calls takes a worker thread; "
+            "an AsyncEngine would spare that"
+        )
+        return self._with(users=OffloadedUsers(self.users, in_thread))
+
+    def for_wsgi(self) -> Self:
+        """This authenticator where there is no event loop.
+
+        Raises:
+            ConfigError: if one of its parts needs one.
+        """
+        if self.users.mode == "async":
+            raise ConfigError("a WSGI app needs a synchronous users context: give SQLAlchemyUsers an Engine")
+        return self
+
+    # --- the plug ---------------------------------------------------------------------------------------------------
+
+    async def call(self, connection: Connection) -> None:
+        """Fetch the current user and assign it, unless a user, or the fact that there is none, is already assigned.
+
+        If the store is out of reach, what is assigned raises `StoreUnavailable` on any use: a page that does not ask
+        who is there is served, and one that asks is not told "nobody".
+        """
+        if connection.assigned(self.current_user_key) is not MISSING:
+            return
+        try:
+            await self.do_fetch(connection)
+        except StoreUnavailable as error:
+            connection.assign(self.current_user_key, Unreachable(error))
+
+    async def do_fetch(self, connection: Connection) -> U | None:
+        """`fetch`, and assign the current user."""
+        user = await self.fetch(connection)
+        connection.assign(self.current_user_key, user)
+        return user
+
+    async def do_create(self, connection: Connection, user: U, *, proof: bytes | None = None) -> U | None:
+        """`create`, and assign the current user."""
+        signed_in = await self.create(connection, user, proof=proof)
+        if signed_in is not None:
+            connection.assign(self.current_user_key, signed_in)
+        return signed_in
+
+    async def do_delete(self, connection: Connection) -> None:
+        """`delete`, and clear the current user."""
+        await self.delete(connection)
+        connection.assign(self.current_user_key, None)
+
+    # --- operations on users ----------------------------------------------------------------------------------------
+
+    def current_user(self, connection: Connection) -> U | None:
+        """Who is signed in on this connection.
+
+        Raises:
+            StoreUnavailable: if nobody could tell.
+        """
+        user = connection.assigned(self.current_user_key)
+        if isinstance(user, Unreachable):
+            user._raise()
+        return None if user is MISSING else cast("U | None", user)
+
+    async def authenticate_user(self, connection: Connection, params: Mapping[str, object]) -> U | None:
+        """Sign in the user whom ``params`` prove; ``None``, with everything as it was, if they prove nobody.
+
+        A change of the user that overtakes the check makes it start over.
+        """
+        for _ in range(SIGN_IN_ATTEMPTS):
+            user = await self.users.authenticate(params)
+            if not isinstance(user, self.users.user_type):
+                self._sign_in_refused(connection)
+                return None
+            signed_in = await self.do_create(connection, user, proof=self.users.fingerprint(user))
+            if signed_in is not None:
+                return signed_in
+        raise StoreUnavailable("the user changed again and again during the sign-in; try again")
+
+    async def create_user(self, connection: Connection, params: Mapping[str, object]) -> U:
+        """Register a user and sign them in.
+
+        Raises:
+            InvalidParams: what is wrong with ``params``.
+        """
+        user = await self.users.create(params)
+        signed_in = await self.do_create(connection, user)
+        if signed_in is None:
+            raise NotSignedIn("the account was created, but may not sign in")
+        return signed_in
+
+    async def update_user(self, connection: Connection, params: Mapping[str, object]) -> U:
+        """Change the current user (``params`` hold ``current_password``); the user as it now is.
+
+        A change of password or user id ends all the user's sessions and signs this connection in anew.
+
+        Raises:
+            InvalidParams: what is wrong with ``params``.
+            NotSignedIn: if nobody is signed in, or the user is gone.
+        """
+        before = await self._reloaded(connection)
+        await self.check_ready(before)
+        after = await self.users.update(before, params)
+        if not await self.user_updated(before, after):
+            connection.assign(self.current_user_key, after)
+            return after
+        signed_in = await self.do_create(connection, after)
+        if signed_in is None:
+            await self.do_delete(connection)
+            raise NotSignedIn("the account was changed, and may not sign in any more")
+        return signed_in
+
+    async def delete_user(self, connection: Connection, params: Mapping[str, object]) -> None:
+        """Delete the current user (``params`` hold ``current_password``) and sign them out everywhere.
+
+        Raises:
+            InvalidParams: the current password is missing or wrong.
+            NotSignedIn: if nobody is signed in, or the user is gone.
+        """
+        user = await self._reloaded(connection)
+        await self.check_ready(user)
+        await self.users.delete(user, params)
+        await self.user_deleted(user)
+        await self.do_delete(connection)
+
+    def change_user(self, connection: Connection, params: Mapping[str, object]) -> Mapping[str, list[str]]:
+        """What is wrong with ``params`` for the current user, or for a new one: field to messages."""
+        return self.users.change(params, self.current_user(connection))
+
+    async def clear_authenticated_user(self, connection: Connection) -> None:
+        """Sign out."""
+        await self.do_delete(connection)
+
+    async def update_account(self, user: U, params: Mapping[str, object]) -> U:
+        """Change any user, for the app's own code: no current password, any field.
+
+        What signs the user in follows as in `update_user`; a user who is locked by it is signed out everywhere.
+
+        Raises:
+            InvalidParams: what is wrong with ``params``.
+        """
+        before = await self.users.reload(user) or user
+        await self.check_ready(before)
+        after = await self.users.update(before, params, trusted=True)
+        await self.user_updated(before, after)
+        return after
+
+    async def delete_account(self, user: U) -> bool:
+        """Delete any user, for the app's own code, and sign them out everywhere; whether it still existed."""
+        await self.check_ready(user)
+        existed = await self.users.delete(user)
+        await self.user_deleted(user)
+        return existed
+
+    def _sign_in_refused(self, connection: Connection) -> None:
+        """Note a failed sign-in."""
+
+    async def _reloaded(self, connection: Connection) -> U:
+        user = self.current_user(connection)
+        if user is None:
+            raise NotSignedIn("sign in first")
+        found = await self.users.reload(user)
+        if found is None:
+            await self.do_delete(connection)
+            raise NotSignedIn("the account no longer exists")
+        return found

@@ -1,0 +1,96 @@
+"""What the plug needs of a request and its response, and nothing more.
+
+An integration subclasses `Connection` for its protocol (ASGI, WSGI, Flask); the core reads from it and leaves what is
+to be done to the response in `Effects`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import MutableMapping, Sequence
+from typing import Any, Final, NamedTuple
+
+Headers = list[tuple[bytes, bytes]]
+"""Names and values as on the wire; the case of names does not matter."""
+
+
+class _Missing:
+    def __repr__(self) -> str:
+        return "MISSING"
+
+
+MISSING: Final = _Missing()
+"""Nothing has been assigned, which is not the same as ``None``: nobody is signed in."""
+
+
+class Effects(NamedTuple):
+    """What the plug wants of the response.
+
+    Attributes:
+        set_cookie: the value of a ``Set-Cookie`` header to add.
+        no_store: the response concerns one client only; no cache may keep it.
+    """
+
+    set_cookie: str | None = None
+    no_store: bool = False
+
+
+NO_EFFECTS: Final = Effects()
+
+
+class Connection(ABC):
+    """One request and the response to come. Made by an integration for each request, used by one request alone."""
+
+    __slots__ = ("states",)
+
+    def __init__(self) -> None:
+        self.states: dict[object, Any] = {}
+        """What each authenticator remembers between the request and its response."""
+
+    @abstractmethod
+    def cookie_headers(self) -> Sequence[str]:
+        """The values of the request's ``Cookie`` fields, undecoded (ISO 8859-1), in order."""
+
+    @abstractmethod
+    def header(self, name: str) -> str | None:
+        """A header of the request, by its lower-case name."""
+
+    @abstractmethod
+    def client_ip(self) -> str | None:
+        """The peer's address. A proxy's headers count only once the server has been told to trust the proxy."""
+
+    @abstractmethod
+    def session(self) -> MutableMapping[str, Any] | None:
+        """The framework's own session, if its middleware runs outside of powauth's."""
+
+    @abstractmethod
+    def assigned(self, key: str) -> object:
+        """What is assigned to the request under ``key``, or `MISSING`."""
+
+    @abstractmethod
+    def assign(self, key: str, value: object) -> None:
+        """Assign a value to the request, where the app's handlers look for it."""
+
+
+def with_effects(headers: Headers, effects: Effects) -> Headers:
+    """The response's headers once the plug has had its say.
+
+    ``Vary: Cookie`` is always among them, because who is signed in has been looked at; what the app said of ``Vary`` is
+    kept. ``no-store`` replaces anything weaker.
+
+    >>> with_effects([(b"vary", b"Accept")], NO_EFFECTS)
+    [(b'vary', b'Accept'), (b'vary', b'Cookie')]
+    """
+    headers = list(headers)
+    if not any(name.lower() == b"vary" and _names(value, b"cookie", b"*") for name, value in headers):
+        headers.append((b"vary", b"Cookie"))
+    if effects.no_store and not any(
+        name.lower() == b"cache-control" and _names(value, b"no-store") for name, value in headers
+    ):
+        headers = [header for header in headers if header[0].lower() != b"cache-control"]
+        headers.append((b"cache-control", b"no-store"))
+    if effects.set_cookie is not None:
+        headers.append((b"set-cookie", effects.set_cookie.encode("ascii")))
+    return headers
+
+
+def _names(value: bytes, *wanted: bytes) -> bool:
+    return any(part.strip().lower() in wanted for part in value.split(b","))

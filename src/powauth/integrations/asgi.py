@@ -1,0 +1,162 @@
+"""Pure ASGI: the middleware that fetches the current user, and carries the id back when the response starts."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
+from typing import Any, TypeVar
+
+from powauth.authenticator import Authenticator
+from powauth.connection import MISSING, Connection, with_effects
+from powauth.errors import ConfigError, PowauthError, StoreUnavailable
+from powauth.integrations.answers import answer_to
+from powauth.request_auth import BlockingRequestAuth, RequestAuth
+
+try:
+    import anyio.from_thread
+    import anyio.to_thread
+
+    HAS_ANYIO = True
+except ImportError:  # frameworks that do without it run on asyncio
+    HAS_ANYIO = False
+
+T = TypeVar("T")
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+SCOPE_KEY = "powauth"
+"""Where in a scope the request-bound objects are, by their ``current_user_key``."""
+
+TRY_AGAIN_LATER = 1013
+"""The WebSocket close code for an outage (IANA registry; RFC 6455, section 7.4)."""
+
+
+class ASGIConnection(Connection):
+    """An ASGI scope as the plug sees it."""
+
+    __slots__ = ("scope",)
+
+    def __init__(self, scope: Scope) -> None:
+        super().__init__()
+        self.scope = scope
+
+    def cookie_headers(self) -> Sequence[str]:
+        """See `Connection.cookie_headers`."""
+        return [value.decode("latin-1") for name, value in self.scope["headers"] if name == b"cookie"]
+
+    def header(self, name: str) -> str | None:
+        """See `Connection.header`."""
+        wanted = name.encode("ascii")
+        for header, value in self.scope["headers"]:
+            if header == wanted:
+                text: str = value.decode("latin-1")
+                return text
+        return None
+
+    def client_ip(self) -> str | None:
+        """See `Connection.client_ip`."""
+        client = self.scope.get("client")
+        return None if client is None else client[0]
+
+    def session(self) -> MutableMapping[str, Any] | None:
+        """See `Connection.session`."""
+        return self.scope.get("session")
+
+    def assigned(self, key: str) -> object:
+        """See `Connection.assigned`."""
+        return self.scope.get("state", {}).get(key, MISSING)
+
+    def assign(self, key: str, value: object) -> None:
+        """See `Connection.assign`."""
+        self.scope.setdefault("state", {})[key] = value
+
+
+class SessionAuthMiddleware:
+    """Puts an authenticator in front of an ASGI app.
+
+    The current user is in ``scope["state"]`` under the authenticator's ``current_user_key`` (Starlette:
+    ``request.state.current_user``), and the request-bound object is what `request_auth` returns. A response that
+    starts carries what there is to carry; a WebSocket's handshake cannot, and renews nothing. A powauth error that the app lets
+    through is answered as `answer_to` says, if the response has not started.
+
+    Raises:
+        ConfigError: if a part of the authenticator cannot work here.
+    """
+
+    def __init__(self, app: ASGIApp, auth: Authenticator[Any]) -> None:
+        if not isinstance(auth, Authenticator):
+            raise ConfigError(f"auth must be an Authenticator, such as a SessionAuth, not {type(auth).__name__}")
+        self.app = app
+        self.auth = auth.for_asgi(in_thread)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        auth = self.auth
+        connection = ASGIConnection(scope)
+        await auth.call(connection)
+        scope.setdefault(SCOPE_KEY, {})[auth.current_user_key] = RequestAuth(auth, connection)
+        if scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+            return
+        started = False
+
+        async def send_with_effects(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                effects = await auth.respond(connection, failed=message["status"] >= 500)  # noqa: PLR2004
+                message = {**message, "headers": with_effects(message.get("headers", []), effects)}
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_effects)
+        except PowauthError as error:
+            answer = answer_to(error)
+            if started or answer is None:
+                raise
+            effects = await auth.respond(connection, failed=True)
+            headers = with_effects(answer.headers, effects)
+            await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+            await send({"type": "http.response.body", "body": answer.body})
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self.app(scope, receive, send)
+        except StoreUnavailable:
+            await send({"type": "websocket.close", "code": TRY_AGAIN_LATER, "reason": "store unavailable"})
+
+
+def request_auth(scope: Scope, current_user_key: str = "current_user") -> RequestAuth[Any]:
+    """The request-bound object that the middleware put into a scope.
+
+    Raises:
+        ConfigError: if no middleware with that ``current_user_key`` has run: so a protected route refuses.
+    """
+    bound: dict[str, RequestAuth[Any]] = scope.get(SCOPE_KEY, {})
+    if current_user_key not in bound:
+        raise ConfigError(f"no SessionAuthMiddleware has run for {current_user_key!r}: add it to the app")
+    return bound[current_user_key]
+
+
+def blocking_request_auth(scope: Scope, current_user_key: str = "current_user") -> BlockingRequestAuth[Any]:
+    """`request_auth` for a plain function that the framework runs in a worker thread."""
+    return BlockingRequestAuth(request_auth(scope, current_user_key), _run_from_thread)
+
+
+def _run_from_thread(coroutine: Coroutine[Any, Any, T]) -> T:
+    async def run() -> T:
+        return await coroutine
+
+    return anyio.from_thread.run(run)
+
+
+async def in_thread(function: Callable[[], T], /) -> T:
+    """Run ``function`` in a worker thread of whichever event loop is running."""
+    if not HAS_ANYIO:
+        return await asyncio.to_thread(function)
+    return await anyio.to_thread.run_sync(function)

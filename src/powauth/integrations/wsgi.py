@@ -1,0 +1,144 @@
+"""Pure WSGI: the same core, driven to its end in one step, with no event loop and no thread."""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from powauth.authenticator import Authenticator
+from powauth.backends.base import drive
+from powauth.connection import MISSING, Connection, Effects, with_effects
+from powauth.errors import ConfigError, PowauthError
+from powauth.integrations.answers import answer_to
+from powauth.request_auth import BlockingRequestAuth, RequestAuth
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+ENVIRON_PREFIX = "powauth."
+"""``environ["powauth.current_user"]`` is the current user."""
+
+REQUEST_AUTH_KEY = "powauth.request_auth"
+"""Where in an environ the request-bound objects are, by their ``current_user_key``."""
+
+
+class WSGIConnection(Connection):
+    """A WSGI environ as the plug sees it."""
+
+    __slots__ = ("environ",)
+
+    def __init__(self, environ: "WSGIEnvironment") -> None:
+        super().__init__()
+        self.environ = environ
+
+    def cookie_headers(self) -> Sequence[str]:
+        """See `Connection.cookie_headers`."""
+        cookies = self.environ.get("HTTP_COOKIE")
+        return () if cookies is None else (cookies,)
+
+    def header(self, name: str) -> str | None:
+        """See `Connection.header`."""
+        return self.environ.get("HTTP_" + name.upper().replace("-", "_"))
+
+    def client_ip(self) -> str | None:
+        """See `Connection.client_ip`."""
+        return self.environ.get("REMOTE_ADDR")
+
+    def session(self) -> MutableMapping[str, Any] | None:
+        """See `Connection.session`: none is standard in WSGI."""
+        return None
+
+    def assigned(self, key: str) -> object:
+        """See `Connection.assigned`."""
+        return self.environ.get(ENVIRON_PREFIX + key, MISSING)
+
+    def assign(self, key: str, value: object) -> None:
+        """See `Connection.assign`."""
+        self.environ[ENVIRON_PREFIX + key] = value
+
+
+class SessionAuthMiddleware:
+    """Puts an authenticator in front of a WSGI app.
+
+    The current user is ``environ["powauth.current_user"]``, and the request-bound object is what `request_auth`
+    returns. A powauth error that the app lets through is answered as `answer_to` says, if the response has not started.
+
+    Raises:
+        ConfigError: if a part of the authenticator needs an event loop.
+    """
+
+    def __init__(self, app: "WSGIApplication", auth: Authenticator[Any]) -> None:
+        if not isinstance(auth, Authenticator):
+            raise ConfigError(f"auth must be an Authenticator, such as a SessionAuth, not {type(auth).__name__}")
+        self.app = app
+        self.auth = auth.for_wsgi()
+
+    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        """Serve one request."""
+        auth = self.auth
+        connection = WSGIConnection(environ)
+        drive(auth.call(connection))
+        bind(environ, auth, connection)
+        started = False
+
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
+            nonlocal started
+            effects = drive(auth.respond(connection, failed=exc_info is not None or status.startswith("5")))
+            started = True
+            return start_response(status, amended(headers, effects), exc_info)
+
+        try:
+            body = self.app(environ, start)
+            return body if started else _BegunBody(body)
+        except PowauthError as error:
+            answer = answer_to(error)
+            if started or answer is None:
+                raise
+            start(
+                f"{answer.status} {answer.reason}",
+                [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers],
+                sys.exc_info(),
+            )
+            return [answer.body]
+
+
+class _BegunBody:
+    """A body whose first part has been asked for, so that an app which is a generator has started its response."""
+
+    def __init__(self, body: Iterable[bytes]) -> None:
+        self._body = body
+        parts: Iterator[bytes] = iter(body)
+        first = next(parts, None)
+        self._parts = parts if first is None else chain((first,), parts)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._parts
+
+    def close(self) -> None:
+        close = getattr(self._body, "close", None)
+        if close is not None:
+            close()
+
+
+def bind(environ: "WSGIEnvironment", auth: Authenticator[Any], connection: Connection) -> None:
+    """Put the request-bound object where `request_auth` finds it."""
+    bound = BlockingRequestAuth(RequestAuth(auth, connection), drive)
+    environ.setdefault(REQUEST_AUTH_KEY, {})[auth.current_user_key] = bound
+
+
+def request_auth(environ: "WSGIEnvironment", current_user_key: str = "current_user") -> BlockingRequestAuth[Any]:
+    """The request-bound object that the middleware put into an environ.
+
+    Raises:
+        ConfigError: if no middleware with that ``current_user_key`` has run: so a protected route refuses.
+    """
+    bound: dict[str, BlockingRequestAuth[Any]] = environ.get(REQUEST_AUTH_KEY, {})
+    if current_user_key not in bound:
+        raise ConfigError(f"no SessionAuthMiddleware has run for {current_user_key!r}: wrap the app in it")
+    return bound[current_user_key]
+
+
+def amended(headers: Iterable[tuple[str, str]], effects: Effects) -> list[tuple[str, str]]:
+    """`with_effects` for headers as WSGI has them."""
+    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in with_effects(raw, effects)]

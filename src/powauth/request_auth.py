@@ -1,0 +1,203 @@
+"""The request-bound objects: what a handler calls to sign a user in or out and to change an account.
+
+`RequestAuth` is for handlers that are coroutines, `BlockingRequestAuth` for plain functions. Both bind an authenticator
+to one connection, and add nothing to it.
+"""
+
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Generic
+
+from powauth.authenticator import Authenticator
+from powauth.connection import Connection
+from powauth.errors import ConfigError, NotSignedIn
+from powauth.metadata import SessionInfo
+from powauth.session import Metadata
+from powauth.session_auth import SessionAuth
+from powauth.users.base import U
+
+Params = Mapping[str, object]
+
+
+class RequestAuth(Generic[U]):
+    """An authenticator bound to one request."""
+
+    __slots__ = ("auth", "connection")
+
+    def __init__(self, auth: Authenticator[U], connection: Connection) -> None:
+        self.auth = auth
+        self.connection = connection
+
+    def __repr__(self) -> str:
+        return f"<RequestAuth of {self.auth!r}>"
+
+    @property
+    def current_user(self) -> U | None:
+        """Who is signed in.
+
+        Raises:
+            StoreUnavailable: if nobody could tell.
+        """
+        return self.auth.current_user(self.connection)
+
+    def require_user(self) -> U:
+        """Who is signed in, for what needs somebody.
+
+        Raises:
+            NotSignedIn: if nobody is; the middleware answers 401.
+            StoreUnavailable: if nobody could tell; the middleware answers 503.
+        """
+        user = self.current_user
+        if user is None:
+            raise NotSignedIn("sign in first")
+        return user
+
+    async def authenticate_user(self, params: Params) -> U | None:
+        """See `Authenticator.authenticate_user`."""
+        return await self.auth.authenticate_user(self.connection, params)
+
+    async def create_user(self, params: Params) -> U:
+        """See `Authenticator.create_user`."""
+        return await self.auth.create_user(self.connection, params)
+
+    async def update_user(self, params: Params) -> U:
+        """See `Authenticator.update_user`."""
+        return await self.auth.update_user(self.connection, params)
+
+    async def delete_user(self, params: Params) -> None:
+        """See `Authenticator.delete_user`."""
+        await self.auth.delete_user(self.connection, params)
+
+    def change_user(self, params: Params) -> Mapping[str, list[str]]:
+        """See `Authenticator.change_user`."""
+        return self.auth.change_user(self.connection, params)
+
+    async def sign_in(self, user: U) -> U | None:
+        """Sign in a user whom the app has proven by other means; ``None`` if they are gone or locked."""
+        return await self.auth.do_create(self.connection, user)
+
+    async def clear_authenticated_user(self) -> None:
+        """See `Authenticator.clear_authenticated_user`."""
+        await self.auth.clear_authenticated_user(self.connection)
+
+    @property
+    def session(self) -> SessionInfo | None:
+        """See `SessionAuth.session`."""
+        return self._sessions.session(self.connection)
+
+    async def sessions(self) -> list[SessionInfo]:
+        """See `SessionAuth.sessions`."""
+        return await self._sessions.sessions(self.connection)
+
+    async def revoke(self, session_id: object) -> bool:
+        """See `SessionAuth.revoke`."""
+        return await self._sessions.revoke(self.connection, session_id)
+
+    async def revoke_others(self) -> int:
+        """See `SessionAuth.revoke_others`."""
+        return await self._sessions.revoke_others(self.connection)
+
+    async def revoke_all(self) -> int:
+        """See `SessionAuth.revoke_all`."""
+        return await self._sessions.revoke_all(self.connection)
+
+    async def update_metadata(self, **changes: str | int | float | bool | None) -> Metadata:
+        """See `SessionAuth.update_metadata`."""
+        return await self._sessions.update_metadata(self.connection, **changes)
+
+    @property
+    def _sessions(self) -> SessionAuth[U]:
+        if not isinstance(self.auth, SessionAuth):
+            raise ConfigError(f"{type(self.auth).__name__} keeps no sessions; use a SessionAuth")
+        return self.auth
+
+
+class BlockingRequestAuth(Generic[U]):
+    """`RequestAuth` for handlers that are plain functions: each call returns when it is done.
+
+    ``run`` drives a coroutine to its end: in one step under WSGI, on the event loop's thread under ASGI.
+    """
+
+    __slots__ = ("_auth", "_run")
+
+    def __init__(self, auth: RequestAuth[U], run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+        self._auth = auth
+        self._run = run
+
+    def __repr__(self) -> str:
+        return f"<BlockingRequestAuth of {self._auth.auth!r}>"
+
+    @property
+    def connection(self) -> Connection:
+        """The connection that this is bound to."""
+        return self._auth.connection
+
+    @property
+    def current_user(self) -> U | None:
+        """See `RequestAuth.current_user`."""
+        return self._auth.current_user
+
+    def require_user(self) -> U:
+        """See `RequestAuth.require_user`."""
+        return self._auth.require_user()
+
+    def authenticate_user(self, params: Params) -> U | None:
+        """See `Authenticator.authenticate_user`."""
+        user: U | None = self._run(self._auth.authenticate_user(params))
+        return user
+
+    def create_user(self, params: Params) -> U:
+        """See `Authenticator.create_user`."""
+        user: U = self._run(self._auth.create_user(params))
+        return user
+
+    def update_user(self, params: Params) -> U:
+        """See `Authenticator.update_user`."""
+        user: U = self._run(self._auth.update_user(params))
+        return user
+
+    def delete_user(self, params: Params) -> None:
+        """See `Authenticator.delete_user`."""
+        self._run(self._auth.delete_user(params))
+
+    def change_user(self, params: Params) -> Mapping[str, list[str]]:
+        """See `Authenticator.change_user`."""
+        return self._auth.change_user(params)
+
+    def sign_in(self, user: U) -> U | None:
+        """See `RequestAuth.sign_in`."""
+        signed_in: U | None = self._run(self._auth.sign_in(user))
+        return signed_in
+
+    def clear_authenticated_user(self) -> None:
+        """See `Authenticator.clear_authenticated_user`."""
+        self._run(self._auth.clear_authenticated_user())
+
+    @property
+    def session(self) -> SessionInfo | None:
+        """See `SessionAuth.session`."""
+        return self._auth.session
+
+    def sessions(self) -> list[SessionInfo]:
+        """See `SessionAuth.sessions`."""
+        found: list[SessionInfo] = self._run(self._auth.sessions())
+        return found
+
+    def revoke(self, session_id: object) -> bool:
+        """See `SessionAuth.revoke`."""
+        existed: bool = self._run(self._auth.revoke(session_id))
+        return existed
+
+    def revoke_others(self) -> int:
+        """See `SessionAuth.revoke_others`."""
+        ended: int = self._run(self._auth.revoke_others())
+        return ended
+
+    def revoke_all(self) -> int:
+        """See `SessionAuth.revoke_all`."""
+        ended: int = self._run(self._auth.revoke_all())
+        return ended
+
+    def update_metadata(self, **changes: str | int | float | bool | None) -> Metadata:
+        """See `SessionAuth.update_metadata`."""
+        metadata: Metadata = self._run(self._auth.update_metadata(**changes))
+        return metadata

@@ -1,0 +1,582 @@
+"""`SessionAuth`: the session plug. It carries out, for one request, what `powauth.session` decides."""
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Final, Self, cast, get_args
+
+import msgspec
+
+from powauth.authenticator import SIGN_IN_ATTEMPTS, Authenticator
+from powauth.backends.base import EPOCH_LIFETIME, Backend, Millis
+from powauth.backends.offloaded import InThread, OffloadedBackend
+from powauth.carriers import Carrier, ConflictingIds, CookieCarrier
+from powauth.connection import NO_EFFECTS, Connection, Effects
+from powauth.credentials import CredentialsCache, Duration, Stored, UnreadableRecord, duration
+from powauth.errors import ConfigError, NotSignedIn, StoreUnavailable
+from powauth.events import Event, EventName, Listener, emit
+from powauth.keyring import Keyring, Secrets
+from powauth.metadata import MetadataSource, SessionInfo, checked_metadata, default_metadata, session_info
+from powauth.session import (
+    Metadata,
+    OnReuse,
+    Outcome,
+    Policy,
+    PresentedId,
+    Session,
+    confirmed,
+    decide,
+    decode_id,
+    decode_sid,
+    encode_id,
+    encode_sid,
+    expires_at,
+    forwarded,
+    new_session,
+    renewed,
+)
+from powauth.users.base import U, UsersContext
+
+logger = logging.getLogger("powauth")
+
+RESPONSE_ATTEMPTS = 8
+"""How often a response looks again after losing a compare-and-set. Two losses are rare: the winner's id is resent."""
+
+METADATA_ATTEMPTS = 16
+"""How often a change of metadata is tried again after another writer was faster."""
+
+SESSION_PURPOSE = "session"
+"""What the ids' key is derived for; other purposes have other keys."""
+
+
+class _State:
+    """What `SessionAuth` remembers of a request until its response."""
+
+    __slots__ = ("cleared", "fetched", "presented", "signed_in", "stored", "unreachable")
+
+    def __init__(self) -> None:
+        self.fetched = False
+        self.presented: PresentedId | None = None
+        self.stored: Stored | None = None
+        self.unreachable = False
+        self.signed_in = False
+        self.cleared = False
+
+
+class SessionAuth(Authenticator[U]):
+    """The session plug: a random id with the client, the user's session in a store, ids renewed while in use.
+
+    Args:
+        secret_key: one secret or several, newest first; see `Keyring`.
+        users: who the users are.
+        backend: where sessions live: a `Backend` or its URL. Or give ``store``.
+        store: a `CredentialsCache`, to choose its ttl, namespace or reloading.
+        session_key: the name of the cookie, or of the key in the framework's session.
+        app_name: put before ``session_key`` and before the id, where several apps share a host.
+        current_user_key: the name under which the current user is assigned to a request.
+        session_ttl_renewal: the age at which an id is renewed; ``None`` is never, zero is at every request.
+        max_lifetime: how long a session lives at most, however busy (NIST SP 800-63B, section 4.2.3: 12 hours).
+        grace: how long an id is answered after its successor was first seen, for requests that were under way.
+        on_reuse: what an older id than that comes to: ``"revoke"`` ends the session, for either its user or a thief
+            presented it; ``"reject"`` refuses the request only.
+        max_sessions: how many sessions a user may have; the oldest ends for the newest. ``None`` is no limit.
+        carrier: where the client keeps the id; the default is a `CookieCarrier`.
+        metadata: what to keep of a request that signs in; ``None`` keeps nothing.
+        on_event: told of every `Event`, besides the ``powauth`` logger.
+        clock: the time, in seconds since the Unix epoch.
+
+    Raises:
+        ConfigError: if an option is wrong or contradicts another.
+    """
+
+    def __init__(
+        self,
+        *,
+        secret_key: Secrets,
+        users: UsersContext[U],
+        backend: Backend | str | None = None,
+        store: CredentialsCache | None = None,
+        session_key: str = "auth",
+        app_name: str | None = None,
+        current_user_key: str = "current_user",
+        session_ttl_renewal: Duration | None = timedelta(minutes=15),
+        max_lifetime: Duration = timedelta(hours=12),
+        grace: Duration = timedelta(seconds=30),
+        on_reuse: OnReuse = "revoke",
+        max_sessions: int | None = None,
+        carrier: Carrier | None = None,
+        metadata: MetadataSource | None = default_metadata,
+        on_event: Listener | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(users, current_user_key=current_user_key)
+        keyring = Keyring(secret_key)
+        if (backend is None) == (store is None):
+            raise ConfigError("give either backend (a Backend or a URL) or store (a CredentialsCache)")
+        if on_reuse not in get_args(OnReuse):
+            raise ConfigError(f"on_reuse must be 'revoke' or 'reject', not {on_reuse!r}")
+        if max_sessions is not None and (type(max_sessions) is not int or max_sessions < 1):
+            raise ConfigError(f"max_sessions must be a whole number from 1, or None, not {max_sessions!r}")
+        self.store = (
+            CredentialsCache(backend) if store is None and backend is not None else cast("CredentialsCache", store)
+        )
+        if not isinstance(self.store, CredentialsCache):
+            raise ConfigError(f"store must be a CredentialsCache, not {type(store).__name__}")
+        self.policy: Final = _policy(self.store.ttl, session_ttl_renewal, max_lifetime, grace)
+        self.on_reuse: Final = on_reuse
+        self.max_sessions: Final = max_sessions
+        name = session_key if app_name is None else f"{app_name}_{session_key}"
+        self.carrier: Final = (carrier or CookieCarrier()).named(name)
+        self.on_event: Final = on_event
+        self._metadata = metadata
+        self._clock = clock
+        self._id_prefix = "" if app_name is None else f"{app_name}."
+        self._mac = keyring.mac(SESSION_PURPOSE, self.store.namespace)
+        self._seal()
+
+    def __repr__(self) -> str:
+        return f"<SessionAuth {self.carrier.name!r} in {self.store.namespace!r}>"
+
+    def now(self) -> Millis:
+        """The time by the clock that governs all of this authenticator's parts."""
+        return int(self._clock() * 1000)
+
+    def for_asgi(self, in_thread: InThread) -> Self:
+        """See `Authenticator.for_asgi`. A blocking backend's verbs take a worker thread each."""
+        adapted = super().for_asgi(in_thread)
+        self._warn_about_memory()
+        if self.store.backend.mode != "blocking":
+            return adapted
+        logger.warning(
+            "the backend is synchronous: on ASGI each read or write takes a worker thread, some 50 to 100 microseconds "
+            "and a place in the pool; its asynchronous client would spare that"
+        )
+        return adapted._with(store=self.store.on(lambda backend: OffloadedBackend(backend, in_thread)))
+
+    def for_wsgi(self) -> Self:
+        """See `Authenticator.for_wsgi`."""
+        if self.store.backend.mode == "async":
+            raise ConfigError(
+                "a WSGI app needs a synchronous backend: give it an Engine, or a synchronous Redis client"
+            )
+        self._warn_about_memory()
+        return super().for_wsgi()
+
+    # --- the plug's three functions ---------------------------------------------------------------------------------
+
+    async def fetch(self, connection: Connection) -> U | None:
+        """Whose the request is: one read of the store, and none for a request without an id or with a forged one."""
+        state = self._state(connection)
+        state.fetched = True
+        try:
+            value = self.carrier.read(connection)
+        except ConflictingIds:
+            self._emit("conflicting_ids", connection)
+            return None
+        state.presented = presented = None if value is None else decode_id(value, self._mac, self._id_prefix)
+        if presented is None:
+            return None
+        now = self.now()
+        try:
+            stored = await self.store.get(presented.sid, now)
+            if stored is None:
+                return None
+            outcome = decide(stored.session, presented, now, self.policy)
+            if not outcome.accepted:
+                await self._refuse(connection, stored.session, outcome, now)
+                return None
+            user = self.users.restore(stored.session.user)
+            if self.store.reload:
+                return await self._fetch_reloaded(connection, state, stored, user)
+        except (UnreadableRecord, ValueError):
+            self._emit("unreadable_record", connection, detail=encode_sid(presented.sid))
+            return None
+        except StoreUnavailable:
+            state.unreachable = True
+            self._emit("store_unavailable", connection, detail="fetch")
+            raise
+        state.stored = stored
+        return user
+
+    async def create(self, connection: Connection, user: U, *, proof: bytes | None = None) -> U | None:
+        """Sign a user in: a new session with a new id, in the place of the one that the request presented.
+
+        Nothing is adopted from the client, and the session presented is dead once this returns. The user is read after
+        the epoch of their sessions, and the session is only made while that epoch stands: so no change of the user,
+        and no revocation, can slip in between unseen.
+        """
+        state = self._state(connection)
+        if not state.fetched:
+            await self.fetch(connection)
+        key = self.users.key(user)
+        for _ in range(SIGN_IN_ATTEMPTS):
+            begun = self.now()
+            epoch = await self.store.epoch(key, begun)
+            fresh = await self.users.reload(user)
+            if fresh is None or not self.users.is_active(fresh):
+                return None
+            if proof is not None and self.users.fingerprint(fresh) != proof:
+                return None
+            now = self.now()
+            if now - begun > EPOCH_LIFETIME // 2:
+                continue
+            session = self._new_session(connection, key, fresh, now)
+            ends = expires_at(session, self.policy)
+            if await self.store.create(session, epoch, ends, now):
+                break
+        else:
+            raise StoreUnavailable("the user's sessions were revoked again and again during the sign-in; try again")
+        await self._replace_presented(connection, state, key, now)
+        if self.max_sessions is not None:
+            await self._end_oldest(key, self.max_sessions, now)
+        state.stored = Stored(session, 0, ends)
+        state.presented = None
+        state.signed_in, state.cleared = True, False
+        self._emit("signed_in", connection, session)
+        return fresh
+
+    async def delete(self, connection: Connection) -> None:
+        """Sign out: the record goes first, then the cookie.
+
+        If the store cannot be reached the cookie is cleared all the same and the call raises: the client is not told
+        "signed out" while the session may live on.
+
+        Raises:
+            StoreUnavailable: if the record may still be there.
+        """
+        state = self._state(connection)
+        if not state.fetched:
+            try:
+                await self.fetch(connection)
+            except StoreUnavailable:
+                logger.debug("signing out without having seen the session")
+        sid = self._sid(state)
+        state.signed_in, state.cleared = False, True
+        self.carrier.forget(connection)
+        if sid is None:
+            return
+        try:
+            await self.store.delete(sid, self.now())
+        except StoreUnavailable:
+            self._emit("sign_out_failed", connection, detail=encode_sid(sid))
+            raise
+        session = None if state.stored is None else state.stored.session
+        state.stored = None
+        self._emit("signed_out", connection, session)
+
+    async def respond(self, connection: Connection, *, failed: bool = False) -> Effects:
+        """What the response is to carry: a new session's id, a renewed id, the current id again, or its end.
+
+        Renewing is best effort: if the store is out of reach the id that the client has stays good.
+        """
+        state: _State | None = connection.states.get(self._identity)
+        if state is None:
+            return NO_EFFECTS
+        if state.cleared:
+            return Effects(self.carrier.clear(connection), no_store=True)
+        if failed or state.stored is None:
+            return NO_EFFECTS
+        if state.signed_in:
+            session: Session | None = state.stored.session
+        else:
+            session = await self._to_send(connection, state)
+        if session is None:
+            return NO_EFFECTS
+        cookie = self.carrier.write(connection, encode_id(session, self._mac, self._id_prefix))
+        return Effects(cookie, no_store=True)
+
+    # --- sessions ---------------------------------------------------------------------------------------------------
+
+    def session(self, connection: Connection) -> SessionInfo | None:
+        """The session of this connection, as its user may see it; ``None`` if nobody is signed in."""
+        stored = self._state(connection).stored
+        return None if stored is None else session_info(stored, current=True)
+
+    async def sessions(self, connection: Connection) -> list[SessionInfo]:
+        """The current user's live sessions, newest first.
+
+        Raises:
+            NotSignedIn: if nobody is signed in.
+        """
+        current = self._current(connection).session
+        found = await self.store.sessions(current.user_key, self.now())
+        return [session_info(stored, current=stored.session.sid == current.sid) for stored in found]
+
+    async def revoke(self, connection: Connection, session_id: object) -> bool:
+        """End one of the current user's sessions; whether there was one.
+
+        Another user's session gets the same answer as one that never was. The current one is signed out of.
+
+        Raises:
+            NotSignedIn: if nobody is signed in.
+        """
+        current = self._current(connection).session
+        sid = decode_sid(session_id)
+        if sid is None:
+            return False
+        if sid == current.sid:
+            await self.do_delete(connection)
+            return True
+        now = self.now()
+        try:
+            found = await self.store.get(sid, now)
+        except UnreadableRecord:
+            found = None
+        if found is None or found.session.user_key != current.user_key:
+            return False
+        existed = await self.store.delete(sid, now)
+        self._emit("revoked", connection, found.session)
+        return existed
+
+    async def revoke_others(self, connection: Connection) -> int:
+        """End all of the current user's sessions but this one, and sign-ins in flight; how many ended.
+
+        Raises:
+            NotSignedIn: if nobody is signed in.
+        """
+        current = self._current(connection).session
+        ended = await self.store.delete_user(current.user_key, self.now(), keep=current.sid)
+        self._emit("revoked", connection, current, detail=f"all others: {ended}")
+        return ended
+
+    async def revoke_all(self, connection: Connection) -> int:
+        """End all of the current user's sessions, this one among them; how many ended.
+
+        Raises:
+            NotSignedIn: if nobody is signed in.
+        """
+        current = self._current(connection).session
+        ended = await self.store.delete_user(current.user_key, self.now())
+        self._emit("revoked", connection, current, detail=f"all: {ended}")
+        await self.do_delete(connection)
+        return ended
+
+    async def revoke_user(self, user: U) -> int:
+        """End all sessions of any user, for the app's own code; how many ended."""
+        key = self.users.key(user)
+        ended = await self.store.delete_user(key, self.now())
+        self._emit("revoked", None, user_key=key, detail=f"all: {ended}")
+        return ended
+
+    async def revoke_everyone(self) -> int:
+        """End all sessions of all users, for the app's own code; how many ended. Reads every session once."""
+        ended = 0
+        async for key in self.store.users(self.now()):
+            ended += await self.store.delete_user(key, self.now())
+        self._emit("revoked", None, detail=f"everyone: {ended}")
+        return ended
+
+    async def update_metadata(self, connection: Connection, **changes: str | int | float | bool | None) -> Metadata:
+        """Add to, or change, what the current session keeps; all of it as it now is.
+
+        Raises:
+            NotSignedIn: if nobody is signed in, or the session has ended meanwhile.
+            MetadataTooLarge: if it would be over 4096 bytes.
+            TypeError: if a value is not of JSON's plain types.
+        """
+        state = self._state(connection)
+        stored: Stored | None = self._current(connection)
+        for _ in range(METADATA_ATTEMPTS):
+            if stored is None:
+                raise NotSignedIn("the session has ended")
+            merged = checked_metadata(stored.session.metadata | changes)
+            session = msgspec.structs.replace(stored.session, metadata=merged)
+            done = await self.store.update(stored, session, stored.expires_at, self.now())
+            if done is not None:
+                state.stored = done
+                return merged
+            stored = await self._read_again(stored.session.sid)
+        raise StoreUnavailable("the session changed too fast to take the metadata; try again")
+
+    # --- what a change of a user brings about -----------------------------------------------------------------------
+
+    async def user_updated(self, before: U, after: U) -> bool:
+        """End all sessions if what proves the user changed or the user is locked; else refresh their snapshots."""
+        key = self.users.key(after)
+        if self.users.fingerprint(before) != self.users.fingerprint(after) or not self.users.is_active(after):
+            ended = await self.store.delete_user(key, self.now())
+            self._emit("revoked", None, user_key=key, detail=f"credentials changed: {ended}")
+            return True
+
+        async def load() -> bytes | None:
+            user = await self.users.reload(after)
+            return None if user is None else self.users.snapshot(user)
+
+        await self.store.refresh(key, load, self.now())
+        self._emit("updated", None, user_key=key)
+        return False
+
+    async def user_deleted(self, user: U) -> None:
+        """End all sessions of a deleted user."""
+        key = self.users.key(user)
+        await self.store.delete_user(key, self.now())
+        self._emit("deleted", None, user_key=key)
+
+    async def check_ready(self, user: U) -> None:
+        """See `Authenticator.check_ready`: one small read."""
+        await self.store.epoch(self.users.key(user), self.now())
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    @property
+    def _identity(self) -> object:
+        # Adapted copies of one authenticator share its carrier, and so a request's state.
+        return self.carrier
+
+    def _state(self, connection: Connection) -> _State:
+        state: _State | None = connection.states.get(self._identity)
+        if state is None:
+            state = connection.states[self._identity] = _State()
+        return state
+
+    def _current(self, connection: Connection) -> Stored:
+        if self.current_user(connection) is None:
+            raise NotSignedIn("sign in first")
+        stored = self._state(connection).stored
+        if stored is None:
+            raise NotSignedIn("the current user was not signed in by a session")
+        return stored
+
+    @staticmethod
+    def _sid(state: _State) -> bytes | None:
+        """The session that the request is to lose: the one it has, or may have if the store did not answer."""
+        if state.stored is not None:
+            return state.stored.session.sid
+        return state.presented.sid if state.presented is not None and state.unreachable else None
+
+    async def _fetch_reloaded(self, connection: Connection, state: _State, stored: Stored, user: U) -> U | None:
+        fresh = await self.users.reload(user)
+        if fresh is None or not self.users.is_active(fresh):
+            await self.store.delete(stored.session.sid, self.now())
+            self._emit("revoked", connection, stored.session, detail="user gone or locked")
+            return None
+        state.stored = stored
+        return fresh
+
+    async def _refuse(self, connection: Connection, session: Session, outcome: Outcome, now: Millis) -> None:
+        if outcome is Outcome.REUSE:
+            if self.on_reuse == "revoke":
+                await self.store.delete(session.sid, now)
+            self._emit("reuse_detected", connection, session, detail=self.on_reuse)
+        elif outcome is Outcome.EXPIRED:
+            await self.store.delete(session.sid, now)
+            self._emit("expired", connection, session)
+
+    async def _to_send(self, connection: Connection, state: _State) -> Session | None:
+        """Carry out at the response what was decided at the request; the session whose id is to be sent, if any.
+
+        Whoever loses a compare-and-set reads again and decides again, so all end with the same id. No id is sent
+        that was not seen alive just now: a late response must not overwrite a new sign-in.
+        """
+        stored, presented = state.stored, state.presented
+        if stored is None or presented is None:
+            return None
+        read_again = False
+        try:
+            for _ in range(RESPONSE_ATTEMPTS):
+                now = self.now()
+                session = stored.session
+                outcome = decide(session, presented, now, self.policy)
+                if outcome is Outcome.RENEW:
+                    changed = renewed(session, now, self.policy)
+                elif outcome is Outcome.CONFIRM:
+                    changed = confirmed(session, now, self.policy)
+                elif outcome is Outcome.AHEAD:
+                    changed = forwarded(session, presented.generation, now, self.policy)
+                elif outcome is Outcome.RESEND:
+                    if read_again:
+                        return session
+                    changed = None
+                else:
+                    return None
+                if changed is not None:
+                    done = await self.store.update(stored, changed, expires_at(changed, self.policy), now)
+                    if done is not None:
+                        state.stored = done
+                        return self._changed(connection, outcome, changed)
+                again = await self._read_again(session.sid)
+                if again is None:
+                    return None
+                stored, read_again = again, True
+        except StoreUnavailable:
+            self._emit("store_unavailable", connection, detail="respond")
+        return None
+
+    def _changed(self, connection: Connection, outcome: Outcome, session: Session) -> Session | None:
+        if outcome is Outcome.RENEW:
+            self._emit("renewed", connection, session)
+            return session
+        if outcome is Outcome.AHEAD:
+            self._emit("forwarded", connection, session)
+        return None
+
+    async def _read_again(self, sid: bytes) -> Stored | None:
+        try:
+            return await self.store.get(sid, self.now())
+        except UnreadableRecord:
+            return None
+
+    def _new_session(self, connection: Connection, key: str, user: U, now: Millis) -> Session:
+        metadata: Metadata = {}
+        if self._metadata is not None:
+            metadata = checked_metadata({"first_seen": now, **self._metadata(connection)})
+        return new_session(self.store.owner(key), key, self.users.snapshot(user), now, metadata)
+
+    async def _replace_presented(self, connection: Connection, state: _State, key: str, now: Millis) -> None:
+        replaced = self._sid(state)
+        if replaced is not None:
+            await self.store.delete(replaced, now)
+        if state.stored is None or state.stored.session.user_key != key:
+            self.carrier.forget(connection)
+
+    async def _end_oldest(self, key: str, keep: int, now: Millis) -> None:
+        # Sign-ins that overlap all trim, and all by the same order, so the last one leaves exactly the newest.
+        for extra in (await self.store.sessions(key, now))[keep:]:
+            await self.store.delete(extra.session.sid, now)
+            self._emit("revoked", None, extra.session, detail="over max_sessions")
+
+    def _sign_in_refused(self, connection: Connection) -> None:
+        self._emit("sign_in_refused", connection)
+
+    def _warn_about_memory(self) -> None:
+        if not self.store.backend.shared:
+            logger.warning(
+                "sessions live in this process's memory: other worker processes do not know them, and sign-out and "
+                "renewal stay in this one; use lmdb:///, a database or Redis for more than one process"
+            )
+
+    def _emit(
+        self,
+        name: EventName,
+        connection: Connection | None,
+        session: Session | None = None,
+        *,
+        user_key: str | None = None,
+        detail: str | None = None,
+    ) -> None:
+        event = Event(
+            name=name,
+            at=self.now(),
+            user_key=session.user_key if session is not None else user_key,
+            session_id=None if session is None else encode_sid(session.sid),
+            ip=connection.client_ip() if connection is not None and self._metadata is not None else None,
+            detail=detail,
+        )
+        emit(event, self.on_event)
+
+
+def _policy(ttl: Millis, renewal: Duration | None, max_lifetime: Duration, grace: Duration) -> Policy:
+    policy = Policy(
+        ttl=ttl,
+        renewal=None if renewal is None else duration("session_ttl_renewal", renewal),
+        max_lifetime=duration("max_lifetime", max_lifetime, at_least=1),
+        grace=duration("grace", grace),
+    )
+    if policy.renewal is not None and policy.renewal >= ttl:
+        raise ConfigError("session_ttl_renewal must be shorter than ttl, or a session ends before it is renewed")
+    if policy.max_lifetime < ttl:
+        raise ConfigError("max_lifetime must be at least as long as ttl")
+    if policy.grace >= ttl:
+        raise ConfigError("grace must be shorter than ttl")
+    return policy
