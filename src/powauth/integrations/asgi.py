@@ -78,8 +78,8 @@ class SessionAuthMiddleware:
 
     The current user is in ``scope["state"]`` under the authenticator's ``current_user_key`` (Starlette:
     ``request.state.current_user``), and the request-bound object is what `request_auth` returns. A response that
-    starts carries what there is to carry; a WebSocket's handshake cannot, and renews nothing. A powauth error that the app lets
-    through is answered as `answer_to` says, if the response has not started.
+    starts carries what there is to carry; a WebSocket's handshake cannot, and renews nothing. A powauth error that the
+    app lets through is answered as `answer_to` says, if the response has not started.
 
     Raises:
         ConfigError: if a part of the authenticator cannot work here.
