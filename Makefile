@@ -8,7 +8,6 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 test: $(VENV)/.ready lint types
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report= $(ARGS)
-	$(BIN)/python -m coverage combine --quiet --append 2>/dev/null || true
 	$(BIN)/python scripts/coverage_gate.py
 
 demo: $(VENV)/.ready

@@ -229,8 +229,11 @@ class Authenticator(ABC, Generic[U]):
             raise NotSignedIn("the account was changed, and may not sign in any more")
         return signed_in
 
-    async def delete_user(self, connection: Connection, params: Mapping[str, object]) -> None:
+    async def delete_user(self, connection: Connection, params: Mapping[str, object] | None = None) -> None:
         """Delete the current user (``params`` hold ``current_password``) and sign them out everywhere.
+
+        Without ``params`` the app vouches for the user: it has just seen them prove who they are
+        (`SessionInfo.authenticated_at`).
 
         Raises:
             InvalidParams: the current password is missing or wrong.

@@ -63,7 +63,7 @@ class RequestAuth(Generic[U]):
         """See `Authenticator.update_user`."""
         return await self.auth.update_user(self.connection, params)
 
-    async def delete_user(self, params: Params) -> None:
+    async def delete_user(self, params: Params | None = None) -> None:
         """See `Authenticator.delete_user`."""
         await self.auth.delete_user(self.connection, params)
 
@@ -155,7 +155,7 @@ class BlockingRequestAuth(Generic[U]):
         user: U = self._run(self._auth.update_user(params))
         return user
 
-    def delete_user(self, params: Params) -> None:
+    def delete_user(self, params: Params | None = None) -> None:
         """See `Authenticator.delete_user`."""
         self._run(self._auth.delete_user(params))
 

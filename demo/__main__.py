@@ -1,0 +1,107 @@
+"""Runs both apps until it is told to stop: ``python -m demo``. Leaves no process behind."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+from .config import Settings, prepare, settings
+
+START_SECONDS = 60.0
+STOP_SECONDS = 10.0
+
+GUIDE = """
+powauth demo: FastAPI on http://127.0.0.1:{port} and Flask on http://127.0.0.1:{flask_port}
+Users in {data}/users.sqlite3, sessions in {backend}; {workers} worker processes each.
+Plain http: the cookie goes without Secure, which only this demo asks for.
+
+Register on one, be known on the other:
+  curl -c jar -H 'content-type: application/json' -d '{{"email":"you@example.org","password":"a long pass phrase"}}' \\
+       http://127.0.0.1:{port}/registration
+  curl -b jar http://127.0.0.1:{flask_port}/session
+See your devices, sign out on the other, be gone on both:
+  curl -b jar http://127.0.0.1:{port}/sessions
+  curl -b jar -c jar -X DELETE http://127.0.0.1:{flask_port}/session
+  curl -b jar http://127.0.0.1:{port}/session
+Ctrl-C stops it.
+"""
+
+
+class Stop(Exception):
+    """Somebody wants the demo to end."""
+
+
+def main() -> int:
+    """Start the servers, say what to try, and end them together."""
+    chosen = settings()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
+    prepare(chosen)
+    servers: list[subprocess.Popen[bytes]] = []
+    try:
+        servers = [_start(_uvicorn(chosen)), _start(_gunicorn(chosen))]
+        for port in (chosen.port, chosen.flask_port):
+            _wait_for(port, servers)
+        print(GUIDE.format(**{name: getattr(chosen, name) for name in chosen.__dataclass_fields__}), flush=True)
+        while all(server.poll() is None for server in servers):
+            time.sleep(0.2)
+        print("powauth demo: a server ended by itself; stopping", file=sys.stderr)
+        return 1
+    except Stop:
+        return 0
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        _end(servers)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    del frame
+    raise Stop(signal.Signals(number).name)
+
+
+def _uvicorn(chosen: Settings) -> Sequence[str]:
+    bind = ["--host", "127.0.0.1", "--port", str(chosen.port), "--workers", str(chosen.workers)]
+    return ["uvicorn", "demo.fastapi_app:app", *bind, "--no-access-log", "--log-level", "warning"]
+
+
+def _gunicorn(chosen: Settings) -> Sequence[str]:
+    bind = ["--bind", f"127.0.0.1:{chosen.flask_port}", "--workers", str(chosen.workers)]
+    return ["gunicorn", "demo.flask_app:app", *bind, "--log-level", "warning", "--no-control-socket"]
+
+
+def _start(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+    # A session of its own: Ctrl-C reaches this process alone, and what is left at the end can be ended as a group.
+    return subprocess.Popen([sys.executable, "-m", *arguments], start_new_session=True)
+
+
+def _wait_for(port: int, servers: Sequence[subprocess.Popen[bytes]]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        if any(server.poll() is not None for server in servers) or time.monotonic() > deadline:
+            raise SystemExit(f"powauth demo: the server for port {port} did not start; is the port free?")
+        time.sleep(0.1)
+
+
+def _end(servers: Sequence[subprocess.Popen[bytes]]) -> None:
+    for server in servers:
+        if server.poll() is None:
+            server.terminate()
+    deadline = time.monotonic() + STOP_SECONDS
+    for server in servers:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(max(0.0, deadline - time.monotonic()))
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""The demo on FastAPI."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+
+from powauth import RequestAuth
+from powauth.integrations.fastapi import SessionAuthMiddleware, auth_dependency, request_auth
+
+from .config import User, make_auth
+from .wire import (
+    MAX_BODY_BYTES,
+    BodyTooLarge,
+    UnsupportedBody,
+    deletion_params,
+    params_of,
+    session_json,
+    signed_in_json,
+)
+
+app = FastAPI(title="powauth demo")
+app.add_middleware(SessionAuthMiddleware, auth=make_auth(asynchronous=True))
+
+
+async def read_params(request: Request) -> Mapping[str, object]:
+    """The request's JSON object; a body that is too long is not read to its end."""
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_BODY_BYTES:
+            raise BodyTooLarge
+    return params_of(request.headers.get("content-type"), bytes(body))
+
+
+Params = Annotated[Mapping[str, object], Depends(read_params)]
+Auth = Annotated[RequestAuth[User], Depends(request_auth)]
+CurrentUser = Annotated[User, Depends(auth_dependency)]
+
+
+@app.post("/registration", status_code=201)
+async def register(params: Params, auth: Auth) -> dict[str, Any]:
+    """Register, and sign in."""
+    return signed_in_json(await auth.create_user(params), auth.session)
+
+
+@app.patch("/registration")
+async def change(params: Params, auth: Auth) -> dict[str, Any]:
+    """Change e-mail or password."""
+    return signed_in_json(await auth.update_user(params), auth.session)
+
+
+@app.delete("/registration", status_code=204)
+async def unregister(params: Params, user: CurrentUser, auth: Auth) -> None:
+    """Delete the account."""
+    del user
+    await auth.delete_user(deletion_params(params, auth.session))
+
+
+@app.post("/session", response_model=None)
+async def sign_in(params: Params, auth: Auth) -> dict[str, Any] | Response:
+    """Sign in."""
+    user = await auth.authenticate_user(params)
+    if user is None:
+        return JSONResponse({"error": "invalid_credentials"}, 401)
+    return signed_in_json(user, auth.session)
+
+
+@app.get("/session")
+async def whoami(user: CurrentUser, auth: Auth) -> dict[str, Any]:
+    """Who is signed in."""
+    return signed_in_json(user, auth.session)
+
+
+@app.delete("/session", status_code=204)
+async def sign_out(auth: Auth) -> None:
+    """Sign out."""
+    await auth.clear_authenticated_user()
+
+
+@app.get("/sessions")
+async def sessions(auth: Auth) -> dict[str, Any]:
+    """The user's devices."""
+    return {"sessions": [session_json(session) for session in await auth.sessions()]}
+
+
+@app.delete("/sessions/{session_id}", response_model=None)
+async def revoke(session_id: str, auth: Auth) -> Response:
+    """End one session."""
+    return Response(status_code=204) if await auth.revoke(session_id) else JSONResponse({"error": "not_found"}, 404)
+
+
+@app.delete("/sessions", status_code=204)
+async def revoke_others(auth: Auth) -> None:
+    """End all sessions but this one."""
+    await auth.revoke_others()
+
+
+@app.exception_handler(UnsupportedBody)
+async def unsupported(request: Request, error: UnsupportedBody) -> Response:
+    """Only JSON is taken."""
+    del request, error
+    return JSONResponse({"error": "send application/json"}, 415)
+
+
+@app.exception_handler(BodyTooLarge)
+async def too_large(request: Request, error: BodyTooLarge) -> Response:
+    """Nothing that this app takes is so long."""
+    del request, error
+    return JSONResponse({"error": "too_large"}, 413)

@@ -1,0 +1,111 @@
+"""The demo on Flask: the same routes, the same users, the same sessions."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Flask, request
+from flask.typing import ResponseReturnValue
+
+from powauth.integrations.flask import PowAuth, login_required, request_auth
+
+from .config import make_auth
+from .wire import (
+    MAX_BODY_BYTES,
+    BodyTooLarge,
+    UnsupportedBody,
+    deletion_params,
+    params_of,
+    session_json,
+    signed_in_json,
+)
+
+app = Flask(__name__)
+app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+PowAuth(app, make_auth(asynchronous=False))
+
+
+def read_params() -> Mapping[str, object]:
+    """The request's JSON object."""
+    return params_of(request.headers.get("content-type"), request.get_data())
+
+
+@app.post("/registration")
+def register() -> ResponseReturnValue:
+    """Register, and sign in."""
+    auth = request_auth()
+    return signed_in_json(auth.create_user(read_params()), auth.session), 201
+
+
+@app.patch("/registration")
+def change() -> ResponseReturnValue:
+    """Change e-mail or password."""
+    auth = request_auth()
+    return signed_in_json(auth.update_user(read_params()), auth.session)
+
+
+@app.delete("/registration")
+@login_required
+def unregister() -> ResponseReturnValue:
+    """Delete the account."""
+    auth = request_auth()
+    auth.delete_user(deletion_params(read_params(), auth.session))
+    return "", 204
+
+
+@app.post("/session")
+def sign_in() -> ResponseReturnValue:
+    """Sign in."""
+    auth = request_auth()
+    user = auth.authenticate_user(read_params())
+    if user is None:
+        return {"error": "invalid_credentials"}, 401
+    return signed_in_json(user, auth.session)
+
+
+@app.get("/session")
+def whoami() -> ResponseReturnValue:
+    """Who is signed in."""
+    auth = request_auth()
+    return signed_in_json(auth.require_user(), auth.session)
+
+
+@app.delete("/session")
+def sign_out() -> ResponseReturnValue:
+    """Sign out."""
+    request_auth().clear_authenticated_user()
+    return "", 204
+
+
+@app.get("/sessions")
+def sessions() -> ResponseReturnValue:
+    """The user's devices."""
+    found: list[Any] = [session_json(session) for session in request_auth().sessions()]
+    return {"sessions": found}
+
+
+@app.delete("/sessions/<session_id>")
+def revoke(session_id: str) -> ResponseReturnValue:
+    """End one session."""
+    return ("", 204) if request_auth().revoke(session_id) else ({"error": "not_found"}, 404)
+
+
+@app.delete("/sessions")
+def revoke_others() -> ResponseReturnValue:
+    """End all sessions but this one."""
+    request_auth().revoke_others()
+    return "", 204
+
+
+@app.errorhandler(UnsupportedBody)
+def unsupported(error: UnsupportedBody) -> ResponseReturnValue:
+    """Only JSON is taken."""
+    del error
+    return {"error": "send application/json"}, 415
+
+
+@app.errorhandler(BodyTooLarge)
+@app.errorhandler(413)
+def too_large(error: Exception) -> ResponseReturnValue:
+    """Nothing that this app takes is so long."""
+    del error
+    return {"error": "too_large"}, 413
