@@ -1,0 +1,115 @@
+"""One way to run a piece of work in a database session, for `Engine` and `AsyncEngine` alike.
+
+The work is an ordinary function of a `Session`. With an `AsyncEngine` SQLAlchemy runs it in a greenlet and suspends the
+coroutine around each round trip; with an `Engine` the coroutine never suspends.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from typing import ClassVar, TypeVar
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.orm import Session
+
+from powauth.backends.base import Mode
+from powauth.errors import ConfigError, StoreUnavailable
+
+T = TypeVar("T")
+
+_MARIADB_CONSTRAINT_FAILED = 4025
+
+
+class Database(ABC):
+    """Where work runs."""
+
+    mode: ClassVar[Mode]
+
+    @abstractmethod
+    async def run(self, work: Callable[[Session], T]) -> T:
+        """The work's result. What it does not commit is rolled back, and its objects are detached.
+
+        Raises:
+            StoreUnavailable: no connection could be had, or the database failed; see `is_about_values` for what is not.
+        """
+
+
+class SyncDatabase(Database):
+    """Over an `Engine`."""
+
+    mode = "blocking"
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def run(self, work: Callable[[Session], T]) -> T:
+        """See `Database.run`."""
+        with _translated(), ExitStack() as stack:
+            with _connecting():
+                connection = stack.enter_context(self._engine.connect())
+            return _in_session(work, connection)
+
+
+class AsyncDatabase(Database):
+    """Over an `AsyncEngine`."""
+
+    mode = "async"
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def run(self, work: Callable[[Session], T]) -> T:
+        """See `Database.run`."""
+        with _translated():
+            async with AsyncExitStack() as stack:
+                with _connecting():
+                    connection = await stack.enter_async_context(self._engine.connect())
+                return await connection.run_sync(lambda inner: _in_session(work, inner))
+
+
+def database_of(engine: object) -> Database:
+    """The database behind an engine.
+
+    Raises:
+        ConfigError: it is no engine.
+    """
+    if isinstance(engine, Engine):
+        return SyncDatabase(engine)
+    if isinstance(engine, AsyncEngine):
+        return AsyncDatabase(engine)
+    raise ConfigError(f"engine must be a SQLAlchemy Engine or AsyncEngine; got {type(engine).__name__}")
+
+
+def is_about_values(error: DBAPIError) -> bool:
+    """Whether the database is well and only refused what it was given: a constraint, or a value out of range."""
+    return isinstance(error, IntegrityError | DataError) or (
+        # MariaDB's CHECK, which its drivers take for an operational error.
+        error.orig is not None and error.orig.args[:1] == (_MARIADB_CONSTRAINT_FAILED,)
+    )
+
+
+def _in_session(work: Callable[[Session], T], connection: Connection) -> T:
+    with Session(connection, expire_on_commit=False, autoflush=False) as session:
+        return work(session)
+
+
+@contextmanager
+def _connecting() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # each driver has errors of its own here, which SQLAlchemy does not wrap
+        raise StoreUnavailable("the users' database cannot be reached") from error
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        if is_about_values(error):
+            raise
+        raise StoreUnavailable("the users' database failed") from error
+    except (PoolTimeout, OSError) as error:
+        raise StoreUnavailable("the users' database cannot be reached") from error
