@@ -29,7 +29,7 @@ from uuid import UUID
 import msgspec
 
 from powauth.backends.base import drive
-from powauth.errors import ConfigError, ConfigWarning, InvalidParams, StoreUnavailable
+from powauth.errors import ConfigError, ConfigWarning, InvalidParams
 from powauth.users.base import UsersContext
 from powauth.users.identifiers import EmailIdentifier, Identifier, UsernameIdentifier
 from powauth.users.passwords import PasswordHasher, PasswordPolicy
@@ -43,7 +43,7 @@ try:
 except ImportError as error:  # pragma: no cover - run in a process of its own
     raise ConfigError("SQLAlchemyUsers needs SQLAlchemy: pip install 'powauth[users]'") from error
 
-from powauth.users._columns import Field, fields_of
+from powauth.users._columns import fields_of
 from powauth.users._database import database_of, is_about_values
 from powauth.users._models import AccountMixin, EmailMixin, UserMixin, UsernameMixin, UTCDateTime, utc_now
 from powauth.users._snapshot import SnapshotCodec
@@ -77,9 +77,9 @@ class SQLAlchemyUsers(UsersContext[U], Generic[U]):
     used again after a deletion (an integer), ``created_at`` should be a `UTCDateTime`: it tells the second owner from
     the first.
 
-    Users that come back are detached from any session, with their columns loaded. Uniqueness is the database's; no query
-    asks first. Changes are single UPDATE statements of the changed columns alone: ORM events of the model's updates,
-    and its validators, do not run.
+    Users that come back are detached from any session, with their columns loaded. Uniqueness is the database's; no
+    query asks first. Changes are single UPDATE statements of the changed columns alone: ORM events of the model's
+    updates, and its validators, do not run.
 
     Args:
         engine: The app's `Engine` or `AsyncEngine`. With an `Engine` the context is ``blocking``.
@@ -114,7 +114,7 @@ class SQLAlchemyUsers(UsersContext[U], Generic[U]):
     ) -> None:
         self._database = database_of(engine)
         self.mode = self._database.mode
-        self._model = model
+        self._model = self.user_type = model
         self._mapper = mapper = _mapper_of(model)
         self._columns = fields_of(mapper)
         self._key = self._key_of(mapper)
@@ -298,7 +298,7 @@ class SQLAlchemyUsers(UsersContext[U], Generic[U]):
     async def _select(self, wanted: Mapping[str, object]) -> U | None:
         query = self._query().where(*(self._attribute(name) == value for name, value in wanted.items())).limit(2)
         found = await self._database.run(lambda session: session.scalars(query).unique().all())
-        # A collation may find "mike" for "mıke", or with trailing spaces: what was asked for is what counts.
+        # A collation may find "mike" for a name with a dotless i, or with trailing spaces: what was asked for is what counts.
         exact = [
             user
             for user in found
@@ -311,7 +311,7 @@ class SQLAlchemyUsers(UsersContext[U], Generic[U]):
 
     def _identity(self, user: U) -> tuple[Any, datetime | None]:
         """The primary key and, where keys are used again, the time of registration. Never a query."""
-        state = sa.inspect(user)
+        state = orm.attributes.instance_state(user)
         key = state.identity[0] if state.identity else state.dict.get(self._key)
         if key is None:
             raise ConfigError("this user was never saved: it has no primary key")
@@ -429,7 +429,7 @@ class SQLAlchemyUsers(UsersContext[U], Generic[U]):
             values["password"] = password
         return values, errors
 
-    def _cleaned(self, name: str, value: object, *, nullable: bool = False) -> Any:  # noqa: ANN401 - a column's value
+    def _cleaned(self, name: str, value: object, *, nullable: bool = False) -> Any:
         if value is None and nullable:
             return None
         if name in self._identifiers:
