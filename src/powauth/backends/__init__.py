@@ -15,14 +15,15 @@ def backend_from_url(url: str, *, asynchronous: bool = False) -> Backend:
     'inline'
 
     Args:
-        url: ``memory://``, ``lmdb:///path``, or another of the schemes in ``docs/backends.md``.
+        url: ``memory://``, ``lmdb:///path`` (``lmdb:path`` from the working directory), or another of the schemes in
+            ``docs/backends.md``.
         asynchronous: choose the asynchronous client where the URL leaves it open.
 
     Raises:
         ConfigError: if the URL is none of these, or the driver's package is missing.
     """
-    scheme = url.partition("://")[0].lower()
-    if scheme == "memory":
+    scheme = url.partition(":")[0].lower()
+    if url.lower() == "memory://":
         from powauth.backends.memory import MemoryBackend
 
         return MemoryBackend()
@@ -31,6 +32,6 @@ def backend_from_url(url: str, *, asynchronous: bool = False) -> Backend:
 
         parts = urlsplit(url)
         if parts.netloc or parts.path in ("", "/"):
-            raise ConfigError("an LMDB URL is lmdb:/// and an absolute path: lmdb:///var/lib/app/sessions")
+            raise ConfigError("an LMDB URL is lmdb:/// and a path, lmdb:///var/lib/app/sessions, or lmdb:relative/path")
         return LMDBBackend(unquote(parts.path))
     raise ConfigError(f"the backend URL's scheme is unknown; use one of {SCHEMES}")
