@@ -10,7 +10,8 @@ from contextlib import AsyncExitStack, ExitStack, contextmanager
 from typing import ClassVar, TypeVar
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, TimeoutError as PoolTimeout
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session
 
@@ -32,7 +33,8 @@ class Database(ABC):
         """The work's result. What it does not commit is rolled back, and its objects are detached.
 
         Raises:
-            StoreUnavailable: no connection could be had, or the database failed; see `is_about_values` for what is not.
+            StoreUnavailable: no connection could be had, or the database failed.
+            StatementError: the database is well and refused a value.
         """
 
 
@@ -82,7 +84,7 @@ def database_of(engine: object) -> Database:
     raise ConfigError(f"engine must be a SQLAlchemy Engine or AsyncEngine; got {type(engine).__name__}")
 
 
-def is_about_values(error: DBAPIError) -> bool:
+def _is_about_values(error: DBAPIError) -> bool:
     """Whether the database is well and only refused what it was given: a constraint, or a value out of range."""
     return isinstance(error, IntegrityError | DataError) or (
         # MariaDB's CHECK, which its drivers take for an operational error.
@@ -108,7 +110,7 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        if is_about_values(error):
+        if _is_about_values(error):
             raise
         raise StoreUnavailable("the users' database failed") from error
     except (PoolTimeout, OSError) as error:

@@ -51,7 +51,7 @@ class UTCDateTime(TypeDecorator[datetime]):
 def exact_string(length: int) -> String:
     """Text that the database compares character by character.
 
-    MariaDB's usual collations take "ı" for "i" and "A" for "a", which would let one user id reach another's account.
+    MariaDB's usual collations take a dotless i for an i, and "A" for "a": one user id would reach another's account.
     """
     return String(length).with_variant(mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin"), *_MARIADB)
 

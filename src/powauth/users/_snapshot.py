@@ -40,7 +40,7 @@ class SnapshotCodec(Generic[U]):
         self._unloaded = frozenset(attribute.key for attribute in mapper.column_attrs) - set(self._names)
 
     @staticmethod
-    def _type(field: Field) -> Any:  # noqa: ANN401 - a type made of another
+    def _type(field: Field) -> Any:
         if field.type is None:
             raise ConfigError(f"snapshot cannot hold {field.name}: its values are no text, number, time, UUID or enum")
         return field.type | None if field.nullable else field.type

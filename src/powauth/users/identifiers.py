@@ -1,10 +1,10 @@
 """User ids: one spelling for each, wherever it is used.
 
 An `Identifier` turns what somebody typed into the one form that is stored, looked up, compared and counted. It refuses
-what has none. The rule that protects accounts (CVE-2019-19844): **no two inputs share a form unless they are the same id
-under the rules of its kind**. So case is folded in ASCII alone, by table, never by `str.lower` or a compatibility form,
-which turn the Kelvin sign into "k" and a full-width "＠" into "@"; and a name with a character outside ASCII never becomes
-one without.
+what has none. The rule that protects accounts (CVE-2019-19844): **no two inputs share a form unless they are the same
+id under the rules of its kind**. So case is folded in ASCII alone, by table, never by `str.lower` or a compatibility
+form, which turn the Kelvin sign into "k" and a full-width at sign into "@"; and a name with a character outside ASCII
+never becomes one without.
 """
 
 import re
@@ -61,8 +61,8 @@ class Identifier(Protocol):
 class EmailIdentifier:
     """E-mail addresses, in lower case.
 
-    The whole address is folded, the local part too: no provider in use tells "Mia" from "mia", and people type both. The
-    domain is kept in its ASCII form (IDNA 2008), so that every way to write it is one and a look-alike is another.
+    The whole address is folded, the local part too: no provider in use tells "Mia" from "mia", and people type both.
+    The domain is kept in its ASCII form (IDNA 2008), so that every way to write it is one and a look-alike is another.
     Nobody is asked whether the address exists.
 
     Args:
