@@ -22,6 +22,9 @@ try:
 except ImportError as error:
     raise ConfigError("the Redis backend needs redis-py: pip install 'powauth[redis]'") from error
 
+NO_MASTER = (redis.sentinel.MasterNotFoundError, redis.asyncio.sentinel.MasterNotFoundError)
+"""What redis-py raises where no Sentinel names a master."""
+
 
 class Client(Protocol):
     """What is used of redis-py's four kinds of client; replies are values, or awaitables of them."""
@@ -35,6 +38,7 @@ def inspect_client(client: object) -> tuple[Mode, bool]:
     Raises:
         ConfigError: if it is none, decodes replies, or reads from replicas.
     """
+    pool: Any = None
     asynchronous = isinstance(client, redis.asyncio.Redis | redis.asyncio.RedisCluster)
     clustered = isinstance(client, redis.cluster.RedisCluster | redis.asyncio.RedisCluster)
     if not (asynchronous or clustered or isinstance(client, redis.Redis)):
@@ -47,16 +51,18 @@ def inspect_client(client: object) -> tuple[Mode, bool]:
         raise ConfigError("records are bytes: make the Redis client with decode_responses=False")
     if clustered:
         replicas = known.read_from_replicas or getattr(known, "load_balancing_strategy", None)
-        options = known.get_connection_kwargs()
+        if not asynchronous:
+            # It connected when it was made; its nodes know what they got.
+            pool = known.get_default_node().redis_connection.connection_pool
     else:
         replicas = not getattr(known.connection_pool, "is_master", True)
-        options = known.connection_pool.connection_kwargs
+        pool = known.connection_pool
     if replicas:
         raise ConfigError(
             "a replica may not know yet of a sign-out: make the client with Sentinel.master_for, or without "
             "read_from_replicas and load_balancing_strategy"
         )
-    if not asynchronous and options.get("socket_timeout") is None:
+    if not asynchronous and pool.connection_kwargs.get("socket_timeout") is None:
         warnings.warn(
             "the Redis client waits for ever on a server that hangs: make it with a socket_timeout",
             ConfigWarning,
@@ -141,8 +147,9 @@ def _cluster(url: SplitResult, timeout: float, asynchronous: bool) -> Callable[[
     retry: Any = AsyncRetry if asynchronous else Retry
 
     def connect() -> Client:
-        # A client of a cluster learns of a new topology by failing; the one repetition then finds the new master.
-        options = _options(timeout, asynchronous) | {"retry": retry(NoBackoff(), 1)}
+        # A client of a cluster learns of a new topology by failing; the one repetition then finds the new master. Its
+        # habit of closing all connections at every fifth moved slot would fail the requests of others.
+        options = _options(timeout, asynchronous) | {"retry": retry(NoBackoff(), 1), "reinitialize_steps": 0}
         nodes = [module.ClusterNode(*address) for address in addresses]
         return cast("Client", module.RedisCluster(startup_nodes=nodes, **options, **credentials))
 
@@ -161,3 +168,16 @@ def _addresses(url: SplitResult, default_port: int) -> tuple[dict[str, str], lis
             raise ValueError
         addresses.append((parts.hostname, parts.port or default_port))
     return {name: value for name, value in credentials.items() if value}, addresses
+
+
+async def close_client(client: Client, mode: Mode) -> None:
+    """Close a client of ours, and the clients by which it asks Sentinels."""
+    clients: list[Any] = [client]
+    manager = getattr(getattr(client, "connection_pool", None), "sentinel_manager", None)
+    if manager is not None:
+        clients += manager.sentinels
+    for each in clients:
+        if mode == "async":
+            await each.aclose()
+        else:
+            each.close()

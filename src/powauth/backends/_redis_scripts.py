@@ -8,8 +8,8 @@ from powauth.backends.base import Millis
 RETRY_WINDOW: Millis = 60_000
 """How long a tombstone is kept: longer than a client goes on repeating one command."""
 
-CHUNK = 1000
-"""Sessions of one user that one command handles at most: a few milliseconds of the server's time."""
+CHUNK = 500
+"""Sessions of one user that one command handles, or a few more: some two milliseconds of the server's time."""
 
 SWEEP = 64
 """Expired members that one command drops from an index at most, so that no command pays for a long absence."""
@@ -35,7 +35,7 @@ local function read(key, now)
     r.present = true
     r.version = string.sub(v, 19, 26)
     r.user = string.sub(v, {BODY + 1}, {BODY} + size)
-  elseif string.find(kind, '^P%d$') then
+  elseif kind ~= 'P1' and string.find(kind, '^P%d$') then
     r.created, r.written, r.newer = '', '', true
   else
     return nil
@@ -126,20 +126,30 @@ redis.call('SET', KEYS[1], 'D1' .. old.created .. old.written .. ARGV[1], 'PX', 
 return 1
 """)
 
-# KEYS: index. ARGV: now, key of a record without its identifier, chunk.
-# All live identifiers, and the values of the first chunk of them.
+# KEYS: index. ARGV: now, key of a record without its identifier, chunk, position (0 at first).
+# The position to go on from (0 at the end), identifiers, and their values. Where one chunk holds all, the reply is one
+# moment's; else ZSCAN goes through the index, which gives whatever is in it from first to last at least once.
 LIST = Script("""
 sweep(KEYS[1], ARGV[2], ARGV[1])
-local ids = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. ARGV[1], '+inf')
-local keys, gone = {}, {}
-for i = 1, math.min(#ids, tonumber(ARGV[3])) do keys[i] = ARGV[2] .. ids[i] end
-if #keys == 0 then return {ids, {}} end
+local now, chunk, position = tonumber(ARGV[1]), tonumber(ARGV[3]), '0'
+local ids, keys, gone = {}, {}, {}
+if ARGV[4] == '0' and redis.call('ZCARD', KEYS[1]) <= chunk then
+  ids = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. ARGV[1], '+inf')
+else
+  local step = redis.call('ZSCAN', KEYS[1], ARGV[4], 'COUNT', chunk)
+  position = step[1]
+  for i = 1, #step[2], 2 do
+    if tonumber(step[2][i + 1]) > now then ids[#ids + 1] = step[2][i] end
+  end
+end
+if #ids == 0 then return {position, {}, {}} end
+for i, id in ipairs(ids) do keys[i] = ARGV[2] .. id end
 local values = redis.call('MGET', unpack(keys))
 for i, value in ipairs(values) do
   if not value then gone[#gone + 1] = ids[i] end
 end
 if #gone > 0 then redis.call('ZREM', KEYS[1], unpack(gone)) end
-return {ids, values}
+return {position, ids, values}
 """)
 
 # KEYS: index, epoch. ARGV: now, key of a record without its identifier, chunk, identifier to keep or empty, random

@@ -45,9 +45,9 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 
-from powauth.backends._redis_clients import Client, from_url, inspect_client
+from powauth.backends._redis_clients import NO_MASTER, Client, close_client, from_url, inspect_client
 from powauth.backends._redis_scripts import (
     ADVANCE,
     BODY,
@@ -179,20 +179,25 @@ class RedisBackend(Backend):
         return bool(await self._run(DELETE, (place.records + identifier,), arguments))
 
     async def list(self, owner: bytes, now: Millis) -> list[Record]:
-        """See `Backend.list`: one ``EVALSHA`` for up to `CHUNK` records, and one ``MGET`` for each further `CHUNK`.
+        """See `Backend.list`: one ``EVALSHA`` for up to `CHUNK` records; of more, a half to a whole `CHUNK` with each.
 
-        The set of records is one moment's; those of a further chunk are read a little later.
+        Up to `CHUNK` records are those of one moment. Of more, each that lives all the while is there; whether one is
+        that comes or goes meanwhile is open.
         """
         place, user = self._home(owner)
-        ids, values = await self._run(LIST, (place.indexes + user,), (now, place.records, CHUNK))
-        for start in range(CHUNK, len(ids), CHUNK):
-            values += await self._send("MGET", *(place.records + each for each in ids[start : start + CHUNK]))
-        found = (
-            _unpack(b"%b:%b" % (place.namespace, each), value, now) for each, value in zip(ids, values, strict=True)
-        )
-        # A key that others planted in the index may hold another owner's record.
-        records = [record for record in found if record is not None and record.owner == owner]
-        return sorted(records, key=lambda record: (record.created_at, record.key), reverse=True)
+        records: dict[bytes, Record] = {}
+        position = b"0"
+        while True:
+            position, ids, values = await self._run(
+                LIST, (place.indexes + user,), (now, place.records, CHUNK, position)
+            )
+            for identifier, value in zip(ids, values, strict=True):
+                record = _unpack(b"%b:%b" % (place.namespace, identifier), value, now)
+                # What others planted in the index may be another owner's record.
+                if record is not None and record.owner == owner:
+                    records[record.key] = record
+            if position == b"0":
+                return sorted(records.values(), key=lambda record: (record.created_at, record.key), reverse=True)
 
     async def epoch(self, owner: bytes, now: Millis, *, advance: bool = False) -> int:
         """See `Backend.epoch`: one ``GET``, or one ``EVALSHA``. An epoch is a number below 2**53, not a count."""
@@ -282,10 +287,7 @@ class RedisBackend(Backend):
         with self._lock:
             client, self._client = self._client, None
         if self._owned and client is not None:
-            if self.mode == "async":
-                await cast("redis.asyncio.Redis", client).aclose()
-            else:
-                cast("redis.Redis", client).close()
+            await close_client(client, self.mode)
 
     # Keys
 
@@ -340,16 +342,32 @@ class RedisBackend(Backend):
 
     async def _ask(self, call: Callable[[Client], Any], *, refusable: bool = False) -> Any:
         try:
-            if self.mode == "blocking":
-                return call(self._open())
-            async with asyncio.timeout(self._timeout):
-                return await call(self._open())
+            try:
+                return await self._attempt(call)
+            except NO_MASTER:
+                # Nothing was sent. redis-py reorders its list of Sentinels while others go through it, who may then
+                # meet one that is down twice and one that is up not at all.
+                return await self._attempt(call)
+        except StoreUnavailable:
+            raise
         except ResponseError as error:
             if refusable:
                 raise
             raise _unavailable(error) from error
-        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+        except Exception as error:
+            # Not only the errors of redis-py: its asyncio client of a cluster closes, when the topology changes,
+            # connections that others are using, and those fail as the moment has it.
             raise _unavailable(error) from error
+
+    async def _attempt(self, call: Callable[[Client], Any]) -> Any:
+        client = self._open()
+        if self.mode == "blocking":
+            return call(client)
+        async with asyncio.timeout(self._timeout):
+            if self._clustered:
+                # Else redis-py sends the first commands to any node, and is redirected.
+                await cast("Any", client).initialize()
+            return await call(client)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -394,7 +412,7 @@ class RedisBackend(Backend):
 
     async def _masters(self) -> dict[str, Any]:
         """The masters of the cluster by name."""
-        # An asyncio client learns of them with its first command.
+        # A client that is new learns of them with its first command.
         await self._send("PING", target_nodes="random")
         return {master.name: master for master in cast("Any", self._open()).get_primaries()}
 
