@@ -200,9 +200,7 @@ class LMDBBackend(Backend):
             raw = txn.get(b"r" + key)
             txn.abort()
         except lmdb.Error:
-            if len(key) > MAX_KEY_BYTES:
-                return None
-            raw = engine.read(lambda txn: txn.get(b"r" + key))
+            raw = engine.read(lambda txn: txn.get(b"r" + key)) if len(key) <= MAX_KEY_BYTES else None
         if raw is None:
             return None
         record = _decode(key, raw)
@@ -328,8 +326,8 @@ class LMDBBackend(Backend):
 
     async def close(self) -> None:  # noqa: D102
         self._engine = None
-        if self._abandon.detach():
-            _release_abandoned()
+        self._abandon()
+        _release_abandoned()
 
     def _open(self) -> "_Engine":
         if self._engine is None:
@@ -449,10 +447,11 @@ def _purge(txn: Transaction, limit: int, now: Millis) -> int:
         raw = txn.get(b"r" + key)
         record = None if raw is None else _decode(key, raw)
         txn.delete(entry)
-        if record is not None and record.expires_at > now:
-            continue  # an entry left by an unreadable record, which this one has replaced
-        txn.delete(b"o" + place + key)
-        went += txn.delete(b"r" + key)
+        alive = record is not None and record.expires_at > now
+        if record is None or not alive or place != _place(record.owner, record.created_at):
+            txn.delete(b"o" + place + key)
+        if not alive:  # otherwise the entries were left by an unreadable record, which this one has replaced
+            went += txn.delete(b"r" + key)
     for entry, _ in _until(txn, b"m", now - EPOCH_LIFETIME, limit - went):
         txn.delete(entry)
         went += txn.delete(b"e" + entry[9:])
@@ -559,7 +558,6 @@ class _Engine:
 
     def shut(self) -> None:
         """Close the files; under the lock. The next verb opens them again, unless ``ended`` says otherwise."""
-        self.generation += 1
         self.opened = False
         self.env.close()
 
@@ -643,12 +641,13 @@ class _Engine:
 
     def _resize(self, size: int) -> None:
         """Change the map's size; 0 takes on what another process has made it."""
-        self.generation += 1
         try:
             self.env.set_mapsize(size)
         except lmdb.Error:
             self.shut()
             raise
+        finally:
+            self.generation += 1  # at the end: a read that failed meanwhile saw an earlier one
         self.reaches_beyond = self.env.info()["map_size"] > self.options[1]
 
 
