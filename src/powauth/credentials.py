@@ -4,6 +4,7 @@ It turns sessions into records and back, and knows which records are a user's. I
 life; `powauth.session` does. Values are MessagePack, decoded into one typed struct or not at all.
 """
 
+import contextlib
 import math
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -38,7 +39,7 @@ MAX_DURATION: Millis = 100 * 365 * 24 * 3600 * 1000
 """A hundred years: anything longer is a mistake of units."""
 
 SCAN_STEP = 500
-"""Records read at a time by `CredentialsCache.users`."""
+"""Records read at a time where all are."""
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Session)
@@ -174,13 +175,27 @@ class CredentialsCache:
     async def users(self, now: Millis) -> AsyncIterator[str]:
         """The keys of all users with a live session, each once. For administrators: reads every session."""
         seen: set[bytes] = set()
+        async for record in self._records(now):
+            if record.owner not in seen:
+                seen.add(record.owner)
+                yield split_key(record.owner)[1].decode()
+
+    async def scan(self, now: Millis) -> AsyncIterator[Stored]:
+        """All live sessions that can be read, in no order. For administrators: reads every session."""
+        async for record in self._records(now):
+            with contextlib.suppress(UnreadableRecord):
+                yield _stored(record)
+
+    async def count(self, now: Millis) -> int:
+        """How many live sessions there are. For administrators."""
+        return await self.backend.count(self.namespace, now)
+
+    async def _records(self, now: Millis) -> AsyncIterator[Record]:
         cursor: str | None = None
         while True:
             page = await self.backend.scan(self.namespace, cursor, SCAN_STEP, now)
             for record in page.records:
-                if record.owner not in seen:
-                    seen.add(record.owner)
-                    yield split_key(record.owner)[1].decode()
+                yield record
             cursor = page.cursor
             if cursor is None:
                 return
