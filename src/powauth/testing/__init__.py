@@ -1,8 +1,8 @@
-"""For tests: the suites that a backend of your own must pass, run with pytest."""
+"""For tests: the suites that a backend, or a users context, of your own must pass, run with pytest."""
 
 import sys
 
-_SUITES = ["powauth.testing.backend"]
+_SUITES = ["powauth.testing.backend", "powauth.testing.users"]
 
 if "pytest" in sys.modules:
     import pytest
@@ -11,5 +11,6 @@ if "pytest" in sys.modules:
     pytest.register_assert_rewrite(*(name for name in _SUITES if name not in sys.modules))
 
 from powauth.testing.backend import BackendConformance  # noqa: E402 after the registration
+from powauth.testing.users import UsersConformance  # noqa: E402
 
-__all__ = ["BackendConformance"]
+__all__ = ["BackendConformance", "UsersConformance"]
