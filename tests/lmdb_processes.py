@@ -16,20 +16,22 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
 
+import coverage
 import lmdb
 import msgspec
 import pytest
 
-import powauth.backends.lmdb as module
+from powauth.backends import _lmdb_engine as engines
+from powauth.backends._lmdb_engine import Engine
 from powauth.backends.base import Backend, Millis, Mode, Page, Record, drive, make_key, make_owner, shard_of
-from powauth.backends.lmdb import LMDBBackend, _decode, _Engine, _place
+from powauth.backends.lmdb import LMDBBackend, _decode, _place
 from powauth.errors import ConfigError, StoreUnavailable
 
 T = TypeVar("T")
 
 NOW: Millis = 1_900_000_000_000
 TTL: Millis = 1_800_000
-TINY = module.MIN_MAP_SIZE
+TINY = engines.MIN_MAP_SIZE
 
 _context = multiprocessing.get_context("spawn")
 
@@ -41,7 +43,7 @@ def record(name: bytes = b"a", user: str = "1", **changes: Any) -> Record:
     return msgspec.structs.replace(made, **changes)
 
 
-def engine_of(backend: LMDBBackend) -> _Engine:
+def engine_of(backend: LMDBBackend) -> Engine:
     """What is behind a backend."""
     assert backend._engine is not None
     return backend._engine
@@ -83,12 +85,36 @@ def check_indexes(backend: LMDBBackend) -> dict[bytes, Record]:
 # One function in a fresh process, and its answer
 
 
+def _coverage_options() -> dict[str, Any] | None:
+    """How to measure coverage in a child, if it is measured here."""
+    here = coverage.Coverage.current()
+    if here is None:
+        return None
+    return {"data_file": here.config.data_file, "data_suffix": True, "config_file": here.config.config_file}
+
+
+def _measured(function: Callable[..., None], options: dict[str, Any] | None, *arguments: object) -> None:
+    if options is not None:
+        coverage.Coverage(**options).start()
+    try:
+        function(*arguments)
+    finally:
+        _save_coverage()
+
+
+def _save_coverage() -> None:
+    if (here := coverage.Coverage.current()) is not None:
+        here.stop()
+        here.save()
+
+
 class Child:
     """A fresh process that runs ``function(connection, *arguments)``."""
 
     def __init__(self, function: Callable[..., None], *arguments: object) -> None:
         self.connection, theirs = _context.Pipe()
-        self.process = _context.Process(target=function, args=(theirs, *arguments), daemon=True)
+        arguments = (function, _coverage_options(), theirs, *arguments)
+        self.process = _context.Process(target=_measured, args=arguments, daemon=True)
         self.process.start()
         theirs.close()
 
@@ -241,6 +267,7 @@ def _in_fork(work: Callable[[], None], fork: Callable[[], int] = os.fork) -> Non
             work()
             code = 0
         finally:
+            _save_coverage()
             os._exit(code)
     assert os.waitpid(pid, 0)[1] == 0
 
@@ -325,7 +352,7 @@ def fork_among_threads(connection: Connection, path: Path) -> None:
 def fork_during_write(connection: Connection, path: Path) -> None:
     """A write of another thread does not end in time: the child says so, the parent goes on."""
     backend = LMDBBackend(path)
-    module._fork_patience = 0.05
+    engines._fork_patience = 0.05
     begun, done = threading.Event(), threading.Event()
 
     def slow(txn: "lmdb.Transaction[bytes]") -> None:

@@ -18,6 +18,7 @@ import pytest
 import lmdb_processes as processes
 import powauth.backends.lmdb as module
 from lmdb_processes import NOW, TINY, TTL, Child, ElsewhereBackend, check_indexes, engine_of, entries, plant, record
+from powauth.backends import _lmdb_engine as engines
 from powauth.backends.base import EPOCH_LIFETIME, Backend, Record, drive, make_owner
 from powauth.backends.lmdb import MAX_KEY_BYTES, MAX_OWNER_BYTES, LMDBBackend
 from powauth.errors import ConfigError, StoreUnavailable
@@ -108,14 +109,24 @@ def test_options_are_checked(path: Path, options: dict[str, Any], sentence: str)
     assert not path.exists()
 
 
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "lmdb", None)
-    assert module.__file__ is not None
-    spec = importlib.util.spec_from_file_location("without_lmdb", module.__file__)
+def _import_engine_again() -> None:
+    assert engines.__file__ is not None
+    spec = importlib.util.spec_from_file_location("engine_again", engines.__file__)
     assert spec is not None
     assert spec.loader is not None
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lmdb", None)
     with pytest.raises(ConfigError, match=r"pip install 'powauth\[lmdb\]'"):
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+        _import_engine_again()
+
+
+def test_a_package_too_old_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lmdb, "__version__", "2.3.0")
+    with pytest.raises(ConfigError, match="lmdb 3 or newer"):
+        _import_engine_again()
 
 
 def test_a_relative_path_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -429,7 +440,7 @@ def test_sto_07_a_full_map_refuses_reads_on_and_recovers_without_a_restart(path:
     assert drive(backend.delete_owner(made[0].owner, NOW)) > 10
     assert drive(backend.create(record(b"again", value=bytes(20_000)), None, NOW))
     assert drive(backend.purge(100_000, NOW + TTL)) > 10
-    assert (path / "data.mdb").stat().st_size <= limit + module._HEADROOM
+    assert (path / "data.mdb").stat().st_size <= limit + engines._HEADROOM
     again, _ = processes.fill(backend, 20_000)
     assert len(again) > len(made) // 2, "its room came back, if in pieces"
     check_indexes(backend)
@@ -481,7 +492,7 @@ def test_sto_07_a_directory_that_becomes_unusable_and_usable_again(backend: LMDB
 
 
 def test_sto_07_all_places_of_readers_taken(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MAX_READERS", 1)
+    monkeypatch.setattr(engines, "_MAX_READERS", 1)
     backend = LMDBBackend(path)
     assert drive(backend.create(record(), None, NOW))
     transaction = engine_of(backend).begin()
@@ -534,10 +545,10 @@ def test_readers_that_were_killed_do_not_make_the_file_grow(path: Path) -> None:
     for child in children:
         child.kill()
     assert all(str(pid) in engine.env.readers() for pid in pids)
-    renew(module._READER_CHECK)
+    renew(engines._READER_CHECK)
     assert not any(str(pid) in engine.env.readers() for pid in pids)
     size = renew(10)
-    assert renew(2 * module._READER_CHECK) == size
+    assert renew(2 * engines._READER_CHECK) == size
 
     child = Child(processes.hold_read, path)
     pid = child.receive()

@@ -39,32 +39,26 @@ import binascii
 import contextlib
 import hashlib
 import os
-import stat
 import struct
-import threading
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, TypeAlias, TypeVar
+from typing import Final
 
+from powauth.backends._lmdb_engine import (
+    CLOSED,
+    LAYOUT,
+    MAX_MAP_SIZE,
+    MIN_MAP_SIZE,
+    Engine,
+    EngineError,
+    Transaction,
+    abandoned,
+    acquire,
+    release_abandoned,
+)
 from powauth.backends.base import EPOCH_LIFETIME, Backend, Millis, Mode, Page, Record, check_namespace
 from powauth.errors import ConfigError, StoreUnavailable
-
-try:
-    import lmdb
-except ImportError as error:
-    raise ConfigError("LMDBBackend needs the package lmdb: pip install 'powauth[lmdb]'") from error
-
-T = TypeVar("T")
-
-Transaction: TypeAlias = "lmdb.Transaction[bytes]"
-
-LAYOUT: Final = 1
-"""Version of the layout that this module reads and writes."""
-
-MIN_MAP_SIZE: Final = 256 * 1024
-"""Bytes: below this a map has no room for a transaction beside the pages that one before it has just freed."""
 
 _LMDB_KEY_BYTES: Final = 511
 
@@ -74,37 +68,17 @@ MAX_KEY_BYTES: Final = _LMDB_KEY_BYTES - 1 - 16 - 8
 MAX_OWNER_BYTES: Final = _LMDB_KEY_BYTES - 1 - 8
 """The longest owner: what LMDB allows, less what precedes the owner in the index of epochs."""
 
-_HEADROOM: Final = 16 * 1024 * 1024
-"""Bytes beyond ``max_map_size`` that only removals may use: deleting from a copy-on-write tree needs pages first."""
-
-_MAX_READERS: Final = 2048
-"""Reads at once, over all processes; 64 bytes of the lock file each."""
-
-_READER_CHECK: Final = 256
-"""Writes of one process between two looks for readers that were killed."""
-
 _PURGE_STEP: Final = 256
 """Records that one transaction of `LMDBBackend.purge` removes at most, so that other writers come in between."""
 
 _COUNT_STEP: Final = 10_000
 """Records that one transaction of `LMDBBackend.count` reads at most, so that it does not hold back old pages."""
 
-_ATTEMPTS: Final = 64
-"""How often a verb is tried while the map changes: more than the doublings from the smallest map to the largest."""
-
-_LARGEST: Final = 1 << 46
-"""Bytes: the address space of a process ends here or soon after."""
-
 _NUMBER_END: Final = 1 << 63
-
-_fork_patience = 10.0
-"""Seconds that a fork waits for a write of another thread to finish."""
 
 _HEADER: Final = struct.Struct(">BQQQH")  # layout, version, created_at, expires_at, bytes of owner
 _PLACE: Final = struct.Struct(">16sQ")  # digest of owner, created_at
 _EPOCH: Final = struct.Struct(">QQ")  # epoch, moved_at
-_LAYOUT_KEY: Final = b"!layout"
-_CLOSED: Final = "the LMDB store has been closed"
 
 
 class LMDBBackend(Backend):
@@ -133,8 +107,8 @@ class LMDBBackend(Backend):
         max_map_size: Bytes that the store may grow to. When they are used up, `create` and `update` raise
             `StoreUnavailable` until something is removed; removals have 16 MiB of their own beyond it. A full disk does
             the same, and then removals work as far as there are free pages within the file.
-        durable: Whether a write is on the disk when its verb returns. If not, a loss of power may undo the last writes,
-            a sign-out among them; the file stays sound. The end of the process alone loses nothing either way.
+        durable: Whether a write is on the disk when its verb returns. If not, a loss of power may undo the last write,
+            were it a sign-out; the file stays sound. The end of the process alone loses nothing either way.
 
     A key longer than `MAX_KEY_BYTES` is never there, and `create` refuses it with `ValueError`, as it does an owner
     longer than `MAX_OWNER_BYTES` and numbers that are negative or beyond 63 bits. A record in the file that cannot be
@@ -163,15 +137,17 @@ class LMDBBackend(Backend):
         if isinstance(path, bytes) or not os.fspath(path) or "\0" in os.fspath(path):
             raise ConfigError("path must name a directory: a str or a path, not empty, without NUL")
         for name, size in (("map_size", map_size), ("max_map_size", max_map_size)):
-            if isinstance(size, bool) or not isinstance(size, int) or not MIN_MAP_SIZE <= size <= _LARGEST:
-                raise ConfigError(f"{name} must be a number of bytes from {MIN_MAP_SIZE} to {_LARGEST}, not {size!r}")
+            if isinstance(size, bool) or not isinstance(size, int) or not MIN_MAP_SIZE <= size <= MAX_MAP_SIZE:
+                raise ConfigError(
+                    f"{name} must be a number of bytes from {MIN_MAP_SIZE} to {MAX_MAP_SIZE}, not {size!r}"
+                )
         if max_map_size < map_size:
             raise ConfigError(f"max_map_size ({max_map_size}) must not be smaller than map_size ({map_size})")
         if not isinstance(durable, bool):
             raise ConfigError(f"durable must be True or False, not {durable!r}")
-        engine = _acquire(directory, map_size, max_map_size, durable)
-        self._engine: _Engine | None = engine
-        self._abandon = weakref.finalize(self, _abandoned.append, engine)
+        engine = acquire(directory, map_size, max_map_size, durable)
+        self._engine: Engine | None = engine
+        self._abandon = weakref.finalize(self, abandoned.append, engine)
         self._abandon.atexit = False
 
     async def create(self, record: Record, epoch: int | None, now: Millis) -> bool:  # noqa: D102
@@ -194,12 +170,14 @@ class LMDBBackend(Backend):
     async def get(self, key: bytes, now: Millis) -> Record | None:  # noqa: D102
         engine = self._engine
         if engine is None:
-            raise StoreUnavailable(_CLOSED)
+            raise StoreUnavailable(CLOSED)
+        txn: Transaction | None = None
         try:
             txn = engine.begin()
             raw = txn.get(b"r" + key)
             txn.abort()
-        except lmdb.Error:
+        except EngineError:
+            txn = None  # it ends here, and not with the last traceback that names it: it holds back old pages
             raw = engine.read(lambda txn: txn.get(b"r" + key)) if len(key) <= MAX_KEY_BYTES else None
         if raw is None:
             return None
@@ -327,11 +305,11 @@ class LMDBBackend(Backend):
     async def close(self) -> None:  # noqa: D102
         self._engine = None
         self._abandon()
-        _release_abandoned()
+        release_abandoned()
 
-    def _open(self) -> "_Engine":
+    def _open(self) -> Engine:
         if self._engine is None:
-            raise StoreUnavailable(_CLOSED)
+            raise StoreUnavailable(CLOSED)
         return self._engine
 
 
@@ -490,317 +468,3 @@ def _from_cursor(cursor: str) -> bytes:
         return base64.b64decode(cursor.encode(), altchars=b"-_", validate=True)
     except (binascii.Error, UnicodeEncodeError) as error:
         raise ValueError("cursor must be one of a page") from error
-
-
-# The engine
-
-
-class _Engine:
-    """One LMDB environment, which all backends of this process on one directory share: LMDB allows no second.
-
-    Reads take no lock here. What invalidates them (the map changes its size, the files are closed for a fork) is done
-    under ``lock`` and counted in ``generation``; py-lmdb answers such a read with an error, and it is tried again.
-    Writers hold ``lock`` throughout, so none is in flight when the map changes or the process forks.
-    """
-
-    def __init__(self, path: Path, map_size: int, max_map_size: int, durable: bool) -> None:
-        self.path = path
-        self.options = (map_size, max_map_size, durable)
-        self.users = 0
-        self.lock = threading.Lock()
-        self.generation = 0
-        self.writes = 0
-        self.opened = False
-        self.ended: str | None = None  # why no verb can be answered any more
-        self.reaches_beyond = (
-            False  # the map is larger than max_map_size, because something was removed from a full one
-        )
-        self.env: lmdb.Environment
-        self.open()
-        self.begin = self.env.begin
-
-    def open(self) -> None:
-        """Open the files; under the lock, unless the object is new."""
-        map_size, _, durable = self.options
-        _prepare(self.path)
-        try:
-            env = lmdb.Environment(
-                str(self.path),
-                map_size=map_size,
-                metasync=durable,
-                mode=0o600,
-                create=False,
-                max_readers=_MAX_READERS,
-            )
-        except (lmdb.VersionMismatchError, lmdb.InvalidError) as error:
-            raise StoreUnavailable(
-                f"{self.path}: the files are damaged, or not LMDB's; restore or remove them"
-            ) from error
-        except lmdb.MemoryError as error:
-            raise ConfigError(f"no address space for map_size={map_size}: give a smaller one") from error
-        except lmdb.Error as error:
-            raise _unavailable(error) from error
-        try:
-            _restore_length(env, self.path)
-            env.reader_check()
-            _check_layout(env, self.path)
-        except lmdb.Error as error:
-            env.close()
-            raise _unavailable(error) from error
-        except BaseException:
-            env.close()
-            raise
-        self.env = env
-        self.begin = env.begin
-        self.generation += 1
-        self.opened = True
-        self.reaches_beyond = False
-
-    def shut(self) -> None:
-        """Close the files; under the lock. The next verb opens them again, unless ``ended`` says otherwise."""
-        self.opened = False
-        self.env.close()
-
-    def read(self, work: Callable[[Transaction], T]) -> T:
-        """The result of ``work`` in a read transaction; it may be called more than once."""
-        for _ in range(_ATTEMPTS):
-            generation = self.generation
-            try:
-                with self.begin() as txn:
-                    return work(txn)
-            except lmdb.Error as error:
-                self._recover(error, generation)
-        raise StoreUnavailable("the LMDB store changes its size faster than it can be read")
-
-    def _recover(self, error: lmdb.Error, generation: int) -> None:
-        """Return if the read that met the error is worth another try."""
-        with self.lock:
-            self._ready()
-            if self.generation != generation:
-                return
-            try:
-                if isinstance(error, lmdb.MapResizedError):
-                    self._resize(0)
-                    return
-                if isinstance(error, lmdb.PanicError):
-                    self.shut()
-                    return
-                if isinstance(error, lmdb.ReadersFullError) and self.env.reader_check():
-                    return
-            except lmdb.Error as another:
-                raise _unavailable(another) from another
-            raise _unavailable(error) from error
-
-    def write(self, work: Callable[[Transaction], T], *, removes: bool = False) -> T:
-        """The result of ``work`` in a write transaction that was committed; it may be called more than once."""
-        with self.lock:
-            try:
-                for _ in range(_ATTEMPTS):
-                    try:
-                        return self._commit(work, removes)
-                    except lmdb.MapFullError:
-                        if not self._make_room(removes):
-                            raise
-                    except lmdb.MapResizedError:
-                        self._resize(0)
-                    except lmdb.PanicError:
-                        self.shut()  # an earlier commit failed half-way; the file is sound, this view of it is not
-                raise StoreUnavailable("the LMDB store changes its size faster than it can be written")
-            except lmdb.Error as error:
-                raise _unavailable(error) from error
-
-    def _commit(self, work: Callable[[Transaction], T], removes: bool) -> T:
-        self._ready()
-        if self.reaches_beyond and not removes:
-            self._resize(self.options[1])
-            self.reaches_beyond = False
-        self.writes += 1
-        if not self.writes % _READER_CHECK:
-            self.env.reader_check()
-        with self.begin(write=True) as txn:
-            return work(txn)
-
-    def _ready(self) -> None:
-        if self.ended is not None:
-            raise StoreUnavailable(self.ended)
-        if not self.opened:
-            try:
-                self.open()
-            except ConfigError as error:
-                raise StoreUnavailable("the LMDB store cannot be opened again") from error
-
-    def _make_room(self, removes: bool) -> bool:
-        if self.env.reader_check():
-            return True
-        size = self.env.info()["map_size"]
-        limit = self.options[1] + (_HEADROOM if removes else 0)
-        if size >= limit:
-            return False
-        self._resize(min(2 * size, limit))
-        return True
-
-    def _resize(self, size: int) -> None:
-        """Change the map's size; 0 takes on what another process has made it."""
-        try:
-            self.env.set_mapsize(size)
-        except lmdb.Error:
-            self.shut()
-            raise
-        finally:
-            self.generation += 1  # at the end: a read that failed meanwhile saw an earlier one
-        self.reaches_beyond = self.env.info()["map_size"] > self.options[1]
-
-
-def _unavailable(error: lmdb.Error) -> StoreUnavailable:
-    """What the engine's error means to a caller."""
-    if isinstance(error, lmdb.MapFullError):
-        return StoreUnavailable("the LMDB store is full: purge it, or raise max_map_size")
-    if isinstance(error, lmdb.DiskError):
-        return StoreUnavailable("the disk of the LMDB store is full")
-    return StoreUnavailable(f"the LMDB store failed: {type(error).__name__}")
-
-
-def _prepare(path: Path) -> tuple[int, int]:
-    """Make what is missing, refuse what others can write; device and inode of the data file.
-
-    ``lock.mdb`` is never opened here: closing it would drop the locks that LMDB holds on it in this process.
-    """
-    try:
-        try:
-            path.mkdir(mode=0o700)
-            path.chmod(0o700)
-        except FileExistsError:
-            pass
-        _check_ours(path, path.stat(), stat.S_ISDIR, "directory")
-        for name in ("data.mdb", "lock.mdb"):
-            file = path / name
-            try:
-                descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            except FileExistsError:
-                pass
-            else:
-                os.fchmod(descriptor, 0o600)
-                os.close(descriptor)
-            _check_ours(file, file.lstat(), stat.S_ISREG, "regular file")
-        status = (path / "data.mdb").lstat()
-    except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be used ({error.strerror}): give a directory that this process may write to, "
-            "or may make in one that exists"
-        ) from error
-    return status.st_dev, status.st_ino
-
-
-def _check_ours(path: Path, status: os.stat_result, kind: Callable[[int], bool], name: str) -> None:
-    if not kind(status.st_mode):
-        raise ConfigError(f"{path} must be a {name}: give the backend a directory of its own")
-    if status.st_uid != os.geteuid():
-        raise ConfigError(
-            f"{path} belongs to user {status.st_uid}, this process is {os.geteuid()}: run it as the owner"
-        )
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise ConfigError(f"{path} can be written by group or others: chmod go-w it, and make sure nobody did")
-
-
-def _restore_length(env: lmdb.Environment, path: Path) -> None:
-    """Lengthen a file that was cut short: pages of zeros give an error, where missing ones would kill the process."""
-    data = path / "data.mdb"
-    if _shortfall(env, data):
-        with env.begin(write=True):
-            if missing := _shortfall(env, data):
-                os.truncate(data, data.stat().st_size + missing)
-
-
-def _shortfall(env: lmdb.Environment, data: Path) -> int:
-    length = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
-    return max(0, length - data.stat().st_size)
-
-
-def _check_layout(env: lmdb.Environment, path: Path) -> None:
-    with env.begin() as txn:
-        layout, entries = txn.get(_LAYOUT_KEY), txn.stat()["entries"]
-    if layout is None and not entries:
-        with env.begin(write=True) as txn:
-            txn.put(_LAYOUT_KEY, bytes([LAYOUT]), overwrite=False)
-            layout = txn.get(_LAYOUT_KEY)
-    if layout is None:
-        raise ConfigError(f"{path} holds the data of another program: give the backend a directory of its own")
-    if layout != bytes([LAYOUT]):
-        raise ConfigError(
-            f"{path} has layout {layout.hex()}, and this powauth reads {LAYOUT:02x}: use the newer powauth"
-        )
-
-
-# One environment per file and process, and none across a fork
-
-_registry: dict[tuple[int, int], _Engine] = {}
-_registry_lock = threading.Lock()
-_abandoned: deque[_Engine] = deque()
-"""One entry for each backend that was closed or collected; no lock is needed to add one, so a collector may."""
-
-
-def _acquire(path: Path, map_size: int, max_map_size: int, durable: bool) -> _Engine:
-    _release_abandoned()
-    with _registry_lock:
-        identity = _prepare(path)
-        engine = _registry.get(identity)
-        if engine is None:
-            engine = _registry[identity] = _Engine(path, map_size, max_map_size, durable)
-        elif engine.options != (map_size, max_map_size, durable):
-            raise ConfigError(f"{path} is open in this process with other options: give all backends on it the same")
-        engine.users += 1
-        return engine
-
-
-def _release_abandoned() -> None:
-    with _registry_lock:
-        while _abandoned:
-            engine = _abandoned.popleft()
-            engine.users -= 1
-            if not engine.users:
-                for identity in [identity for identity, other in _registry.items() if other is engine]:
-                    del _registry[identity]
-                with engine.lock:
-                    engine.ended = _CLOSED
-                    engine.shut()
-
-
-_quiet: list[threading.Lock] | None = None
-"""The locks that a fork under way holds."""
-
-
-def _before_fork() -> None:
-    """Close every environment between two writes: LMDB must not be carried into a child, nor a transaction in it."""
-    global _quiet  # noqa: PLW0603
-    _quiet = []
-    if _registry_lock.acquire(timeout=_fork_patience):
-        _quiet.append(_registry_lock)
-    for engine in list(_registry.values()):
-        if engine.lock.acquire(timeout=_fork_patience):
-            _quiet.append(engine.lock)
-            if engine.opened:
-                engine.shut()
-
-
-def _after_fork_in_parent() -> None:
-    global _quiet
-    held, _quiet = _quiet or [], None
-    for lock in reversed(held):
-        lock.release()
-
-
-def _after_fork_in_child() -> None:
-    global _quiet, _registry_lock  # noqa: PLW0603
-    held, _quiet = _quiet, None
-    _registry_lock = threading.Lock()
-    for engine in _registry.values():
-        lock, engine.lock = engine.lock, threading.Lock()
-        if held is None:
-            engine.shut()  # forked in C, without the hook before it: no thread was in a verb, or nothing is safe
-        elif lock not in held:
-            engine.ended = (
-                "this process was forked while another thread wrote to the LMDB store: open it after the fork"
-            )
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

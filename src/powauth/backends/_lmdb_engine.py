@@ -1,0 +1,364 @@
+"""The environment behind `powauth.backends.lmdb`: opened once per process, grown, never carried into a fork."""
+
+import os
+import stat
+import threading
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeAlias, TypeVar
+
+from powauth.errors import ConfigError, StoreUnavailable
+
+_OLDEST_LMDB: Final = 3
+
+try:
+    import lmdb
+except ImportError as error:
+    raise ConfigError("LMDBBackend needs the package lmdb: pip install 'powauth[lmdb]'") from error
+
+if int(lmdb.__version__.partition(".")[0]) < _OLDEST_LMDB:
+    # Before, a read during a change of the map could crash, and an environment was known by its path alone.
+    raise ConfigError(f"LMDBBackend needs lmdb {_OLDEST_LMDB} or newer: pip install -U 'powauth[lmdb]'")
+
+T = TypeVar("T")
+
+Transaction: TypeAlias = "lmdb.Transaction[bytes]"
+
+EngineError = lmdb.Error
+
+LAYOUT: Final = 1
+"""Version of the layout that this module reads and writes."""
+
+MIN_MAP_SIZE: Final = 256 * 1024
+"""Bytes: below this a map has no room for a transaction beside the pages that one before it has just freed."""
+
+MAX_MAP_SIZE: Final = 1 << 46
+"""Bytes: the address space of a process ends here or soon after."""
+
+_HEADROOM: Final = 16 * 1024 * 1024
+"""Bytes beyond ``max_map_size`` that only removals may use: deleting from a copy-on-write tree needs pages first."""
+
+_MAX_READERS: Final = 2048
+"""Reads at once, over all processes; 64 bytes of the lock file each."""
+
+_READER_CHECK: Final = 256
+"""Writes of one process between two looks for readers that were killed."""
+
+_ATTEMPTS: Final = 64
+"""How often a verb is tried while the map changes: more than the doublings from the smallest map to the largest."""
+
+_fork_patience = 10.0
+"""Seconds that a fork waits for a write of another thread to finish."""
+
+_LAYOUT_KEY: Final = b"!layout"
+CLOSED: Final = "the LMDB store has been closed"
+
+
+class Engine:
+    """One LMDB environment, which all backends of this process on one directory share: LMDB allows no second.
+
+    Reads take no lock here. What invalidates them (the map changes its size, the files are closed for a fork) is done
+    under ``lock`` and counted in ``generation``; py-lmdb answers such a read with an error, and it is tried again.
+    Writers hold ``lock`` throughout, so none is in flight when the map changes or the process forks.
+    """
+
+    def __init__(self, path: Path, map_size: int, max_map_size: int, durable: bool) -> None:
+        self.path = path
+        self.options = (map_size, max_map_size, durable)
+        self.users = 0
+        self.lock = threading.Lock()
+        self.generation = 0
+        self.writes = 0
+        self.opened = False
+        self.ended: str | None = None  # why no verb can be answered any more
+        self.reaches_beyond = False  # the map is larger than max_map_size: something was removed from a full one
+        self.env: lmdb.Environment
+        self.open()
+        self.begin = self.env.begin
+
+    def open(self) -> None:
+        """Open the files; under the lock, unless the object is new."""
+        map_size, _, durable = self.options
+        _prepare(self.path)
+        try:
+            env = lmdb.Environment(
+                str(self.path),
+                map_size=map_size,
+                metasync=durable,
+                mode=0o600,
+                create=False,
+                max_readers=_MAX_READERS,
+            )
+        except (lmdb.VersionMismatchError, lmdb.InvalidError) as error:
+            raise StoreUnavailable(
+                f"{self.path}: the files are damaged, or not LMDB's; restore or remove them"
+            ) from error
+        except lmdb.MemoryError as error:
+            raise ConfigError(f"no address space for map_size={map_size}: give a smaller one") from error
+        except lmdb.Error as error:
+            raise _unavailable(error) from error
+        try:
+            _restore_length(env, self.path)
+            env.reader_check()
+            _check_layout(env, self.path)
+        except (lmdb.Error, OSError) as error:
+            env.close()
+            raise _unavailable(error) from error
+        except BaseException:
+            env.close()
+            raise
+        self.env = env
+        self.begin = env.begin
+        self.generation += 1
+        self.opened = True
+        self.reaches_beyond = False
+
+    def shut(self) -> None:
+        """Close the files; under the lock. The next verb opens them again, unless ``ended`` says otherwise."""
+        self.opened = False
+        self.env.close()
+
+    def read(self, work: Callable[[Transaction], T]) -> T:
+        """The result of ``work`` in a read transaction; it may be called more than once."""
+        for _ in range(_ATTEMPTS):
+            generation = self.generation
+            try:
+                with self.begin() as txn:
+                    return work(txn)
+            except lmdb.Error as error:
+                self._recover(error, generation)
+        raise StoreUnavailable("the LMDB store changes its size faster than it can be read")
+
+    def _recover(self, error: lmdb.Error, generation: int) -> None:
+        """Return if the read that met the error is worth another try."""
+        with self.lock:
+            self._ready()
+            if self.generation != generation:
+                return
+            try:
+                if isinstance(error, lmdb.MapResizedError):
+                    self._resize(0)
+                    return
+                if isinstance(error, lmdb.PanicError):
+                    self.shut()
+                    return
+                if isinstance(error, lmdb.ReadersFullError) and self.env.reader_check():
+                    return
+            except lmdb.Error as another:
+                raise _unavailable(another) from another
+            raise _unavailable(error) from error
+
+    def write(self, work: Callable[[Transaction], T], *, removes: bool = False) -> T:
+        """The result of ``work`` in a write transaction that was committed; it may be called more than once."""
+        with self.lock:
+            try:
+                for _ in range(_ATTEMPTS):
+                    try:
+                        return self._commit(work, removes)
+                    except lmdb.MapFullError:
+                        if not self._make_room(removes):
+                            raise
+                    except lmdb.MapResizedError:
+                        self._resize(0)
+                    except lmdb.PanicError:
+                        self.shut()  # an earlier commit failed half-way; the file is sound, this view of it is not
+                raise StoreUnavailable("the LMDB store changes its size faster than it can be written")
+            except lmdb.Error as error:
+                raise _unavailable(error) from error
+
+    def _commit(self, work: Callable[[Transaction], T], removes: bool) -> T:
+        self._ready()
+        if self.reaches_beyond and not removes:
+            self._resize(self.options[1])
+            self.reaches_beyond = False
+        self.writes += 1
+        if not self.writes % _READER_CHECK:
+            self.env.reader_check()
+        with self.begin(write=True) as txn:
+            return work(txn)
+
+    def _ready(self) -> None:
+        if self.ended is not None:
+            raise StoreUnavailable(self.ended)
+        if not self.opened:
+            try:
+                self.open()
+            except ConfigError as error:
+                raise StoreUnavailable("the LMDB store cannot be opened again") from error
+
+    def _make_room(self, removes: bool) -> bool:
+        if self.env.reader_check():
+            return True
+        size = self.env.info()["map_size"]
+        limit = self.options[1] + (_HEADROOM if removes else 0)
+        if size >= limit:
+            return False
+        self._resize(min(2 * size, limit))
+        return True
+
+    def _resize(self, size: int) -> None:
+        """Change the map's size; 0 takes on what another process has made it."""
+        try:
+            self.env.set_mapsize(size)
+        except lmdb.Error:
+            self.shut()
+            raise
+        finally:
+            self.generation += 1  # at the end: a read that failed meanwhile saw an earlier one
+        self.reaches_beyond = self.env.info()["map_size"] > self.options[1]
+
+
+def _unavailable(error: lmdb.Error | OSError) -> StoreUnavailable:
+    """What the engine's error means to a caller."""
+    if isinstance(error, lmdb.MapFullError):
+        return StoreUnavailable("the LMDB store is full: purge it, or raise max_map_size")
+    if isinstance(error, lmdb.DiskError):
+        return StoreUnavailable("the disk of the LMDB store is full")
+    return StoreUnavailable(f"the LMDB store failed: {type(error).__name__}")
+
+
+def _prepare(path: Path) -> tuple[int, int]:
+    """Make what is missing, refuse what others can write; device and inode of the data file.
+
+    ``lock.mdb`` is never opened here: closing it would drop the locks that LMDB holds on it in this process.
+    """
+    try:
+        try:
+            path.mkdir(mode=0o700)
+            path.chmod(0o700)
+        except FileExistsError:
+            pass
+        _check_ours(path, path.stat(), stat.S_ISDIR, "directory")
+        for name in ("data.mdb", "lock.mdb"):
+            file = path / name
+            try:
+                descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            except FileExistsError:
+                pass
+            else:
+                os.fchmod(descriptor, 0o600)
+                os.close(descriptor)
+            _check_ours(file, file.lstat(), stat.S_ISREG, "regular file")
+        status = (path / "data.mdb").lstat()
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be used ({error.strerror}): give a directory that this process may write to, "
+            "or may make in one that exists"
+        ) from error
+    return status.st_dev, status.st_ino
+
+
+def _check_ours(path: Path, status: os.stat_result, kind: Callable[[int], bool], name: str) -> None:
+    if not kind(status.st_mode):
+        raise ConfigError(f"{path} must be a {name}: give the backend a directory of its own")
+    if status.st_uid != os.geteuid():
+        raise ConfigError(
+            f"{path} belongs to user {status.st_uid}, this process is {os.geteuid()}: run it as the owner"
+        )
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ConfigError(f"{path} can be written by group or others: chmod go-w it, and make sure nobody did")
+
+
+def _restore_length(env: lmdb.Environment, path: Path) -> None:
+    """Lengthen a file that was cut short: pages of zeros give an error, where missing ones would kill the process."""
+    data = path / "data.mdb"
+    if _shortfall(env, data):
+        with env.begin(write=True):
+            if missing := _shortfall(env, data):
+                os.truncate(data, data.stat().st_size + missing)
+
+
+def _shortfall(env: lmdb.Environment, data: Path) -> int:
+    length = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+    return max(0, length - data.stat().st_size)
+
+
+def _check_layout(env: lmdb.Environment, path: Path) -> None:
+    with env.begin() as txn:
+        layout, entries = txn.get(_LAYOUT_KEY), txn.stat()["entries"]
+    if layout is None and not entries:
+        with env.begin(write=True) as txn:
+            txn.put(_LAYOUT_KEY, bytes([LAYOUT]), overwrite=False)
+            layout = txn.get(_LAYOUT_KEY)
+    if layout is None:
+        raise ConfigError(f"{path} holds the data of another program: give the backend a directory of its own")
+    if layout != bytes([LAYOUT]):
+        raise ConfigError(
+            f"{path} has layout {layout.hex()}, and this powauth reads {LAYOUT:02x}: use the newer powauth"
+        )
+
+
+# One environment per file and process, and none across a fork
+
+_registry: dict[tuple[int, int], Engine] = {}
+_registry_lock = threading.Lock()
+abandoned: deque[Engine] = deque()
+"""One entry for each backend that was closed or collected; no lock is needed to add one, so a collector may."""
+
+
+def acquire(path: Path, map_size: int, max_map_size: int, durable: bool) -> Engine:
+    release_abandoned()
+    with _registry_lock:
+        identity = _prepare(path)
+        engine = _registry.get(identity)
+        if engine is None:
+            engine = _registry[identity] = Engine(path, map_size, max_map_size, durable)
+        elif engine.options != (map_size, max_map_size, durable):
+            raise ConfigError(f"{path} is open in this process with other options: give all backends on it the same")
+        engine.users += 1
+        return engine
+
+
+def release_abandoned() -> None:
+    with _registry_lock:
+        while abandoned:
+            engine = abandoned.popleft()
+            engine.users -= 1
+            if not engine.users:
+                for identity in [identity for identity, other in _registry.items() if other is engine]:
+                    del _registry[identity]
+                with engine.lock:
+                    engine.ended = CLOSED
+                    engine.shut()
+
+
+_quiet: list[threading.Lock] | None = None
+"""The locks that a fork under way holds."""
+
+
+def _before_fork() -> None:
+    """Close every environment between two writes: LMDB must not be carried into a child, nor a transaction in it."""
+    global _quiet  # noqa: PLW0603
+    _quiet = []
+    if _registry_lock.acquire(timeout=_fork_patience):
+        _quiet.append(_registry_lock)
+    for engine in list(_registry.values()):
+        if engine.lock.acquire(timeout=_fork_patience):
+            _quiet.append(engine.lock)
+            if engine.opened:
+                engine.shut()
+
+
+def _after_fork_in_parent() -> None:
+    global _quiet
+    held, _quiet = _quiet or [], None
+    for lock in reversed(held):
+        lock.release()
+
+
+def _after_fork_in_child() -> None:
+    global _quiet, _registry_lock  # noqa: PLW0603
+    held, _quiet = _quiet, None
+    _registry_lock = threading.Lock()
+    for engine in _registry.values():
+        lock, engine.lock = engine.lock, threading.Lock()
+        if held is None:
+            engine.shut()  # forked in C, without the hook before it: no thread was in a verb, or nothing is safe
+        elif lock not in held:
+            engine.ended = (
+                "this process was forked while another thread wrote to the LMDB store: open it after the fork"
+            )
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
