@@ -1,0 +1,218 @@
+"""The engine that `powauth.backends.sql.SQLBackend` makes of a URL: which driver, which time limits.
+
+Three things are set that an engine made by hand often lacks:
+
+- **Autocommit.** Nearly every verb is one statement, so there is no ``BEGIN``, ``COMMIT`` or ``ROLLBACK`` to wait for.
+- **Time limits** of one length: on connecting, on a statement (in the server) and on an answer (in the client).
+- **Nothing secret in errors**: SQLAlchemy leaves the parameters out of its messages and logs.
+"""
+
+import asyncio
+import math
+import os
+from collections.abc import Callable, Generator
+from importlib import import_module
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from powauth.errors import ConfigError
+
+try:
+    from sqlalchemy import URL, Engine, create_engine, event, make_url
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+except ImportError as error:  # pragma: no cover: the test suite needs SQLAlchemy itself
+    raise ConfigError("SQLBackend needs SQLAlchemy: pip install 'powauth[users]'") from error
+
+if TYPE_CHECKING:
+    from psycopg.abc import PQGen
+    from psycopg.pq.abc import PGconn
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+T = TypeVar("T")
+
+POOL_RECYCLE_SECONDS = 300
+"""A pooled connection older than this is replaced: firewalls and servers drop idle ones from about ten minutes on."""
+
+
+class Driver(NamedTuple):
+    """A driver that a URL may name.
+
+    Attributes:
+        extra: what to install for it: ``pip install 'powauth[extra]'``.
+        arguments: time limit in seconds to the driver's own connect arguments.
+        options: further arguments of ``create_engine``.
+        is_async: whether it wants an ``AsyncEngine``.
+    """
+
+    extra: str
+    arguments: Callable[[float], dict[str, Any]]
+    options: dict[str, Any]
+    is_async: bool
+
+
+def _sqlite(seconds: float) -> dict[str, Any]:
+    return {"timeout": seconds}
+
+
+def _libpq(seconds: float) -> dict[str, Any]:
+    milliseconds = math.ceil(seconds * 1000)
+    return {
+        "connect_timeout": max(2, math.ceil(seconds)),  # libpq takes whole seconds, two at least
+        "options": f"-c statement_timeout={milliseconds}",
+        "tcp_user_timeout": milliseconds,
+    }
+
+
+def _asyncpg(seconds: float) -> dict[str, Any]:
+    limit = str(math.ceil(seconds * 1000))
+    return {"timeout": seconds, "command_timeout": seconds, "server_settings": {"statement_timeout": limit}}
+
+
+def _mariadb(seconds: float) -> dict[str, Any]:
+    # A strict mode, so that nothing is cut to fit; and not NO_BACKSLASH_ESCAPES, for which asyncmy does not escape.
+    command = (
+        f"SET SESSION sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', "
+        f"innodb_lock_wait_timeout={math.ceil(seconds)} /*M!100000 , max_statement_time={seconds:f} */"
+    )
+    return {"connect_timeout": seconds, "read_timeout": seconds, "init_command": command}
+
+
+def _pymysql(seconds: float) -> dict[str, Any]:
+    return {**_mariadb(seconds), "write_timeout": seconds}
+
+
+DRIVERS = {
+    "sqlite": Driver("users", _sqlite, {}, False),
+    "sqlite+pysqlite": Driver("users", _sqlite, {}, False),
+    "sqlite+aiosqlite": Driver("async", _sqlite, {}, True),
+    "postgresql+psycopg": Driver("postgresql", _libpq, {"use_native_hstore": False}, False),
+    "postgresql+psycopg_async": Driver("async,postgresql", _libpq, {"use_native_hstore": False}, True),
+    "postgresql+asyncpg": Driver("asyncpg", _asyncpg, {}, True),
+    "mysql+pymysql": Driver("mariadb", _pymysql, {}, False),
+    "mariadb+pymysql": Driver("mariadb", _pymysql, {}, False),
+    "mysql+asyncmy": Driver("mariadb-async", _mariadb, {}, True),
+    "mariadb+asyncmy": Driver("mariadb-async", _mariadb, {}, True),
+}
+"""What a URL may begin with; for any other driver, an app makes the engine itself."""
+
+
+def is_memory(url: URL) -> bool:
+    """Whether a SQLite URL names a database in memory, which threads cannot share safely."""
+    database = url.database or ""
+    return database in {"", ":memory:"} or ":memory:" in database or url.query.get("mode") == "memory"
+
+
+def engine_from_url(url: str, seconds: float) -> "Engine | AsyncEngine":
+    """An engine for the URL, whose waits end after ``seconds``.
+
+    Options that the URL's own query sets are left as they are.
+
+    Raises:
+        ConfigError: if the URL cannot be read, names another driver, or one that is not installed. The message does
+            not repeat the URL, which may hold a password.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ConfigError("the database URL cannot be read: write dialect+driver://user@host/database") from None
+    driver = DRIVERS.get(parsed.drivername)
+    if driver is None:
+        raise ConfigError(
+            f"no settings for {parsed.drivername!r}: use one of {', '.join(DRIVERS)}, or make the engine yourself"
+        )
+    if parsed.get_backend_name() == "sqlite":
+        _prepare_file(parsed)
+    arguments = {name: value for name, value in driver.arguments(seconds).items() if name not in parsed.query}
+    options: dict[str, Any] = {
+        "connect_args": arguments,
+        "hide_parameters": True,
+        "isolation_level": "AUTOCOMMIT",
+        "skip_autocommit_rollback": True,
+        "pool_timeout": seconds,
+        "pool_recycle": POOL_RECYCLE_SECONDS,
+        "pool_use_lifo": True,
+        **driver.options,
+    }
+    try:
+        engine = _create_async(parsed, options) if driver.is_async else create_engine(parsed, **options)
+    except (ImportError, NoSuchModuleError) as error:
+        raise ConfigError(f"{parsed.drivername} is not installed: pip install 'powauth[{driver.extra}]'") from error
+    core = engine if isinstance(engine, Engine) else engine.sync_engine
+    if parsed.get_backend_name() == "sqlite":
+        event.listen(core, "connect", _sqlite_pragmas)
+    elif "psycopg" in parsed.drivername:
+        _bound_psycopg(core, seconds, is_async=driver.is_async)
+    return engine
+
+
+def _create_async(url: URL, options: dict[str, Any]) -> "AsyncEngine":
+    import_module("greenlet")  # SQLAlchemy would miss it only at the first connection
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    return create_async_engine(url, **options)
+
+
+def _prepare_file(url: URL) -> None:
+    """Make the file, if there is none, readable by its owner alone; SQLite gives the WAL the same mode."""
+    if is_memory(url):
+        raise ConfigError("SQLite in memory cannot be shared by threads: use 'memory://', or give a file")
+    path = str(url.database)
+    if path.startswith("file:"):
+        raise ConfigError("give SQLite a plain path (sqlite:///sessions.db), or make the engine yourself")
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise ConfigError(f"cannot open the SQLite file: {error.strerror}") from error
+
+
+def _sqlite_pragmas(connection: "DBAPIConnection", _: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")  # readers and the writer do not wait for each other
+    cursor.execute("PRAGMA synchronous=FULL")  # a sign-out that was acknowledged survives a power cut
+    cursor.close()
+
+
+def _bound_psycopg(engine: Engine, seconds: float, *, is_async: bool) -> None:
+    """Give psycopg the limit that it lacks: on the time that an answer may take.
+
+    The server's ``statement_timeout`` does not help where the server itself stalls, or the network swallows packets.
+    """
+    import psycopg
+    from psycopg import waiting
+
+    def bounded(generator: "PQGen[T]", connection: "PGconn") -> Generator[Any, Any, T]:
+        deadline = monotonic() + seconds
+        try:
+            wanted = next(generator)
+            while True:
+                ready = yield wanted
+                # "Not ready" comes at the driver's polling interval, a tenth of a second.
+                if not ready and monotonic() > deadline:
+                    connection.finish()
+                    raise psycopg.OperationalError("the server did not answer in time")
+                wanted = generator.send(ready)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+
+    class Connection(psycopg.Connection[Any]):
+        def wait(self, gen: "PQGen[T]", *args: Any, **kwargs: Any) -> T:
+            return super().wait(bounded(gen, self.pgconn), *args, **kwargs)
+
+    class AsyncConnection(psycopg.AsyncConnection[Any]):
+        async def wait(self, gen: "PQGen[T]", interval: float = 0.1, timeout: float | None = None) -> T:  # noqa: ASYNC109 psycopg's name
+            try:
+                return await waiting.wait_async(bounded(gen, self.pgconn), self.pgconn.socket, interval=interval)
+            except (asyncio.CancelledError, KeyboardInterrupt):
+                # Whoever cancelled does not want to wait for the server's word on it: drop the connection, and with
+                # it the answer that no later caller may read.
+                self.pgconn.finish()
+                raise
+
+    def connect(_dialect: object, _record: object, args: list[Any], kwargs: dict[str, Any]) -> "DBAPIConnection | None":
+        if is_async:
+            kwargs["async_creator_fn"] = AsyncConnection.connect
+            return None
+        return Connection.connect(*args, **kwargs)  # type: ignore[return-value]
+
+    event.listen(engine, "do_connect", connect)

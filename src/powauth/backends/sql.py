@@ -1,0 +1,479 @@
+"""`SQLBackend`: records in the database that an app already has: SQLite, PostgreSQL or MariaDB, over SQLAlchemy Core.
+
+**One code path.** Each verb is written once, as a function of a SQLAlchemy ``Connection``. With an ``Engine`` it is
+called as it is, and the coroutine never suspends; with an ``AsyncEngine`` SQLAlchemy's ``run_sync`` carries it.
+
+**One statement per verb**, in autocommit, so that a `SQLBackend.get` is one round trip. Exceptions: `delete_owner`
+(a transaction of two), `purge` (a second for the epochs), and `create` on MariaDB (two; see below).
+
+**A sign-in cannot slip past a revocation**, at any isolation level. `create` and `delete_owner` meet at the owner's row
+in the table of epochs, and whoever comes second waits there and then sees what the first has done:
+
+- PostgreSQL: `create` inserts or rewrites that row, if its epoch is the expected one, in the same statement (a CTE)
+  that inserts the record. Rewriting, where a lock would do at READ COMMITTED, makes a revocation inside an app's own
+  REPEATABLE READ transaction fail to serialise instead of overlooking a record that its snapshot does not show.
+- MariaDB: `create` makes sure that the row exists, then inserts the record from a locking read of it. Locking an
+  existing row, not a gap, it does not depend on the isolation level.
+- SQLite: a statement that writes has the database to itself.
+
+Afterwards `delete_owner` removes the records in a statement of its own, which sees all that was committed before.
+
+**Failures.** Whatever the database, its driver or the pool raises becomes `StoreUnavailable`, here and nowhere else.
+What the server has rolled back (a deadlock, a serialisation failure) is done again, within the time limit. A pooled
+connection that turns out to be dead (the server was restarted) costs nothing where the verb may be repeated (all that
+read, `epoch`, `purge`, and `delete_owner` up to its commit); a `create`, `update` or `delete` may have taken effect
+before the connection broke, so these raise instead. The first failure empties the pool, and the next call finds a new
+connection.
+
+**Replicas.** Always point this backend at the primary. A replica that lags shows sessions that were signed out, and
+hides ones that were just made.
+
+**An engine of your own** (to share the app's pool) keeps its settings. Set on it what a URL would get: time limits for
+connecting, for statements and for answers, and ``hide_parameters=True``. Further:
+
+- SQLite: a file, ``PRAGMA journal_mode=WAL``, ``PRAGMA synchronous=FULL``, and ``connect_args={"timeout": 5}``.
+- MariaDB: ``isolation_level="AUTOCOMMIT"`` with ``skip_autocommit_rollback=True``, without which each verb also waits
+  for a ``COMMIT`` or ``ROLLBACK``. A second engine, which a URL makes, is often the better choice there.
+- PostgreSQL behind a pooler in transaction mode: psycopg's ``prepare_threshold=None``.
+
+**Migrations.** `SQLBackend.create_tables` makes the tables. An app that uses Alembic calls `sessions_table` on its own
+metadata instead, in the module that ``env.py`` takes ``target_metadata`` from, and ``alembic revision --autogenerate``
+finds the tables like any other::
+
+    class Base(DeclarativeBase):
+        pass
+
+    sessions_table(Base.metadata)
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+
+from msgspec.structs import asdict
+
+from powauth.backends._sql_engine import engine_from_url, is_memory
+from powauth.backends._sql_statements import Statement, Tables, build_statements, create_tables, sessions_table
+from powauth.backends.base import (
+    EPOCH_LIFETIME,
+    MAX_OWNER_BYTES,
+    Backend,
+    Millis,
+    Mode,
+    Page,
+    Record,
+    check_namespace,
+    make_key,
+)
+from powauth.errors import ConfigError, StoreUnavailable
+
+# isort: split
+# The modules above say what to install where SQLAlchemy is missing.
+from sqlalchemy import Connection, Engine, MetaData
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError, StatementError
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+    from sqlalchemy.orm import Session
+
+__all__ = ["MAX_ATTEMPTS", "SQLBackend", "Tables", "create_tables", "sessions_table"]
+
+T = TypeVar("T")
+
+MAX_ATTEMPTS = 10
+"""How often a verb is tried at most, each time after the server has rolled it back; the time limit ends it sooner."""
+
+MAX_TIMEOUT_SECONDS = 3600
+"""The longest time limit; a longer one would outlast `EPOCH_LIFETIME`."""
+
+_ROLLED_BACK_SQLSTATES = {"40001", "40P01"}
+"""PostgreSQL: serialization_failure, deadlock_detected."""
+
+_ROLLED_BACK_ERRORS = {1020, 1213}
+"""MariaDB: ER_CHECKREAD (a row changed since the snapshot), ER_LOCK_DEADLOCK."""
+
+_NO_BACKSLASH_ESCAPES = 512
+"""MariaDB's SERVER_STATUS_NO_BACKSLASH_ESCAPES."""
+
+
+class _NotCommittedError(Exception):
+    """A transaction failed before its commit was sent: nothing of it has taken effect. The cause says why."""
+
+
+class SQLBackend(Backend):
+    """Records in SQLite, PostgreSQL or MariaDB. See the module for how, and for what to set on an engine of your own.
+
+    Args:
+        engine: an ``Engine`` (then ``mode`` is ``"blocking"``), an ``AsyncEngine`` (``"async"``; of one event loop), or
+            a URL, which makes one, tuned and with time limits. Drivers: ``sqlite``, ``sqlite+aiosqlite``,
+            ``postgresql+psycopg``, ``postgresql+psycopg_async``, ``postgresql+asyncpg``, ``mariadb+pymysql``,
+            ``mariadb+asyncmy``. MariaDB from 10.5, SQLite from 3.35.
+        table: name of the table; the one of the epochs has ``_epochs`` appended.
+        schema: where they are; the database's default if ``None``.
+        timeout: how long a verb may take (seconds, or a ``timedelta``). Over an ``AsyncEngine``, and an engine made of
+            a URL, it bounds every wait; an ``Engine`` of your own has to bring its own limits.
+
+    Raises:
+        ConfigError: if an option is wrong, the driver is missing, or the database is one that this cannot serve.
+    """
+
+    mode: Mode
+
+    def __init__(
+        self,
+        engine: "Engine | AsyncEngine | str",
+        *,
+        table: str = "powauth_sessions",
+        schema: str | None = None,
+        timeout: timedelta | float = timedelta(seconds=5),
+    ) -> None:
+        seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= MAX_TIMEOUT_SECONDS:
+            raise ConfigError(f"timeout must be more than zero and at most an hour; got {timeout!r}")
+        self._seconds = float(seconds)
+        self.tables = sessions_table(MetaData(), table, schema)
+        self._owned = isinstance(engine, str)
+        made = engine_from_url(engine, self._seconds) if isinstance(engine, str) else engine
+        core = made if isinstance(made, Engine) else getattr(made, "sync_engine", None)
+        if not isinstance(core, Engine):
+            raise ConfigError(f"engine must be an Engine, an AsyncEngine or a URL; got {type(engine).__name__}")
+        dialect = core.dialect
+        if dialect.name not in {"sqlite", "postgresql", "mysql", "mariadb"}:
+            raise ConfigError(f"SQLBackend serves SQLite, PostgreSQL and MariaDB; not {dialect.name!r}")
+        if dialect.name == "sqlite":
+            if is_memory(core.url):
+                raise ConfigError("SQLite in memory cannot be shared by threads: use 'memory://', or give a file")
+            version = getattr(dialect.dbapi, "sqlite_version_info", (3, 35))
+            if version < (3, 35):
+                raise ConfigError("SQLite is too old: SQLBackend needs 3.35 or later")
+        self._dialect = dialect
+        self._is_maria = dialect.name in {"mysql", "mariadb"}
+        if not self._owned and not self._is_maria:
+            # Costs nothing here, and several round trips on MariaDB.
+            made = made.execution_options(isolation_level="AUTOCOMMIT")
+        self._engine: Engine | None = made if isinstance(made, Engine) else None
+        self._async_engine: AsyncEngine | None = None if isinstance(made, Engine) else made
+        self.mode = "async" if self._engine is None else "blocking"
+        self._closed = False
+        self._statements = build_statements(self.tables, dialect)
+
+    async def create(self, record: Record, epoch: int | None, now: Millis) -> bool:
+        """See `Backend.create`. PostgreSQL and SQLite: one statement; MariaDB: two if ``epoch`` is 0, else one."""
+        if len(record.key) > MAX_OWNER_BYTES or len(record.owner) > MAX_OWNER_BYTES:
+            raise StoreUnavailable(f"key or owner is longer than {MAX_OWNER_BYTES} bytes")
+        how = self._statements.create
+        insert = how.unguarded if epoch is None else how.at_epoch if epoch else how.at_zero
+        values: dict[str, Any] = {**asdict(record), "now": now}
+        if epoch is not None:
+            values["epoch"] = epoch
+
+        def work(connection: Connection) -> bool:
+            if epoch == 0 and how.prepare is not None:
+                how.prepare(connection, owner=record.owner, now=now)
+            try:
+                return insert(connection, **values).first() is not None
+            except IntegrityError:
+                # The key is taken. A live record stays; an expired one makes room.
+                if how.make_room is None or not how.make_room(connection, key=record.key, now=now).rowcount:
+                    return False
+            try:
+                return insert(connection, **values).first() is not None
+            except IntegrityError:  # another was quicker
+                return False
+
+        return await self._write(work)
+
+    async def get(self, key: bytes, now: Millis) -> Record | None:
+        """See `Backend.get`. One statement."""
+        rows = await self._read(self._statements.get, key=key, now=now)
+        return _record(rows[0]) if rows else None
+
+    async def update(self, record: Record, expected_version: int, now: Millis) -> bool:
+        """See `Backend.update`. One statement."""
+
+        def work(connection: Connection) -> bool:
+            changed = self._statements.update(
+                connection,
+                key=record.key,
+                version=record.version,
+                expires_at=record.expires_at,
+                value=record.value,
+                expected=expected_version,
+                now=now,
+            )
+            return changed.rowcount > 0
+
+        return await self._write(work)
+
+    async def delete(self, key: bytes, now: Millis) -> bool:
+        """See `Backend.delete`. One statement."""
+        return await self._write(
+            lambda connection: _count_live(self._statements.delete(connection, key=key).scalars().all(), now) > 0
+        )
+
+    async def list(self, owner: bytes, now: Millis) -> list[Record]:
+        """See `Backend.list`. One statement."""
+        rows = await self._read(self._statements.list_owner, owner=owner, now=now)
+        return [record for row in rows if (record := _record(row)) is not None]
+
+    async def epoch(self, owner: bytes, now: Millis, *, advance: bool = False) -> int:
+        """See `Backend.epoch`. One statement."""
+        if not advance:
+            rows = await self._read(self._statements.epoch, owner=owner)
+            return int(rows[0][0]) if rows else 0
+        # Moving it twice does no harm: nobody has been told of the first.
+        return await self._write(
+            lambda connection: int(self._statements.advance(connection, owner=owner, now=now).scalar_one()),
+            repeatable=True,
+        )
+
+    async def delete_owner(self, owner: bytes, now: Millis, keep: bytes | None = None) -> int:
+        """See `Backend.delete_owner`. A transaction of two statements; `delete_owner_in` is for one of your own."""
+        return await self._run(
+            lambda connection: self._transaction(connection, lambda: self._delete_owner(connection, owner, now, keep))
+        )
+
+    @overload
+    def delete_owner_in(
+        self, session: "Connection | Session", owner: bytes, now: Millis, keep: bytes | None = None
+    ) -> int: ...
+    @overload
+    def delete_owner_in(
+        self, session: "AsyncConnection | AsyncSession", owner: bytes, now: Millis, keep: bytes | None = None
+    ) -> Awaitable[int]: ...
+    def delete_owner_in(
+        self,
+        session: "Connection | Session | AsyncConnection | AsyncSession",
+        owner: bytes,
+        now: Millis,
+        keep: bytes | None = None,
+    ) -> int | Awaitable[int]:
+        """`delete_owner` as a part of the caller's transaction: it takes effect with the commit, or not at all.
+
+        So a change of password and the revocation that it calls for stand or fall together. Sign-ins of this owner wait
+        until the transaction ends, so end it soon. Await the result if the argument is asynchronous.
+
+        Args:
+            session: a connection or session on the database that the tables are in, in a transaction (not autocommit).
+            owner: whose records go.
+            now: milliseconds since the epoch.
+            keep: the key of a record that stays.
+
+        Raises:
+            StoreUnavailable: from the database's error, which is its ``__cause__``: roll back. At REPEATABLE READ and
+                SERIALIZABLE that may be a serialisation failure (a sign-in came between); try the whole again.
+            ConfigError: if the argument is of another kind, or on another kind of database.
+        """
+        from sqlalchemy.orm import Session
+
+        if isinstance(session, Session):
+            return self.delete_owner_in(session.connection(), owner, now, keep)
+        if not isinstance(session, Connection):
+            run_sync = getattr(session, "run_sync", None)
+            if run_sync is None:
+                raise ConfigError(f"expected a SQLAlchemy connection or session; got {type(session).__name__}")
+            return cast("Awaitable[int]", run_sync(lambda inner: self.delete_owner_in(inner, owner, now, keep)))
+        if session.dialect.name.replace("mariadb", "mysql") != self._dialect.name.replace("mariadb", "mysql"):
+            raise ConfigError(
+                f"the connection is to {session.dialect.name}, the backend's tables to {self._dialect.name}"
+            )
+        try:
+            self._check_server(session)
+            return self._delete_owner(session, owner, now, keep)
+        except DBAPIError as error:
+            raise _unavailable(error) from error
+
+    async def purge(self, limit: int, now: Millis) -> int:
+        """See `Backend.purge`. One statement, and one for the epochs where the first leaves room in ``limit``."""
+
+        def work(connection: Connection) -> int:
+            went = self._statements.purge(connection, now=now, limit=limit).rowcount
+            if went < limit:
+                went += self._statements.forget(connection, now=now - EPOCH_LIFETIME, limit=limit - went).rowcount
+            return went
+
+        return await self._write(work, repeatable=True)
+
+    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
+        """See `Backend.scan`. One statement that looks at ``limit`` records; a page has fewer where some have expired.
+
+        Raises:
+            ValueError: if the cursor is not one of this namespace's.
+        """
+        start = first = make_key(check_namespace(namespace), b"")
+        if cursor is not None:
+            start = bytes.fromhex(cursor)
+            if not start.startswith(first):
+                raise ValueError("the cursor belongs to another namespace")
+        rows = await self._read(self._statements.scan, start=start, end=_after(first), limit=limit)
+        records = [record for row in rows if (record := _record(row)) is not None and record.expires_at > now]
+        # The least key that is greater than the last one seen.
+        return Page(records, (rows[-1][0] + b"\x00").hex() if len(rows) == limit else None)
+
+    async def count(self, namespace: str, now: Millis) -> int:
+        """See `Backend.count`. One statement."""
+        first = make_key(check_namespace(namespace), b"")
+        rows = await self._read(self._statements.count, start=first, end=_after(first), now=now)
+        return int(rows[0][0])
+
+    async def create_tables(self) -> None:
+        """Create the tables and indexes that do not exist; safe when several workers start at once.
+
+        Raises:
+            StoreUnavailable: if the database cannot be reached, or refuses.
+        """
+        await self._run(
+            lambda connection: self._transaction(connection, lambda: create_tables(connection, self.tables))
+        )
+
+    async def close(self) -> None:
+        """See `Backend.close`. An engine that the app has made stays open."""
+        self._closed = True
+        if self._owned and self._engine is not None:
+            self._engine.dispose()
+        elif self._owned and self._async_engine is not None:
+            await self._async_engine.dispose()
+
+    # How a verb is carried out
+
+    def _delete_owner(self, connection: Connection, owner: bytes, now: Millis, keep: bytes | None) -> int:
+        self._statements.advance(connection, owner=owner, now=now)
+        # A statement of its own, so that at READ COMMITTED it sees what was committed while the first one waited.
+        if keep is None:
+            gone = self._statements.delete_owner(connection, owner=owner)
+        else:
+            gone = self._statements.delete_owner_but_one(connection, owner=owner, key=keep)
+        return _count_live(gone.scalars().all(), now)
+
+    async def _read(self, statement: Statement, **values: object) -> Sequence[Sequence[Any]]:
+        return await self._run(lambda connection: statement(connection, **values).all(), repeatable=True)
+
+    async def _write(self, work: Callable[[Connection], T], *, repeatable: bool = False) -> T:
+        def whole(connection: Connection) -> T:
+            result = work(connection)
+            if not self._owned:
+                # Sends nothing where autocommit holds; an app's hooks on its engine may have begun a transaction.
+                connection.commit()
+            return result
+
+        return await self._run(whole, repeatable=repeatable)
+
+    def _transaction(self, connection: Connection, work: Callable[[], T]) -> T:
+        explicit = False
+        try:
+            if self._dialect.name == "postgresql":
+                connection.execution_options(isolation_level="READ COMMITTED")
+            connection.begin()
+            if self._is_maria:
+                connection.exec_driver_sql("START TRANSACTION")
+                explicit = True
+            elif self._dialect.name == "sqlite" and not _in_sqlite_transaction(connection):
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                explicit = True
+            result = work()
+        except BaseException as error:
+            if explicit:
+                # SQLAlchemy does not know of this transaction: it ends with the connection.
+                connection.invalidate()
+            if isinstance(error, DBAPIError):
+                raise _NotCommittedError from error
+            raise
+        if explicit:
+            try:
+                connection.exec_driver_sql("COMMIT")
+            except BaseException:
+                connection.invalidate()
+                raise
+        else:
+            connection.commit()
+        return result
+
+    def _check_server(self, connection: Connection) -> None:
+        if not self._is_maria:
+            return
+        if not getattr(connection.dialect, "is_mariadb", False):
+            raise ConfigError("SQLBackend serves MariaDB, which has RETURNING; not MySQL")
+        driver = connection.connection.driver_connection
+        if connection.dialect.driver == "asyncmy" and getattr(driver, "server_status", 0) & _NO_BACKSLASH_ESCAPES:
+            raise ConfigError("asyncmy does not escape under sql_mode NO_BACKSLASH_ESCAPES: take it out of sql_mode")
+
+    async def _run(self, work: Callable[[Connection], T], *, repeatable: bool = False) -> T:
+        """Borrow a connection, do the work, and turn what the database raises into `StoreUnavailable`."""
+        if self._closed:
+            raise StoreUnavailable("the backend is closed")
+        try:
+            if self._async_engine is None:
+                return await self._attempts(work, repeatable=repeatable)
+            async with asyncio.timeout(self._seconds):
+                return await self._attempts(work, repeatable=repeatable)
+        except _NotCommittedError as error:
+            raise _unavailable(error.__cause__) from error.__cause__
+        except (SQLAlchemyError, OSError, EOFError) as error:
+            # OSError: also of TimeoutError, and of drivers that let the socket's own error through.
+            raise _unavailable(error) from error
+
+    async def _attempts(self, work: Callable[[Connection], T], *, repeatable: bool) -> T:
+        deadline = monotonic() + self._seconds
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return await self._once(work)
+            except (DBAPIError, _NotCommittedError) as error:
+                cause = error.__cause__ if isinstance(error, _NotCommittedError) else error
+                again = isinstance(cause, DBAPIError) and (
+                    _was_rolled_back(cause)
+                    or (attempt == 1 and cause.connection_invalidated and (repeatable or cause is not error))
+                )
+                if not again or attempt == MAX_ATTEMPTS or monotonic() > deadline:
+                    raise
+
+    async def _once(self, work: Callable[[Connection], T]) -> T:
+        def checked(connection: Connection) -> T:
+            self._check_server(connection)
+            return work(connection)
+
+        if self._engine is not None:
+            with self._engine.connect() as connection:
+                return checked(connection)
+        assert self._async_engine is not None  # noqa: S101 one of the two is there
+        async with self._async_engine.connect() as asynchronous:
+            return await asynchronous.run_sync(checked)
+
+
+def _record(row: Sequence[Any]) -> Record | None:
+    """The record in a row; ``None`` if it holds what this module has not written (SQLite checks no types)."""
+    key, owner, version, created_at, expires_at, value = row
+    numbers = (version, created_at, expires_at)
+    if all(isinstance(part, bytes) for part in (key, owner, value)) and all(isinstance(n, int) for n in numbers):
+        return Record(key, owner, version, created_at, expires_at, value)
+    return None
+
+
+def _count_live(expiries: Sequence[Any], now: Millis) -> int:
+    return sum(isinstance(expires_at, int) and expires_at > now for expires_at in expiries)
+
+
+def _after(prefix: bytes) -> bytes:
+    """What follows every key that begins with the prefix, a namespace and its colon."""
+    return prefix[:-1] + bytes([prefix[-1] + 1])
+
+
+def _in_sqlite_transaction(connection: Connection) -> bool:
+    return bool(getattr(connection.connection.driver_connection, "in_transaction", False))
+
+
+def _was_rolled_back(error: DBAPIError) -> bool:
+    original = error.orig
+    sqlstate = getattr(original, "sqlstate", None)
+    arguments = getattr(original, "args", ())
+    return sqlstate in _ROLLED_BACK_SQLSTATES or bool(arguments and arguments[0] in _ROLLED_BACK_ERRORS)
+
+
+def _unavailable(error: BaseException | None) -> StoreUnavailable:
+    if isinstance(error, StatementError):
+        # The parameters are keys and sessions: an engine of the app's own may not hide them from its logs.
+        error.hide_parameters = True
+    return StoreUnavailable("the session database did not answer, or refused")

@@ -1,0 +1,101 @@
+"""The databases that the SQL tests run on: URLs of those that answer, and a skip that says how to get the others."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import URL, Engine, create_engine, make_url, text
+from sqlalchemy.exc import SQLAlchemyError
+
+DEFAULTS = {
+    "postgresql": ("POWAUTH_TEST_POSTGRESQL", "//postgres@127.0.0.1:5432/test"),
+    "mariadb": ("POWAUTH_TEST_MARIADB", "//root@127.0.0.1:3306/test"),
+}
+"""Kind of server to the environment variable that names one (with or without a driver), and where else to look."""
+
+DRIVERS = {
+    "sqlite": "sqlite",
+    "aiosqlite": "sqlite+aiosqlite",
+    "psycopg": "postgresql+psycopg",
+    "psycopg_async": "postgresql+psycopg_async",
+    "asyncpg": "postgresql+asyncpg",
+    "pymysql": "mysql+pymysql",
+    "mariadb_pymysql": "mariadb+pymysql",
+    "asyncmy": "mariadb+asyncmy",
+}
+"""A short name for each combination that is tested."""
+
+SYNC = {"sqlite": "sqlite", "postgresql": "psycopg", "mariadb": "mariadb_pymysql"}
+"""Kind of server to the driver that tests use to look behind the backend's back."""
+
+
+@dataclass(frozen=True)
+class Database:
+    """A database as one driver sees it; the same ``server`` through another is `through`."""
+
+    kind: str
+    server: URL
+
+    def through(self, driver: str) -> str:
+        """Its URL for a driver of `DRIVERS`."""
+        return self.server.set(drivername=DRIVERS[driver]).render_as_string(hide_password=False)
+
+    @contextmanager
+    def engine(self) -> Iterator[Engine]:
+        """A plain synchronous engine, as an app would make it."""
+        engine = create_engine(self.through(SYNC[self.kind]))
+        try:
+            yield engine
+        finally:
+            engine.dispose()
+
+    def drop(self, *tables: str) -> None:
+        """Drop tables, if they are there."""
+        with self.engine() as engine, engine.begin() as connection:
+            for table in tables:
+                connection.execute(text(f"DROP TABLE IF EXISTS {table}"))
+
+
+def kind_of(driver: str) -> str:
+    """``sqlite``, ``postgresql`` or ``mariadb``."""
+    return DRIVERS[driver].partition("+")[0].replace("mysql", "mariadb")
+
+
+@cache
+def _answers(kind: str) -> tuple[URL, str | None]:
+    variable, default = DEFAULTS[kind]
+    given = os.environ.get(variable, default)
+    driver = DRIVERS[SYNC[kind]]
+    url = make_url(f"{driver}:{given}" if given.startswith("//") else given).set(drivername=driver)
+    engine = create_engine(url, connect_args={"connect_timeout": 3})
+    try:
+        with engine.connect():
+            return url, None
+    except (SQLAlchemyError, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        return (
+            url,
+            f"no {kind} at {url.host}:{url.port} ({reason}): start one, or set {variable} to //user@host:port/db",
+        )
+    finally:
+        engine.dispose()
+
+
+def database(kind: str, directory: Path) -> Database:
+    """The database of a kind; skips the test if its server does not answer. SQLite is a new file in the directory."""
+    if kind == "sqlite":
+        return Database(kind, URL.create("sqlite", database=str(directory / f"{uuid4().hex}.db")))
+    url, reason = _answers(kind)
+    if reason is not None:
+        pytest.skip(reason)
+    return Database(kind, url)
+
+
+def unique_table() -> str:
+    """A name that no other test uses."""
+    return f"powauth_{uuid4().hex[:12]}"
