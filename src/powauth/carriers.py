@@ -36,7 +36,7 @@ class Carrier(ABC):
         Raises:
             ConfigError: if the name cannot be a cookie's.
         """
-        if not _NAME.match(name):
+        if not isinstance(name, str) or not _NAME.match(name):
             raise ConfigError(f"session_key and app_name must be made of A-Z, a-z, 0-9, '_' and '-', not {name!r}")
         if name.lower().startswith(("__host-", "__secure-")):
             raise ConfigError(f"session_key must come without the prefix of {name!r}: the carrier adds it")
@@ -91,9 +91,9 @@ class CookieCarrier(Carrier):
     ) -> None:
         if same_site not in ("Lax", "Strict", "None"):
             raise ConfigError(f"same_site must be 'Lax', 'Strict' or 'None', not {same_site!r}")
-        if domain is not None and not _DOMAIN.match(domain):
+        if domain is not None and not (isinstance(domain, str) and _DOMAIN.match(domain)):
             raise ConfigError(f"domain must be a host name such as 'example.org', no leading dot, not {domain!r}")
-        if not _PATH.match(path):
+        if not isinstance(path, str) or not _PATH.match(path):
             raise ConfigError(f"path must begin with '/' and hold no characters that a header cannot, not {path!r}")
         if insecure_http:
             if same_site == "None":

@@ -74,7 +74,8 @@ def with_effects(headers: Headers, effects: Effects) -> Headers:
     """The response's headers once the plug has had its say.
 
     ``Vary: Cookie`` is always among them, because who is signed in has been looked at; what the app said of ``Vary`` is
-    kept. ``no-store`` replaces anything weaker.
+    kept. ``no-store`` replaces anything weaker, for shared caches too (RFC 9213: ``CDN-Cache-Control`` and its kin
+    overrule ``Cache-Control`` where they are known).
 
     >>> with_effects([(b"vary", b"Accept")], NO_EFFECTS)
     [(b'vary', b'Accept'), (b'vary', b'Cookie')]
@@ -82,14 +83,18 @@ def with_effects(headers: Headers, effects: Effects) -> Headers:
     headers = list(headers)
     if not any(name.lower() == b"vary" and _names(value, b"cookie", b"*") for name, value in headers):
         headers.append((b"vary", b"Cookie"))
-    if effects.no_store and not any(
-        name.lower() == b"cache-control" and _names(value, b"no-store") for name, value in headers
-    ):
-        headers = [header for header in headers if header[0].lower() != b"cache-control"]
-        headers.append((b"cache-control", b"no-store"))
+    if effects.no_store:
+        controls = [header for header in headers if header[0].lower() == b"cache-control"]
+        strict = any(_names(value, b"no-store") for _, value in controls)
+        if not strict or any(_names(value, b"public") for _, value in controls):
+            controls = [(b"cache-control", b"no-store")]
+        headers = [header for header in headers if not header[0].lower().endswith(_CACHE_CONTROLS)] + controls
     if effects.set_cookie is not None:
         headers.append((b"set-cookie", effects.set_cookie.encode("ascii")))
     return headers
+
+
+_CACHE_CONTROLS: Final = (b"cache-control", b"surrogate-control")
 
 
 def _names(value: bytes, *wanted: bytes) -> bool:

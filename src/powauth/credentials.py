@@ -5,7 +5,6 @@ life; `powauth.session` does. Values are MessagePack, decoded into one typed str
 """
 
 import contextlib
-import math
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
@@ -24,7 +23,7 @@ from powauth.backends.base import (
     split_key,
 )
 from powauth.errors import ConfigError, ConfigWarning, PowauthError, StoreUnavailable
-from powauth.session import SALT_BYTES, SID_BYTES, Session
+from powauth.session import MAX_TIME, Session
 
 Duration = timedelta | float
 """A length of time; a plain number is seconds."""
@@ -160,7 +159,7 @@ class CredentialsCache:
         total = len(pending)
         for _ in range(REFRESH_ATTEMPTS):
             if not pending:
-                return total
+                break
             snapshot = await load()
             if snapshot is None:
                 return total
@@ -170,15 +169,21 @@ class CredentialsCache:
                 if session != stored.session and await self.update(stored, session, stored.expires_at, now) is None:
                     lost.append(session.sid)
             pending = [again for sid in lost if (again := await self._get_readable(sid, now)) is not None]
-        raise StoreUnavailable("a session changed too fast to take the new snapshot; try again")
+        if pending:
+            raise StoreUnavailable("a session changed too fast to take the new snapshot; try again")
+        return total
 
     async def users(self, now: Millis) -> AsyncIterator[str]:
-        """The keys of all users with a live session, each once. For administrators: reads every session."""
+        """The keys of all users with a live session, each once. For administrators: reads every session.
+
+        An owner that is no text is nobody's: no sign-in makes one, and it hides no other.
+        """
         seen: set[bytes] = set()
         async for record in self._records(now):
             if record.owner not in seen:
                 seen.add(record.owner)
-                yield split_key(record.owner)[1].decode()
+                with contextlib.suppress(UnicodeDecodeError):
+                    yield split_key(record.owner)[1].decode()
 
     async def scan(self, now: Millis) -> AsyncIterator[Stored]:
         """All live sessions that can be read, in no order. For administrators: reads every session."""
@@ -230,8 +235,10 @@ def _stored(record: Record) -> Stored:
         session = _decoder.decode(record.value)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise UnreadableRecord from error
-    # A value that was moved under another key, or whose parts cannot be, is not this session.
-    if not record.key.endswith(b":" + session.sid) or len(session.sid) != SID_BYTES or len(session.salt) != SALT_BYTES:
+    # A value that was moved under another key is not this session; nor is one that its user's revocation cannot reach.
+    if split_key(record.key)[1] != session.sid or split_key(record.owner)[1] != session.user_key.encode():
+        raise UnreadableRecord
+    if not 0 <= record.expires_at <= MAX_TIME:
         raise UnreadableRecord
     return Stored(session, record.version, record.expires_at)
 
@@ -246,10 +253,10 @@ def duration(name: str, value: object, *, at_least: Millis = 0) -> Millis:
         ConfigError: if it is no length of time, not finite, too short, or over a hundred years.
     """
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds):
-        raise ConfigError(f"{name} must be a timedelta or a finite number of seconds, not {value!r}")
-    millis = round(seconds * 1000)
-    if not at_least <= millis <= MAX_DURATION:
-        bound = "more than zero" if at_least else "zero or more"
-        raise ConfigError(f"{name} must be {bound}, and at most a hundred years, not {value!r}")
-    return millis
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise ConfigError(f"{name} must be a timedelta or a number of seconds, not {value!r}")
+    # The range is checked first: only then is the product finite, and NaN lies in no range.
+    if 0 <= seconds <= MAX_DURATION // 1000 and (millis := round(seconds * 1000)) >= at_least:
+        return millis
+    bound = "more than zero" if at_least else "zero or more"
+    raise ConfigError(f"{name} must be {bound}, and at most a hundred years, not {value!r}")

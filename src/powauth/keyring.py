@@ -33,7 +33,8 @@ _HINT = "make one with: python -c 'import secrets; print(secrets.token_urlsafe(4
 class Mac:
     """Signs and verifies the messages of one purpose in one context. Made by `Keyring.mac`.
 
-    >>> ring = Keyring("N2fC5cN0vWq9Zx7rT4yUj1aSdPkLmB6eHgQoIi83")
+    >>> import secrets
+    >>> ring = Keyring(secrets.token_bytes(32))
     >>> session, reset = ring.mac("session", "credentials"), ring.mac("reset", "credentials")
     >>> code = session.sign(b"message")
     >>> session.verify(b"message", code), reset.verify(b"message", code)
@@ -85,8 +86,9 @@ class Keyring:
     __slots__ = ("_roots",)
 
     def __init__(self, secret_key: Secrets) -> None:
-        secrets = [secret_key] if isinstance(secret_key, str | bytes) else list(secret_key or ())
-        if not secrets:
+        several = isinstance(secret_key, Sequence) and not isinstance(secret_key, str | bytes)
+        secrets = secret_key if several else [secret_key]
+        if not secrets or secret_key is None:
             raise ConfigError(f"secret_key is missing and has no default; {_HINT}")
         self._roots = [
             hashlib.blake2b(_checked(secret), digest_size=64, person=b"powauth keyring").digest() for secret in secrets
@@ -103,13 +105,17 @@ class Keyring:
 def _checked(secret: object) -> bytes:
     if not isinstance(secret, str | bytes):
         raise ConfigError(f"secret_key must be a string or bytes, not {type(secret).__name__}; {_HINT}")
-    raw = secret.encode() if isinstance(secret, str) else secret
+    try:
+        raw = secret.encode() if isinstance(secret, str) else secret
+    except UnicodeEncodeError:  # which holds the secret
+        raise ConfigError(f"secret_key is a string that UTF-8 cannot hold; {_HINT}") from None
     if len(raw) < MIN_SECRET_BYTES:
         raise ConfigError(f"secret_key must be at least {MIN_SECRET_BYTES} bytes, not {len(raw)}; {_HINT}")
     lowered = raw.lower()
     if any(word.encode() in lowered for word in PLACEHOLDERS):
         raise ConfigError(f"secret_key looks like a placeholder; {_HINT}")
-    # A text is a repetition of a shorter one exactly if it occurs in its double elsewhere than at the ends.
-    if len(set(raw)) < MIN_DISTINCT_BYTES or (raw + raw).find(raw, 1) < len(raw):
+    # A text that repeats one of at most half its length begins again, as it is, where the repetition does.
+    repeats = any(raw.startswith(raw[period:]) for period in range(1, len(raw) // 2 + 1))
+    if len(set(raw)) < MIN_DISTINCT_BYTES or repeats:
         raise ConfigError(f"secret_key repeats itself and can be guessed; {_HINT}")
     return raw

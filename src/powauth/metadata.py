@@ -72,12 +72,16 @@ def checked_metadata(metadata: Mapping[str, Any]) -> Metadata:
 
     Raises:
         MetadataTooLarge: if it is over `MAX_METADATA_BYTES`.
-        TypeError: if a value is not of JSON's plain types.
+        TypeError: if a value is not of JSON's plain types, or an integer is over 64 bits.
     """
     for name, value in metadata.items():
         if not isinstance(name, str) or not isinstance(value, str | int | float | bool | None):
             raise TypeError(f"session metadata {name!r} must be a string, a number, a boolean or None")
-    if len(msgspec.msgpack.encode(metadata)) > MAX_METADATA_BYTES:
+    try:
+        size = len(msgspec.msgpack.encode(metadata))
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise TypeError("session metadata must be of integers of 64 bits and of text that UTF-8 can hold") from error
+    if size > MAX_METADATA_BYTES:
         raise MetadataTooLarge(
             f"session metadata may take {MAX_METADATA_BYTES} bytes; keep what is larger in a database"
         )

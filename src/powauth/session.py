@@ -10,7 +10,7 @@ import enum
 import hmac
 import re
 import secrets
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
@@ -32,6 +32,10 @@ ID_CHARS = ID_BYTES * 4 // 3
 SID_CHARS = SID_BYTES * 4 // 3
 
 MAX_GENERATION = 2 ** (8 * GENERATION_BYTES) - 1
+"""The last generation; its id is not renewed."""
+
+MAX_TIME: Millis = 2**47
+"""The latest time that a record may hold: the year 6429, which a `datetime` can show."""
 
 CLOCK_TOLERANCE: Millis = 300_000
 """How far a record may lie in the future, for machines whose clocks differ: five minutes."""
@@ -56,6 +60,10 @@ class PresentedId(NamedTuple):
     generation: int
 
 
+Generation = Annotated[int, msgspec.Meta(ge=0, le=MAX_GENERATION)]
+Instant = Annotated[Millis, msgspec.Meta(ge=0, le=MAX_TIME)]
+
+
 class Policy(msgspec.Struct, frozen=True, gc=False):
     """The times that govern a session, in milliseconds.
 
@@ -72,8 +80,10 @@ class Policy(msgspec.Struct, frozen=True, gc=False):
     grace: Millis
 
 
-class Session(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
+class Session(msgspec.Struct, frozen=True, array_like=True, tag=1, forbid_unknown_fields=True, gc=False):
     """One session, as the store keeps it. The tag is the schema's version: another one does not decode.
+
+    Nor does a value outside of its bounds, so that nothing a record may hold fails later, while a request is answered.
 
     Attributes:
         sid: names the session for its whole life; safe to log and to list.
@@ -89,15 +99,15 @@ class Session(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
         user: the snapshot that the users context took.
     """
 
-    sid: bytes
-    salt: bytes
-    generation: int
-    user_key: str
-    created_at: Millis
-    renewed_at: Millis
-    authenticated_at: Millis
-    settled: int
-    recent: tuple[tuple[int, Millis], ...]
+    sid: Annotated[bytes, msgspec.Meta(min_length=SID_BYTES, max_length=SID_BYTES)]
+    salt: Annotated[bytes, msgspec.Meta(min_length=SALT_BYTES, max_length=SALT_BYTES)]
+    generation: Generation
+    user_key: Annotated[str, msgspec.Meta(min_length=1)]
+    created_at: Instant
+    renewed_at: Instant
+    authenticated_at: Instant
+    settled: Generation
+    recent: Annotated[tuple[tuple[Generation, Instant], ...], msgspec.Meta(max_length=GRACE_STEPS + 2)]
     metadata: Metadata
     user: bytes
 
@@ -167,7 +177,8 @@ def decide(session: Session, presented: PresentedId, now: Millis, policy: Policy
     if session.created_at > now + CLOCK_TOLERANCE:
         return Outcome.STRANGER
     if presented.generation == session.generation:
-        if policy.renewal is not None and now - session.renewed_at >= policy.renewal:
+        due = policy.renewal is not None and now - session.renewed_at >= policy.renewal
+        if due and session.generation < MAX_GENERATION:
             return Outcome.RENEW
         return Outcome.CURRENT if session.confirmed else Outcome.CONFIRM
     if presented.generation > session.generation:
@@ -212,7 +223,7 @@ def _with_confirmation(session: Session, now: Millis, grace: Millis) -> tuple[in
     for older than it is. Times that a clock set back has left in the future count from now.
     """
     settled = session.settled
-    step = max(1, grace // GRACE_STEPS)
+    step = max(1, -(-grace // GRACE_STEPS))
     recent: list[tuple[int, Millis]] = []
     uses = session.recent if session.confirmed else (*session.recent, (session.generation, now))
     for generation, noted_at in uses:
