@@ -7,13 +7,15 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from powauth.users.sqlalchemy import SQLAlchemyUsers, UserMixin
 from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 
 from powauth import ConfigWarning, CookieCarrier, CredentialsCache, SessionAuth
 from powauth.backends import backend_from_url
+from powauth.backends.base import drive
+from powauth.backends.sql import SQLBackend
+from powauth.users.sqlalchemy import SQLAlchemyUsers, UserMixin
 
 PREFIX = "POWAUTH_DEMO_"
 
@@ -77,6 +79,10 @@ def prepare(chosen: Settings) -> None:
         connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         Base.metadata.create_all(connection)
     engine.dispose()
+    backend = backend_from_url(chosen.backend, asynchronous=False)
+    if isinstance(backend, SQLBackend):
+        drive(backend.create_tables())
+    drive(backend.close())
 
 
 def make_auth(*, asynchronous: bool) -> SessionAuth[User]:
@@ -92,7 +98,7 @@ def make_auth(*, asynchronous: bool) -> SessionAuth[User]:
         return SessionAuth(
             secret_key=(chosen.data / "secret_key").read_text(),
             users=SQLAlchemyUsers(engine, User),
-            store=CredentialsCache(backend_from_url(chosen.backend, asynchronous=asynchronous), ttl=chosen.ttl),
+            store=CredentialsCache(chosen.backend, ttl=chosen.ttl),
             session_ttl_renewal=chosen.renewal,
             grace=chosen.grace,
             max_lifetime=chosen.max_lifetime,

@@ -78,6 +78,7 @@ class CredentialsCache:
         namespace: str = "credentials",
         reload: bool = False,
     ) -> None:
+        self._url = backend if isinstance(backend, str) else None
         self.backend = backend_from_url(backend) if isinstance(backend, str) else backend
         if not isinstance(self.backend, Backend):
             raise ConfigError(f"backend must be a Backend or a URL such as 'memory://', not {type(backend).__name__}")
@@ -91,12 +92,26 @@ class CredentialsCache:
                 stacklevel=2,
             )
 
-    def on(self, wrap: Callable[[Backend], Backend]) -> Self:
-        """The same cache over a wrapped backend."""
+    def on(self, backend: Backend) -> Self:
+        """The same cache over another backend."""
         copy = object.__new__(type(self))
-        copy.__dict__.update(self.__dict__)
-        copy.backend = wrap(self.backend)
+        copy.__dict__.update(self.__dict__, backend=backend)
         return copy
+
+    def on_event_loop(self) -> Self:
+        """The same cache with the driver for an event loop, if it was made of a URL that has one installed."""
+        if self._url is None or self.backend.mode != "blocking":
+            return self
+        try:
+            return self.on(backend_from_url(self._url, asynchronous=True))
+        except ConfigError:  # the other driver works; it costs a thread, and that is logged
+            return self
+
+    def off_event_loop(self) -> Self:
+        """The same cache with the driver for threads, if it was made of a URL."""
+        if self._url is None or self.backend.mode != "async":
+            return self
+        return self.on(backend_from_url(self._url, asynchronous=False))
 
     def owner(self, user_key: str) -> bytes:
         """Whose records a user's sessions are, in the backend's terms."""

@@ -143,25 +143,30 @@ class SessionAuth(Authenticator[U]):
         return int(self._clock() * 1000)
 
     def for_asgi(self, in_thread: InThread) -> Self:
-        """See `Authenticator.for_asgi`. A blocking backend's verbs take a worker thread each."""
+        """See `Authenticator.for_asgi`.
+
+        A backend that was given as a URL gets its asynchronous driver; the verbs of a blocking one take a worker thread
+        each.
+        """
         adapted = super().for_asgi(in_thread)
         self._warn_about_memory()
-        if self.store.backend.mode != "blocking":
-            return adapted
-        logger.warning(
-            "the backend is synchronous: on ASGI each read or write takes a worker thread, some 50 to 100 microseconds "
-            "and a place in the pool; its asynchronous client would spare that"
-        )
-        return adapted._with(store=self.store.on(lambda backend: OffloadedBackend(backend, in_thread)))
+        store = self.store.on_event_loop()
+        if store.backend.mode == "blocking":
+            logger.warning(
+                "the backend is synchronous: on ASGI each read or write takes a worker thread, some 50 to 100 "
+                "microseconds and a place in the pool; its asynchronous client would spare that"
+            )
+            store = store.on(OffloadedBackend(store.backend, in_thread))
+        return adapted if store is self.store else adapted._with(store=store)
 
     def for_wsgi(self) -> Self:
-        """See `Authenticator.for_wsgi`."""
-        if self.store.backend.mode == "async":
-            raise ConfigError(
-                "a WSGI app needs a synchronous backend: give it an Engine, or a synchronous Redis client"
-            )
+        """See `Authenticator.for_wsgi`. A backend that was given as a URL gets its synchronous driver."""
+        adapted = super().for_wsgi()
         self._warn_about_memory()
-        return super().for_wsgi()
+        store = self.store.off_event_loop()
+        if store.backend.mode == "async":
+            raise ConfigError("a WSGI app needs a synchronous backend: give an Engine or a synchronous Redis client")
+        return adapted if store is self.store else adapted._with(store=store)
 
     # --- the plug's three functions ---------------------------------------------------------------------------------
 
@@ -186,10 +191,10 @@ class SessionAuth(Authenticator[U]):
             if not outcome.accepted:
                 await self._refuse(connection, stored.session, outcome, now)
                 return None
-            user = self.users.restore(stored.session.user)
+            user = self._restored(stored.session)
             if self.store.reload:
                 return await self._fetch_reloaded(connection, state, stored, user)
-        except (UnreadableRecord, ValueError):
+        except UnreadableRecord:
             self._emit("unreadable_record", connection, detail=encode_sid(presented.sid))
             return None
         except StoreUnavailable:
@@ -444,6 +449,12 @@ class SessionAuth(Authenticator[U]):
         if state.stored is not None:
             return state.stored.session.sid
         return state.presented.sid if state.presented is not None and state.unreachable else None
+
+    def _restored(self, session: Session) -> U:
+        try:
+            return self.users.restore(session.user)
+        except ValueError as error:
+            raise UnreadableRecord from error
 
     async def _fetch_reloaded(self, connection: Connection, state: _State, stored: Stored, user: U) -> U | None:
         fresh = await self.users.reload(user)

@@ -5,11 +5,25 @@ from urllib.parse import unquote, urlsplit
 from powauth.backends.base import Backend
 from powauth.errors import ConfigError
 
-SCHEMES = "memory://, lmdb:///path, sqlite:///path, postgresql+psycopg://…, mariadb+pymysql://…, redis://…"
+SCHEMES = (
+    "memory://, lmdb:///path, sqlite:///path, postgresql+psycopg://…, mariadb+pymysql://…, "
+    "redis://…, rediss://…, redis+sentinel://…, redis+cluster://…"
+)
+
+ASYNC_DRIVERS = {
+    "sqlite": "sqlite+aiosqlite",
+    "postgresql+psycopg": "postgresql+psycopg_async",
+    "mariadb+pymysql": "mariadb+asyncmy",
+    "mysql+pymysql": "mysql+asyncmy",
+}
+"""The driver for an event loop in the place of one for threads."""
+
+SYNC_DRIVERS = {driver: plain for plain, driver in ASYNC_DRIVERS.items()} | {"postgresql+asyncpg": "postgresql+psycopg"}
+"""The driver for threads in the place of one for an event loop."""
 
 
-def backend_from_url(url: str, *, asynchronous: bool = False) -> Backend:
-    """The backend that a URL names; its driver is imported only now.
+def backend_from_url(url: str, *, asynchronous: bool | None = None) -> Backend:
+    """The backend that a URL names; its driver is imported only now, and nothing is connected to yet.
 
     >>> backend_from_url("memory://").mode
     'inline'
@@ -17,12 +31,14 @@ def backend_from_url(url: str, *, asynchronous: bool = False) -> Backend:
     Args:
         url: ``memory://``, ``lmdb:///path`` (``lmdb:path`` from the working directory), or another of the schemes in
             ``docs/backends.md``.
-        asynchronous: choose the asynchronous client where the URL leaves it open.
+        asynchronous: choose the driver for an event loop (true) or for threads (false), whichever the URL names;
+            ``None`` keeps to the URL, and takes the one for threads where it leaves that open.
 
     Raises:
         ConfigError: if the URL is none of these, or the driver's package is missing.
     """
-    scheme = url.partition(":")[0].lower()
+    scheme, _, rest = url.partition(":")
+    scheme = scheme.lower()
     if url.lower() == "memory://":
         from powauth.backends.memory import MemoryBackend
 
@@ -34,4 +50,14 @@ def backend_from_url(url: str, *, asynchronous: bool = False) -> Backend:
         if parts.netloc or parts.path in ("", "/"):
             raise ConfigError("an LMDB URL is lmdb:/// and a path, lmdb:///var/lib/app/sessions, or lmdb:relative/path")
         return LMDBBackend(unquote(parts.path))
+    if scheme in ("redis", "rediss", "unix") or scheme.startswith("redis+"):
+        from powauth.backends.redis import RedisBackend
+
+        return RedisBackend(url, asynchronous=bool(asynchronous))
+    if scheme.partition("+")[0] in ("sqlite", "postgresql", "mariadb", "mysql"):
+        from powauth.backends.sql import SQLBackend
+
+        if asynchronous is not None:
+            scheme = (ASYNC_DRIVERS if asynchronous else SYNC_DRIVERS).get(scheme, scheme)
+        return SQLBackend(f"{scheme}:{rest}")
     raise ConfigError(f"the backend URL's scheme is unknown; use one of {SCHEMES}")
