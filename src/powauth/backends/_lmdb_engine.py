@@ -75,7 +75,6 @@ class Engine:
         self.reaches_beyond = False  # the map is larger than max_map_size: something was removed from a full one
         self.env: lmdb.Environment
         self.open()
-        self.begin = self.env.begin
 
     def open(self) -> None:
         """Open the files; under the lock, unless the object is new."""
