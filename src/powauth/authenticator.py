@@ -7,7 +7,7 @@ a header that a trusted proxy sets. `powauth.session_auth.SessionAuth` is the se
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Generic, NoReturn, Self, cast
+from typing import Generic, NoReturn, Self, TypeVar, cast
 
 from powauth.backends.offloaded import InThread
 from powauth.connection import MISSING, NO_EFFECTS, Connection, Effects
@@ -17,6 +17,8 @@ from powauth.users.offloaded import OffloadedUsers
 
 logger = logging.getLogger("powauth")
 
+T = TypeVar("T")
+
 SIGN_IN_ATTEMPTS = 8
 """How often a sign-in starts over because the user changed, or was revoked, while it was under way."""
 
@@ -24,21 +26,40 @@ SIGN_IN_ATTEMPTS = 8
 class Unreachable:
     """Stands where the current user would: nobody could tell who it is. Every use raises `StoreUnavailable`.
 
-    So a handler that only asks "is somebody signed in?" gets an error, and never the answer "nobody".
+    So a handler that only asks "is somebody signed in?" gets an error, and never the answer "nobody". The one question
+    that no object can refuse is ``is None``: ASGI's ``scope["state"]`` raises before it is asked; in a WSGI environ and
+    in Flask's ``g`` ask for the truth, or use `RequestAuth.current_user`.
     """
+
+    __slots__ = ("_cause",)
 
     def __init__(self, cause: StoreUnavailable) -> None:
         object.__setattr__(self, "_cause", cause)
 
-    def _raise(self, *_: object) -> NoReturn:
+    def _raise(self, *_: object, **__: object) -> NoReturn:
         cause = object.__getattribute__(self, "_cause")
         raise StoreUnavailable(str(cause)) from cause
 
-    __getattr__ = __setattr__ = __bool__ = __eq__ = __ne__ = __iter__ = __getitem__ = _raise
-    __hash__ = __len__ = __str__ = __call__ = __contains__ = _raise
+    # __getattribute__ covers __class__ too, and with it isinstance(), match, pickling and JSON encoders.
+    __getattribute__ = __setattr__ = __delattr__ = __dir__ = _raise
+    __bool__ = __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __hash__ = _raise
+    __str__ = __format__ = __bytes__ = __int__ = __float__ = __index__ = _raise
+    __len__ = __iter__ = __aiter__ = __reversed__ = __contains__ = __getitem__ = __setitem__ = __delitem__ = _raise
+    __call__ = __await__ = __enter__ = __exit__ = __reduce_ex__ = _raise
 
     def __repr__(self) -> str:
         return "<current user unknown: the session store is out of reach>"
+
+
+def known(value: T) -> T:
+    """The value, unless it stands for a user whom nobody could tell.
+
+    Raises:
+        StoreUnavailable: if it does.
+    """
+    if isinstance(value, Unreachable):
+        Unreachable._raise(value)
+    return value
 
 
 class Authenticator(ABC, Generic[U]):
@@ -176,9 +197,7 @@ class Authenticator(ABC, Generic[U]):
         Raises:
             StoreUnavailable: if nobody could tell.
         """
-        user = connection.assigned(self.current_user_key)
-        if isinstance(user, Unreachable):
-            user._raise()
+        user = known(connection.assigned(self.current_user_key))
         return None if user is MISSING else cast("U | None", user)
 
     async def authenticate_user(self, connection: Connection, params: Mapping[str, object]) -> U | None:

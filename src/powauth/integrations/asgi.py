@@ -4,17 +4,19 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
 from typing import Any, TypeVar
 
-from powauth.authenticator import Authenticator
+from powauth.authenticator import Authenticator, Unreachable, known
 from powauth.connection import MISSING, Connection, with_effects
-from powauth.errors import ConfigError, PowauthError, StoreUnavailable
+from powauth.errors import ConfigError, NotSignedIn, PowauthError, StoreUnavailable
 from powauth.integrations.answers import answer_to
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
 
 try:
     import anyio.from_thread
     import anyio.to_thread
+    from anyio.lowlevel import RunVar
 
     HAS_ANYIO = True
+    _threads: RunVar[anyio.CapacityLimiter] = RunVar("powauth threads")
 except ImportError:  # frameworks that do without it run on asyncio
     HAS_ANYIO = False
 
@@ -29,8 +31,29 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 SCOPE_KEY = "powauth"
 """Where in a scope the request-bound objects are, by their ``current_user_key``."""
 
+THREADS = 40
+"""Worker threads at once, for each event loop. They are not those that plain handlers run in: a handler that waits for
+one of its own kind, while all are taken by handlers that do the same, would wait for ever."""
+
 TRY_AGAIN_LATER = 1013
 """The WebSocket close code for an outage (IANA registry; RFC 6455, section 7.4)."""
+
+POLICY_VIOLATION = 1008
+"""The WebSocket close code for nobody who may be here (RFC 6455, section 7.4.1); before the handshake's end, a 403."""
+
+
+class GuardedState(dict[str, Any]):
+    """A scope's state while nobody can tell who the user is: to look them up raises `StoreUnavailable`.
+
+    A handler that asks ``request.state.current_user is None`` must not be told "somebody is there" by an `Unreachable`.
+    """
+
+    def __getitem__(self, key: str) -> Any:
+        return known(super().__getitem__(key))
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """See `dict.get`."""
+        return known(super().get(key, default))
 
 
 class ASGIConnection(Connection):
@@ -66,11 +89,14 @@ class ASGIConnection(Connection):
 
     def assigned(self, key: str) -> object:
         """See `Connection.assigned`."""
-        return self.scope.get("state", {}).get(key, MISSING)
+        return dict.get(self.scope.get("state", {}), key, MISSING)
 
     def assign(self, key: str, value: object) -> None:
         """See `Connection.assign`."""
-        self.scope.setdefault("state", {})[key] = value
+        state = self.scope.setdefault("state", {})
+        if isinstance(value, Unreachable) and not isinstance(state, GuardedState):
+            state = self.scope["state"] = GuardedState(state)
+        state[key] = value
 
 
 class SessionAuthMiddleware:
@@ -129,6 +155,8 @@ class SessionAuthMiddleware:
             await self.app(scope, receive, send)
         except StoreUnavailable:
             await send({"type": "websocket.close", "code": TRY_AGAIN_LATER, "reason": "store unavailable"})
+        except NotSignedIn:
+            await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": "not signed in"})
 
 
 def request_auth(scope: Scope, current_user_key: str = "current_user") -> RequestAuth[Any]:
@@ -144,7 +172,13 @@ def request_auth(scope: Scope, current_user_key: str = "current_user") -> Reques
 
 
 def blocking_request_auth(scope: Scope, current_user_key: str = "current_user") -> BlockingRequestAuth[Any]:
-    """`request_auth` for a plain function that the framework runs in a worker thread."""
+    """`request_auth` for a plain function that the framework runs in a worker thread of anyio's.
+
+    Raises:
+        ConfigError: as `request_auth` does; and without anyio.
+    """
+    if not HAS_ANYIO:
+        raise ConfigError("handlers that are plain functions need anyio: pip install anyio")
     return BlockingRequestAuth(request_auth(scope, current_user_key), _run_from_thread)
 
 
@@ -152,11 +186,18 @@ def _run_from_thread(coroutine: Coroutine[Any, Any, T]) -> T:
     async def run() -> T:
         return await coroutine
 
-    return anyio.from_thread.run(run)
+    try:
+        return anyio.from_thread.run(run)
+    finally:
+        coroutine.close()  # it has not run where this is not a thread of anyio's
 
 
 async def in_thread(function: Callable[[], T], /) -> T:
-    """Run ``function`` in a worker thread of whichever event loop is running."""
+    """Run ``function`` in a worker thread of whichever event loop is running; at most `THREADS` at once."""
     if not HAS_ANYIO:
         return await asyncio.to_thread(function)
-    return await anyio.to_thread.run_sync(function)
+    limiter = _threads.get(None)
+    if limiter is None:
+        limiter = anyio.CapacityLimiter(THREADS)
+        _threads.set(limiter)
+    return await anyio.to_thread.run_sync(function, limiter=limiter)

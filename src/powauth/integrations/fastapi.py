@@ -1,4 +1,7 @@
-"""FastAPI: the middleware, and dependencies for the current user and the request-bound object."""
+"""FastAPI: the middleware, and dependencies for the current user and the request-bound object.
+
+The dependencies are coroutines, because FastAPI would give each plain function a worker thread.
+"""
 
 from typing import Annotated, Any
 
@@ -23,24 +26,24 @@ __all__ = [
 ]
 
 
-def request_auth(connection: HTTPConnection) -> RequestAuth[Any]:
+async def request_auth(connection: HTTPConnection) -> RequestAuth[Any]:
     """The request-bound object, for handlers that are coroutines."""
     return asgi.request_auth(connection.scope)
 
 
-def blocking_request_auth(connection: HTTPConnection) -> BlockingRequestAuth[Any]:
+async def blocking_request_auth(connection: HTTPConnection) -> BlockingRequestAuth[Any]:
     """The request-bound object, for handlers that are plain functions."""
     return asgi.blocking_request_auth(connection.scope)
 
 
-def optional_auth_dependency(connection: HTTPConnection) -> Any:
+async def optional_auth_dependency(connection: HTTPConnection) -> Any:
     """The current user, or ``None``: ``user: Annotated[User | None, Depends(optional_auth_dependency)]``."""
     return asgi.request_auth(connection.scope).current_user
 
 
-def auth_dependency(connection: HTTPConnection) -> Any:
+async def auth_dependency(connection: HTTPConnection) -> Any:
     """The current user: ``user: Annotated[User, Depends(auth_dependency)]``; 401 if nobody is signed in."""
-    user = optional_auth_dependency(connection)
+    user = asgi.request_auth(connection.scope).current_user
     if user is None:
         raise HTTPException(401, "Not authenticated")
     return user

@@ -15,7 +15,7 @@ from powauth.integrations.answers import answer_to
 from powauth.request_auth import BlockingRequestAuth
 
 try:
-    from flask import Flask, Response, g, request, session
+    from flask import Flask, Response, current_app, g, request, session
     from werkzeug.datastructures import Headers
     from werkzeug.local import LocalProxy
 except ImportError as error:
@@ -109,7 +109,9 @@ def _current_user() -> Any:
 
 
 current_user: Any = LocalProxy(_current_user)
-"""Who is signed in on the current request; ``None``, and so false, if nobody is.
+"""Who is signed in on the current request; false if nobody is.
+
+Ask ``if current_user``, never ``current_user is None``: a proxy is not what it stands for, and never ``None``.
 
 Using it raises `StoreUnavailable` if nobody could tell, which is answered with 503.
 """
@@ -121,6 +123,6 @@ def login_required(view: Callable[P, R]) -> Callable[P, R]:
     @wraps(view)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
         request_auth().require_user()
-        return view(*args, **kwargs)
+        return current_app.ensure_sync(view)(*args, **kwargs)  # type: ignore[no-any-return]
 
     return guarded

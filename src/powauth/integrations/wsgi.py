@@ -107,8 +107,12 @@ class _BegunBody:
 
     def __init__(self, body: Iterable[bytes]) -> None:
         self._body = body
-        parts: Iterator[bytes] = iter(body)
-        first = next(parts, None)
+        try:
+            parts: Iterator[bytes] = iter(body)
+            first = next(parts, None)
+        except BaseException:
+            self.close()
+            raise
         self._parts = parts if first is None else chain((first,), parts)
 
     def __iter__(self) -> Iterator[bytes]:
