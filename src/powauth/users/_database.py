@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, ExitStack, contextmanager
 from typing import ClassVar, TypeVar
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session
@@ -109,8 +109,9 @@ def _connecting() -> Iterator[None]:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except DBAPIError as error:
-        if _is_about_values(error):
+    except StatementError as error:
+        error.hide_parameters = True  # a password hash among them; tracebacks are logged
+        if not isinstance(error, DBAPIError) or _is_about_values(error):
             raise
         raise StoreUnavailable("the users' database failed") from error
     except (PoolTimeout, OSError) as error:
