@@ -71,6 +71,7 @@ class Server:
         self.options = options
         self.port = port or free_port()
         self.process: subprocess.Popen[bytes] | None = None
+        self._asking = self.client()
 
     @property
     def url(self) -> str:
@@ -101,12 +102,12 @@ class Server:
             return bool(client.ping())
 
     def ask(self, *command: object) -> object:
-        with self.client() as client:
-            answer: object = client.execute_command(*command)
-            return answer
+        answer: object = self._asking.execute_command(*command)  # type: ignore[no-untyped-call]
+        return answer
 
     def kill(self) -> None:
         """End it as a crash would."""
+        self._asking.close()
         if self.process is not None:
             self.process.kill()
             self.process.wait()

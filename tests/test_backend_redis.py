@@ -921,7 +921,7 @@ def test_sto_07_a_replica_in_place_of_the_master_refuses_writes(server: Server, 
 def test_sto_07_a_server_that_is_loading_is_out_of_reach_until_it_has(tmp_path: Path, asynchronous: bool) -> None:
     with own_server(tmp_path / "first") as server:
         with server.client() as client:
-            for number in range(2000):
+            for number in range(600):
                 client.set(f"k{number}", "x" * 200)
             client.save()
         server.kill()

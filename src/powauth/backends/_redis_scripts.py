@@ -50,8 +50,8 @@ local function sweep(index, records, now)
   elseif #ids > 0 then
     local keys = {{}}
     for i, id in ipairs(ids) do keys[i] = records .. id end
-    redis.call('UNLINK', unpack(keys))
-    redis.call('ZREM', index, unpack(ids))
+    -- Refused while the slot is on the move; another time will do.
+    if type(redis.pcall('UNLINK', unpack(keys))) == 'number' then redis.call('ZREM', index, unpack(ids)) end
   end
 end
 
@@ -112,18 +112,19 @@ return 1
 
 # KEYS: record. ARGV: mark, now, identifier, key of an index without its user, lifetime of a tombstone.
 # The record says whose index it is in. ZREM goes first: a server short of memory refuses SET as a script's first write.
+# Where the index is not at hand, because the slot is on the move, its member stays and must name nothing.
 DELETE = Script("""
 local old = read(KEYS[1], tonumber(ARGV[2]))
 if not old then return 0 end
 if old.deleted == ARGV[1] then return 1 end
 if not old.present then return 0 end
-redis.pcall('ZREM', ARGV[4] .. old.user, ARGV[3])
-if not old.live then
+local listed = redis.pcall('ZREM', ARGV[4] .. old.user, ARGV[3]) == 1
+if old.live and listed then
+  redis.call('SET', KEYS[1], 'D1' .. old.created .. old.written .. ARGV[1], 'PX', ARGV[5])
+else
   redis.call('UNLINK', KEYS[1])
-  return 0
 end
-redis.call('SET', KEYS[1], 'D1' .. old.created .. old.written .. ARGV[1], 'PX', ARGV[5])
-return 1
+return old.live and 1 or 0
 """)
 
 # KEYS: index. ARGV: now, key of a record without its identifier, chunk, position (0 at first).
@@ -132,7 +133,7 @@ return 1
 LIST = Script("""
 sweep(KEYS[1], ARGV[2], ARGV[1])
 local now, chunk, position = tonumber(ARGV[1]), tonumber(ARGV[3]), '0'
-local ids, keys, gone = {}, {}, {}
+local ids, keys = {}, {}
 if ARGV[4] == '0' and redis.call('ZCARD', KEYS[1]) <= chunk then
   ids = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. ARGV[1], '+inf')
 else
@@ -142,13 +143,11 @@ else
     if tonumber(step[2][i + 1]) > now then ids[#ids + 1] = step[2][i] end
   end
 end
-if #ids == 0 then return {position, {}, {}} end
 for i, id in ipairs(ids) do keys[i] = ARGV[2] .. id end
-local values = redis.call('MGET', unpack(keys))
-for i, value in ipairs(values) do
-  if not value then gone[#gone + 1] = ids[i] end
-end
-if #gone > 0 then redis.call('ZREM', KEYS[1], unpack(gone)) end
+-- The index is among the keys, as a value that is none, for a cluster's sake: of several keys none may be missing while
+-- the slot is on the move, of a single one it would say that it does not exist.
+local values = redis.call('MGET', KEYS[1], unpack(keys))
+table.remove(values, 1)
 return {position, ids, values}
 """)
 
@@ -162,14 +161,17 @@ if found.err then
   redis.call('UNLINK', KEYS[1])
   found = {}
 end
-local ids, live, dead = {}, {}, {}
+local ids, live, dead, all = {}, {}, {}, {KEYS[1]}
 for i = 1, #found, 2 do
   if found[i] ~= ARGV[4] and #ids < chunk then
     ids[#ids + 1] = found[i]
     local to = tonumber(found[i + 1]) > now and live or dead
     to[#to + 1] = ARGV[2] .. found[i]
+    all[#all + 1] = ARGV[2] .. found[i]
   end
 end
+-- In a cluster this fails while some of them are on the move: nothing may be forgotten that is not removed.
+redis.call('EXISTS', unpack(all))
 local went = 0
 if #dead > 0 then redis.call('UNLINK', unpack(dead)) end
 if #live > 0 then went = redis.call('UNLINK', unpack(live)) end

@@ -7,8 +7,9 @@ server runs as a whole. No verb looks for keys by pattern, save the administrato
 user's index, or ``e:`` with a user's key for the epoch. Shard is four hexadecimal digits; neither prefix nor namespace
 can hold ``:``, ``{`` or a wildcard, and what is arbitrary stands last: two names never meet in one key. The part in
 braces is the hash tag of Redis Cluster: all keys of one user are in one slot. That is what lets a script reach records
-which it finds in the index and which are therefore not among its ``KEYS``; a cluster runs it on the slot's master, and
-only while that very slot is being moved may it refuse (`StoreUnavailable`, and nothing was done).
+which it finds in the index and which are therefore not among its ``KEYS``: a cluster runs it on the slot's master. For
+the moment in which that slot is moved to another master, a verb that needs keys on both, or one that does not exist yet
+(a sign-in), is refused whole (`StoreUnavailable`), after redis-py has waited for some tenths of a second.
 
 **Expiry.** Every key has a time to live, told to the server as a duration, so that its clock need not agree with the
 app's. The index, a sorted set by ``expires_at``, lives as long as its longest member. Whatever drops an expired member
