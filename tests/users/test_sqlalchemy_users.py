@@ -1071,6 +1071,36 @@ def test_a_user_id_may_be_unique_in_any_way(engine: sa.Engine, arguments: list[A
     assert users.user_type is model
 
 
+class Celsius(sa.types.UserDefinedType[float]):
+    """A type that does not say what Python makes of it."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        return "FLOAT"
+
+
+def test_columns_of_unknown_type_are_the_apps_alone_and_computed_ones_are_no_fields(engine: sa.Engine) -> None:
+    email = mapped_column(sa.String(254), unique=True)
+    size = orm.column_property(sa.func.length(email))
+    model = broken("Odd", email=email, warmth=mapped_column(Celsius()), size=size)
+    options: list[dict[str, Any]] = [
+        {option: [name]} for option in ("fields", "snapshot") for name in ("warmth", "size")
+    ]
+    for option in options:
+        with pytest.raises(ConfigError, match=r"warmth|size"):
+            SQLAlchemyUsers(engine, model, hasher=HASHER, **option)
+    OtherBase.metadata.create_all(engine, [model.__table__])
+    with orm.Session(engine) as session:
+        session.add(model(id=uuid.uuid4(), email="mia@example.com"))
+        session.commit()
+    users = SQLAlchemyUsers(engine, model, hasher=HASHER)
+    mia = drive(users.get_by(email="mia@example.com"))
+    assert mia is not None
+    changed = drive(users.update(mia, {"warmth": 21.5}, trusted=True))
+    assert (changed.warmth, changed.size) == (21.5, 15)
+
+
 def test_a_context_closes_the_hasher_that_it_made(engine: sa.Engine) -> None:
     users = SQLAlchemyUsers(engine, Person)
     drive(users.close())

@@ -1,25 +1,25 @@
 """`UsersConformance` on `SQLAlchemyUsers`, over every database that answers."""
 
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Mapped, mapped_column
 
-from powauth.backends.base import drive
 from powauth.testing import UsersConformance
 from powauth.users.base import UsersContext
 from powauth.users.sqlalchemy import SQLAlchemyUsers, UserMixin
-from users_databases import ASYNC, BLOCKING, Base, blocking_engine, cheap_hasher, run_async, table_name
-
-Scenario = Callable[[UsersContext[Any]], Coroutine[Any, Any, None]]
+from users_databases import ASYNC, BLOCKING, Base, cheap_hasher, table_name, url_of
 
 
 class Member(UserMixin, Base):
     __tablename__ = table_name()
 
     is_active: Mapped[bool] = mapped_column(sa.Boolean, default=True)
+
+
+TABLES: list[Any] = [Member.__table__]
 
 
 class Common(UsersConformance):
@@ -29,7 +29,8 @@ class Common(UsersConformance):
         self.folder = str(tmp_path)
 
     def users(self, engine: Any) -> SQLAlchemyUsers[Member]:
-        return SQLAlchemyUsers(engine, Member, hasher=cheap_hasher())
+        self.hasher = cheap_hasher()
+        return SQLAlchemyUsers(engine, Member, hasher=self.hasher)
 
     async def deactivate(self, users: UsersContext[Any], user: Any) -> Any:
         return await users.update(user, {"is_active": False}, trusted=True)
@@ -37,17 +38,27 @@ class Common(UsersConformance):
 
 @pytest.mark.parametrize("driver", BLOCKING)
 class TestBlocking(Common):
-    def run(self, scenario: Scenario) -> None:
-        with blocking_engine(self.driver, self.folder, Member) as engine:
-            drive(scenario(self.users(engine)))
+    def make_users(self) -> UsersContext[Any]:
+        self.engine = sa.create_engine(url_of(self.driver, self.folder))
+        Base.metadata.create_all(self.engine, TABLES)
+        return self.users(self.engine)
+
+    async def dispose(self, users: UsersContext[Any]) -> None:
+        Base.metadata.drop_all(self.engine, TABLES)
+        self.engine.dispose()
+        self.hasher.close()
 
 
 @pytest.mark.parametrize("driver", ASYNC)
 class TestAsync(Common):
-    def run(self, scenario: Scenario) -> None:
-        async def over(engine: Any) -> None:
-            users = self.users(engine)
-            await scenario(users)
-            users._hasher.close()
+    async def make_users(self) -> UsersContext[Any]:
+        self.engine = create_async_engine(url_of(self.driver, self.folder))
+        async with self.engine.begin() as connection:
+            await connection.run_sync(Base.metadata.create_all, TABLES)
+        return self.users(self.engine)
 
-        run_async(self.driver, self.folder, [Member], over)
+    async def dispose(self, users: UsersContext[Any]) -> None:
+        async with self.engine.begin() as connection:
+            await connection.run_sync(Base.metadata.drop_all, TABLES)
+        await self.engine.dispose()
+        self.hasher.close()
