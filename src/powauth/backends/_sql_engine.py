@@ -59,14 +59,17 @@ def _libpq(seconds: float) -> dict[str, Any]:
     milliseconds = math.ceil(seconds * 1000)
     return {
         "connect_timeout": max(2, math.ceil(seconds)),  # libpq takes whole seconds, two at least
-        "options": f"-c statement_timeout={milliseconds}",
+        "options": f"-c statement_timeout={milliseconds} -c default_transaction_isolation=read\\ committed",
         "tcp_user_timeout": milliseconds,
     }
 
 
 def _asyncpg(seconds: float) -> dict[str, Any]:
-    limit = str(math.ceil(seconds * 1000))
-    return {"timeout": seconds, "command_timeout": seconds, "server_settings": {"statement_timeout": limit}}
+    settings = {
+        "statement_timeout": str(math.ceil(seconds * 1000)),
+        "default_transaction_isolation": "read committed",
+    }
+    return {"timeout": seconds, "command_timeout": seconds, "server_settings": settings}
 
 
 def _mariadb(seconds: float) -> dict[str, Any]:

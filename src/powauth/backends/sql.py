@@ -49,7 +49,8 @@ finds the tables like any other::
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
-from time import monotonic
+from random import uniform
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from msgspec.structs import asdict
@@ -82,8 +83,11 @@ __all__ = ["MAX_ATTEMPTS", "SQLBackend", "Tables", "create_tables", "sessions_ta
 
 T = TypeVar("T")
 
-MAX_ATTEMPTS = 10
-"""How often a verb is tried at most, each time after the server has rolled it back; the time limit ends it sooner."""
+MAX_ATTEMPTS = 30
+"""How often a verb is tried at most, each time after the server has rolled it back; the time limit may end that."""
+
+MAX_PAUSE_SECONDS = 0.1
+"""The longest pause between two tries: twice as long each time, and of random length so that rivals part."""
 
 MAX_TIMEOUT_SECONDS = 3600
 """The longest time limit; a longer one would outlast `EPOCH_LIFETIME`."""
@@ -429,6 +433,12 @@ class SQLBackend(Backend):
                 )
                 if not again or attempt == MAX_ATTEMPTS or monotonic() > deadline:
                     raise
+            if attempt > 1:
+                pause = uniform(0, min(MAX_PAUSE_SECONDS, 0.001 * 2**attempt))  # noqa: S311 not a secret
+                if self._async_engine is None:
+                    sleep(pause)  # noqa: ASYNC251 no event loop runs this
+                else:
+                    await asyncio.sleep(pause)
 
     async def _once(self, work: Callable[[Connection], T]) -> T:
         def checked(connection: Connection) -> T:
