@@ -349,6 +349,34 @@ def fork_among_threads(connection: Connection, path: Path) -> None:
     check_indexes(backend)
 
 
+def fork_from_threads(connection: Connection, path: Path) -> None:
+    """Several threads fork at once."""
+    backend = LMDBBackend(path, durable=False)
+    errors: list[BaseException] = []
+
+    def forks(user: str) -> None:
+        try:
+            for number in range(8):
+                each = record(b"%d" % number, user)
+                _in_fork(lambda each=each: create(each))  # type: ignore[misc]
+                assert drive(backend.get(each.key, NOW)) == each
+        except BaseException as error:
+            errors.append(error)
+
+    def create(each: Record) -> None:
+        assert drive(backend.create(each, None, NOW))
+
+    threads = [threading.Thread(target=forks, args=(str(number),)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not errors, errors
+    assert drive(backend.count("app", NOW)) == 24
+    assert engines._fork_lock.acquire(blocking=False)
+    assert engine_of(backend).lock.acquire(blocking=False)
+
+
 def fork_during_write(connection: Connection, path: Path) -> None:
     """A write of another thread does not end in time: the child says so, the parent goes on."""
     backend = LMDBBackend(path)

@@ -771,6 +771,10 @@ def test_fork_among_threads(path: Path) -> None:
     processes.in_process(processes.fork_among_threads, path)
 
 
+def test_fork_from_several_threads(path: Path) -> None:
+    processes.in_process(processes.fork_from_threads, path)
+
+
 def test_fork_during_a_write_that_does_not_end(path: Path) -> None:
     processes.in_process(processes.fork_during_write, path)
 

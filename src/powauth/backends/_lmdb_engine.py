@@ -150,6 +150,8 @@ class Engine:
 
     def write(self, work: Callable[[Transaction], T], *, removes: bool = False) -> T:
         """The result of ``work`` in a write transaction that was committed; it may be called more than once."""
+        if not _no_fork.is_set():
+            _no_fork.wait(_fork_patience)  # the lock is not fair: busy writers would starve the fork
         with self.lock:
             try:
                 for _ in range(_ATTEMPTS):
@@ -322,6 +324,13 @@ def release_abandoned() -> None:
                     engine.shut()
 
 
+_no_fork = threading.Event()
+"""Not set while a fork is under way, or waits for writes to end."""
+_no_fork.set()
+
+_fork_lock = threading.Lock()
+"""One fork at a time."""
+
 _quiet: list[threading.Lock] | None = None
 """The locks that a fork under way holds."""
 
@@ -329,7 +338,9 @@ _quiet: list[threading.Lock] | None = None
 def _before_fork() -> None:
     """Close every environment between two writes: LMDB must not be carried into a child, nor a transaction in it."""
     global _quiet  # noqa: PLW0603
-    _quiet = []
+    _fork_lock.acquire()
+    _quiet = [_fork_lock]
+    _no_fork.clear()
     if _registry_lock.acquire(timeout=_fork_patience):
         _quiet.append(_registry_lock)
     for engine in list(_registry.values()):
@@ -342,14 +353,18 @@ def _before_fork() -> None:
 def _after_fork_in_parent() -> None:
     global _quiet
     held, _quiet = _quiet or [], None
+    _no_fork.set()
     for lock in reversed(held):
         lock.release()
 
 
 def _after_fork_in_child() -> None:
-    global _quiet, _registry_lock  # noqa: PLW0603
+    global _quiet, _registry_lock, _fork_lock, _no_fork  # noqa: PLW0603
     held, _quiet = _quiet, None
     _registry_lock = threading.Lock()
+    _fork_lock = threading.Lock()
+    _no_fork = threading.Event()
+    _no_fork.set()
     for engine in _registry.values():
         lock, engine.lock = engine.lock, threading.Lock()
         if held is None:
