@@ -30,8 +30,19 @@ PATIENCE = 30.0
 """Seconds that an engine is given to start, elect or replicate."""
 
 
+RUN = uuid4().hex[:12]
+"""Of this process: what its tests leave on the shared server is found by it."""
+
+
 def unique_prefix() -> str:
-    return f"test-{uuid4().hex}"
+    return f"test-{RUN}-{uuid4().hex}"
+
+
+def clear_shared(prefix: str) -> None:
+    """Remove what begins with a prefix of ours from the shared server."""
+    with redis.Redis.from_url(SHARED) as client:
+        for key in client.scan_iter(match=f"{prefix}*", count=1000):
+            client.unlink(key)
 
 
 def shared_answers() -> bool:

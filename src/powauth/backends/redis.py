@@ -125,7 +125,7 @@ class RedisBackend(Backend):
         prefix: what all keys begin with: 1 to 63 of ``A-Z a-z 0-9 _ . -``.
         timeout: the longest wait for one command, in seconds if a number. An asyncio client is held to it whatever the
             client does meanwhile; a synchronous one made from a URL waits as long for a connection, and again for a
-            reply; one that the app made waits as long as its own options say.
+            reply, from each Sentinel or node that it asks; one that the app made waits as its own options say.
         asynchronous: whether a URL is for an asyncio client.
 
     Raises:
