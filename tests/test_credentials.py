@@ -3,6 +3,7 @@
 import asyncio
 import math
 import secrets
+import sys
 import warnings
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
@@ -576,3 +577,36 @@ def test_the_cache_works_on_an_event_loop_too(cache: CredentialsCache) -> None:
         return await cache.get(stored.session.sid, NOW)
 
     assert asyncio.run(read()) == stored
+
+
+# --- a backend by URL, with an event loop and without --------------------------------------------------------------
+
+
+def test_a_url_chooses_the_driver_for_where_it_runs(tmp_path: Path) -> None:
+    async def there_and_back() -> None:
+        plain = CredentialsCache(f"sqlite:///{tmp_path / 'db'}")
+        assert plain.off_event_loop() is plain
+        on_loop = plain.on_event_loop()
+        assert (plain.backend.mode, on_loop.backend.mode) == ("blocking", "async")
+        assert on_loop.on_event_loop() is on_loop
+        off_loop = on_loop.off_event_loop()
+        assert off_loop.backend.mode == "blocking"
+        assert (off_loop.ttl, off_loop.namespace) == (plain.ttl, plain.namespace)
+        for cache in (plain, on_loop, off_loop):
+            await cache.close()
+
+    asyncio.run(there_and_back())
+
+
+def test_without_a_driver_for_the_event_loop_the_other_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "aiosqlite", None)
+    cache = CredentialsCache(f"sqlite:///{tmp_path / 'db'}")
+    assert cache.on_event_loop() is cache
+    drive(cache.close())
+
+
+def test_a_backend_that_was_given_as_an_object_stays(cache: CredentialsCache) -> None:
+    assert cache.on_event_loop() is cache
+    assert cache.off_event_loop() is cache
