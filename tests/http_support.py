@@ -9,10 +9,11 @@ from typing import Any
 from core_support import BACKENDS, KINDS, Site, open_backend
 from powauth import CredentialsCache
 from powauth.backends.base import Backend, drive
+from powauth.backends.lmdb import LMDBBackend
 from powauth.credentials import Stored
 from powauth.integrations import asgi, wsgi
 from powauth.session import Session
-from support import Browser, CountingBackend, Kind, MemoryUsers, Request, Response, make_app
+from support import Browser, Clock, CountingBackend, Kind, MemoryUsers, Request, Response, User, make_app
 
 COMBINATIONS = [(kind, name) for kind in KINDS for name in BACKENDS]
 COMBINATION_IDS = [f"{kind}-{name}" for kind, name in COMBINATIONS]
@@ -70,6 +71,34 @@ class App(Site):
     def answering(self, status: int, *headers: tuple[str, str]) -> Any:
         """An app behind the same authenticator that answers everything so."""
         return bare_app(self.kind, self.auth, status, *headers)
+
+    def deliver(self, app: Any, browser: Browser, *, method: str) -> str | None:
+        """Send a request of any method to ``app``; the ``Set-Cookie`` of its response."""
+        cookie = browser.cookie_header() or ""
+        if self.kind == "asgi":
+            sent: list[Any] = []
+
+            async def send(message: Any) -> None:
+                sent.append(message)
+
+            scope = {"type": "http", "method": method, "path": "/", "headers": [(b"cookie", cookie.encode())]}
+            asyncio.run(app(scope, None, send))
+            found = {name: value.decode() for name, value in sent[0]["headers"]}
+            return found.get(b"set-cookie")
+        started: list[Any] = []
+        environ = {"REQUEST_METHOD": method, "PATH_INFO": "/", "HTTP_COOKIE": cookie}
+        list(app(environ, lambda *arguments: started.append(arguments)))
+        return dict(started[0][1]).get("set-cookie")
+
+
+def ask_with(task: tuple[Path, float, dict[str, str], User]) -> tuple[str | None, str]:
+    """In another process: who a browser with this jar is, and the id that it then has."""
+    folder, now, jar, user = task
+    users = MemoryUsers()
+    users.rows[user.id] = user
+    app = App(LMDBBackend(folder, durable=False), "wsgi", users=users, clock=Clock(now))
+    browser = Browser(app.app, app.kind, dict(jar))
+    return browser.get().json()["user"], app.id_of(browser)
 
 
 def bare_app(kind: Kind, auth: Any, status: int, *headers: tuple[str, str]) -> Any:
