@@ -59,7 +59,9 @@ class Person(UserMixin, Base):
     age: Mapped[int | None]
     height: Mapped[float | None]
     balance: Mapped[Decimal | None] = mapped_column(sa.Numeric(10, 2))
-    colour: Mapped[Colour | None]
+    colour: Mapped[Colour | None] = mapped_column(
+        sa.Enum(Colour, native_enum=False)
+    )  # a type would have one name for all
     birthday: Mapped[dt.date | None]
     seen_at: Mapped[dt.datetime | None] = mapped_column(UTCDateTime())
     token: Mapped[uuid.UUID | None]
