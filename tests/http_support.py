@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from core_support import BACKENDS, KINDS, Site, open_backend
 from powauth import CredentialsCache
 from powauth.backends.base import Backend, drive
@@ -99,6 +101,17 @@ def ask_with(task: tuple[Path, float, dict[str, str], User]) -> tuple[str | None
     app = App(LMDBBackend(folder, durable=False), "wsgi", users=users, clock=Clock(now))
     browser = Browser(app.app, app.kind, dict(jar))
     return browser.get().json()["user"], app.id_of(browser)
+
+
+def request_asgi(app: Any, path: str = "/", method: str = "GET", **options: Any) -> httpx.Response:
+    """The response of an ASGI app to one request of httpx; an error of the app is a 500, as a server answers it."""
+
+    async def send() -> httpx.Response:
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="https://app.example") as client:
+            return await client.request(method, path, **options)
+
+    return asyncio.run(send())
 
 
 def bare_app(kind: Kind, auth: Any, status: int, *headers: tuple[str, str]) -> Any:
