@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Final, Self, cast, get_args
+from typing import Final, Self, TypeGuard, cast, get_args
 
 import msgspec
 
@@ -219,7 +219,7 @@ class SessionAuth(Authenticator[U]):
             begun = self.now()
             epoch = await self.store.epoch(key, begun)
             fresh = await self.users.reload(user)
-            if fresh is None or not self.users.is_active(fresh):
+            if not self._may_sign_in(fresh):
                 return None
             if proof is not None and self.users.fingerprint(fresh) != proof:
                 return None
@@ -283,7 +283,7 @@ class SessionAuth(Authenticator[U]):
         if failed or state.stored is None:
             return NO_EFFECTS
         if state.signed_in:
-            session: Session | None = state.stored.session
+            session = await self._seen_alive(connection, state.stored)
         else:
             session = await self._to_send(connection, state)
         if session is None:
@@ -452,13 +452,20 @@ class SessionAuth(Authenticator[U]):
 
     def _restored(self, session: Session) -> U:
         try:
-            return self.users.restore(session.user)
+            user = self.users.restore(session.user)
         except ValueError as error:
             raise UnreadableRecord from error
+        if not isinstance(user, self.users.user_type):
+            raise UnreadableRecord
+        return user
+
+    def _may_sign_in(self, user: U | None) -> TypeGuard[U]:
+        """Whether a users context's answer is an active user, and not merely something that is not ``None``."""
+        return isinstance(user, self.users.user_type) and self.users.is_active(user)
 
     async def _fetch_reloaded(self, connection: Connection, state: _State, stored: Stored, user: U) -> U | None:
         fresh = await self.users.reload(user)
-        if fresh is None or not self.users.is_active(fresh):
+        if not self._may_sign_in(fresh):
             await self.store.delete(stored.session.sid, self.now())
             self._emit("revoked", connection, stored.session, detail="user gone or locked")
             return None
@@ -513,6 +520,19 @@ class SessionAuth(Authenticator[U]):
         except StoreUnavailable:
             self._emit("store_unavailable", connection, detail="respond")
         return None
+
+    async def _seen_alive(self, connection: Connection, stored: Stored) -> Session | None:
+        """The session that the request has signed in to, unless it was ended before the response starts.
+
+        A revocation, or `max_sessions`, may have been faster; its dead id must not overwrite a live one's cookie.
+        """
+        try:
+            again = await self._read_again(stored.session.sid)
+        except StoreUnavailable:
+            # The store acknowledged it a moment ago: the id is sent, or the client would lose what it was promised.
+            self._emit("store_unavailable", connection, detail="respond")
+            return stored.session
+        return None if again is None else again.session
 
     def _changed(self, connection: Connection, outcome: Outcome, session: Session) -> Session | None:
         if outcome is Outcome.RENEW:

@@ -31,6 +31,9 @@ class Stranger:
     def __init__(self, user: User) -> None:
         self.__dict__.update(vars(user))
 
+    def __repr__(self) -> str:
+        return "a stranger"
+
 
 class OddUsers(MemoryUsers):
     """A users context whose `authenticate` answers what it is told to."""
@@ -49,7 +52,7 @@ async def sign_in(request: Request) -> object:
     return None if user is None else user.email
 
 
-@pytest.mark.parametrize("answer", [None, False, True, 0, 1, "", "ada", b"", (), {}, object(), User], ids=repr)
+@pytest.mark.parametrize("answer", [None, False, True, 0, 1, "", "ada", b"", (), {}, User], ids=repr)
 def test_aut_05_an_answer_that_is_no_user_signs_nobody_in(make_app: MakeApp, answer: object) -> None:
     users = OddUsers()
     app = make_app(users=users)
@@ -110,7 +113,7 @@ def test_aut_05_a_refused_sign_in_leaves_the_one_before(make_app: MakeApp) -> No
     assert browser.get("/private").json() == {"user": app.user.email}
 
 
-@pytest.mark.parametrize("reloaded", [None, False, 0, "", "ada", Stranger(User("1", "ada"))], ids=repr)
+@pytest.mark.parametrize("reloaded", [None, False, 0, "", "ada", Stranger(User("1", "ada"))], ids=str)
 def test_aut_05_a_reload_that_finds_no_user_signs_nobody_in(make_app: MakeApp, reloaded: Any) -> None:
     app = make_app(reload=True)
     browser = app.signed_in()
