@@ -33,6 +33,14 @@ def record(name: bytes = b"a", owner: bytes = OWNER, value: bytes = b"") -> Reco
     return Record(make_key("credentials", shard_of(owner) + name), owner, 0, NOW, NOW + TTL, value)
 
 
+def default_isolation(kind: str, level: str) -> dict[str, str]:
+    """Connect arguments under which statements in autocommit, too, run at an isolation level."""
+    if kind == "mariadb":
+        return {"init_command": f"SET SESSION TRANSACTION ISOLATION LEVEL {level}"}
+    escaped = level.lower().replace(" ", "\\ ")
+    return {"options": f"-c default_transaction_isolation={escaped}"}
+
+
 class Bench:
     """A database with the tables, and things to do to them."""
 
@@ -132,7 +140,7 @@ def test_a_create_waits_for_a_revocation_that_has_begun(
 ) -> None:
     epoch = bench.epoch(moved)
     assert drive(bench.backend.create(record(b"old"), epoch, NOW))
-    creator = bench.backend if made_by == "url" else bench.another(bench.engine())
+    creator = bench.backend if made_by == "url" else bench.another(bench.engine(isolation_level=level))
     with bench.engine(isolation_level=level).connect() as connection:
         assert bench.backend.delete_owner_in(connection, OWNER, NOW) == 1
         late = bench.pool.submit(lambda: drive(creator.create(record(b"late"), epoch, NOW)))
@@ -147,15 +155,19 @@ def test_a_create_waits_for_a_revocation_that_has_begun(
 
 
 @pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("kind", SERVERS)
-def test_a_create_between_the_two_statements_of_a_revocation_waits_for_both(bench: Bench, moved: bool) -> None:
+def test_a_create_between_the_two_statements_of_a_revocation_waits_for_both(
+    bench: Bench, level: str, moved: bool
+) -> None:
     epoch = bench.epoch(moved)
+    creator = bench.another(bench.engine(connect_args=default_isolation(bench.where.kind, level)))
     late: list[Future[bool]] = []
     revoker = bench.another()
     assert revoker._engine is not None
 
     def sign_in() -> None:
-        late.append(bench.pool.submit(lambda: drive(bench.backend.create(record(), epoch, NOW))))
+        late.append(bench.pool.submit(lambda: drive(creator.create(record(), epoch, NOW))))
         bench.until_blocked(late[0])
 
     with hook(revoker._engine, "DELETE", sign_in):
@@ -331,10 +343,7 @@ def _in_threads(stress: Stress, backend: SQLBackend) -> None:
 def test_sto_05_random_sign_ins_and_revocations_whatever_the_servers_default_isolation(
     bench: Bench, level: str
 ) -> None:
-    setting = {
-        "postgresql": {"options": f"-c default_transaction_isolation={level.lower().replace(' ', chr(92) + ' ')}"},
-        "mariadb": {"init_command": f"SET SESSION TRANSACTION ISOLATION LEVEL {level}"},
-    }[bench.where.kind]
+    setting = default_isolation(bench.where.kind, level)
     stress = Stress()
     _in_threads(stress, bench.another(bench.engine(connect_args=setting, pool_size=8)))
     assert stress.created > 0
