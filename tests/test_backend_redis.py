@@ -154,10 +154,6 @@ def cluster_url(servers: list[Server]) -> str:
     return "redis+cluster://" + ",".join(server.address for server in servers)
 
 
-in_cluster = pytest.mark.xdist_group("redis-cluster")
-in_sentinel = pytest.mark.xdist_group("redis-sentinel")
-
-
 # Conformance
 
 
@@ -188,7 +184,6 @@ class TestSingleAsyncio(TestSingle):
     asynchronous = True
 
 
-@in_cluster
 class TestCluster(RedisConformance):
     contenders = 20
 
@@ -197,12 +192,10 @@ class TestCluster(RedisConformance):
         self.url = cluster_url(cluster)
 
 
-@in_cluster
 class TestClusterAsyncio(TestCluster):
     asynchronous = True
 
 
-@in_sentinel
 class TestSentinel(RedisConformance):
     contenders = 20
 
@@ -211,7 +204,6 @@ class TestSentinel(RedisConformance):
         self.url = sentinel_url
 
 
-@in_sentinel
 class TestSentinelAsyncio(TestSentinel):
     asynchronous = True
 
@@ -799,7 +791,6 @@ def test_sto_08_a_cancelled_request_leaves_its_reply_to_nobody(single: str) -> N
     run_url(single, scenario, True, prefix=unique_prefix())
 
 
-@in_cluster
 def test_sto_08_a_cancelled_request_leaves_its_reply_to_nobody_in_a_cluster(cluster: list[Server]) -> None:
     async def scenario(backend: RedisBackend) -> None:
         await cancel_at_random(backend, 50, 1000)
@@ -1027,7 +1018,6 @@ def test_sentinel_failover_that_loses_the_last_writes_asyncio(tmp_path: Path) ->
     sentinel_failover(tmp_path, True)
 
 
-@in_sentinel
 def test_clients_that_sentinel_makes(sentinel_url: str) -> None:
     host = sentinel_url.split(",")[1].split("/", maxsplit=1)[0]
     addresses = [(host.split(":")[0], int(host.split(":")[1]))]
@@ -1053,7 +1043,6 @@ def test_clients_that_sentinel_makes(sentinel_url: str) -> None:
 # Cluster
 
 
-@in_cluster
 @both
 def test_all_keys_of_a_user_are_in_one_slot_and_users_are_spread(cluster: list[Server], asynchronous: bool) -> None:
     prefix = unique_prefix()
@@ -1077,7 +1066,6 @@ def test_all_keys_of_a_user_are_in_one_slot_and_users_are_spread(cluster: list[S
     run_url(cluster_url(cluster), scenario, asynchronous, prefix=prefix)
 
 
-@in_cluster
 @both
 def test_many_sessions_of_one_user_in_a_cluster(cluster: list[Server], asynchronous: bool) -> None:
     async def scenario(backend: RedisBackend) -> None:
@@ -1091,7 +1079,6 @@ def test_many_sessions_of_one_user_in_a_cluster(cluster: list[Server], asynchron
     run_url(cluster_url(cluster), scenario, asynchronous, prefix=unique_prefix())
 
 
-@in_cluster
 def test_clients_of_a_cluster_that_the_app_made(cluster: list[Server]) -> None:
     prefix = unique_prefix()
     port = cluster[0].port
@@ -1160,7 +1147,6 @@ def test_a_cursor_that_is_none(single: str, cursor: str) -> None:
         drive(backend.scan(NAMESPACE, cursor, 10, NOW))
 
 
-@in_cluster
 def test_a_scan_whose_node_is_no_master_any_more_begins_again(cluster: list[Server]) -> None:
     async def scenario(backend: RedisBackend) -> None:
         owners = [make_owner(NAMESPACE, str(number)) for number in range(30)]
@@ -1193,7 +1179,6 @@ def test_check_warns_of_a_server_that_evicts(server: Server, asynchronous: bool)
     run_url(server.url, scenario, asynchronous)
 
 
-@in_cluster
 def test_check_asks_every_master_of_a_cluster(cluster: list[Server]) -> None:
     cluster[1].ask("CONFIG SET", "maxmemory-policy", "allkeys-lru")
     try:

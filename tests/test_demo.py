@@ -17,8 +17,6 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PASSWORD = "nine grey herons wade"
 
-pytestmark = pytest.mark.xdist_group("demo")
-
 
 def free_port() -> int:
     with socket.socket() as listener:

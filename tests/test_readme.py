@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import httpx
-import pytest
 
 from test_demo import free_port
 
@@ -17,8 +16,6 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 PROGRAMS = {
     block.split(":", 1)[0].lstrip("# "): block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 }
-
-pytestmark = pytest.mark.xdist_group("demo")
 
 
 def test_each_program_is_under_30_lines() -> None:

@@ -15,9 +15,7 @@ from redis.crc import key_slot
 from powauth.backends.base import Millis, Record, drive, make_key, make_owner, shard_of
 from powauth.backends.redis import RedisBackend
 from powauth.errors import StoreUnavailable
-from redis_servers import EXECUTABLE, MISSING, Server, info, node_id, own_cluster, unique_prefix, wait_for
-
-pytestmark = [pytest.mark.skipif(EXECUTABLE is None, reason=MISSING), pytest.mark.xdist_group("redis-cluster-faults")]
+from redis_servers import Server, info, node_id, own_cluster, unique_prefix, wait_for
 
 NOW: Millis = 1_900_000_000_000
 TTL: Millis = 1_800_000

@@ -475,9 +475,9 @@ class BackendConformance:
                 for user_key in ("", "1", "10", "1:0", "1\x00", "*", "?", "a", "A", "a ", "é", "e\u0301")
             ]
             for owner in owners:
-                assert await backend.create(self.record(b"x", owner), None, NOW)
+                assert await backend.create(self.record(owner[-8:], owner), None, NOW)
             for owner in owners:
-                assert await backend.list(owner, NOW) == [self.record(b"x", owner)]
+                assert await backend.list(owner, NOW) == [self.record(owner[-8:], owner)]
 
         self.run(scenario)
 
@@ -829,9 +829,9 @@ class BackendConformance:
             owners = [prefix + name for name in HOSTILE]
             epochs = [await backend.epoch(owner, NOW) for owner in owners]
             for owner, epoch in zip(owners, epochs, strict=True):
-                assert await backend.create(self.record(b"x", owner), epoch, NOW) is True
+                assert await backend.create(self.record(owner[-8:], owner), epoch, NOW) is True
             for owner in owners:
-                assert await backend.list(owner, NOW) == [self.record(b"x", owner)]
+                assert await backend.list(owner, NOW) == [self.record(owner[-8:], owner)]
             for owner in owners:
                 assert await backend.delete_owner(owner, NOW) == 1
                 assert await backend.list(owner, NOW) == []
