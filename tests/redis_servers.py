@@ -26,7 +26,7 @@ SHARED = os.environ.get("POWAUTH_TEST_REDIS", "redis://127.0.0.1:6379/0")
 
 needs_server = pytest.mark.skipif(EXECUTABLE is None, reason=MISSING)
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds that an engine is given to start, elect or replicate."""
 
 
