@@ -1,5 +1,6 @@
 """What the tests of the core share: a key, a policy, sessions, an app with one user, and the two local backends."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from powauth.backends.memory import MemoryBackend
 from powauth.events import Event
 from powauth.keyring import Keyring, Mac
 from powauth.session import Metadata, Policy, PresentedId, Session, new_session
-from support import SECRET, Browser, Clock, CountingBackend, Kind, MemoryUsers, Request, User, make_app
+from support import SECRET, Browser, Clock, CountingBackend, Handler, Kind, MemoryUsers, Request, User, make_app
 
 NOW: Millis = 1_900_000_000_000
 
@@ -81,6 +82,10 @@ class Site:
     @staticmethod
     async def _logout(request: Request) -> object:
         return await request.call("clear_authenticated_user")
+
+    def serve(self, handlers: Mapping[str, Handler], browser: Browser) -> Browser:
+        """The browser, with its cookies, before an app of other handlers."""
+        return Browser(make_app(self.kind, self.auth, handlers), self.kind, browser.jar)
 
     def browser(self) -> Browser:
         return Browser(self.app, self.kind)
