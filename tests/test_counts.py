@@ -1,0 +1,149 @@
+"""What a request costs, counted: reads, writes, queries of the users' database, headers."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, event
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.orm import DeclarativeBase
+
+from core_support import a_mac
+from http_support import COMBINATION_IDS, COMBINATIONS, App, apps
+from powauth import SessionAuth
+from powauth.backends.base import drive
+from powauth.backends.memory import MemoryBackend
+from powauth.session import ID_CHARS, encode_id
+from powauth.users.passwords import PasswordHasher
+from powauth.users.sqlalchemy import SQLAlchemyUsers, UserMixin
+from support import OTHER_SECRET, SECRET, Browser, Clock, CountingBackend, Kind, Request, Response
+from support import make_app as small_app
+
+MakeApp = Callable[..., App]
+
+
+@pytest.fixture(params=COMBINATIONS, ids=COMBINATION_IDS)
+def make_app(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeApp]:
+    with apps(request.param, tmp_path) as make:
+        yield make
+
+
+def cost(app: App, browser: Browser, path: str = "/") -> tuple[list[str], int, int]:
+    """The verbs, the queries and the cookies of one request."""
+    before = app.users.queries
+    response, verbs = app.visit(browser, path)
+    assert response.status == 200
+    return verbs, app.users.queries - before, len(response.set_cookies)
+
+
+def test_an_authenticated_request_is_one_read(make_app: MakeApp) -> None:
+    app = make_app()
+    browser = app.signed_in()
+    for _ in range(5):
+        assert cost(app, browser) == (["get"], 0, 0)
+        assert cost(app, browser, "/private") == (["get"], 0, 0)
+        app.clock.advance(60)
+
+
+def test_an_anonymous_or_forged_request_is_nothing(make_app: MakeApp) -> None:
+    app = make_app()
+    app.signed_in()
+    assert cost(app, app.browser()) == ([], 0, 0)
+    for value in ("", "A" * ID_CHARS, "B" * 10_000, encode_id(app.session, a_mac(OTHER_SECRET))):
+        assert cost(app, Browser(app.app, app.kind, {app.cookie_name: value})) == ([], 0, 0)
+
+
+def test_a_renewal_is_one_read_and_one_write(make_app: MakeApp) -> None:
+    app = make_app()
+    browser = app.signed_in()
+    app.clock.advance(900)
+    assert cost(app, browser) == (["get", "update"], 0, 1)
+    assert cost(app, browser) == (["get", "update"], 0, 0)
+    assert cost(app, browser) == (["get"], 0, 0)
+
+
+def test_reload_is_one_query_more(make_app: MakeApp) -> None:
+    app = make_app(reload=True)
+    browser = app.signed_in()
+    assert cost(app, browser) == (["get"], 1, 0)
+
+
+def test_a_sign_in_is_two_queries(make_app: MakeApp) -> None:
+    app = make_app()
+    assert cost(app, app.browser(), "/login") == (["epoch", "create", "get"], 2, 1)
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Account(UserMixin, Base):
+    __tablename__ = "accounts_of_counts"
+
+
+@pytest.mark.parametrize(
+    ("kind", "driver"),
+    [("asgi", "sqlite"), ("asgi", "sqlite+aiosqlite"), ("wsgi", "sqlite")],
+    ids=["asgi", "asgi-async", "wsgi"],
+)
+def test_with_a_database_an_authenticated_request_sends_no_sql(kind: Kind, driver: str, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        url = f"{driver}:///{tmp_path / 'users'}"
+        table = create_engine(f"sqlite:///{tmp_path / 'users'}")
+        Base.metadata.create_all(table)
+        table.dispose()
+        engine = create_async_engine(url) if "aio" in driver else create_engine(url)
+        statements: list[str] = []
+
+        def note(connection: Any, cursor: Any, statement: str, *more: Any) -> None:
+            del connection, cursor, more
+            statements.append(statement)
+
+        event.listen(engine.sync_engine if isinstance(engine, AsyncEngine) else engine, "before_cursor_execute", note)
+        hasher = PasswordHasher(time_cost=1, memory_cost=8, cheap_and_unsafe=True)
+        users = SQLAlchemyUsers(engine, Account, hasher=hasher)
+        backend = CountingBackend(MemoryBackend())
+        clock = Clock()
+        auth = SessionAuth(secret_key=SECRET, users=users, backend=backend, clock=clock)
+
+        async def register(request: Request) -> object:
+            params = {"email": "ada@example.org", "password": "five brown owls hoot"}
+            return (await request.call("create_user", params)).email
+
+        browser = Browser(small_app(kind, auth, {"/register": register}), kind)
+
+        async def get(path: str) -> tuple[Response, list[str], list[str]]:
+            statements.clear()
+            with backend.counting() as verbs:
+                if kind == "asgi":
+                    response = await browser.send_asgi(path, browser.cookie_header(), {})
+                    browser.take(response)
+                else:
+                    response = browser.get(path)
+            return response, verbs, list(statements)
+
+        response, _, sql = await get("/register")
+        assert response.json() == "ada@example.org"
+        assert sql
+        for path in ("/", "/private"):
+            response, verbs, sql = await get(path)
+            assert response.json() == {"user": "ada@example.org"}
+            assert (verbs, sql, response.set_cookies) == (["get"], [], [])
+        clock.advance(900)
+        response, verbs, sql = await get("/")
+        assert (verbs, sql, len(response.set_cookies)) == (["get", "update"], [], 1)
+        browser.jar.clear()
+        response, verbs, sql = await get("/")
+        assert (response.json(), verbs, sql) == ({"user": None}, [], [])
+        await users.close()
+        if isinstance(engine, AsyncEngine):
+            await engine.dispose()
+        else:
+            engine.dispose()
+
+    if kind == "asgi":
+        asyncio.run(scenario())
+    else:
+        drive(scenario())
