@@ -382,6 +382,14 @@ def test_a_clock_that_jumps_leaves_a_sound_record(course: Course) -> None:
         assert current.accepted or run.now < NOW - CLOCK_TOLERANCE
 
 
+@pytest.mark.parametrize("grace", range(42))
+def test_a_renewal_in_every_millisecond_is_remembered_in_bounded_space(grace: Millis) -> None:
+    run = Run(Course(grace, []))
+    for _ in range(3 * grace + 10):
+        run.step(1, "renew")
+        assert len(run.session.recent) <= GRACE_STEPS + 2
+
+
 def test_a_first_use_that_a_clock_set_back_left_in_the_future_counts_from_now() -> None:
     session = confirmed(renewed(a_session(), NOW + 60 * MINUTE, POLICY), NOW + 60 * MINUTE, POLICY)
     session = renewed(session, NOW, POLICY)
