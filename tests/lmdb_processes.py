@@ -111,9 +111,9 @@ def _save_coverage() -> None:
 class Child:
     """A fresh process that runs ``function(connection, *arguments)``."""
 
-    def __init__(self, function: Callable[..., None], *arguments: object) -> None:
+    def __init__(self, function: Callable[..., None], *arguments: object, measured: bool = True) -> None:
         self.connection, theirs = _context.Pipe()
-        arguments = (function, _coverage_options(), theirs, *arguments)
+        arguments = (function, _coverage_options() if measured else None, theirs, *arguments)
         self.process = _context.Process(target=_measured, args=arguments, daemon=True)
         self.process.start()
         theirs.close()
@@ -135,9 +135,12 @@ class Child:
         self.connection.close()
 
 
-def in_process(function: Callable[..., None], *arguments: object) -> None:
-    """Run ``function(connection, *arguments)`` in a fresh process; it fails if that does."""
-    Child(function, *arguments).finish()
+def in_process(function: Callable[..., None], *arguments: object, measured: bool = True) -> None:
+    """Run ``function(connection, *arguments)`` in a fresh process; it fails if that does.
+
+    One that forks while other threads run must not be measured: coverage's own locks do not survive that.
+    """
+    Child(function, *arguments, measured=measured).finish()
 
 
 # A backend that is elsewhere

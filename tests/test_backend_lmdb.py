@@ -768,15 +768,15 @@ def test_fork_after_open(path: Path) -> None:
 
 
 def test_fork_among_threads(path: Path) -> None:
-    processes.in_process(processes.fork_among_threads, path)
+    processes.in_process(processes.fork_among_threads, path, measured=False)
 
 
 def test_fork_from_several_threads(path: Path) -> None:
-    processes.in_process(processes.fork_from_threads, path)
+    processes.in_process(processes.fork_from_threads, path, measured=False)
 
 
 def test_fork_during_a_write_that_does_not_end(path: Path) -> None:
-    processes.in_process(processes.fork_during_write, path)
+    processes.in_process(processes.fork_during_write, path, measured=False)
 
 
 def test_fork_in_c(path: Path) -> None:
