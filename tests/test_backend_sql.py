@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import socket
 import sys
 import threading
 import traceback
@@ -10,10 +11,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy import MetaData, StaticPool, create_engine, create_mock_engine, event, inspect, text
+from sqlalchemy import MetaData, StaticPool, create_engine, create_mock_engine, event, inspect, make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -221,6 +223,34 @@ def test_an_engine_on_another_database_is_refused() -> None:
         SQLBackend(sqlite)
 
 
+def test_sqlite_that_is_too_old_is_refused(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path}/a.db")
+    engine.dialect.dbapi = SimpleNamespace(sqlite_version_info=(3, 34, 1))  # type: ignore[assignment]
+    with pytest.raises(ConfigError, match="too old"):
+        SQLBackend(engine)
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg_async", "asyncpg", "pymysql", "asyncmy"])
+@pytest.mark.parametrize("wrong", ["database", "port"])
+def test_sto_07_a_connection_that_cannot_be_made_is_unavailability(driver: str, wrong: str, tmp_path: Path) -> None:
+    url = make_url(database(kind_of(driver), tmp_path).through(driver))
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    url = url.set(database=unique_table()) if wrong == "database" else url.set(host="127.0.0.1", port=port)
+
+    async def scenario() -> None:
+        backend = SQLBackend(url.render_as_string(hide_password=False), timeout=PATIENT)
+        with pytest.raises(StoreUnavailable) as caught:
+            await backend.get(b"credentials:", NOW)
+        assert caught.value.__cause__ is not None
+        await backend.close()
+
+    if driver in {"psycopg", "pymysql"}:
+        drive(scenario())
+    else:
+        asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), 3601, True, timedelta(0), timedelta(hours=2), "5"])
 def test_a_time_limit_out_of_range_is_refused(timeout: float, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="timeout must be"):
@@ -357,10 +387,42 @@ def test_sto_07_missing_tables_are_unavailability_and_the_error_hides_the_sessio
         drive(backend.create(record(value=secret), 0, NOW))
     assert "no such table" in str(caught.value.__cause__)
     assert repr(secret) not in "".join(traceback.format_exception(caught.value))
+    with pytest.raises(StoreUnavailable) as caught:
+        drive(backend.delete_owner(OWNER, NOW))
+    assert "no such table" in str(caught.value.__cause__)
     with engine.connect() as connection, pytest.raises(StoreUnavailable) as caught:
         backend.delete_owner_in(connection, OWNER, NOW)
     assert repr(OWNER) not in "".join(traceback.format_exception(caught.value))
     engine.dispose()
+
+
+def test_no_statement_reads_all_sessions(sqlite: SQLBackend) -> None:
+    sent: list[tuple[str, Any]] = []
+    assert sqlite._engine is not None
+    event.listen(sqlite._engine, "before_cursor_execute", lambda _c, _d, what, values, *_: sent.append((what, values)))
+
+    async def every_verb() -> None:
+        for epoch in (None, 0, 1):
+            await sqlite.create(record(), epoch, NOW)
+        await sqlite.get(record().key, NOW)
+        await sqlite.update(record(), 0, NOW)
+        await sqlite.list(OWNER, NOW)
+        for advance in (False, True):
+            await sqlite.epoch(OWNER, NOW, advance=advance)
+        for keep in (None, record().key):
+            await sqlite.delete_owner(OWNER, NOW, keep)
+        await sqlite.delete(record().key, NOW)
+        await sqlite.purge(10, NOW)
+        await sqlite.scan("credentials", None, 10, NOW)
+        await sqlite.count("credentials", NOW)
+
+    drive(every_verb())
+    statements = [each for each in sent if each[0].split()[0] in {"SELECT", "INSERT", "UPDATE", "DELETE"}]
+    assert len(statements) == 17
+    with sqlite._engine.connect() as connection:
+        for statement, values in statements:
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all()
+            assert not any(step[3].startswith("SCAN powauth") for step in plan), (statement, plan)
 
 
 # Rows

@@ -349,6 +349,19 @@ def test_sto_05_random_sign_ins_and_revocations_whatever_the_servers_default_iso
     assert stress.created > 0
 
 
+@pytest.mark.parametrize("kind", ["postgresql"])
+def test_what_fails_to_serialise_is_tried_again_on_an_event_loop_too(bench: Bench) -> None:
+    async def scenario() -> list[int]:
+        strict = {"server_settings": {"default_transaction_isolation": "serializable"}}
+        engine = create_async_engine(bench.where.through("asyncpg"), connect_args=strict, pool_size=10)
+        backend = SQLBackend(engine, table=bench.table, timeout=PATIENT)
+        moved = await asyncio.gather(*(backend.epoch(OWNER, NOW, advance=True) for _ in range(40)))
+        await engine.dispose()
+        return moved
+
+    assert sorted(asyncio.run(scenario())) == list(range(1, 41))
+
+
 # Deadlocks
 
 

@@ -31,7 +31,8 @@ hides ones that were just made.
 **An engine of your own** (to share the app's pool) keeps its settings. Set on it what a URL would get: time limits for
 connecting, for statements and for answers, and ``hide_parameters=True``. Further:
 
-- SQLite: a file, ``PRAGMA journal_mode=WAL``, ``PRAGMA synchronous=FULL``, and ``connect_args={"timeout": 5}``.
+- SQLite: ``PRAGMA journal_mode=WAL``, ``PRAGMA synchronous=FULL``, and ``connect_args={"timeout": 5}``; a file that
+  nobody else may write (a URL makes a new one with mode 0600, and leaves the mode of an old one as it is).
 - MariaDB: ``isolation_level="AUTOCOMMIT"`` with ``skip_autocommit_rollback=True``, without which each verb also waits
   for a ``COMMIT`` or ``ROLLBACK``. A second engine, which a URL makes, is often the better choice there.
 - PostgreSQL behind a pooler in transaction mode: psycopg's ``prepare_threshold=None``.
@@ -117,7 +118,8 @@ class SQLBackend(Backend):
         table: name of the table; the one of the epochs has ``_epochs`` appended.
         schema: where they are; the database's default if ``None``.
         timeout: how long a verb may take (seconds, or a ``timedelta``). Over an ``AsyncEngine``, and an engine made of
-            a URL, it bounds every wait; an ``Engine`` of your own has to bring its own limits.
+            a URL, it bounds every wait (of your own over psycopg: with up to ten seconds more, to cancel a query
+            that a server does not answer); an ``Engine`` of your own has to bring its own limits.
 
     Raises:
         ConfigError: if an option is wrong, the driver is missing, or the database is one that this cannot serve.
