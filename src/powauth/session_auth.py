@@ -283,7 +283,9 @@ class SessionAuth(Authenticator[U]):
         if failed or state.stored is None:
             return NO_EFFECTS
         if state.signed_in:
-            session = await self._seen_alive(connection, state.stored)
+            session: Session | None = state.stored.session
+            if self.max_sessions is not None:
+                session = await self._seen_alive(connection, state.stored.session)
         else:
             session = await self._to_send(connection, state)
         if session is None:
@@ -521,18 +523,17 @@ class SessionAuth(Authenticator[U]):
             self._emit("store_unavailable", connection, detail="respond")
         return None
 
-    async def _seen_alive(self, connection: Connection, stored: Stored) -> Session | None:
-        """The session that the request has signed in to, unless it was ended before the response starts.
+    async def _seen_alive(self, connection: Connection, session: Session) -> Session | None:
+        """The session that the request has signed in to, unless `max_sessions` has ended it for a newer one already.
 
-        A revocation, or `max_sessions`, may have been faster; its dead id must not overwrite a live one's cookie.
+        Two sign-ins of one browser may overlap: the dead id of one must not overwrite the other's.
         """
         try:
-            again = await self._read_again(stored.session.sid)
+            return None if await self._read_again(session.sid) is None else session
         except StoreUnavailable:
             # The store acknowledged it a moment ago: the id is sent, or the client would lose what it was promised.
             self._emit("store_unavailable", connection, detail="respond")
-            return stored.session
-        return None if again is None else again.session
+            return session
 
     def _changed(self, connection: Connection, outcome: Outcome, session: Session) -> Session | None:
         if outcome is Outcome.RENEW:
