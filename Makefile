@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: test demo lint types bench lock clean
+.PHONY: test demo lint types bench faults lock clean
 
 test: $(VENV)/.ready lint types
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report= $(ARGS)
@@ -22,6 +22,9 @@ types: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks
+
+faults: $(VENV)/.ready
+	$(BIN)/python -m benchmarks.faults
 
 $(VENV)/.ready: requirements/dev.lock pyproject.toml
 	scripts/system_packages.sh

@@ -1,0 +1,1 @@
+"""What powauth costs, and what it bears: run with ``make bench`` and ``make faults``."""

@@ -1,0 +1,436 @@
+"""What becomes of signed-in clients when the engine fails: ``make faults``.
+
+For Redis, PostgreSQL and LMDB, 1,000 clients are signed in and 100 have signed out; all go on asking while the engine
+is stopped, killed, cut off, slow, full or read-only. The table says how many clients were wrongly signed out or in (0),
+what was answered while the engine was away, and how soon after its return everybody had been served.
+
+Where the engine is reached over a network, the time limit for a verb is one second (`TIMEOUT`).
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.load import Crowd, Fault, Findings
+from benchmarks.proxy import Proxy, proxy
+from benchmarks.servers import PostgresServer, RedisServer, directory, free_port, running
+from benchmarks.site import Client, Site, sign_in, site
+from benchmarks.tables import table
+from powauth.backends.base import Record, drive, make_key, make_owner
+from powauth.backends.lmdb import LMDBBackend
+from powauth.backends.redis import RedisBackend
+from powauth.backends.sql import SQLBackend
+from powauth.errors import StoreUnavailable
+
+TIMEOUT = 1.0
+"""Seconds that a verb may take."""
+
+VICTIMS = 50
+"""Clients whose records are overwritten with what is no session."""
+
+FULL_FILE = 1 << 20
+"""Bytes beyond which no file of PostgreSQL grows while its disk is full; as much as a segment of its log holds here."""
+
+Report = Callable[[Findings], None]
+
+
+def held(seconds: float, begin: Callable[[], object], end: Callable[[], object]) -> Fault:
+    """A fault that lasts for so long. Its steps block, so a thread takes them."""
+
+    def whole() -> float:
+        begin()
+        time.sleep(seconds)
+        end()
+        return time.monotonic()
+
+    return lambda: asyncio.to_thread(whole)
+
+
+def nothing() -> None:
+    """For faults that only begin, or only end."""
+
+
+def resets(through: Proxy, seconds: float) -> Fault:
+    async def whole() -> float:
+        through.resets = 0.2
+        await asyncio.sleep(seconds)
+        through.resets = 0.0
+        assert through.broken, "some replies were cut"
+        return time.monotonic()
+
+    return whole
+
+
+def delays(through: Proxy, seconds: float) -> Fault:
+    async def whole() -> float:
+        through.delay = 1.5 * TIMEOUT
+        await asyncio.sleep(seconds)
+        through.delay = 0.0
+        return time.monotonic()
+
+    return whole
+
+
+def foreign(number: int, own: bytes, others: bytes) -> bytes:
+    """What is no session of its client: noise, nothing, a part, another schema, or another's session."""
+    return [os.urandom(200), b"", own[: len(own) // 2], msgspec.msgpack.encode({"schema": 9, "sid": own}), others][
+        number % 5
+    ]
+
+
+async def victims(site: Site) -> list[Client]:
+    """Clients whose records can be found by their names, which begin with ``victim-``."""
+    made = [await sign_in(site, f"victim-{number:03}") for number in range(VICTIMS)]
+    return [client for client in made if client is not None]
+
+
+async def garbage(crowd: Crowd, site: Site, engine: str, plant: Callable[[], int]) -> Findings:
+    """Plant it, and go on. Nobody is anybody by it, it is no error, and the others do not notice."""
+    overwritten = await victims(site)
+    assert len(overwritten) == VICTIMS
+
+    async def fault() -> float:
+        assert await asyncio.to_thread(plant) == VICTIMS
+        for _ in range(4):
+            for client in overwritten:
+                answer = await site.ask("/private", client.cookie)
+                found.signed_in += answer.status == 200
+                if answer.status != 401:
+                    found.errors.append(f"planted: {answer}")
+        return time.monotonic()
+
+    found = Findings(engine, "")
+    under = await crowd.during(site, engine, f"{VICTIMS} records garbage or foreign", fault)
+    under.signed_in += found.signed_in
+    under.errors += found.errors
+    return under
+
+
+# --- Redis ------------------------------------------------------------------------------------------------------------
+
+
+def _plant_redis(server: RedisServer) -> int:
+    planted = 0
+    found = {key: server.ask("GET", key) for key in server.ask("KEYS", "*:r:*")}
+    others = next(value for value in found.values() if b"user-" in value)
+    for key, value in found.items():
+        if b"victim-" in value:
+            planted += 1
+            if planted % 7 == 0:
+                server.ask("DEL", key)
+                server.ask("HSET", key, "field", "value")
+            elif planted % 7 == 1:
+                server.ask("SET", key, b"P9" + value[2:])
+            else:
+                server.ask("SET", key, foreign(planted, value, others))
+    return planted
+
+
+async def redis_faults(folder: Path, clients: int, hold: float, report: Report, *, brief: bool = False) -> None:
+    """Redis, one server, which keeps what it acknowledges (``appendfsync always``)."""
+    server = RedisServer(folder)
+    with running(server):
+        async with (
+            proxy(server.port) as through,
+            site(RedisBackend(server.url, timeout=TIMEOUT, asynchronous=True)) as direct,
+            site(RedisBackend(f"redis://127.0.0.1:{through.port}/0", timeout=TIMEOUT, asynchronous=True)) as proxied,
+        ):
+            crowd = Crowd()
+            await crowd.gather(direct, clients, clients // 10)
+
+            def restart() -> None:
+                server.start()
+
+            faults: list[tuple[Site, str, Fault]] = [
+                (direct, "none", held(hold, nothing, nothing)),
+                (direct, "stopped and continued", held(hold, server.pause, server.resume)),
+                (direct, "killed and restarted", held(hold / 2, server.kill, restart)),
+                (proxied, "connections reset mid-reply", resets(through, hold)),
+                (proxied, "answers late", delays(through, hold + TIMEOUT)),
+                (
+                    direct,
+                    "memory full",
+                    held(
+                        hold,
+                        lambda: server.ask("CONFIG", "SET", "maxmemory", "1"),
+                        lambda: server.ask("CONFIG", "SET", "maxmemory", "0"),
+                    ),
+                ),
+                (
+                    direct,
+                    "read-only replica",
+                    held(
+                        hold,
+                        lambda: server.ask("REPLICAOF", "127.0.0.1", free_port()),
+                        lambda: server.ask("REPLICAOF", "NO", "ONE"),
+                    ),
+                ),
+            ]
+            for where, name, fault in faults[1:4] if brief else faults:
+                report(await crowd.during(where, "Redis", name, fault))
+            report(await garbage(crowd, direct, "Redis", lambda: _plant_redis(server)))
+
+
+async def redis_loss(folder: Path, clients: int, hold: float, report: Report) -> None:
+    """What a kill costs where Redis keeps nothing on the disk: every session, and nothing else."""
+    server = RedisServer(folder, durable=False)
+    with running(server):
+        async with site(RedisBackend(server.url, timeout=TIMEOUT, asynchronous=True)) as direct:
+            crowd = Crowd()
+            await crowd.gather(direct, clients, clients // 10)
+            fault = held(hold / 2, server.kill, server.start)
+            report(await crowd.during(direct, "Redis", "killed, nothing on disk", fault))
+
+
+# --- PostgreSQL -------------------------------------------------------------------------------------------------------
+
+
+def disk_full(server: PostgresServer, seconds: float) -> Fault:
+    """No table can grow; what room vacuum and updates leave within it is taken again and again."""
+
+    def whole() -> float:
+        deadline = time.monotonic() + seconds
+        while True:
+            _fill_postgres(server)
+            if time.monotonic() > deadline:
+                break
+        server.limit_files(None)
+        server.ask("DELETE FROM powauth_sessions WHERE owner = 'filler:1'")
+        return time.monotonic()
+
+    return lambda: asyncio.to_thread(whole)
+
+
+def _fill_postgres(server: PostgresServer) -> None:
+    import psycopg
+
+    server.limit_files(max(FULL_FILE, int(server.ask("SELECT pg_relation_size('powauth_sessions')")[0][0])))
+    numbers = time.monotonic_ns()
+    for rows in (200, 20, 1):
+        try:
+            while True:
+                server.ask(
+                    "INSERT INTO powauth_sessions (key, owner, version, created_at, expires_at, value) "
+                    "SELECT ('filler:' || %s::bigint + n)::bytea, 'filler:1', 0, 0, 1, decode(repeat('00', 400), 'hex') "
+                    "FROM generate_series(1, %s) AS n",
+                    numbers,
+                    rows,
+                )
+                numbers += rows
+        except psycopg.Error:
+            numbers += rows
+
+
+def _read_only(server: PostgresServer, value: str) -> None:
+    server.ask(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
+    server.ask("SELECT pg_reload_conf()")
+
+
+def _plant_postgres(server: PostgresServer) -> int:
+    found = server.ask("SELECT key, value FROM powauth_sessions WHERE owner LIKE 'credentials:victim-%%'")
+    others = server.ask("SELECT value FROM powauth_sessions WHERE owner LIKE 'credentials:user-%%' LIMIT 1")[0][0]
+    for number, (key, value) in enumerate(found):
+        planted = foreign(number, value, others)
+        server.ask("UPDATE powauth_sessions SET value = %s WHERE key = %s", planted, key)
+    return len(found)
+
+
+async def postgres_faults(folder: Path, clients: int, hold: float, report: Report, *, brief: bool = False) -> None:
+    """PostgreSQL with its defaults, through asyncpg."""
+    server = await asyncio.to_thread(PostgresServer, folder)
+    driver = "postgresql+asyncpg"
+    with running(server):
+        async with (
+            proxy(server.port) as through,
+            site(SQLBackend(server.url(driver), timeout=TIMEOUT)) as direct,
+            site(SQLBackend(server.url(driver, through.port), timeout=TIMEOUT)) as proxied,
+        ):
+            assert isinstance(direct.backend, SQLBackend)
+            await direct.backend.create_tables()
+            crowd = Crowd()
+            await crowd.gather(direct, clients, clients // 10)
+            faults: list[tuple[Site, str, Fault]] = [
+                (direct, "none", held(hold, nothing, nothing)),
+                (direct, "stopped and continued", held(hold, server.pause, server.resume)),
+                (direct, "killed and restarted", held(hold / 2, server.kill, server.start)),
+                (proxied, "connections reset mid-reply", resets(through, hold)),
+                (proxied, "answers late", delays(through, hold + TIMEOUT)),
+                (direct, "disk full", disk_full(server, hold)),
+                (direct, "read-only", held(hold, lambda: _read_only(server, "on"), lambda: _read_only(server, "off"))),
+            ]
+            for where, name, fault in faults[1:4] if brief else faults:
+                report(await crowd.during(where, "PostgreSQL", name, fault))
+            report(await garbage(crowd, direct, "PostgreSQL", lambda: _plant_postgres(server)))
+
+
+# --- LMDB -------------------------------------------------------------------------------------------------------------
+
+_WRITER = """
+import lmdb, os, signal, sys
+env = lmdb.Environment(sys.argv[1], map_size=int(sys.argv[2]), create=False, max_readers=2048)
+with env.begin(write=True) as txn:
+    txn.put(b"z", b"unfinished" * 1000)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    txn.abort()
+"""
+"""Another worker process of the app, in the midst of a write."""
+
+LMDB_SIZE = 16 << 20
+"""Bytes that the store may grow to: some 20,000 sessions."""
+
+
+class Writer:
+    """A process that is stopped inside a write transaction, which every other writer then waits for."""
+
+    def __init__(self, path: Path) -> None:
+        self.command = [sys.executable, "-c", _WRITER, str(path), str(LMDB_SIZE)]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def begin(self) -> None:
+        self.process = subprocess.Popen(self.command)
+        _, status = os.waitpid(self.process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+
+    def end(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+        self.process.wait()
+
+
+def _fill_lmdb(backend: LMDBBackend) -> list[bytes]:
+    """Records until there is room for none; their keys."""
+    owner, now = make_owner("filler", "1"), int(time.time() * 1000)
+    keys: list[bytes] = []
+    for size in (40_000, 2_000, 100):
+        while True:
+            key = make_key("filler", b"%02d%06d" % (0, len(keys)))
+            keys.append(key)
+            try:
+                drive(backend.create(Record(key, owner, 0, now, now + 3_600_000, bytes(size)), None, now))
+            except StoreUnavailable:
+                break
+    return keys
+
+
+def _plant_lmdb(path: Path, backend: LMDBBackend) -> int:
+    from powauth.backends._lmdb_engine import Transaction
+
+    assert backend._engine is not None
+
+    def work(txn: Transaction) -> int:
+        found = {bytes(key): bytes(value) for key, value in txn.cursor() if bytes(key).startswith(b"r")}
+        others = next(value for value in found.values() if b"user-" in value)
+        marked = [(key, value) for key, value in found.items() if b"victim-" in value]
+        for number, (key, value) in enumerate(marked):
+            txn.put(key, b"\x09" + value[1:] if number % 7 == 1 else foreign(number, value, others))
+        return len(marked)
+
+    return backend._engine.write(work)
+
+
+async def lmdb_faults(folder: Path, clients: int, hold: float, report: Report, *, brief: bool = False) -> None:
+    """LMDB, durable; the other process is another worker of the same app."""
+    path = folder / "sessions"
+    backend = LMDBBackend(path, map_size=LMDB_SIZE, max_map_size=LMDB_SIZE)
+    async with site(backend) as direct:
+        crowd = Crowd()
+        await crowd.gather(direct, clients, clients // 10)
+        writer = Writer(path)
+        filled: list[bytes] = []
+
+        def empty() -> None:
+            for key in filled:
+                drive(backend.delete(key, int(time.time() * 1000)))
+
+        faults: list[tuple[str, Fault]] = [
+            ("none", held(hold, nothing, nothing)),
+            ("a writer stopped in a write", held(hold, writer.begin, lambda: writer.end(signal.SIGCONT))),
+            ("a writer killed in a write", held(0, writer.begin, lambda: writer.end(signal.SIGKILL))),
+            ("map full", held(hold, lambda: filled.extend(_fill_lmdb(backend)), empty)),
+        ]
+        for name, fault in faults[1:] if brief else faults:
+            report(await crowd.during(direct, "LMDB", name, fault))
+        report(await garbage(crowd, direct, "LMDB", lambda: _plant_lmdb(path, backend)))
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+HEAD = (
+    "engine",
+    "fault",
+    "requests",
+    "signed out",
+    "signed in",
+    "503",
+    "other 5xx",
+    "public page",
+    "sign-ins",
+    "sign-outs",
+    "slowest",
+    "all served after",
+)
+
+
+def row(found: Findings) -> tuple[object, ...]:
+    """A row of the table; of sign-ins and sign-outs, those acknowledged and those refused."""
+    return (
+        found.engine,
+        found.fault,
+        found.requests,
+        found.signed_out,
+        found.signed_in,
+        found.refused,
+        len(found.errors),
+        found.public_failures,
+        "{} + {}".format(*found.sign_ins),
+        "{} + {}".format(*found.sign_outs),
+        f"{found.slowest:.2f} s",
+        f"{found.served_after:.2f} s",
+    )
+
+
+def quiet() -> None:
+    """Connections that break are told to the logs of asyncio and of SQLAlchemy's pool as well."""
+    for name in ("asyncio", "sqlalchemy.pool"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+async def every_fault(clients: int, hold: float, report: Report) -> None:
+    for faults in (redis_faults, postgres_faults, lmdb_faults):
+        with directory() as folder:
+            await faults(folder, clients, hold, report)
+    with directory() as folder:
+        await redis_loss(folder, clients, hold, report)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__.partition("\n")[0])
+    parser.add_argument("--clients", type=int, default=1000, help="how many are signed in (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="how long a fault lasts (default: %(default)s)")
+    options = parser.parse_args()
+    quiet()
+    rows: list[Findings] = []
+
+    def report(found: Findings) -> None:
+        rows.append(found)
+        print(f"  {found.engine}, {found.fault}: {'ok' if found.harmless else 'HARM'}", file=sys.stderr, flush=True)
+        for error in found.errors[:3]:
+            print(f"    {error}", file=sys.stderr)
+
+    asyncio.run(every_fault(options.clients, options.seconds, report))
+    print(f"{options.clients} clients signed in, {options.clients // 10} had left; faults last {options.seconds} s")
+    print(table(HEAD, [row(found) for found in rows]))
+    return 0 if all(found.harmless for found in rows[:-1]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

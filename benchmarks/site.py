@@ -1,0 +1,163 @@
+"""A small site behind powauth's ASGI middleware, called without a network, and the clients that visit it."""
+
+import logging
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import msgspec
+
+from powauth import SessionAuth
+from powauth.backends.base import Backend, Mode
+from powauth.integrations.asgi import SessionAuthMiddleware, request_auth
+from powauth.users.base import UsersContext
+
+SECRET = secrets.token_urlsafe(48)
+
+COOKIE = "__Host-auth"
+
+RENEWAL_SECONDS = 1.0
+"""Ids are renewed every second, so that faults meet renewals in flight."""
+
+
+class Person(msgspec.Struct, frozen=True):
+    name: str
+
+
+class People(UsersContext[Person]):
+    """Everybody exists, and a name proves who one is."""
+
+    user_type = Person
+    mode: Mode = "inline"
+
+    def key(self, user: Person) -> str:
+        return user.name
+
+    def fingerprint(self, user: Person) -> bytes:
+        return user.name.encode()
+
+    def is_active(self, user: Person) -> bool:
+        return True
+
+    def snapshot(self, user: Person) -> bytes:
+        return msgspec.msgpack.encode(user)
+
+    def restore(self, snapshot: bytes) -> Person:
+        return msgspec.msgpack.decode(snapshot, type=Person)
+
+    async def authenticate(self, params: Mapping[str, object]) -> Person | None:
+        return Person(str(params["name"]))
+
+    async def create(self, params: Mapping[str, object]) -> Person:
+        return Person(str(params["name"]))
+
+    async def update(self, user: Person, params: Mapping[str, object], *, trusted: bool = False) -> Person:
+        return user
+
+    async def delete(self, user: Person, params: Mapping[str, object] | None = None) -> bool:
+        return True
+
+    async def get_by(self, **clauses: object) -> Person | None:
+        return None
+
+    async def reload(self, user: Person) -> Person | None:
+        return user
+
+    def change(self, params: Mapping[str, object], user: Person | None = None) -> Mapping[str, list[str]]:
+        return {}
+
+
+class Answer(NamedTuple):
+    """What a request got.
+
+    Attributes:
+        name: who the page says is there.
+        cookie: the id that it sets, ``""`` if it drops it, ``None`` if it does neither.
+        retry_after: whether a client is told when to come back.
+    """
+
+    status: int
+    name: str
+    cookie: str | None
+    retry_after: bool
+
+
+class Site:
+    """``/`` is public, ``/private`` is for users, ``/login/<name>`` and ``/logout`` are what they say."""
+
+    def __init__(self, backend: Backend) -> None:
+        logging.getLogger("powauth").setLevel(logging.CRITICAL)
+        self.backend = backend
+        self.auth = SessionAuth(
+            secret_key=SECRET,
+            users=People(),
+            backend=backend,
+            session_ttl_renewal=RENEWAL_SECONDS,
+            metadata=None,
+        )
+        self.app = SessionAuthMiddleware(self._serve, self.auth)
+
+    async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
+        path: str = scope["path"]
+        name = ""
+        if path == "/private":
+            name = request_auth(scope).require_user().name
+        elif path == "/logout":
+            await request_auth(scope).clear_authenticated_user()
+        elif path.startswith("/login/"):
+            user = await request_auth(scope).sign_in(Person(path.removeprefix("/login/")))
+            name = "" if user is None else user.name
+        elif path == "/revoke-all":
+            name = str(await request_auth(scope).revoke_all())
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": name.encode()})
+
+    async def ask(self, path: str, cookie: str | None = None) -> Answer:
+        """One request. An error that the app lets through is a 500, as a server would answer it."""
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        headers = [] if cookie is None else [(b"cookie", f"{COOKIE}={cookie}".encode())]
+        scope = {"type": "http", "method": "GET", "path": path, "headers": headers, "client": ("192.0.2.1", 1)}
+        try:
+            await self.app(scope, None, send)  # type: ignore[arg-type]
+        except Exception as error:
+            return Answer(500, repr(error), None, False)
+        found: str | None = None
+        retry_after = False
+        for header, value in sent[0]["headers"]:
+            if header == b"set-cookie":
+                found = value.decode().partition("=")[2].partition(";")[0]
+            retry_after |= header == b"retry-after"
+        return Answer(sent[0]["status"], sent[1]["body"].decode(), found, retry_after)
+
+
+@asynccontextmanager
+async def site(backend: Backend) -> AsyncIterator[Site]:
+    """A site, whose backend is closed at its end."""
+    try:
+        yield Site(backend)
+    finally:
+        await backend.close()
+
+
+@dataclass
+class Client:
+    """Someone's browser: one cookie."""
+
+    name: str
+    cookie: str
+
+    def take(self, answer: Answer) -> None:
+        if answer.cookie:
+            self.cookie = answer.cookie
+
+
+async def sign_in(site: Site, name: str) -> Client | None:
+    """A new client who is signed in; ``None`` if the site could not."""
+    answer = await site.ask(f"/login/{name}")
+    return Client(name, answer.cookie) if answer.status == 200 and answer.cookie else None
