@@ -540,9 +540,9 @@ SCENARIOS = {
 
 @pytest.mark.parametrize("engine", BACKENDS)
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_no_order_of_steps_does_harm(name: str, engine: str, tmp_path: Path, report: Callable[[str], None]) -> None:
+def test_no_order_of_steps_does_harm(name: str, engine: str, quick_path: Path, report: Callable[[str], None]) -> None:
     begun = time.perf_counter()
-    found = explore(SCENARIOS[name], BACKENDS[engine](tmp_path))
+    found = explore(SCENARIOS[name], BACKENDS[engine](quick_path))
     seconds = time.perf_counter() - begun
     stand_for = f", one for each class of {found.stand_for}" if SCENARIOS[name].reduced else ""
     report(f"interleavings: {name} ({engine}): {found.orders} orders{stand_for}, {seconds:.1f} s")
@@ -770,7 +770,7 @@ FOUND: Mapping[str, list[str]] = {
     "KeepsAll": ["sign-in and revoke-all", "sign-in and password change", "revoke-others and renewal of the kept one"],
     "DeletesOnlyYoung": ["two renewals and sign-out", "reload and deletion by the app"],
     "ResendsUnseen": ["two renewals and sign-out", "two renewals and revoke-all", "reload and deletion"],
-    "SignsInUnseen": ["sign-in and revoke-all", "sign-in and lock", "two sign-ins, at most one session"],
+    "SignsInUnseen": ["two sign-ins, at most one session"],
     "RenewsEach": ["two renewals", "three renewals", "renewal and the user's own update"],
     "KnowsNoGrace": [
         "two renewals, time passing in the grace",
