@@ -12,7 +12,7 @@ import gzip
 import io
 from pathlib import Path
 
-from zxcvbn.frequency_lists import FREQUENCY_LISTS  # type: ignore[import-not-found]
+from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
 SHORTEST = 8
 TARGET = Path(__file__).parents[1] / "src/powauth/users/common_passwords.txt.gz"

@@ -94,16 +94,14 @@ class CredentialsCache:
 
     def on(self, backend: Backend) -> Self:
         """The same cache over another backend."""
-        copy = object.__new__(type(self))
-        copy.__dict__.update(self.__dict__, backend=backend)
-        return copy
+        return self._over(backend, None)
 
     def on_event_loop(self) -> Self:
         """The same cache with the driver for an event loop, if it was made of a URL that has one installed."""
         if self._url is None or self.backend.mode != "blocking":
             return self
         try:
-            return self.on(backend_from_url(self._url, asynchronous=True))
+            return self._over(backend_from_url(self._url, asynchronous=True), self._url)
         except ConfigError:  # the other driver works; it costs a thread, and that is logged
             return self
 
@@ -111,7 +109,12 @@ class CredentialsCache:
         """The same cache with the driver for threads, if it was made of a URL."""
         if self._url is None or self.backend.mode != "async":
             return self
-        return self.on(backend_from_url(self._url, asynchronous=False))
+        return self._over(backend_from_url(self._url, asynchronous=False), self._url)
+
+    def _over(self, backend: Backend, url: str | None) -> Self:
+        copy = object.__new__(type(self))
+        copy.__dict__.update(self.__dict__, backend=backend, _url=url)
+        return copy
 
     def owner(self, user_key: str) -> bytes:
         """Whose records a user's sessions are, in the backend's terms."""

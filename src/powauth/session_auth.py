@@ -53,13 +53,13 @@ SESSION_PURPOSE = "session"
 class _State:
     """What `SessionAuth` remembers of a request until its response."""
 
-    __slots__ = ("cleared", "fetched", "presented", "signed_in", "stored", "unreachable")
+    __slots__ = ("cleared", "fetched", "presented", "signed_in", "stored", "unseen")
 
     def __init__(self) -> None:
         self.fetched = False
         self.presented: PresentedId | None = None
         self.stored: Stored | None = None
-        self.unreachable = False
+        self.unseen = False
         self.signed_in = False
         self.cleared = False
 
@@ -195,10 +195,11 @@ class SessionAuth(Authenticator[U]):
             if self.store.reload:
                 return await self._fetch_reloaded(connection, state, stored, user)
         except UnreadableRecord:
+            state.unseen = True
             self._emit("unreadable_record", connection, detail=encode_sid(presented.sid))
             return None
         except StoreUnavailable:
-            state.unreachable = True
+            state.unseen = True
             self._emit("store_unavailable", connection, detail="fetch")
             raise
         state.stored = stored
@@ -447,10 +448,10 @@ class SessionAuth(Authenticator[U]):
 
     @staticmethod
     def _sid(state: _State) -> bytes | None:
-        """The session that the request is to lose: the one it has, or may have if the store did not answer."""
+        """The session that the request is to lose: the one it has, or may have if its record could not be seen."""
         if state.stored is not None:
             return state.stored.session.sid
-        return state.presented.sid if state.presented is not None and state.unreachable else None
+        return state.presented.sid if state.presented is not None and state.unseen else None
 
     def _restored(self, session: Session) -> U:
         try:

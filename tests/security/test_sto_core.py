@@ -450,3 +450,12 @@ def test_sto_04_metadata_over_its_limit_at_sign_in_makes_no_session(start: Start
     response = site.serve({"/sign-in": sign_in}, site.browser()).get("/sign-in")
     assert (response.status, response.set_cookies) == (200, [])
     assert drive(site.backend.count(NAMESPACE, site.auth.now())) == 0
+
+
+@pytest.mark.parametrize("path", ["/login", "/logout"])
+def test_sto_02_signing_out_or_in_again_ends_a_session_that_cannot_be_read(site: Site, path: str) -> None:
+    browser = plant(site, b"of a newer version")
+    planted, old = record_of(site), site.id_of(browser)
+    assert browser.get(path).status == 200
+    assert drive(site.backend.inner.get(planted.key, site.auth.now())) is None
+    assert site.user_of_id(old) is None

@@ -71,6 +71,9 @@ MAX_OWNER_BYTES: Final = _LMDB_KEY_BYTES - 1 - 8
 _PURGE_STEP: Final = 256
 """Records that one transaction of `LMDBBackend.purge` removes at most, so that other writers come in between."""
 
+_PURGE_AT_CREATE: Final = 2
+"""Expired records that each `create` removes: more than it adds, so a store that nobody purges does not grow."""
+
 _COUNT_STEP: Final = 10_000
 """Records that one transaction of `LMDBBackend.count` reads at most, so that it does not hold back old pages."""
 
@@ -165,6 +168,7 @@ class LMDBBackend(Backend):
             if epoch is not None and _epoch(txn, record.owner)[0] != epoch:
                 return False
             _put(txn, record, value, old)
+            _purge(txn, _PURGE_AT_CREATE, now)
             return True
 
         return self._open().write(work)
