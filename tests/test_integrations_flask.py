@@ -282,6 +282,6 @@ def test_login_required_guards_a_coroutine_too() -> None:
 
     app.add_url_rule("/", view_func=view)
     assert get(app.test_client()).status_code == 401
-    client = app.test_client()
+    client = app.test_client(use_cookies=False)
     (cookie,) = shop.client().post("/login", json=PARAMS).headers.getlist("Set-Cookie")
     assert get(client, headers={"Cookie": cookie.partition(";")[0]}).json == {"user": shop.user.email}
