@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -100,7 +101,7 @@ async def garbage(crowd: Crowd, site: Site, engine: str, plant: Callable[[], int
 
     async def fault() -> float:
         assert await asyncio.to_thread(plant) == VICTIMS
-        for _ in range(4):
+        for _ in range(2):
             for client in overwritten:
                 answer = await site.ask("/private", client.cookie)
                 found.signed_in += answer.status == 200
@@ -180,6 +181,10 @@ async def redis_faults(folder: Path, clients: int, hold: float, report: Report, 
             report(await garbage(crowd, direct, "Redis", lambda: _plant_redis(server)))
 
 
+LOSS = "killed, nothing on disk"
+"""The one fault that signs out: the engine was told to keep nothing."""
+
+
 async def redis_loss(folder: Path, clients: int, hold: float, report: Report) -> None:
     """What a kill costs where Redis keeps nothing on the disk: every session, and nothing else."""
     server = RedisServer(folder, durable=False)
@@ -188,7 +193,7 @@ async def redis_loss(folder: Path, clients: int, hold: float, report: Report) ->
             crowd = Crowd()
             await crowd.gather(direct, clients, clients // 10)
             fault = held(hold / 2, server.kill, server.start)
-            report(await crowd.during(direct, "Redis", "killed, nothing on disk", fault))
+            report(await crowd.during(direct, "Redis", LOSS, fault))
 
 
 # --- PostgreSQL -------------------------------------------------------------------------------------------------------
@@ -210,37 +215,44 @@ def disk_full(server: PostgresServer, seconds: float) -> Fault:
     return lambda: asyncio.to_thread(whole)
 
 
+_FILLER = """
+INSERT INTO powauth_sessions (key, owner, version, created_at, expires_at, value)
+SELECT ('filler:' || %s::bigint + n)::bytea, 'filler:1', 0, 0, 1, convert_to(repeat('x', 400), 'UTF8')
+FROM generate_series(1, %s) AS n
+"""
+
+
 def _fill_postgres(server: PostgresServer) -> None:
     import psycopg
 
     server.limit_files(max(FULL_FILE, int(server.ask("SELECT pg_relation_size('powauth_sessions')")[0][0])))
-    numbers = time.monotonic_ns()
-    for rows in (200, 20, 1):
-        try:
-            while True:
-                server.ask(
-                    "INSERT INTO powauth_sessions (key, owner, version, created_at, expires_at, value) "
-                    "SELECT ('filler:' || %s::bigint + n)::bytea, 'filler:1', 0, 0, 1, decode(repeat('00', 400), 'hex') "
-                    "FROM generate_series(1, %s) AS n",
-                    numbers,
-                    rows,
-                )
-                numbers += rows
-        except psycopg.Error:
-            numbers += rows
+    number = time.monotonic_ns()
+    with server.connect() as connection:
+        for rows in (200, 20, 1):
+            with suppress(psycopg.InternalError, psycopg.OperationalError):
+                while True:
+                    connection.execute(_FILLER, (number, rows))
+                    number += rows
+            number += rows
 
 
-def _read_only(server: PostgresServer, value: str) -> None:
-    server.ask(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
+def _read_only(server: PostgresServer, *, on: bool) -> None:
+    server.ask(
+        "ALTER SYSTEM SET default_transaction_read_only = on"
+        if on
+        else "ALTER SYSTEM RESET default_transaction_read_only"
+    )
     server.ask("SELECT pg_reload_conf()")
 
 
 def _plant_postgres(server: PostgresServer) -> int:
-    found = server.ask("SELECT key, value FROM powauth_sessions WHERE owner LIKE 'credentials:victim-%%'")
-    others = server.ask("SELECT value FROM powauth_sessions WHERE owner LIKE 'credentials:user-%%' LIMIT 1")[0][0]
-    for number, (key, value) in enumerate(found):
-        planted = foreign(number, value, others)
-        server.ask("UPDATE powauth_sessions SET value = %s WHERE key = %s", planted, key)
+    with server.connect() as connection:
+        rows = "SELECT key, value FROM powauth_sessions WHERE position(%s in owner) = 1"
+        found = connection.execute(rows, (make_owner("credentials", "victim-"),)).fetchall()
+        others = connection.execute(rows + " LIMIT 1", (make_owner("credentials", "user-"),)).fetchall()[0][1]
+        for number, (key, value) in enumerate(found):
+            planted = (foreign(number, value, others), key)
+            connection.execute("UPDATE powauth_sessions SET value = %s WHERE key = %s", planted)
     return len(found)
 
 
@@ -265,7 +277,11 @@ async def postgres_faults(folder: Path, clients: int, hold: float, report: Repor
                 (proxied, "connections reset mid-reply", resets(through, hold)),
                 (proxied, "answers late", delays(through, hold + TIMEOUT)),
                 (direct, "disk full", disk_full(server, hold)),
-                (direct, "read-only", held(hold, lambda: _read_only(server, "on"), lambda: _read_only(server, "off"))),
+                (
+                    direct,
+                    "read-only",
+                    held(hold, lambda: _read_only(server, on=True), lambda: _read_only(server, on=False)),
+                ),
             ]
             for where, name, fault in faults[1:4] if brief else faults:
                 report(await crowd.during(where, "PostgreSQL", name, fault))
@@ -422,14 +438,15 @@ def main() -> int:
 
     def report(found: Findings) -> None:
         rows.append(found)
-        print(f"  {found.engine}, {found.fault}: {'ok' if found.harmless else 'HARM'}", file=sys.stderr, flush=True)
+        verdict = "ok" if found.harmless else "all lost, as is to be expected" if found.fault == LOSS else "HARM"
+        print(f"  {found.engine}, {found.fault}: {verdict}", file=sys.stderr, flush=True)
         for error in found.errors[:3]:
             print(f"    {error}", file=sys.stderr)
 
     asyncio.run(every_fault(options.clients, options.seconds, report))
     print(f"{options.clients} clients signed in, {options.clients // 10} had left; faults last {options.seconds} s")
     print(table(HEAD, [row(found) for found in rows]))
-    return 0 if all(found.harmless for found in rows[:-1]) else 1
+    return 0 if all(found.harmless or (found.fault == LOSS and not found.signed_in) for found in rows) else 1
 
 
 if __name__ == "__main__":

@@ -122,7 +122,9 @@ class Crowd:
     async def _come_and_go(self, site: Site, found: Findings, over: asyncio.Event) -> None:
         """Sign-ins and sign-outs under the fault: what was acknowledged has to hold."""
         while not over.is_set():
+            begun = time.monotonic()
             client = await sign_in(site, self.name())
+            found.slowest = max(found.slowest, time.monotonic() - begun)
             found.sign_ins[client is None] += 1
             if client is not None and self.dice.random() < 0.5:
                 self.clients.append(client)

@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import TYPE_CHECKING, Any, LiteralString
 
 import redis
+
+if TYPE_CHECKING:
+    import psycopg
 
 PATIENCE = 60.0
 """Seconds that a server is given to start or to end."""
@@ -193,12 +196,15 @@ class PostgresServer(Server):
             return False
         return True
 
-    def ask(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    def connect(self) -> "psycopg.Connection[Any]":
         import psycopg
 
-        address = {"host": "127.0.0.1", "port": self.port, "user": self.name, "dbname": "postgres"}
-        with psycopg.connect(**address, autocommit=True, connect_timeout=5) as connection:  # type: ignore[arg-type]
-            cursor = connection.execute(statement.encode(), values or None)
+        address: dict[str, Any] = {"host": "127.0.0.1", "port": self.port, "user": self.name, "dbname": "postgres"}
+        return psycopg.connect(**address, autocommit=True, connect_timeout=5)
+
+    def ask(self, statement: LiteralString) -> list[tuple[Any, ...]]:
+        with self.connect() as connection:
+            cursor = connection.execute(statement)
             return cursor.fetchall() if cursor.description else []
 
     def limit_files(self, size: int | None) -> None:

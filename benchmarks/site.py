@@ -18,8 +18,8 @@ SECRET = secrets.token_urlsafe(48)
 
 COOKIE = "__Host-auth"
 
-RENEWAL_SECONDS = 1.0
-"""Ids are renewed every second, so that faults meet renewals in flight."""
+RENEWAL_SECONDS = 3.0
+"""Ids are renewed so often that every fault meets renewals in flight."""
 
 
 class Person(msgspec.Struct, frozen=True):

@@ -1,0 +1,216 @@
+"""What a session costs in a backend: space, reads, sign-ins, and the longest pause of cleaning.
+
+Each row is measured in a process of its own, so that no row uses memory that another has left behind.
+"""
+
+import argparse
+import gc
+import importlib.util
+import itertools
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+from benchmarks.tables import table
+from powauth.backends.base import Backend, Record, drive, make_key, make_owner, shard_of
+from powauth.backends.memory import MemoryBackend
+
+NOW = 1_900_000_000_000
+TTL = 1_800_000
+VALUE_BYTES = 200
+SAMPLE = 10_000
+"""Keys read in one round; there are three rounds, of different keys where there are enough, and the median counts."""
+
+LMDB_MOST = 100_000
+"""Sessions in LMDB at most: each is a transaction of its own, and a million of them take long."""
+
+Read = Callable[[bytes], object]
+
+
+class Row(NamedTuple):
+    """What was measured.
+
+    Attributes:
+        name: of the backend.
+        sessions: with a value of 200 bytes each; every second user has two.
+        bytes_per_session: of the process's resident memory, or of the files on disk.
+        read_ns: median of a `Backend.get` of a random live session, key and all unique.
+        bare_ns: the same keys from a plain dict, or by a plain ``get`` of lmdb in a read transaction.
+        create_us: mean of a `Backend.create`.
+        longest_create_ms: the longest of them, in time of the processor, so without what other programs do meanwhile.
+        longest_purge_ms: the same of a ``purge(100)`` while all sessions, expired, are removed.
+    """
+
+    name: str
+    sessions: int
+    bytes_per_session: int
+    read_ns: int
+    bare_ns: int
+    create_us: float
+    longest_create_ms: float
+    longest_purge_ms: float
+
+
+def bench_backend(
+    name: str, make: Callable[[], Backend], sizes: Sequence[int], *, directory: Path | None = None
+) -> list[Row]:
+    """One row for each number of sessions.
+
+    Args:
+        name: of the backend, for the table.
+        make: gives an empty backend that is not ``async``; called in another process, so it must be picklable.
+        sizes: numbers of sessions.
+        directory: where the backend keeps its files, if it has any: their size is measured instead of the memory's, and
+            lmdb takes the place of the dict. It is made before ``make`` is called, and removed afterwards.
+    """
+    rows = []
+    for size in sizes:
+        if directory is not None:
+            directory.mkdir(mode=0o700)
+        try:
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                rows.append(pool.submit(_measure, name, make, size, directory).result())
+        finally:
+            if directory is not None:
+                shutil.rmtree(directory)
+    return rows
+
+
+def _measure(name: str, make: Callable[[], Backend], size: int, directory: Path | None) -> Row:
+    gc.collect()
+    before = _resident_bytes()
+    backend = make()
+    keys = []
+    every = max(size // (3 * SAMPLE), 1)
+    spent = longest_create = 0.0
+    for number, record in enumerate(_records(size)):
+        start, start_of_pause = time.perf_counter(), time.thread_time()
+        drive(backend.create(record, 0, NOW))
+        longest_create = max(longest_create, time.thread_time() - start_of_pause)
+        spent += time.perf_counter() - start
+        if number % every == 0:
+            keys.append(bytes(bytearray(record.key)))
+    gc.collect()
+    used = _resident_bytes() - before if directory is None else _file_bytes(directory)
+    random.Random(1).shuffle(keys)
+    read_ns = _time_reads(lambda key: drive(backend.get(key, NOW)), keys)
+    longest_purge = 0.0
+    removed = 0
+    while removed < size:
+        start_of_pause = time.thread_time()
+        removed += drive(backend.purge(100, NOW + 2 * TTL))
+        longest_purge = max(longest_purge, time.thread_time() - start_of_pause)
+    drive(backend.close())
+    with _bare(size, directory) as read:
+        bare_ns = _time_reads(read, keys)
+    return Row(
+        name,
+        size,
+        used // size,
+        read_ns,
+        bare_ns,
+        round(spent / size * 1e6, 1),
+        round(longest_create * 1e3, 2),
+        round(longest_purge * 1e3, 2),
+    )
+
+
+def _records(size: int) -> Iterator[Record]:
+    """The same ones each time: users in turn have one session and two."""
+    content = random.Random(2)
+    numbers = (user for user in itertools.count(10_000_000) for _ in range(1 + user % 2))
+    for user in itertools.islice(numbers, size):
+        owner = make_owner("credentials", str(user))
+        key = make_key("credentials", shard_of(owner) + content.randbytes(16))
+        yield Record(key, owner, 0, NOW, NOW + content.randrange(TTL // 2, TTL), content.randbytes(VALUE_BYTES))
+
+
+def _time_reads(read: Read, keys: Sequence[bytes]) -> int:
+    """Nanoseconds of a read that hits: the median of three rounds."""
+    per_round = max(len(keys) // 3, 1)
+    rounds = []
+    for part in range(3):
+        batch = [bytes(bytearray(key)) for key in keys[part * per_round : (part + 1) * per_round]]
+        start = time.perf_counter()
+        for key in batch:
+            read(key)
+        rounds.append((time.perf_counter() - start) / len(batch))
+        assert all(read(key) is not None for key in batch)
+    return round(median(rounds) * 1e9)
+
+
+@contextmanager
+def _bare(size: int, directory: Path | None) -> Iterator[Read]:
+    """A read of the engine itself, with the same records in it."""
+    if directory is None:
+        records = {record.key: record for record in _records(size)}
+        yield lambda key: records[key]
+        return
+    import lmdb
+
+    path = directory / "bare"
+    with lmdb.open(str(path), map_size=1 << 32, sync=False) as environment:
+        with environment.begin(write=True) as transaction:
+            for record in _records(size):
+                transaction.put(record.key, record.value)
+
+        def read(key: bytes) -> object:
+            with environment.begin() as transaction:
+                return transaction.get(key)
+
+        yield read
+
+
+def _resident_bytes() -> int:
+    """Of this process, as Linux tells it."""
+    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    return int(pages) * 4096
+
+
+def _file_bytes(directory: Path) -> int:
+    """On disk: a sparse file counts as what it holds."""
+    return sum(path.stat().st_blocks * 512 for path in directory.rglob("*") if path.is_file())
+
+
+def lmdb_backend(path: Path) -> Backend:
+    """An LMDB backend that does not wait for the disk: its own work is what is measured."""
+    from powauth.backends.lmdb import LMDBBackend
+
+    return LMDBBackend(path, durable=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sizes", type=int, nargs="*", default=[1_000, 1_000_000], help="numbers of sessions")
+    sizes = parser.parse_args(arguments).sizes
+    rows = bench_backend("memory", MemoryBackend, sizes)
+    if importlib.util.find_spec("lmdb") is not None:
+        with tempfile.TemporaryDirectory() as parent:
+            directory = Path(parent) / "store"
+            fewer = sorted({min(size, LMDB_MOST) for size in sizes})
+            rows += bench_backend("lmdb", partial(lmdb_backend, directory / "sessions"), fewer, directory=directory)
+    print(
+        table(
+            [
+                "backend",
+                "sessions",
+                "bytes/session",
+                "read ns",
+                "bare read ns",
+                "create µs",
+                "longest create ms",
+                "longest purge ms",
+            ],
+            rows,
+        )
+    )
