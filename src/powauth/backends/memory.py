@@ -7,11 +7,11 @@ process ends. `powauth.backends.lmdb` is the choice for several processes on one
 **Pauses.** A single dict of a million entries stands still for tens of milliseconds when it grows, and a list of all
 expiries would have to be searched or rebuilt. Here everything lies in many small groups, chosen by Python's own hash,
 whose seed no client knows; each step works on single groups. A group of records is a 16,384th of the store (61 at a
-million, searched in two microseconds), and a group of owners a 65,536th. An owner with very many records makes `list`
+million, searched in two microseconds), and a group of owners a 32,768th. An owner with very many records makes `list`
 and `delete_owner` slow for itself and for the few owners of its group, and no other verb for anyone. `count` looks at
 everything: tenths of a second at a million, for administrators.
 
-**Space.** A record is kept as one `bytes` object, a third smaller than a `Record` with its parts: some 410 bytes in
+**Space.** A record is kept as one `bytes` object, a third smaller than a `Record` with its parts: some 440 bytes in
 all for a session with 200 bytes of value. Up to Python 3.13 the garbage collector does not look into dicts that hold
 nothing but bytes, so its full collections stay short as well.
 """
@@ -29,8 +29,8 @@ from powauth.errors import ConfigError, StoreUnavailable
 _RECORD_GROUPS: Final = 16_384
 """61 records each at a million; empty, they cost 400 KB."""
 
-_OWNER_GROUPS: Final = 65_536
-"""15 records each at a million; empty, they cost 500 KB."""
+_OWNER_GROUPS: Final = 32_768
+"""30 records each at a million; empty, they cost 260 KB."""
 
 _EPOCH_GROUPS: Final = 1_024
 """Only the epochs of the last hour are there."""
