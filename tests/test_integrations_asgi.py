@@ -489,3 +489,15 @@ def test_fastapi_gives_the_dependencies_no_threads() -> None:
 
     for name in ("request_auth", "blocking_request_auth", "auth_dependency", "optional_auth_dependency"):
         assert inspect.iscoroutinefunction(getattr(fastapi, name))
+
+
+async def test_all_of_a_blocking_part_is_lent_threads() -> None:
+    auth = session_auth(backend=Noting("blocking"), users=NotingUsers("blocking"))
+    adapted = auth.for_asgi(asgi.in_thread)
+    now = auth.now()
+    assert await adapted.store.purge(10, now) == 0
+    assert await adapted.store.count(now) == 0
+    assert await adapted.revoke_everyone() == 0
+    assert await adapted.users.get_by(email="nobody") is None
+    await adapted.users.close()
+    await adapted.store.close()

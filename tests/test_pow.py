@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from core_support import a_mac
 from powauth import (
@@ -23,7 +24,7 @@ from powauth import (
     SessionAuth,
     StoreUnavailable,
 )
-from powauth.backends.base import EPOCH_LIFETIME, Backend, Millis, Mode, drive
+from powauth.backends.base import EPOCH_LIFETIME, Backend, Millis, Mode, drive, make_key
 from powauth.backends.lmdb import LMDBBackend
 from powauth.backends.memory import MemoryBackend
 from powauth.connection import MISSING, NO_EFFECTS, Connection, Effects
@@ -113,7 +114,7 @@ def test_init_validates_once_and_is_immutable_afterwards() -> None:
         ({"secret_key": "short"}, "secret_key"),
         ({"secret_key": []}, "secret_key"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "option",
 )
 def test_init_refuses_what_is_wrong(options: dict[str, Any], message: str) -> None:
     good: dict[str, Any] = {"secret_key": SECRET, "users": MemoryUsers(), "backend": MemoryBackend()}
@@ -303,6 +304,57 @@ def test_an_unfinished_response_gives_up_when_others_are_always_faster() -> None
     assert verbs == ["update", "get"] * 8
     plug.backend.inner.update = busy  # type: ignore[method-assign]
     assert plug.who(value) is not None
+
+
+def test_several_ids_that_differ_are_nobodys() -> None:
+    events: list[Any] = []
+    plug = Plug(on_event=events.append)
+    connection = FakeConnection([f"{NAME}={plug.sign_in()}; {NAME}={plug.sign_in()}"])
+    with plug.backend.counting() as verbs:
+        assert drive(plug.auth.fetch(connection)) is None
+    assert (verbs, events[-1].name) == ([], "conflicting_ids")
+    assert drive(plug.auth.respond(connection)) == NO_EFFECTS
+
+
+def test_an_id_that_is_gone_when_the_request_is_looked_at_again_is_not_renewed() -> None:
+    plug = Plug()
+    connection = plug.request(plug.sign_in())
+    drive(plug.auth.fetch(connection))
+    plug.clock.advance(900)
+    connection.cookies = []
+    assert drive(plug.auth.fetch(connection)) is None
+    assert drive(plug.auth.respond(connection)) == NO_EFFECTS
+
+
+def test_a_record_that_became_garbage_before_the_response_is_not_sent() -> None:
+    plug = Plug()
+    value = plug.sign_in()
+    plug.clock.advance(900)
+    late, fast = plug.request(value), plug.request(value)
+    for connection in (late, fast):
+        drive(plug.auth.fetch(connection))
+    assert drive(plug.auth.respond(fast)).set_cookie is not None
+    sid = plug.auth._current(_with_user(fast, plug.ada)).session.sid
+    record = drive(plug.backend.inner.get(make_key("credentials", sid), plug.auth.now()))
+    assert record is not None
+    garbage = structs.replace(record, value=b"garbage", version=record.version + 1)
+    assert drive(plug.backend.inner.update(garbage, record.version, plug.auth.now()))
+    assert drive(plug.auth.respond(late)) == NO_EFFECTS
+
+
+def _with_user(connection: FakeConnection, user: User) -> FakeConnection:
+    connection.assign("current_user", user)
+    return connection
+
+
+def test_under_max_sessions_a_store_that_fails_after_the_sign_in_still_gives_the_id() -> None:
+    plug = Plug(max_sessions=1)
+    connection = plug.request()
+    drive(plug.auth.do_create(connection, plug.ada))
+    plug.backend.fail["get"] = StoreUnavailable("down")
+    effects = drive(plug.auth.respond(connection))
+    plug.backend.fail.clear()
+    assert plug.who(plug.id_from(effects)) is not None
 
 
 # --- the options of the seed configuration ----------------------------------------------------------------------------
