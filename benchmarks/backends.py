@@ -30,7 +30,7 @@ VALUE_BYTES = 200
 SAMPLE = 10_000
 """Keys read in one round; there are three rounds, of different keys where there are enough, and the median counts."""
 
-RAM_DISK = Path("/dev/shm")  # noqa: S108
+RAM_DISK = Path("/dev/shm")
 """Where LMDB's files are for this, if there is one: a disk would make a million commits wait for it."""
 
 Read = Callable[[bytes], object]
