@@ -29,6 +29,8 @@ class Carrier(ABC):
     """Where the client keeps the id."""
 
     name: str
+    secure = True
+    """Whether clients are to use https, as they must save in development."""
 
     def named(self, name: str) -> Self:
         """This carrier under the name that a `SessionAuth` gives it.
@@ -104,6 +106,7 @@ class CookieCarrier(Carrier):
                 ConfigWarning,
                 stacklevel=2,
             )
+        self.secure = not insecure_http
         self._prefix = "" if insecure_http else "__Secure-" if domain is not None or path != "/" else "__Host-"
         self._attributes = "".join(
             (

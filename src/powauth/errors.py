@@ -39,8 +39,32 @@ class Overloaded(PowauthError):
         self.retry_after = retry_after
 
 
-class NotSignedIn(PowauthError):
+class Refused(PowauthError):
+    """A guard said no: who is signed in, or how long ago they proved it, does not fit what was asked for.
+
+    Attributes:
+        current_user_key: which authenticator's guard it was, where an app has several; ``None`` if that is not known.
+    """
+
+    def __init__(self, message: str = "", *, current_user_key: str | None = None) -> None:
+        super().__init__(message)
+        self.current_user_key = current_user_key
+
+
+class NotSignedIn(Refused):
     """An operation that needs a signed-in user was called without one."""
+
+
+class AlreadySignedIn(Refused):
+    """What is for nobody in particular (registering, signing in) was asked for by a signed-in user."""
+
+
+class NotFresh(Refused):
+    """The user is signed in, but proved who they are too long ago for this: they must sign in again."""
+
+
+class CrossSiteRequest(PowauthError):
+    """A request that changes something does not come from the app's own pages, or does not say where it comes from."""
 
 
 class InvalidParams(PowauthError):

@@ -9,6 +9,7 @@ from typing import Any, Generic
 
 from powauth.authenticator import Authenticator
 from powauth.connection import Connection
+from powauth.credentials import Duration
 from powauth.errors import ConfigError, NotSignedIn
 from powauth.metadata import SessionInfo
 from powauth.session import Metadata
@@ -48,7 +49,7 @@ class RequestAuth(Generic[U]):
         """
         user = self.current_user
         if user is None:
-            raise NotSignedIn("sign in first")
+            raise NotSignedIn("sign in first", current_user_key=self.auth.current_user_key)
         return user
 
     async def authenticate_user(self, params: Params) -> U | None:
@@ -83,6 +84,10 @@ class RequestAuth(Generic[U]):
     def session(self) -> SessionInfo | None:
         """See `SessionAuth.session`."""
         return self._sessions.session(self.connection)
+
+    def is_fresh(self, within: Duration) -> bool:
+        """See `SessionAuth.is_fresh`."""
+        return self._sessions.is_fresh(self.connection, within)
 
     async def sessions(self) -> list[SessionInfo]:
         """See `SessionAuth.sessions`."""
@@ -125,6 +130,11 @@ class BlockingRequestAuth(Generic[U]):
 
     def __repr__(self) -> str:
         return f"<BlockingRequestAuth of {self._auth.auth!r}>"
+
+    @property
+    def auth(self) -> Authenticator[U]:
+        """The authenticator that this binds."""
+        return self._auth.auth
 
     @property
     def connection(self) -> Connection:
@@ -176,6 +186,10 @@ class BlockingRequestAuth(Generic[U]):
     def session(self) -> SessionInfo | None:
         """See `SessionAuth.session`."""
         return self._auth.session
+
+    def is_fresh(self, within: Duration) -> bool:
+        """See `SessionAuth.is_fresh`."""
+        return self._auth.is_fresh(within)
 
     def sessions(self) -> list[SessionInfo]:
         """See `SessionAuth.sessions`."""

@@ -4,12 +4,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from powauth.authenticator import Authenticator
 from powauth.backends.base import drive
 from powauth.connection import MISSING, Connection, Effects, with_effects
 from powauth.errors import ConfigError, PowauthError
-from powauth.integrations.answers import answer_to
+from powauth.integrations.answers import Answers, OnError
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
 
 if TYPE_CHECKING:
@@ -21,6 +22,13 @@ ENVIRON_PREFIX = "powauth."
 REQUEST_AUTH_KEY = "powauth.request_auth"
 """Where in an environ the request-bound objects are, by their ``current_user_key``."""
 
+ANSWERS_KEY = "powauth.answers"
+"""Where in an environ the `Answers` of each middleware are, by its ``current_user_key``."""
+
+
+_UNPREFIXED = frozenset({"CONTENT_TYPE", "CONTENT_LENGTH"})
+"""The two headers that CGI, and so WSGI, names otherwise; empty when they are absent (PEP 3333)."""
+
 
 class WSGIConnection(Connection):
     """A WSGI environ as the plug sees it."""
@@ -31,6 +39,18 @@ class WSGIConnection(Connection):
         super().__init__()
         self.environ = environ
 
+    def method(self) -> str:
+        """See `Connection.method`."""
+        method: str = self.environ["REQUEST_METHOD"]
+        return method
+
+    def target(self) -> str:
+        """See `Connection.target`."""
+        path = self.environ.get("SCRIPT_NAME", "") + self.environ.get("PATH_INFO", "")
+        query = self.environ.get("QUERY_STRING", "")
+        path = quote(path, encoding="latin-1")  # PEP 3333: a character for each byte
+        return f"{path}?{query}" if query else path
+
     def cookie_headers(self) -> Sequence[str]:
         """See `Connection.cookie_headers`."""
         cookies = self.environ.get("HTTP_COOKIE")
@@ -38,7 +58,10 @@ class WSGIConnection(Connection):
 
     def header(self, name: str) -> str | None:
         """See `Connection.header`."""
-        return self.environ.get("HTTP_" + name.upper().replace("-", "_"))
+        key = name.upper().replace("-", "_")
+        if key in _UNPREFIXED:
+            return self.environ.get(key) or None
+        return self.environ.get(f"HTTP_{key}")
 
     def client_ip(self) -> str | None:
         """See `Connection.client_ip`."""
@@ -61,17 +84,31 @@ class SessionAuthMiddleware:
     """Puts an authenticator in front of a WSGI app.
 
     The current user is ``environ["powauth.current_user"]``, and the request-bound object is what `request_auth`
-    returns. A powauth error that the app lets through is answered as `answer_to` says, if the response has not started.
+    returns. A powauth error that the app lets through is answered by `Answers`, if the response has not started.
+
+    Args:
+        app: the app behind it.
+        auth: how to tell who a request is from.
+        on_error: the app's own answers to powauth's errors; see `Answers`.
+        sign_in_path: where people who must sign in are sent; see `Answers`.
 
     Raises:
-        ConfigError: if a part of the authenticator needs an event loop.
+        ConfigError: if a part of the authenticator needs an event loop, or an option is wrong.
     """
 
-    def __init__(self, app: "WSGIApplication", auth: Authenticator[Any]) -> None:
+    def __init__(
+        self,
+        app: "WSGIApplication",
+        auth: Authenticator[Any],
+        *,
+        on_error: OnError | None = None,
+        sign_in_path: str | None = None,
+    ) -> None:
         if not isinstance(auth, Authenticator):
             raise ConfigError(f"auth must be an Authenticator, such as a SessionAuth, not {type(auth).__name__}")
         self.app = app
         self.auth = auth.for_wsgi()
+        self.answers = Answers(on_error, sign_in_path)
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Serve one request."""
@@ -79,6 +116,8 @@ class SessionAuthMiddleware:
         connection = WSGIConnection(environ)
         drive(auth.call(connection))
         bind(environ, auth, connection)
+        answers: dict[str, Answers] = environ.setdefault(ANSWERS_KEY, {})
+        answers[auth.current_user_key] = self.answers
         started = False
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
@@ -91,7 +130,8 @@ class SessionAuthMiddleware:
             body = self.app(environ, start)
             return body if started else _BegunBody(body)
         except PowauthError as error:
-            answer = answer_to(error)
+            key = getattr(error, "current_user_key", None) or ""  # the guard's own answer, where there are several
+            answer = answers.get(key, self.answers)(error, connection)
             if started or answer is None:
                 raise
             start(

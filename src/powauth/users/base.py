@@ -23,6 +23,9 @@ class UsersContext(ABC, Generic[U]):
     """
 
     mode: Mode
+    user_id_field: str = "email"
+    """The attribute, and the name in ``params``, that users name themselves by."""
+
     user_type: type[U]
     """The app's user type: anything else that `authenticate` may return is no user (ASVS 16.5.3)."""
 

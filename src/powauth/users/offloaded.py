@@ -16,6 +16,7 @@ class OffloadedUsers(UsersContext[U]):
         self._users = users
         self._in_thread = in_thread
         self.user_type = users.user_type
+        self.user_id_field = users.user_id_field
 
     def key(self, user: U) -> str:
         """See `UsersContext.key`."""

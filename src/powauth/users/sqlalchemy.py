@@ -118,7 +118,7 @@ class SQLAlchemyUsers(UsersContext[U], Generic[U]):
         self._mapper = mapper = _mapper_of(model)
         self._columns = fields_of(mapper)
         self._key = self._key_of(mapper)
-        self._user_id = user_id_field
+        self._user_id = self.user_id_field = user_id_field
         self._check_model()
         self._identifiers = self._choose_identifiers(identifier, fields)
         self._fields = tuple(fields)
