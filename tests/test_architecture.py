@@ -28,6 +28,9 @@ LINES = (
     ("authenticator",),
     ("session_auth",),
     ("request_auth",),
+    ("own_path",),
+    ("guards",),
+    ("cross_site",),
     ("",),  # powauth itself: what the parts below are made of
     ("integrations",),
     ("pages",),

@@ -1,6 +1,6 @@
 """The answer to an error that a handler let through: JSON for programs, the sign-in page for people."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -10,6 +10,7 @@ from powauth.connection import Connection, Headers
 from powauth.errors import (
     AlreadySignedIn,
     ConfigError,
+    CrossSiteRequest,
     InvalidParams,
     NotFresh,
     NotSignedIn,
@@ -73,6 +74,12 @@ class Answers:
         return see_other(self.sign_in_path + query)
 
 
+def chosen(answers: Mapping[str, Answers], error: PowauthError, own: Answers) -> Answers:
+    """Who answers where an app has several authenticators: the one whose guard raised the error."""
+    key = error.current_user_key if isinstance(error, Refused) else None
+    return own if key is None else answers.get(key, own)
+
+
 def for_people(connection: Connection) -> bool:
     """Whether a page is asked for: a ``GET`` or ``HEAD`` that takes HTML by name, as browsers do and scripts do not."""
     if connection.method() not in ("GET", "HEAD") or connection.header("x-requested-with") is not None:
@@ -94,8 +101,8 @@ def see_other(path: str) -> Answer:
 def answer_to(error: PowauthError) -> Answer | None:
     """What a program is told of ``error``, or ``None`` if it is the app's own mistake.
 
-    401 `NotSignedIn`, 403 `AlreadySignedIn` and `NotFresh`, 422 `InvalidParams` with ``{"errors": {field: [message, …]}}``,
-    503 with ``Retry-After`` `StoreUnavailable` and `Overloaded`. No message of an engine's is passed on.
+    401 `NotSignedIn`, 403 `AlreadySignedIn`, `NotFresh` and `CrossSiteRequest`, 422 `InvalidParams` with
+    ``{"errors": {field: [message, …]}}``, 503 with ``Retry-After`` `StoreUnavailable` and `Overloaded`. No message of an engine's is passed on.
     """
     if isinstance(error, InvalidParams):
         return _json(422, "Unprocessable Content", {"errors": error.errors})
@@ -103,6 +110,8 @@ def answer_to(error: PowauthError) -> Answer | None:
         return _json(401, "Unauthorized", {"error": reason(error)})
     if isinstance(error, Refused):
         return _json(403, "Forbidden", {"error": reason(error)})
+    if isinstance(error, CrossSiteRequest):
+        return _json(403, "Forbidden", {"error": "cross_site_request"})
     if isinstance(error, StoreUnavailable):
         return _json(503, "Service Unavailable", {"error": "store_unavailable"}, _RETRY)
     if isinstance(error, Overloaded):
