@@ -229,6 +229,12 @@ class FakeConnection(Connection):
         self.framework_session: dict[str, Any] | None = None
         self.ip: str | None = "192.0.2.1"
 
+    def method(self) -> str:
+        return "GET"
+
+    def target(self) -> str:
+        return "/"
+
     def cookie_headers(self) -> list[str]:
         return self.cookies
 

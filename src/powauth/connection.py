@@ -46,6 +46,14 @@ class Connection(ABC):
         """What each authenticator remembers between the request and its response."""
 
     @abstractmethod
+    def method(self) -> str:
+        """The request's method; a WebSocket's handshake is a ``GET``."""
+
+    @abstractmethod
+    def target(self) -> str:
+        """The path and query that the client asked for, as it spelled them, whatever a mount has taken off since."""
+
+    @abstractmethod
     def cookie_headers(self) -> Sequence[str]:
         """The values of the request's ``Cookie`` fields, undecoded (ISO 8859-1), in order."""
 

@@ -39,6 +39,20 @@ class Overloaded(PowauthError):
         self.retry_after = retry_after
 
 
+class Throttled(PowauthError):
+    """Too many attempts: this one was not looked at (429 with ``Retry-After``). Says nothing about any account.
+
+    Attributes:
+        scope: Which counter was full: ``"account"``, ``"source"``, or ``"proof"`` (a ``current_password``).
+        retry_after: Seconds until it is worth trying again.
+    """
+
+    def __init__(self, *, scope: str, retry_after: int) -> None:
+        super().__init__("too many attempts; try again later")
+        self.scope = scope
+        self.retry_after = retry_after
+
+
 class Refused(PowauthError):
     """A guard said no: who is signed in, or how long ago they proved it, does not fit what was asked for.
 

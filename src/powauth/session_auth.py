@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Final, Self, TypeGuard, cast, get_args
 
@@ -14,11 +14,12 @@ from powauth.backends.offloaded import InThread, OffloadedBackend
 from powauth.carriers import Carrier, ConflictingIds, CookieCarrier
 from powauth.connection import NO_EFFECTS, Connection, Effects
 from powauth.credentials import CredentialsCache, Duration, Stored, UnreadableRecord, duration
-from powauth.errors import ConfigError, NotSignedIn, StoreUnavailable
+from powauth.errors import ConfigError, NotSignedIn, StoreUnavailable, Throttled
 from powauth.events import Event, EventName, Listener, emit
 from powauth.keyring import Keyring, Secrets
 from powauth.metadata import MetadataSource, SessionInfo, checked_metadata, default_metadata, session_info
 from powauth.session import (
+    CLOCK_TOLERANCE,
     Metadata,
     OnReuse,
     Outcome,
@@ -36,6 +37,7 @@ from powauth.session import (
     new_session,
     renewed,
 )
+from powauth.throttle import DEFAULT_THROTTLE, UNCOUNTED, Admission, Counters, Throttle
 from powauth.users.base import U, UsersContext
 
 logger = logging.getLogger("powauth")
@@ -82,6 +84,7 @@ class SessionAuth(Authenticator[U]):
             presented it; ``"reject"`` refuses the request only.
         max_sessions: how many sessions a user may have; the oldest ends for the newest. ``None`` is no limit.
         carrier: where the client keeps the id; the default is a `CookieCarrier`.
+        throttle: how often sign-in may be tried for an account and from a source; ``None`` leaves that to others.
         metadata: what to keep of a request that signs in; ``None`` keeps nothing.
         on_event: told of every `Event`, besides the ``powauth`` logger.
         clock: the time, in seconds since the Unix epoch.
@@ -106,6 +109,7 @@ class SessionAuth(Authenticator[U]):
         on_reuse: OnReuse = "revoke",
         max_sessions: int | None = None,
         carrier: Carrier | None = None,
+        throttle: Throttle | None = DEFAULT_THROTTLE,
         metadata: MetadataSource | None = default_metadata,
         on_event: Listener | None = None,
         clock: Callable[[], float] = time.time,
@@ -128,6 +132,9 @@ class SessionAuth(Authenticator[U]):
         self.max_sessions: Final = max_sessions
         name = session_key if app_name is None else f"{app_name}_{session_key}"
         self.carrier: Final = (carrier or CookieCarrier()).named(name)
+        if throttle is not None and not isinstance(throttle, Throttle):
+            raise ConfigError(f"throttle must be a Throttle, or None, not {type(throttle).__name__}")
+        self._counters = None if throttle is None else Counters(throttle, keyring, self.store.namespace)
         self.on_event: Final = on_event
         self._metadata = metadata
         self._clock = clock
@@ -301,6 +308,18 @@ class SessionAuth(Authenticator[U]):
         stored = self._state(connection).stored
         return None if stored is None else session_info(stored, current=True)
 
+    def is_fresh(self, connection: Connection, within: Duration) -> bool:
+        """Whether the user proved who they are, for this session, no longer than ``within`` ago.
+
+        Raises:
+            ConfigError: if ``within`` is no length of time.
+        """
+        longest = duration("within", within, at_least=1)
+        stored = self._state(connection).stored
+        if stored is None:
+            return False
+        return -CLOCK_TOLERANCE <= self.now() - stored.session.authenticated_at <= longest
+
     async def sessions(self, connection: Connection) -> list[SessionInfo]:
         """The current user's live sessions, newest first.
 
@@ -424,6 +443,40 @@ class SessionAuth(Authenticator[U]):
     async def check_ready(self, user: U) -> None:
         """See `Authenticator.check_ready`: one small read."""
         await self.store.epoch(self.users.key(user), self.now())
+
+    # --- throttling -------------------------------------------------------------------------------------------------
+
+    async def admit_sign_in(self, connection: Connection, params: Mapping[str, object]) -> Admission:
+        """See `Authenticator.admit_sign_in`: one write for each counter that has nothing yet, else a read and a write."""
+        if self._counters is None:
+            return UNCOUNTED
+        account, source = self.users.login_key(params), connection.client_ip()
+        try:
+            return await self._counters.admit(self.store.backend, self.now, account=account, source=source)
+        except Throttled as error:
+            self._emit("throttled", connection, detail=error.scope)
+            raise
+
+    async def admit_proof(self, connection: Connection, user: U) -> Admission:
+        """See `Authenticator.admit_proof`."""
+        if self._counters is None:
+            return UNCOUNTED
+        key = self.users.key(user)
+        try:
+            return await self._counters.admit_proof(self.store.backend, self.now, key)
+        except Throttled as error:
+            self._emit("throttled", connection, user_key=key, detail=error.scope)
+            raise
+
+    async def forget_failures(self, params: Mapping[str, object]) -> bool:
+        """Let an account be signed in to again at once, for the app's own code; whether it had failures.
+
+        ``params`` hold its user id: after support has spoken with its owner, or a reset of the password.
+        """
+        account = self.users.login_key(params)
+        if self._counters is None or account is None:
+            return False
+        return await self._counters.forget(self.store.backend, account, self.now())
 
     # --- inside -----------------------------------------------------------------------------------------------------
 

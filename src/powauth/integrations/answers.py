@@ -18,6 +18,7 @@ from powauth.errors import (
     PowauthError,
     Refused,
     StoreUnavailable,
+    Throttled,
 )
 from powauth.own_path import own_path
 
@@ -102,7 +103,8 @@ def answer_to(error: PowauthError) -> Answer | None:
     """What a program is told of ``error``, or ``None`` if it is the app's own mistake.
 
     401 `NotSignedIn`, 403 `AlreadySignedIn`, `NotFresh` and `CrossSiteRequest`, 422 `InvalidParams` with
-    ``{"errors": {field: [message, …]}}``, 503 with ``Retry-After`` `StoreUnavailable` and `Overloaded`. No message of an engine's is passed on.
+    ``{"errors": {field: [message, …]}}``, 503 with ``Retry-After`` `StoreUnavailable` and `Overloaded`. No message of
+    an engine's is passed on.
     """
     if isinstance(error, InvalidParams):
         return _json(422, "Unprocessable Content", {"errors": error.errors})
@@ -112,6 +114,9 @@ def answer_to(error: PowauthError) -> Answer | None:
         return _json(403, "Forbidden", {"error": reason(error)})
     if isinstance(error, CrossSiteRequest):
         return _json(403, "Forbidden", {"error": "cross_site_request"})
+    if isinstance(error, Throttled):
+        after = (b"retry-after", str(error.retry_after).encode())
+        return _json(429, "Too Many Requests", {"error": "throttled"}, after)
     if isinstance(error, StoreUnavailable):
         return _json(503, "Service Unavailable", {"error": "store_unavailable"}, _RETRY)
     if isinstance(error, Overloaded):

@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from powauth.authenticator import Authenticator, Unreachable, known
 from powauth.connection import MISSING, Connection, with_effects
-from powauth.errors import ConfigError, NotSignedIn, PowauthError, StoreUnavailable
-from powauth.integrations.answers import answer_to
+from powauth.errors import ConfigError, PowauthError, Refused, StoreUnavailable
+from powauth.integrations.answers import Answers, OnError, chosen, reason
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
 
 try:
@@ -30,6 +31,9 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 SCOPE_KEY = "powauth"
 """Where in a scope the request-bound objects are, by their ``current_user_key``."""
+
+ANSWERS_KEY = "powauth.answers"
+"""Where in a scope the `Answers` of each middleware are, by its ``current_user_key``."""
 
 THREADS = 40
 """Worker threads at once, for each event loop. They are not those that plain handlers run in: a handler that waits for
@@ -64,6 +68,18 @@ class ASGIConnection(Connection):
     def __init__(self, scope: Scope) -> None:
         super().__init__()
         self.scope = scope
+
+    def method(self) -> str:
+        """See `Connection.method`."""
+        method: str = self.scope.get("method", "GET")
+        return method
+
+    def target(self) -> str:
+        """See `Connection.target`."""
+        raw: bytes | None = self.scope.get("raw_path")
+        path = quote(self.scope["path"]) if raw is None else raw.decode("latin-1")
+        query = self.scope.get("query_string", b"").decode("latin-1")
+        return f"{path}?{query}" if query else path
 
     def cookie_headers(self) -> Sequence[str]:
         """See `Connection.cookie_headers`."""
@@ -105,17 +121,31 @@ class SessionAuthMiddleware:
     The current user is in ``scope["state"]`` under the authenticator's ``current_user_key`` (Starlette:
     ``request.state.current_user``), and the request-bound object is what `request_auth` returns. A response that
     starts carries what there is to carry; a WebSocket's handshake cannot, and renews nothing. A powauth error that the
-    app lets through is answered as `answer_to` says, if the response has not started.
+    app lets through is answered by `Answers`, if the response has not started.
+
+    Args:
+        app: the app behind it.
+        auth: how to tell who a request is from.
+        on_error: the app's own answers to powauth's errors; see `Answers`.
+        sign_in_path: where people who must sign in are sent; see `Answers`.
 
     Raises:
-        ConfigError: if a part of the authenticator cannot work here.
+        ConfigError: if a part of the authenticator cannot work here, or an option is wrong.
     """
 
-    def __init__(self, app: ASGIApp, auth: Authenticator[Any]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        auth: Authenticator[Any],
+        *,
+        on_error: OnError | None = None,
+        sign_in_path: str | None = None,
+    ) -> None:
         if not isinstance(auth, Authenticator):
             raise ConfigError(f"auth must be an Authenticator, such as a SessionAuth, not {type(auth).__name__}")
         self.app = app
         self.auth = auth.for_asgi(in_thread)
+        self.answers = Answers(on_error, sign_in_path)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -126,6 +156,7 @@ class SessionAuthMiddleware:
         connection = ASGIConnection(scope)
         await auth.call(connection)
         scope.setdefault(SCOPE_KEY, {})[auth.current_user_key] = RequestAuth(auth, connection)
+        scope.setdefault(ANSWERS_KEY, {})[auth.current_user_key] = self.answers
         if scope["type"] == "websocket":
             await self._websocket(scope, receive, send)
             return
@@ -142,7 +173,7 @@ class SessionAuthMiddleware:
         try:
             await self.app(scope, receive, send_with_effects)
         except PowauthError as error:
-            answer = answer_to(error)
+            answer = chosen(scope[ANSWERS_KEY], error, self.answers)(error, connection)
             if started or answer is None:
                 raise
             effects = await auth.respond(connection, failed=True)
@@ -155,8 +186,8 @@ class SessionAuthMiddleware:
             await self.app(scope, receive, send)
         except StoreUnavailable:
             await send({"type": "websocket.close", "code": TRY_AGAIN_LATER, "reason": "store unavailable"})
-        except NotSignedIn:
-            await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": "not signed in"})
+        except Refused as error:
+            await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": reason(error)})
 
 
 def request_auth(scope: Scope, current_user_key: str = "current_user") -> RequestAuth[Any]:

@@ -4,15 +4,18 @@ It uses Flask's own hooks, so that Flask's ``session`` can carry the id and Flas
 """
 
 from collections.abc import Callable, MutableMapping
-from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from functools import partial, wraps
+from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from powauth.authenticator import Authenticator
 from powauth.backends.base import drive
+from powauth.credentials import Duration, duration
 from powauth.errors import ConfigError, PowauthError
+from powauth.guards import FRESH, require_fresh, require_no_user, require_user
 from powauth.integrations import wsgi
-from powauth.integrations.answers import answer_to
+from powauth.integrations.answers import Answers, OnError, chosen
 from powauth.request_auth import BlockingRequestAuth
+from powauth.users.base import U
 
 try:
     from flask import Flask, Response, current_app, g, request, session
@@ -42,26 +45,45 @@ class FlaskConnection(wsgi.WSGIConnection):
         setattr(g, key, value)
 
 
-class PowAuth:
+class PowAuth(Generic[U]):
     """The extension: ``PowAuth(app, auth)``, or ``PowAuth(auth=auth)`` and later ``init_app(app)``.
 
     The current user is `current_user`, ``g.current_user`` and ``environ["powauth.current_user"]``; `request_auth` is
-    the request-bound object. Several extensions with different ``current_user_key`` live side by side in one app.
+    the request-bound object. Several extensions with different ``current_user_key`` live side by side in one app: each
+    has its own `PowAuth.current_user`, `PowAuth.login_required` and so on, while those of the module are for the one
+    whose key is ``current_user``.
+
+    Args:
+        app: the app; or give it to `init_app`.
+        auth: how to tell who a request is from.
+        on_error: the app's own answers to powauth's errors; see `Answers`. Handlers that the app registers with Flask
+            for powauth's errors come before it.
+        sign_in_path: where people who must sign in are sent; see `Answers`.
 
     Raises:
-        ConfigError: if a part of the authenticator needs an event loop, or the key is taken in this app.
+        ConfigError: if a part of the authenticator needs an event loop, the key is taken in this app, or an option is
+            wrong.
     """
 
-    def __init__(self, app: Flask | None = None, auth: Authenticator[Any] | None = None) -> None:
+    def __init__(
+        self,
+        app: Flask | None = None,
+        auth: Authenticator[U] | None = None,
+        *,
+        on_error: OnError | None = None,
+        sign_in_path: str | None = None,
+    ) -> None:
         if not isinstance(auth, Authenticator):
             raise ConfigError("PowAuth needs auth=, an Authenticator such as a SessionAuth")
-        self.auth = auth.for_wsgi()
+        self.auth: Authenticator[U] = auth.for_wsgi()
+        self.answers = Answers(on_error, sign_in_path)
+        self.current_user: Any = LocalProxy(lambda: self.request_auth().current_user)
         if app is not None:
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
         """Hook into an app."""
-        installed: dict[str, PowAuth] = app.extensions.setdefault(EXTENSION, {})
+        installed: dict[str, PowAuth[Any]] = app.extensions.setdefault(EXTENSION, {})
         key = self.auth.current_user_key
         if key in installed:
             raise ConfigError(
@@ -71,7 +93,35 @@ class PowAuth:
         app.before_request(self._fetch)
         app.after_request(self._respond)
         if len(installed) == 1:
-            app.register_error_handler(PowauthError, _answer)
+            app.register_error_handler(PowauthError, self._answer)
+
+    def request_auth(self) -> BlockingRequestAuth[U]:
+        """The request-bound object of the current request.
+
+        Raises:
+            ConfigError: if this extension is not installed in the app.
+        """
+        return request_auth(self.auth.current_user_key)
+
+    def login_required(self, view: Callable[P, R]) -> Callable[P, R]:
+        """A view for signed-in users only: 401 or the sign-in page for anybody else, 503 while nobody can tell."""
+        return _guarded(view, lambda: require_user(self.request_auth()))
+
+    @overload
+    def fresh_login_required(self, view: Callable[P, R]) -> Callable[P, R]: ...
+
+    @overload
+    def fresh_login_required(self, *, within: Duration) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+
+    def fresh_login_required(self, view: Callable[P, R] | None = None, *, within: Duration = FRESH) -> Any:
+        """A view for users who signed in no longer than ``within`` ago; see `powauth.guards.require_fresh`."""
+        duration("within", within, at_least=1)
+        guard = partial(_guarded, guard=lambda: require_fresh(self.request_auth(), within))
+        return guard if view is None else guard(view)
+
+    def signed_out_required(self, view: Callable[P, R]) -> Callable[P, R]:
+        """A view that a signed-in user has no use for; see `powauth.guards.require_no_user`."""
+        return _guarded(view, lambda: require_no_user(self.request_auth()))
 
     def _fetch(self) -> None:
         connection = FlaskConnection(request.environ)
@@ -86,13 +136,22 @@ class PowAuth:
             response.headers = Headers(wsgi.amended(response.headers, effects))
         return response
 
+    def _answer(self, error: PowauthError) -> Response:
+        answers = {key: installed.answers for key, installed in current_app.extensions[EXTENSION].items()}
+        answer = chosen(answers, error, self.answers)(error, FlaskConnection(request.environ))
+        if answer is None:
+            raise error
+        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers]
+        return Response(answer.body, answer.status, headers)
 
-def _answer(error: PowauthError) -> Response:
-    answer = answer_to(error)
-    if answer is None:
-        raise error
-    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers]
-    return Response(answer.body, answer.status, headers)
+
+def _guarded(view: Callable[P, R], guard: Callable[[], object]) -> Callable[P, R]:
+    @wraps(view)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        guard()
+        return current_app.ensure_sync(view)(*args, **kwargs)  # type: ignore[no-any-return]
+
+    return guarded
 
 
 def request_auth(current_user_key: str = "current_user") -> BlockingRequestAuth[Any]:
@@ -118,11 +177,25 @@ Using it raises `StoreUnavailable` if nobody could tell, which is answered with 
 
 
 def login_required(view: Callable[P, R]) -> Callable[P, R]:
-    """A view for signed-in users only: anybody else gets 401, and 503 while nobody can tell."""
+    """See `PowAuth.login_required`."""
+    return _guarded(view, lambda: require_user(request_auth()))
 
-    @wraps(view)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-        request_auth().require_user()
-        return current_app.ensure_sync(view)(*args, **kwargs)  # type: ignore[no-any-return]
 
-    return guarded
+@overload
+def fresh_login_required(view: Callable[P, R]) -> Callable[P, R]: ...
+
+
+@overload
+def fresh_login_required(*, within: Duration) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+
+
+def fresh_login_required(view: Callable[P, R] | None = None, *, within: Duration = FRESH) -> Any:
+    """See `PowAuth.fresh_login_required`: ``@fresh_login_required``, or with a time of one's own in brackets."""
+    duration("within", within, at_least=1)
+    guard = partial(_guarded, guard=lambda: require_fresh(request_auth(), within))
+    return guard if view is None else guard(view)
+
+
+def signed_out_required(view: Callable[P, R]) -> Callable[P, R]:
+    """See `PowAuth.signed_out_required`."""
+    return _guarded(view, lambda: require_no_user(request_auth()))

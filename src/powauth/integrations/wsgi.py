@@ -10,7 +10,7 @@ from powauth.authenticator import Authenticator
 from powauth.backends.base import drive
 from powauth.connection import MISSING, Connection, Effects, with_effects
 from powauth.errors import ConfigError, PowauthError
-from powauth.integrations.answers import Answers, OnError
+from powauth.integrations.answers import Answers, OnError, chosen
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
 
 if TYPE_CHECKING:
@@ -130,8 +130,7 @@ class SessionAuthMiddleware:
             body = self.app(environ, start)
             return body if started else _BegunBody(body)
         except PowauthError as error:
-            key = getattr(error, "current_user_key", None) or ""  # the guard's own answer, where there are several
-            answer = answers.get(key, self.answers)(error, connection)
+            answer = chosen(answers, error, self.answers)(error, connection)
             if started or answer is None:
                 raise
             start(
