@@ -1,0 +1,127 @@
+"""Every text of the pages, so that each can be changed or translated."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Messages:
+    """The texts. Replace some, or all for another language, and ``lang`` with them.
+
+    >>> Messages(lang="de", sign_in="Anmelden").sign_in
+    'Anmelden'
+    """
+
+    lang: str = "en"
+    """The language of all texts (BCP 47)."""
+
+    direction: str = "ltr"
+    """``ltr`` or ``rtl``."""
+
+    labels: Mapping[str, str] = field(
+        default_factory=lambda: {
+            "email": "E-mail",
+            "username": "User name",
+            "password": "Password",
+            "current_password": "Current password",
+        }
+    )
+    """What fields are called; one that is missing goes by its name."""
+
+    errors: Mapping[str, str] = field(default_factory=dict)
+    """What the users context says of wrong fields, such as ``can't be blank``, in other words. Missing ones stay."""
+
+    field_error: str = "{label} {message}."
+    """How a field's label and what is wrong with it make a sentence."""
+
+    error_prefix: str = "Error: "
+    """Before the title of a page that was refused, so that it is the first thing heard."""
+
+    check_input: str = "Please check what you entered"
+    signed_in_as: str = "Signed in as"
+    account_navigation: str = "Account"
+
+    register: str = "Create your account"
+    register_action: str = "Create account"
+    password_hint: str = "At least 8 characters. A few unrelated words make a good one."
+    have_account: str = "Already have an account?"
+
+    sign_in: str = "Sign in"
+    sign_in_action: str = "Sign in"
+    sign_in_refused: str = "That e-mail and password do not match an account."
+    sign_in_first: str = "Sign in to go on."
+    sign_in_again: str = "Confirm that it is you: enter your password again."
+    no_account: str = "No account yet?"
+    sign_out: str = "Sign out"
+
+    account: str = "Your account"
+    change_user_id: str = "E-mail address"
+    change_user_id_action: str = "Change e-mail"
+    change_password: str = "Password"
+    change_password_action: str = "Change password"
+    new_password: str = "New password"
+    signs_out_others: str = "You stay signed in here, and are signed out on all other devices."
+    delete: str = "Delete account"
+    delete_warning: str = "This deletes your account and signs you out everywhere. It cannot be undone."
+    delete_action: str = "Delete my account"
+
+    sessions: str = "Your devices"
+    sessions_intro: str = "Where you are signed in. End what you do not recognise, then change your password."
+    this_device: str = "This device"
+    unknown_device: str = "Unknown device"
+    device: str = "{browser} on {system}"
+    signed_in_at: str = "Signed in"
+    last_seen: str = "Last active"
+    address: str = "Address"
+    unknown: str = "unknown"
+    time_format: str = "%Y-%m-%d %H:%M UTC"
+    """For `datetime.strftime`; times are in UTC, since a page without a script cannot know the reader's zone."""
+    end: str = "Sign out"
+    end_of: str = "Sign out {device}, signed in {time}"
+    """What the button is called for those who cannot see which device it stands beside."""
+    end_others: str = "Sign out all other devices"
+    no_others: str = "You are signed in nowhere else."
+
+    done: Mapping[str, str] = field(
+        default_factory=lambda: {
+            "registered": "Welcome. Your account is ready.",
+            "user_id": "Your e-mail address has been changed.",
+            "password": "Your password has been changed. All other devices have been signed out.",
+            "updated": "Your account has been changed.",
+            "ended": "That device has been signed out.",
+            "ended_others": "All other devices have been signed out.",
+            "signed_out": "You are signed out.",
+            "deleted": "Your account has been deleted.",
+        }
+    )
+    """What has just been done, said on the page that follows."""
+
+    failures: Mapping[str, str] = field(
+        default_factory=lambda: {
+            "not_found": "There is no such page.",
+            "no_such_session": "That device is signed out already.",
+            "method_not_allowed": "This address cannot be used like that.",
+            "bad_request": "The form did not arrive in one piece. Go back and send it again.",
+            "too_large": "That is more than any form here takes.",
+            "unsupported_media_type": "This kind of form is not taken here.",
+            "cross_site_request": "For your safety, this was refused: it did not come from this site's own pages.",
+            "not_signed_in": "Sign in first.",
+            "store_unavailable": "We cannot reach your account right now. You are not signed out: try again in a moment.",
+            "overloaded": "Too much is going on right now. Try again in a moment.",
+            "throttled": "Too many attempts. Wait a while, then try again.",
+            "internal_error": "Something went wrong on our side. Try again in a moment.",
+        }
+    )
+    """What is said instead of a page, by the word that programs get."""
+
+    failure: str = "That did not work"
+    go_back: str = "Back to your account"
+
+    def label(self, name: str) -> str:
+        """What a field is called."""
+        return self.labels.get(name) or name.replace("_", " ").capitalize()
+
+    def error(self, name: str, message: str) -> str:
+        """What is wrong with a field, as a sentence."""
+        said = self.errors.get(message, message)
+        return said if name == "base" else self.field_error.format(label=self.label(name), message=said)

@@ -1,0 +1,67 @@
+"""Where the pages are, and where each step leads."""
+
+import re
+from dataclasses import dataclass, fields
+
+from powauth.errors import ConfigError
+from powauth.own_path import own_path
+
+_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+\Z")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Routes:
+    """The pages' paths below where they are mounted, and the paths of the app that steps lead to.
+
+    Raises:
+        ConfigError: if a path cannot be one, or two pages have the same.
+
+    >>> Routes(login="/sign-in", after_login="/dashboard").login
+    '/sign-in'
+    """
+
+    register: str = "/register"
+    """Register."""
+
+    login: str = "/login"
+    """Sign in."""
+
+    logout: str = "/logout"
+    """Sign out; ``POST`` only."""
+
+    account: str = "/account"
+    """Change e-mail or password, or delete the account."""
+
+    sessions: str = "/account/sessions"
+    """The user's devices."""
+
+    style: str = "/powauth.css"
+    """The style sheet."""
+
+    after_register: str | None = None
+    """Where registering leads: a path of the origin, whatever the mount. ``None``: the account page."""
+
+    after_login: str | None = None
+    """Where signing in leads, if no page was asked for before. ``None``: the account page."""
+
+    after_logout: str | None = None
+    """Where signing out leads. ``None``: the sign-in page."""
+
+    after_delete: str | None = None
+    """Where deleting the account leads. ``None``: the sign-in page."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            path = getattr(self, field.name)
+            if field.name.startswith("after_"):
+                if path is not None and (own_path(path) != path):
+                    raise ConfigError(f"{field.name} must be a path of the app, such as '/dashboard', not {path!r}")
+            elif not isinstance(path, str) or not _PATH.match(path) or {".", ".."} & {*path.split("/")}:
+                raise ConfigError(f"{field.name} must be a path such as '/{field.name}', not {path!r}")
+        if len(set(self.pages)) != len(self.pages):
+            raise ConfigError("two pages have the same path")
+
+    @property
+    def pages(self) -> tuple[str, ...]:
+        """All paths that are answered."""
+        return (self.register, self.login, self.logout, self.account, self.sessions, self.style)
