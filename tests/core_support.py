@@ -71,6 +71,7 @@ class Site:
             "users": self.users,
             "clock": self.clock,
             "on_event": self.events.append,
+            "throttle": None,  # what sessions cost is told without it
         }
         self.auth: SessionAuth[User] = SessionAuth(**defaults | options)
         self.app = make_app(kind, self.auth, {"/login": self._login, "/logout": self._logout})

@@ -25,6 +25,7 @@ LINES = (
     ("connection",),
     ("carriers",),
     ("metadata",),
+    ("throttle",),
     ("authenticator",),
     ("session_auth",),
     ("request_auth",),

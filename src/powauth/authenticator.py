@@ -6,12 +6,13 @@ a header that a trusted proxy sets. `powauth.session_auth.SessionAuth` is the se
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Generic, NoReturn, Self, TypeVar, cast
+from collections.abc import Coroutine, Mapping
+from typing import Any, Final, Generic, NoReturn, Self, TypeVar, cast
 
 from powauth.backends.offloaded import InThread
 from powauth.connection import MISSING, NO_EFFECTS, Connection, Effects
-from powauth.errors import ConfigError, NotSignedIn, StoreUnavailable
+from powauth.errors import ConfigError, InvalidParams, NotSignedIn, Overloaded, Refused, StoreUnavailable
+from powauth.throttle import UNCOUNTED, Admission
 from powauth.users.base import U, UsersContext
 from powauth.users.offloaded import OffloadedUsers
 
@@ -21,6 +22,10 @@ T = TypeVar("T")
 
 SIGN_IN_ATTEMPTS = 8
 """How often a sign-in starts over because the user changed, or was revoked, while it was under way."""
+
+
+NOT_LOOKED_AT: Final = (StoreUnavailable, Overloaded, Refused)
+"""What ends an attempt without telling whether the password was wrong, so that it does not count as a failure."""
 
 
 class Unreachable:
@@ -136,6 +141,24 @@ class Authenticator(ABC, Generic[U]):
         """Raise `StoreUnavailable` now, if a change of the user could not be carried through afterwards."""
         del user
 
+    async def admit_sign_in(self, connection: Connection, params: Mapping[str, object]) -> Admission:
+        """Count an attempt to sign in, before ``params`` are looked at.
+
+        Raises:
+            Throttled: if there were too many.
+        """
+        del connection, params
+        return UNCOUNTED
+
+    async def admit_proof(self, connection: Connection, user: U) -> Admission:
+        """Count a ``current_password`` that a signed-in user gives, before it is looked at.
+
+        Raises:
+            Throttled: if there were too many.
+        """
+        del connection, user
+        return UNCOUNTED
+
     def for_asgi(self, in_thread: InThread) -> Self:
         """This authenticator for an event loop, where nothing may block it."""
         if self.users.mode != "blocking":
@@ -204,16 +227,25 @@ class Authenticator(ABC, Generic[U]):
         """Sign in the user whom ``params`` prove; ``None``, with everything as it was, if they prove nobody.
 
         A change of the user that overtakes the check makes it start over.
+
+        Raises:
+            Throttled: if it was tried too often; ``params`` were not looked at.
         """
-        for _ in range(SIGN_IN_ATTEMPTS):
-            user = await self.users.authenticate(params)
-            if not isinstance(user, self.users.user_type):
-                self._sign_in_refused(connection)
-                return None
-            signed_in = await self.do_create(connection, user, proof=self.users.fingerprint(user))
-            if signed_in is not None:
-                return signed_in
-        raise StoreUnavailable("the user changed again and again during the sign-in; try again")
+        admission = await self.admit_sign_in(connection, params)
+        try:
+            for _ in range(SIGN_IN_ATTEMPTS):
+                user = await self.users.authenticate(params)
+                if not isinstance(user, self.users.user_type):
+                    self._sign_in_refused(connection)
+                    return None
+                signed_in = await self.do_create(connection, user, proof=self.users.fingerprint(user))
+                if signed_in is not None:
+                    await admission.succeed()
+                    return signed_in
+            raise StoreUnavailable("the user changed again and again during the sign-in; try again")
+        except NOT_LOOKED_AT:
+            await admission.undo()
+            raise
 
     async def create_user(self, connection: Connection, params: Mapping[str, object]) -> U:
         """Register a user and sign them in.
@@ -235,10 +267,11 @@ class Authenticator(ABC, Generic[U]):
         Raises:
             InvalidParams: what is wrong with ``params``.
             NotSignedIn: if nobody is signed in, or the user is gone.
+            Throttled: if wrong current passwords were given too often.
         """
         before = await self._reloaded(connection)
         await self.check_ready(before)
-        after = await self.users.update(before, params)
+        after = await self._proven(connection, before, params, self.users.update(before, params))
         if not await self.user_updated(before, after):
             connection.assign(self.current_user_key, after)
             return after
@@ -257,10 +290,11 @@ class Authenticator(ABC, Generic[U]):
         Raises:
             InvalidParams: the current password is missing or wrong.
             NotSignedIn: if nobody is signed in, or the user is gone.
+            Throttled: if wrong current passwords were given too often.
         """
         user = await self._reloaded(connection)
         await self.check_ready(user)
-        await self.users.delete(user, params)
+        await self._proven(connection, user, params, self.users.delete(user, params))
         await self.user_deleted(user)
         await self.do_delete(connection)
 
@@ -295,6 +329,29 @@ class Authenticator(ABC, Generic[U]):
 
     def _sign_in_refused(self, connection: Connection) -> None:
         """Note a failed sign-in."""
+
+    async def _proven(
+        self, connection: Connection, user: U, params: Mapping[str, object] | None, work: Coroutine[Any, Any, T]
+    ) -> T:
+        """Do ``work``, in which the users context checks the ``current_password`` of ``params``, and count that."""
+        if params is None or params.get("current_password") in (None, ""):
+            return await work
+        try:
+            admission = await self.admit_proof(connection, user)
+        except BaseException:
+            work.close()
+            raise
+        try:
+            done = await work
+        except InvalidParams as error:
+            if "current_password" not in error.errors:
+                await admission.undo()
+            raise
+        except NOT_LOOKED_AT:
+            await admission.undo()
+            raise
+        await admission.succeed()
+        return done
 
     async def _reloaded(self, connection: Connection) -> U:
         user = self.current_user(connection)

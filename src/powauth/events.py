@@ -17,6 +17,7 @@ logger = logging.getLogger("powauth")
 EventName = Literal[
     "signed_in",
     "sign_in_refused",
+    "throttled",
     "signed_out",
     "sign_out_failed",
     "renewed",
@@ -33,7 +34,15 @@ EventName = Literal[
 ]
 
 _WARNINGS = frozenset(
-    {"reuse_detected", "sign_out_failed", "conflicting_ids", "unreadable_record", "store_unavailable", "forwarded"}
+    {
+        "reuse_detected",
+        "throttled",
+        "sign_out_failed",
+        "conflicting_ids",
+        "unreadable_record",
+        "store_unavailable",
+        "forwarded",
+    }
 )
 
 

@@ -447,7 +447,7 @@ class SessionAuth(Authenticator[U]):
     # --- throttling -------------------------------------------------------------------------------------------------
 
     async def admit_sign_in(self, connection: Connection, params: Mapping[str, object]) -> Admission:
-        """See `Authenticator.admit_sign_in`: one write for each counter that has nothing yet, else a read and a write."""
+        """See `Authenticator.admit_sign_in`: one write for each of two counters, and a read before it if it exists."""
         if self._counters is None:
             return UNCOUNTED
         account, source = self.users.login_key(params), connection.client_ip()

@@ -5,6 +5,7 @@ the snapshot that a session carries. `powauth.users.sqlalchemy.SQLAlchemyUsers` 
 anything else (LDAP, another service) can implement it in a page.
 """
 
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Generic, TypeVar
@@ -12,6 +13,9 @@ from typing import Generic, TypeVar
 from powauth.backends.base import Mode
 
 U = TypeVar("U")
+
+MAX_LOGIN_KEY = 1024
+"""Characters of a user id that tell it from others; more than any has."""
 
 
 class UsersContext(ABC, Generic[U]):
@@ -66,6 +70,18 @@ class UsersContext(ABC, Generic[U]):
         Does the same work for an unknown, locked or password-less user as for a known one (ASVS 6.3.8).
         """
 
+    def login_key(self, params: Mapping[str, object]) -> str | None:
+        """The user id in ``params`` in its one form, whether or not there is such a user; ``None`` if it can be none.
+
+        Failed sign-ins are counted under it, so all spellings that `authenticate` takes for one user must give one key;
+        that two users share one does less harm. Pure, and cheap for any input. By default the `user_id_field` without
+        blanks around it and in one case.
+        """
+        value = params.get(self.user_id_field)
+        if not isinstance(value, str):
+            return None
+        return unicodedata.normalize("NFKC", value[:MAX_LOGIN_KEY].strip()).casefold()
+
     @abstractmethod
     async def create(self, params: Mapping[str, object]) -> U:
         """Register a user.
@@ -82,7 +98,8 @@ class UsersContext(ABC, Generic[U]):
         is for the app's own code: no current password, any field of the model.
 
         Raises:
-            InvalidParams: what is wrong, by field; ``{"base": [...]}`` if the user no longer exists.
+            InvalidParams: what is wrong, by field; under ``current_password`` if that is; ``{"base": [...]}`` if the
+                user no longer exists.
         """
 
     @abstractmethod
@@ -90,7 +107,7 @@ class UsersContext(ABC, Generic[U]):
         """Delete a user; whether it still existed. With ``params``, their ``current_password`` must be right.
 
         Raises:
-            InvalidParams: the current password is missing or wrong.
+            InvalidParams: ``current_password`` is missing or wrong, and named so.
         """
 
     @abstractmethod

@@ -42,6 +42,10 @@ class OffloadedUsers(UsersContext[U]):
         """See `UsersContext.authenticate`."""
         return await self._in_thread(lambda: drive(self._users.authenticate(params)))
 
+    def login_key(self, params: Mapping[str, object]) -> str | None:
+        """See `UsersContext.login_key`."""
+        return self._users.login_key(params)
+
     async def create(self, params: Mapping[str, object]) -> U:
         """See `UsersContext.create`."""
         return await self._in_thread(lambda: drive(self._users.create(params)))

@@ -255,6 +255,13 @@ class SQLAlchemyUsers(UsersContext[U], Generic[U]):
             user = await self._load(user)
         return None
 
+    def login_key(self, params: Mapping[str, object]) -> str | None:
+        """The normalised user id; see `UsersContext.login_key`."""
+        try:
+            return self._identifiers[self._user_id].normalize(params.get(self._user_id))
+        except ValueError:
+            return None
+
     async def get_by(self, **clauses: object) -> U | None:
         """See `UsersContext.get_by`. Several users are no user: ``None``.
 
