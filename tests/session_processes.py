@@ -73,7 +73,7 @@ def serve(pipe: Pipe, path: Path, barrier: Barrier, value: str, at: float, count
 
 
 def kill_again_and_again(pipe: Pipe, path: Path, seed: int) -> None:
-    """`ROUNDS` times: fork a worker, kill it at a random moment, look at the store. Sends what was wrong, and counts."""
+    """`ROUNDS` times: fork a worker, kill it at a random moment, look at the store. Sends what was wrong."""
     chance = random.Random(seed)
     clients: dict[int, str] = {}
     answered = signed_in = 0
