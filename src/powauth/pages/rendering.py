@@ -1,0 +1,56 @@
+"""Pages from Jinja2 templates: those shipped, and an app's own in their place."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from powauth.errors import ConfigError
+
+try:
+    from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, StrictUndefined
+except ImportError as error:
+    raise ConfigError("pages need Jinja2: pip install 'powauth[pages]'") from error
+
+SHIPPED = Path(__file__).parent / "templates"
+"""The templates and the style sheet that powauth brings."""
+
+STYLE = "style.css"
+
+
+class Templates:
+    """Renders pages from templates.
+
+    Everything that a template prints is escaped for HTML, and a name that is missing raises.
+
+    Args:
+        folder: an app's own templates. A file there replaces the shipped one of the same name; it may extend that one as
+            ``{% extends "powauth/login.html" %}`` and change a block.
+
+    Raises:
+        ConfigError: if there is no such folder.
+    """
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        if folder is not None and not Path(folder).is_dir():
+            raise ConfigError(f"templates must be a folder; there is none at {str(folder)!r}")
+        shipped = FileSystemLoader(SHIPPED)
+        own = [] if folder is None else [FileSystemLoader(folder)]
+        self._environment = Environment(
+            loader=ChoiceLoader([*own, shipped, PrefixLoader({"powauth": shipped})]),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self.style = self._read_style(folder)
+        self.style_version = hashlib.blake2b(self.style, digest_size=6).hexdigest()
+
+    def render(self, name: str, context: Mapping[str, Any]) -> str:
+        """See `Renderer.render`."""
+        return self._environment.get_template(f"{name}.html").render(context)
+
+    @staticmethod
+    def _read_style(folder: str | Path | None) -> bytes:
+        own = None if folder is None else Path(folder) / STYLE
+        return (own if own is not None and own.is_file() else SHIPPED / STYLE).read_bytes()

@@ -1,0 +1,70 @@
+"""`Pages`: the flows with the templates."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypedDict
+
+from powauth.connection import Connection
+from powauth.credentials import Duration
+from powauth.cross_site import CrossSiteDefence
+from powauth.guards import FRESH
+from powauth.pages.flows import Flows
+from powauth.pages.messages import Messages
+from powauth.pages.routes import Routes
+from powauth.session_auth import SessionAuth
+
+
+class Pages(Flows):
+    """The ready-made pages, and their JSON twins.
+
+    Args:
+        auth: the authenticator whose users these pages are for; its middleware must run in front of them.
+        routes: the pages' paths and where steps lead.
+        messages: the texts, or a function that chooses them for a connection.
+        templates: a folder of the app's own templates; see `powauth.pages.rendering.Templates`.
+        defence: which origins may send forms and JSON.
+        fresh: how recent a sign-in must be to end sessions; ``None`` is never asked.
+        title: the app's name.
+
+    Raises:
+        ConfigError: if an option is wrong, or Jinja2 is not installed.
+    """
+
+    def __init__(
+        self,
+        auth: SessionAuth[Any],
+        *,
+        routes: Routes | None = None,
+        messages: Messages | Callable[[Connection], Messages] | None = None,
+        templates: str | Path | None = None,
+        defence: CrossSiteDefence | None = None,
+        fresh: Duration | None = FRESH,
+        title: str = "Account",
+    ) -> None:
+        from powauth.pages.rendering import Templates  # flows alone need no Jinja2
+
+        super().__init__(
+            auth,
+            routes=routes,
+            messages=messages,
+            defence=defence,
+            fresh=fresh,
+            title=title,
+            render=Templates(templates),
+        )
+
+
+class PagesOptions(TypedDict, total=False):
+    """The options of `Pages`, for what makes them."""
+
+    routes: Routes
+    messages: Messages | Callable[[Connection], Messages]
+    templates: str | Path | None
+    defence: CrossSiteDefence
+    fresh: Duration | None
+    title: str
+
+
+def flows_of(auth: SessionAuth[Any] | Flows, options: PagesOptions) -> Flows:
+    """The flows themselves, or pages made with the options."""
+    return auth if isinstance(auth, Flows) else Pages(auth, **options)
