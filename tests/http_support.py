@@ -32,7 +32,10 @@ class App(Site):
         self.during: Callable[[], object]
         handlers = {"/login": self._login, "/logout": self._logout, "/do": self._do, "/slow": self._slow}
         self.app = make_app(kind, self.auth, handlers)
-        self.look = CredentialsCache(self.backend.inner, namespace=self.auth.store.namespace)
+        inner = self.backend.inner
+        # A handler of an ASGI app looks as well, and cannot await it where `look` is driven.
+        waiting: Backend = getattr(inner, "waiting", inner)
+        self.look = CredentialsCache(waiting, namespace=self.auth.store.namespace)
 
     async def _do(self, request: Request) -> object:
         return await self.do(request)
@@ -133,11 +136,8 @@ def bare_app(kind: Kind, auth: Any, status: int, *headers: tuple[str, str]) -> A
     return wsgi.SessionAuthMiddleware(wsgi_app, auth)
 
 
-@contextmanager
-def apps(combination: tuple[Kind, str], folder: Path) -> Iterator[Callable[..., App]]:
+def apps_on(kind: Kind, inner: Backend) -> Callable[..., App]:
     """Makes an `App` of the options of a `SessionAuth`, and ``reload`` and ``namespace`` of its store."""
-    kind, name = combination
-    inner = open_backend(name, folder)
 
     def make(*, wrap: type[CountingBackend] = CountingBackend, users: MemoryUsers | None = None, **options: Any) -> App:
         backend = wrap(inner)
@@ -146,5 +146,13 @@ def apps(combination: tuple[Kind, str], folder: Path) -> Iterator[Callable[..., 
             options["store"] = CredentialsCache(backend, **cache)
         return App(backend, kind, users=users, **options)
 
-    yield make
+    return make
+
+
+@contextmanager
+def apps(combination: tuple[Kind, str], folder: Path) -> Iterator[Callable[..., App]]:
+    """`apps_on` a new backend within the process."""
+    kind, name = combination
+    inner = open_backend(name, folder)
+    yield apps_on(kind, inner)
     drive(inner.close())

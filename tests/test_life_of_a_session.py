@@ -1,6 +1,7 @@
 """The life of a session over HTTP: the table in ``docs/design.md`` row by row, and what is written below it.
 
-Each test runs on two middlewares and two backends, and tells the backend's verbs that a request may take.
+Each test runs on two middlewares and on every engine that goes with them, and tells the backend's verbs that a request
+may take.
 """
 
 import asyncio
@@ -12,13 +13,14 @@ from typing import Any
 import msgspec
 import pytest
 
+from all_backends import ASYNC, LOCAL, SYNC, Stores, stores
 from core_support import NAMESPACE, a_mac
-from http_support import COMBINATION_IDS, COMBINATIONS, App, apps
+from http_support import App, apps, apps_on
 from powauth.backends.base import Millis, Record, drive, make_key
 from powauth.errors import InvalidParams, StoreUnavailable
 from powauth.integrations import asgi
 from powauth.session import ID_CHARS, encode_id, encode_sid
-from support import OTHER_SECRET, Browser, CountingBackend, Request
+from support import OTHER_SECRET, Browser, CountingBackend, Kind, Request
 
 RENEWAL, GRACE, TTL, MAX_LIFETIME = 900, 30, 1800, 43_200
 GRACE_AT_MOST = GRACE * 5 / 4
@@ -26,10 +28,19 @@ GRACE_AT_MOST = GRACE * 5 / 4
 MakeApp = Callable[..., App]
 
 
-@pytest.fixture(params=COMBINATIONS, ids=COMBINATION_IDS)
-def make_app(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeApp]:
-    with apps(request.param, tmp_path) as make:
-        yield make
+__all__ = ["stores"]
+
+COMBINATIONS: list[tuple[Kind, str]] = [
+    *(("asgi", name) for name in (*LOCAL, *ASYNC)),
+    *(("wsgi", name) for name in (*LOCAL, *SYNC)),
+]
+
+
+@pytest.fixture(params=COMBINATIONS, ids=[f"{kind}-{name}" for kind, name in COMBINATIONS])
+def make_app(request: pytest.FixtureRequest, tmp_path: Path, stores: Stores) -> Iterator[MakeApp]:
+    kind, name = request.param
+    with stores.store(name, tmp_path) as backend:
+        yield apps_on(kind, backend)
 
 
 @pytest.fixture
@@ -389,9 +400,9 @@ def test_a_5xx_renews_nothing(app: App, status: int, renews: bool) -> None:
     assert bool(response.set_cookies) == renews
 
 
-@pytest.mark.parametrize("app_kind", [c for c in COMBINATIONS if c[0] == "asgi"], ids=["memory", "lmdb"])
-def test_a_websocket_renews_nothing(app_kind: Any, tmp_path: Path) -> None:
-    with apps(app_kind, tmp_path) as make:
+@pytest.mark.parametrize("name", LOCAL)
+def test_a_websocket_renews_nothing(name: str, tmp_path: Path) -> None:
+    with apps(("asgi", name), tmp_path) as make:
         app = make()
         browser = app.signed_in()
         before = app.stored
