@@ -13,8 +13,8 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from powauth.connection import Connection
-from powauth.cross_site import CrossSiteDefence
 from powauth.credentials import Duration
+from powauth.cross_site import CrossSiteDefence
 from powauth.errors import AlreadySignedIn, ConfigError, InvalidParams, NotFresh, NotSignedIn, PowauthError
 from powauth.guards import FRESH, require_fresh
 from powauth.integrations.answers import answer_to
@@ -70,15 +70,15 @@ class Renderer(Protocol):
 
 
 class Flows:
-    """Registering, signing in and out, changing the account, ending sessions: for programs, and with a renderer for people.
+    """Registering, signing in and out, changing the account, ending sessions, for people and for programs.
 
     Args:
         auth: the authenticator whose users these pages are for; its middleware must run in front of them.
         routes: the pages' paths and where steps lead.
         messages: the texts, or a function that chooses them for a connection.
         defence: which origins may send forms and JSON.
-        fresh: how recent a sign-in must be to end sessions (ASVS 7.5.2); ``None`` is never asked. Changes of the account
-            need the current password instead.
+        fresh: how recent a sign-in must be to end sessions (ASVS 7.5.2); ``None`` is never asked. A change of the
+            account needs the current password instead.
         title: the app's name, for people.
         render: what makes pages; ``None`` answers everybody in JSON.
 
@@ -251,7 +251,7 @@ class Flows:
         return self._own(request, self.routes.account, "updated" if action == "update" else str(action))
 
     def _changes(self, action: str, params: Params) -> dict[str, object]:
-        """What the users context gets. A form is about its own fields; left empty, they are an error and no "nothing"."""
+        """What the users context gets: a form's own fields, which must not be empty; a program's as they are."""
         if action == "update":
             return _fields(params)
         name = self._user_id if action == "user_id" else "password"
@@ -365,9 +365,7 @@ class Flows:
                 return self._page(request, status, "failure", failure=messages.failures.get(reason) or messages.failure)
             except Exception:
                 logger.exception("the page for a failure failed")
-                if status < 500:  # noqa: PLR2004
-                    status = 500
-                return PageResponse(status, _with_type("text/plain; charset=utf-8"), b"Something went wrong.")
+                return PageResponse(max(status, 500), _with_type("text/plain; charset=utf-8"), b"Something went wrong.")
         return _json(status, {"error": reason})
 
     def _form(

@@ -43,7 +43,7 @@ class Messages:
 
     register: str = "Create your account"
     register_action: str = "Create account"
-    password_hint: str = "At least 8 characters. A few unrelated words make a good one."
+    password_hint: str = "At least 8 characters. A few unrelated words make a good one."  # noqa: S105 - a text
     have_account: str = "Already have an account?"
 
     sign_in: str = "Sign in"
@@ -57,9 +57,9 @@ class Messages:
     account: str = "Your account"
     change_user_id: str = "E-mail address"
     change_user_id_action: str = "Change e-mail"
-    change_password: str = "Password"
-    change_password_action: str = "Change password"
-    new_password: str = "New password"
+    change_password: str = "Password"  # noqa: S105 - a text
+    change_password_action: str = "Change password"  # noqa: S105 - a text
+    new_password: str = "New password"  # noqa: S105 - a text
     signs_out_others: str = "You stay signed in here, and are signed out on all other devices."
     delete: str = "Delete account"
     delete_warning: str = "This deletes your account and signs you out everywhere. It cannot be undone."
@@ -106,7 +106,7 @@ class Messages:
             "unsupported_media_type": "This kind of form is not taken here.",
             "cross_site_request": "For your safety, this was refused: it did not come from this site's own pages.",
             "not_signed_in": "Sign in first.",
-            "store_unavailable": "We cannot reach your account right now. You are not signed out: try again in a moment.",
+            "store_unavailable": "We cannot reach your account right now. You are not signed out: try again soon.",
             "overloaded": "Too much is going on right now. Try again in a moment.",
             "throttled": "Too many attempts. Wait a while, then try again.",
             "internal_error": "Something went wrong on our side. Try again in a moment.",

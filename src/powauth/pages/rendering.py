@@ -24,8 +24,8 @@ class Templates:
     Everything that a template prints is escaped for HTML, and a name that is missing raises.
 
     Args:
-        folder: an app's own templates. A file there replaces the shipped one of the same name; it may extend that one as
-            ``{% extends "powauth/login.html" %}`` and change a block.
+        folder: an app's own templates. A file there replaces the shipped one of the same name; it may extend that one
+            as ``{% extends "powauth/login.html" %}`` and change a block.
 
     Raises:
         ConfigError: if there is no such folder.
