@@ -53,7 +53,7 @@ WRAPPED = {
     "quart": ("integrations.quart",),
     "flask": ("integrations.flask",),
     "werkzeug": ("integrations.flask",),
-    "anyio": ("integrations.asgi",),
+    "anyio": ("integrations.asgi", "integrations.websockets"),
     "jinja2": ("pages",),
     "pytest": ("testing",),
     "_typeshed": ("integrations.wsgi",),

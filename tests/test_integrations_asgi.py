@@ -434,7 +434,8 @@ async def test_a_websocket_knows_its_user() -> None:
     async with client(app) as browser:
         await browser.post("/login")
         cookie = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
-    for headers, text in (([], "nobody"), ([(b"cookie", cookie.encode())], PARAMS["email"])):
+    page = [(b"host", b"app.example"), (b"origin", b"https://app.example")]
+    for headers, text in (([], "nobody"), ([*page, (b"cookie", cookie.encode())], PARAMS["email"])):
         messages: list[Any] = []
 
         async def send(message: Any, into: list[Any] = messages) -> None:

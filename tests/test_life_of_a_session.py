@@ -419,7 +419,8 @@ def test_a_websocket_renews_nothing(name: str, tmp_path: Path) -> None:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        headers = [(b"cookie", (browser.cookie_header() or "").encode())]
+        page = [(b"host", b"app.example"), (b"origin", b"https://app.example")]
+        headers = [*page, (b"cookie", (browser.cookie_header() or "").encode())]
         scope = {"type": "websocket", "path": "/", "headers": headers}
         with app.backend.counting() as verbs:
             asyncio.run(asgi.SessionAuthMiddleware(handler, app.auth)(scope, None, send))  # type: ignore[arg-type]

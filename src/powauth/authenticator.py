@@ -128,6 +128,26 @@ class Authenticator(ABC, Generic[U]):
         del connection, failed
         return NO_EFFECTS
 
+    def is_presented(self, connection: Connection) -> bool:
+        """Whether the request may carry what a browser adds by itself, whichever site's page has asked for it.
+
+        A WebSocket's handshake of which this is so must come from an allowed origin.
+        """
+        return bool(connection.cookie_headers()) or connection.header("origin") is not None
+
+    async def recheck(self, connection: Connection) -> bool:
+        """Whether who was signed in on a connection when it began still is: for connections that last.
+
+        Raises:
+            StoreUnavailable: if nobody can tell.
+        """
+        return await self.fetch(connection) is not None
+
+    def is_expired(self, connection: Connection) -> bool:
+        """Whether, as far as is known without asking anybody, the time is up for who was signed in."""
+        del connection
+        return False
+
     async def user_updated(self, before: U, after: U) -> bool:
         """Carry a change of a user into whatever signs them in; whether all of that was ended."""
         del before, after

@@ -80,6 +80,14 @@ class RequestAuth(Generic[U]):
         """See `Authenticator.clear_authenticated_user`."""
         await self.auth.clear_authenticated_user(self.connection)
 
+    async def recheck(self) -> bool:
+        """Whether the user is still signed in, for a response that lasts (server-sent events): one read of the store.
+
+        Raises:
+            StoreUnavailable: if nobody can tell.
+        """
+        return await self.auth.recheck(self.connection)
+
     @property
     def session(self) -> SessionInfo | None:
         """See `SessionAuth.session`."""
@@ -181,6 +189,11 @@ class BlockingRequestAuth(Generic[U]):
     def clear_authenticated_user(self) -> None:
         """See `Authenticator.clear_authenticated_user`."""
         self._run(self._auth.clear_authenticated_user())
+
+    def recheck(self) -> bool:
+        """See `RequestAuth.recheck`."""
+        alive: bool = self._run(self._auth.recheck())
+        return alive
 
     @property
     def session(self) -> SessionInfo | None:

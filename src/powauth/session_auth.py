@@ -301,6 +301,55 @@ class SessionAuth(Authenticator[U]):
         cookie = self.carrier.write(connection, encode_id(session, self._mac, self._id_prefix))
         return Effects(cookie, no_store=True)
 
+    # --- connections that last --------------------------------------------------------------------------------------
+
+    def is_presented(self, connection: Connection) -> bool:
+        """See `Authenticator.is_presented`: whether there is anything under the carrier's name."""
+        try:
+            return self.carrier.read(connection) is not None
+        except ConflictingIds:
+            return True
+
+    async def recheck(self, connection: Connection) -> bool:
+        """See `Authenticator.recheck`: one read. It renews nothing, and is no use of the session that would prolong it.
+
+        Once it has said no, nobody is signed in on this connection.
+        """
+        state: _State | None = connection.states.get(self._identity)
+        if state is None:
+            return True  # whoever is signed in, it was not by a session of ours
+        if self.current_user(connection) is None or state.stored is None:
+            return False
+        alive = await self._seen_again(connection, state, state.stored.session)
+        if not alive:
+            state.stored = None
+            connection.assign(self.current_user_key, None)
+        return alive
+
+    def is_expired(self, connection: Connection) -> bool:
+        """See `Authenticator.is_expired`: by the record as it was last read."""
+        state: _State | None = connection.states.get(self._identity)
+        if state is None:
+            return False
+        return state.stored is None or self.now() >= expires_at(state.stored.session, self.policy)
+
+    async def _seen_again(self, connection: Connection, state: _State, session: Session) -> bool:
+        now = self.now()
+        try:
+            stored = await self.store.get(session.sid, now)
+            if stored is None:
+                return False
+            current = PresentedId(session.sid, session.salt, stored.session.generation)
+            if not decide(stored.session, current, now, self.policy).accepted:
+                return False
+            user = self._restored(stored.session)
+        except UnreadableRecord:
+            return False
+        if self.store.reload and await self._fetch_reloaded(connection, state, stored, user) is None:
+            return False
+        state.stored = stored
+        return True
+
     # --- sessions ---------------------------------------------------------------------------------------------------
 
     def session(self, connection: Connection) -> SessionInfo | None:

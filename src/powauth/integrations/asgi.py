@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 from urllib.parse import quote
 
 from powauth.authenticator import Authenticator, Unreachable, known
 from powauth.connection import MISSING, Connection, with_effects
-from powauth.errors import ConfigError, PowauthError, Refused, StoreUnavailable
-from powauth.integrations.answers import Answers, OnError, chosen, reason
+from powauth.credentials import Duration
+from powauth.errors import ConfigError, PowauthError
+from powauth.integrations.answers import Answers, OnError, chosen
+from powauth.integrations.websockets import POLICY_VIOLATION, RECHECK_SECONDS, Sockets
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
 
 try:
@@ -38,12 +40,6 @@ ANSWERS_KEY = "powauth.answers"
 THREADS = 40
 """Worker threads at once, for each event loop. They are not those that plain handlers run in: a handler that waits for
 one of its own kind, while all are taken by handlers that do the same, would wait for ever."""
-
-TRY_AGAIN_LATER = 1013
-"""The WebSocket close code for an outage (IANA registry; RFC 6455, section 7.4)."""
-
-POLICY_VIOLATION = 1008
-"""The WebSocket close code for nobody who may be here (RFC 6455, section 7.4.1); before the handshake's end, a 403."""
 
 
 class GuardedState(dict[str, Any]):
@@ -128,10 +124,14 @@ class SessionAuthMiddleware:
         auth: how to tell who a request is from.
         on_error: the app's own answers to powauth's errors; see `Answers`.
         sign_in_path: where people who must sign in are sent; see `Answers`.
+        origins: further origins whose pages may open WebSockets in the user's name, such as ``"https://app.example"``.
+        websocket_recheck: how often the session of an open WebSocket is read again; a number is seconds.
 
     Raises:
         ConfigError: if a part of the authenticator cannot work here, or an option is wrong.
     """
+
+    connection_type: ClassVar[type[ASGIConnection]] = ASGIConnection
 
     def __init__(
         self,
@@ -140,12 +140,15 @@ class SessionAuthMiddleware:
         *,
         on_error: OnError | None = None,
         sign_in_path: str | None = None,
+        origins: Sequence[str] = (),
+        websocket_recheck: Duration = RECHECK_SECONDS,
     ) -> None:
         if not isinstance(auth, Authenticator):
             raise ConfigError(f"auth must be an Authenticator, such as a SessionAuth, not {type(auth).__name__}")
         self.app = app
         self.auth = auth.for_asgi(in_thread)
         self.answers = Answers(on_error, sign_in_path)
+        self.sockets = Sockets(self.auth, origins, websocket_recheck)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -153,12 +156,16 @@ class SessionAuthMiddleware:
             await self.app(scope, receive, send)
             return
         auth = self.auth
-        connection = ASGIConnection(scope)
+        connection = self.connection_type(scope)
+        if scope["type"] == "websocket" and not self.sockets.admits(scope, connection):
+            await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": "cross_site_request"})
+            return
         await auth.call(connection)
+        scope = connection.scope
         scope.setdefault(SCOPE_KEY, {})[auth.current_user_key] = RequestAuth(auth, connection)
         scope.setdefault(ANSWERS_KEY, {})[auth.current_user_key] = self.answers
         if scope["type"] == "websocket":
-            await self._websocket(scope, receive, send)
+            await self.sockets.serve(self.app, scope, connection, receive, send)
             return
         started = False
 
@@ -180,14 +187,6 @@ class SessionAuthMiddleware:
             headers = with_effects(answer.headers, effects)
             await send({"type": "http.response.start", "status": answer.status, "headers": headers})
             await send({"type": "http.response.body", "body": answer.body})
-
-    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await self.app(scope, receive, send)
-        except StoreUnavailable:
-            await send({"type": "websocket.close", "code": TRY_AGAIN_LATER, "reason": "store unavailable"})
-        except Refused as error:
-            await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": reason(error)})
 
 
 def request_auth(scope: Scope, current_user_key: str = "current_user") -> RequestAuth[Any]:

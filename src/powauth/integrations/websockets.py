@@ -1,0 +1,250 @@
+"""WebSockets: which pages may open one in a user's name, and that none outlives the session that it was opened with.
+
+Browsers send cookies with a handshake whichever site's page asks for it, and no preflight protects it: so the
+``Origin`` header, which browsers always send here (RFC 6455, section 4.1), must be the app's own or an allowed one. An
+open socket presents nothing any more: so its session is read again at an interval, and it is closed when that is gone.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
+from typing import Any, Final
+
+from powauth.authenticator import Authenticator
+from powauth.connection import Connection
+from powauth.credentials import Duration, duration
+from powauth.cross_site import CrossSiteDefence
+from powauth.errors import Refused, StoreUnavailable
+from powauth.integrations.answers import reason
+from powauth.session_auth import SessionAuth
+
+try:
+    import anyio
+
+    HAS_ANYIO = True
+except ImportError:  # frameworks that do without it run on asyncio
+    HAS_ANYIO = False
+
+logger = logging.getLogger("powauth")
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+Work = Callable[[], Coroutine[Any, Any, None]]
+
+TRY_AGAIN_LATER: Final = 1013
+"""The close code for an outage (IANA registry; RFC 6455, section 7.4)."""
+
+POLICY_VIOLATION: Final = 1008
+"""The close code for nobody who may be here (RFC 6455, section 7.4.1); before the handshake's end, a 403."""
+
+INTERNAL_ERROR: Final = 1011
+"""The close code for a fault of the server's (RFC 6455, section 7.4.1)."""
+
+RECHECK_SECONDS: Final = 0.8
+"""How often a socket's session is read again: with the read and the close, an ended one is gone within a second."""
+
+SECONDS_BETWEEN_NOTES: Final = 60.0
+"""An outage concerns every open socket at every interval; the log hears of it once a minute."""
+
+
+class SocketClosed(OSError):
+    """A message was sent on a socket whose session has ended.
+
+    ASGI has servers raise a kind of `OSError` once a client is gone, so frameworks know what to make of it.
+    """
+
+
+class Sockets:
+    """What a middleware does with WebSockets.
+
+    Args:
+        auth: how to tell who a socket is from; adapted to event loops.
+        origins: further origins whose pages may open sockets in the user's name; see `CrossSiteDefence`.
+        recheck: the interval at which an open socket's session is read again; a number is seconds.
+
+    Raises:
+        ConfigError: if an option is wrong.
+    """
+
+    def __init__(
+        self, auth: Authenticator[Any], origins: Sequence[str] = (), recheck: Duration = RECHECK_SECONDS
+    ) -> None:
+        self.auth = auth
+        self.defence = CrossSiteDefence(origins)
+        self.interval = duration("websocket_recheck", recheck, at_least=1) / 1000
+        self._silent_until = 0.0
+
+    def admits(self, scope: MutableMapping[str, Any], connection: Connection) -> bool:
+        """Whether a handshake may go on: it acts in nobody's name, or comes from an origin that may.
+
+        One ``Origin`` and one ``Host``: which of two a proxy has looked at nobody can tell.
+        """
+        if not self.auth.is_presented(connection):
+            return True
+        origins = [value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"]
+        hosts = sum(name == b"host" for name, _ in scope["headers"])
+        secure = self.auth.carrier.secure if isinstance(self.auth, SessionAuth) else True
+        if len(origins) == 1 and hosts <= 1 and self.defence.allows(connection, origins[0], secure=secure):
+            return True
+        logger.warning("refused a WebSocket with the user's cookie from the origin %.200r", origins)
+        return False
+
+    async def serve(
+        self,
+        app: ASGIApp,
+        scope: MutableMapping[str, Any],
+        connection: Connection,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Run the app on a socket, and close that when what signs its user in ends.
+
+        An error of powauth's that the app lets through closes it too: 1013 in an outage, 1008 for who may not be here.
+        """
+        try:
+            signed_in = self.auth.current_user(connection) is not None
+        except StoreUnavailable:
+            signed_in = False
+        socket = _Socket(self, connection, receive, send, watched=signed_in)
+
+        async def run() -> None:
+            try:
+                await app(scope, socket.receive, socket.send)
+            except SocketClosed:
+                logger.debug("the app was sending when its socket's session had ended")
+            except StoreUnavailable:
+                await socket.send({"type": "websocket.close", "code": TRY_AGAIN_LATER, "reason": "store unavailable"})
+            except Refused as error:
+                await socket.send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": reason(error)})
+
+        await (_beside(run, socket.watch) if signed_in else run())
+
+    def note_outage(self) -> None:
+        """Log that sockets stay open although nobody can tell whether they may."""
+        now = time.monotonic()
+        if now >= self._silent_until:
+            self._silent_until = now + SECONDS_BETWEEN_NOTES
+            logger.warning("the store is out of reach: open WebSockets stay open until their sessions expire")
+
+
+class _Socket:
+    """One socket: the app's ``receive`` and ``send``, which the end of its session shuts."""
+
+    __slots__ = ("_accepted", "_connection", "_ended", "_over", "_receive", "_send", "_sockets", "_watched")
+
+    def __init__(
+        self, sockets: Sockets, connection: Connection, receive: Receive, send: Send, *, watched: bool
+    ) -> None:
+        self._sockets = sockets
+        self._connection = connection
+        self._receive = receive
+        self._send = send
+        self._watched = watched
+        self._accepted = False
+        self._over = False  # the client or the app has ended it
+        self._ended: Message | None = None  # we have: our close
+
+    async def receive(self) -> Message:
+        if self._is_ended():
+            return self._disconnect()
+        message = await self._receive()
+        if message["type"] == "websocket.disconnect":
+            self._over = True
+        elif message["type"] == "websocket.receive":
+            await self._look_if_expired()
+        return self._disconnect() if self._is_ended() else message
+
+    async def send(self, message: Message) -> None:
+        kind = message["type"]
+        await self._look_if_expired()
+        if self._is_ended():
+            await self._refuse(kind)
+        elif kind == "websocket.accept":
+            await self._send(message)
+            self._accepted = True
+            if self._is_ended():  # while the handshake was on its way
+                await self._close()
+                raise SocketClosed
+        else:
+            self._over = self._over or kind != "websocket.send"
+            await self._send(message)
+
+    async def watch(self) -> None:
+        """Look at the session again and again, until the socket is gone."""
+        while not (self._over or self._is_ended()):
+            await _sleep(self._sockets.interval)
+            if not self._over:
+                await self._look()
+
+    async def _look_if_expired(self) -> None:
+        # Between two looks the clock alone can end a session; a renewal that this process knows nothing of prolongs it.
+        if self._watched and not self._over and self._sockets.auth.is_expired(self._connection):
+            await self._look()
+
+    async def _look(self) -> None:
+        try:
+            if await self._sockets.auth.recheck(self._connection):
+                return
+            code, text = POLICY_VIOLATION, "session ended"
+        except StoreUnavailable:
+            self._sockets.note_outage()
+            if not self._sockets.auth.is_expired(self._connection):
+                return
+            code, text = TRY_AGAIN_LATER, "store unavailable"
+        except Exception:
+            logger.exception("cannot tell whether a WebSocket's session lives: the socket is closed")
+            code, text = INTERNAL_ERROR, "internal error"
+        if self._over or self._is_ended():
+            return
+        self._ended = {"type": "websocket.close", "code": code, "reason": text}
+        if self._accepted:
+            await self._close()
+
+    def _is_ended(self) -> bool:
+        return self._ended is not None
+
+    def _disconnect(self) -> Message:
+        ended = self._ended or {}
+        return {**ended, "type": "websocket.disconnect"}
+
+    async def _refuse(self, kind: str) -> None:
+        if not self._accepted and not self._over:
+            self._over = True
+            await self._close()
+        if kind != "websocket.close":
+            raise SocketClosed
+
+    async def _close(self) -> None:
+        try:
+            await self._send(dict(self._ended or {}))
+        except Exception:  # servers have errors of their own for a client that is gone
+            logger.debug("a WebSocket whose session has ended could not be told", exc_info=True)
+
+
+async def _sleep(seconds: float) -> None:
+    await (anyio.sleep(seconds) if HAS_ANYIO else asyncio.sleep(seconds))
+
+
+async def _beside(main: Work, other: Work) -> None:
+    """Run ``main``, and ``other`` as long as that lasts; raises what ``main`` raises, as it is."""
+    if not HAS_ANYIO:
+        task = asyncio.ensure_future(other())
+        try:
+            await main()
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+        return
+    raised: Exception | None = None
+    async with anyio.create_task_group() as group:
+        group.start_soon(other)
+        try:
+            await main()
+        except Exception as error:  # a task group would wrap it
+            raised = error
+        group.cancel_scope.cancel()
+    if raised is not None:
+        raise raised
