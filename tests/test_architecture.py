@@ -47,16 +47,16 @@ WRAPPED = {
     "psycopg": ("backends._sql_engine",),
     "argon2": ("users.passwords",),
     "email_validator": ("users.identifiers",),
-    "starlette": ("integrations.starlette",),
-    "fastapi": ("integrations.fastapi",),
-    "litestar": ("integrations.litestar",),
+    "starlette": ("integrations.starlette", "pages.starlette"),
+    "fastapi": ("integrations.fastapi", "pages.fastapi"),
+    "litestar": ("integrations.litestar", "pages.litestar"),
     "quart": ("integrations.quart",),
-    "flask": ("integrations.flask",),
+    "flask": ("integrations.flask", "pages.flask"),
     "werkzeug": ("integrations.flask",),
     "anyio": ("integrations.asgi", "integrations.websockets"),
-    "jinja2": ("pages",),
+    "jinja2": ("pages.rendering",),
     "pytest": ("testing",),
-    "_typeshed": ("integrations.wsgi",),
+    "_typeshed": ("integrations.wsgi", "pages.wsgi"),
 }
 """Who may import what is no part of Python; besides these, SQLAlchemy has its modules in two packages."""
 

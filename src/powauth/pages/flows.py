@@ -119,6 +119,11 @@ class Flows:
         if render is not None:
             self._handlers[paths.style] = (_GET, {"GET": self._style})
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths that are answered, below where the pages are mounted."""
+        return tuple(self._handlers)
+
     async def respond(self, request: PageRequest) -> PageResponse:
         """Answer one request. Whatever comes in, the answer is a response; what is a mistake of ours is logged.
 

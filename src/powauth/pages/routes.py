@@ -58,10 +58,6 @@ class Routes:
                     raise ConfigError(f"{field.name} must be a path of the app, such as '/dashboard', not {path!r}")
             elif not isinstance(path, str) or not _PATH.match(path) or {".", ".."} & {*path.split("/")}:
                 raise ConfigError(f"{field.name} must be a path such as '/{field.name}', not {path!r}")
-        if len(set(self.pages)) != len(self.pages):
+        paths = [getattr(self, field.name) for field in fields(self) if not field.name.startswith("after_")]
+        if len(set(paths)) != len(paths):
             raise ConfigError("two pages have the same path")
-
-    @property
-    def pages(self) -> tuple[str, ...]:
-        """All paths that are answered."""
-        return (self.register, self.login, self.logout, self.account, self.sessions, self.style)

@@ -1,0 +1,102 @@
+"""The pages as an ASGI app, for any framework that can mount one."""
+
+from typing import Any, Unpack
+from urllib.parse import quote
+
+from powauth.integrations.asgi import Receive, Scope, Send, request_auth
+from powauth.pages.flows import Flows
+from powauth.pages.request import PageRequest, PageResponse
+from powauth.pages.site import PagesOptions, flows_of
+from powauth.session_auth import SessionAuth
+
+
+class PagesApp:
+    """All pages as one ASGI app; what they do not know is answered 404.
+
+    The authenticator's middleware must run in front of it. Mounted below a path, links and redirects follow.
+
+    Args:
+        auth: the authenticator, or `Flows` (`Pages`) made of it.
+        options: those of `Pages`, with an authenticator.
+    """
+
+    def __init__(self, auth: SessionAuth[Any] | Flows, **options: Unpack[PagesOptions]) -> None:
+        self.flows = flows_of(auth, options)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] == "http":
+            path, mount = _below_mount(scope)
+            await respond(self.flows, scope, receive, send, path, mount)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1000})
+        elif scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+
+
+class PageApp:
+    """One page as an ASGI app, for a router that has found its path."""
+
+    def __init__(self, flows: Flows, path: str) -> None:
+        self.flows = flows
+        self.path = path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        full = full_path(scope)
+        mount = full.removesuffix(self.path)
+        await respond(self.flows, scope, receive, send, self.path if mount != full else full, mount)
+
+
+async def respond(flows: Flows, scope: Scope, receive: Receive, send: Send, path: str, mount: str) -> None:
+    """Have the flows answer a request whose path below ``mount`` is ``path``; both are decoded.
+
+    Raises:
+        ConfigError: if the authenticator's middleware has not run.
+    """
+    reader = _Body(receive)
+    auth = request_auth(scope, flows.current_user_key)
+    query = scope.get("query_string", b"").decode("latin-1")
+    response = await flows.respond(PageRequest(path, quote(mount), query, auth, reader.read))
+    await _send(send, response)
+
+
+def full_path(scope: Scope) -> str:
+    """The path as the client asked for it, decoded: with the ``root_path``, which some servers and routers take off."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "").rstrip("/")
+    return path if path == root or path.startswith(f"{root}/") else root + path
+
+
+def _below_mount(scope: Scope) -> tuple[str, str]:
+    full = full_path(scope)
+    root: str = scope.get("root_path", "").rstrip("/")
+    return full.removeprefix(root), root
+
+
+class _Body:
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._more = True
+
+    async def read(self) -> bytes:
+        """The next part that is not empty; ``b""`` at the end, and when the client has gone."""
+        while self._more:
+            message = await self._receive()
+            self._more = message["type"] == "http.request" and message.get("more_body", False)
+            part: bytes = message.get("body", b"")
+            if part:
+                return part
+        return b""
+
+
+async def _send(send: Send, response: PageResponse) -> None:
+    headers = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in response.headers]
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": response.body})
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while (await receive())["type"] == "lifespan.startup":
+        await send({"type": "lifespan.startup.complete"})
+    await send({"type": "lifespan.shutdown.complete"})

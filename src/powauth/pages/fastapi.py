@@ -1,0 +1,27 @@
+"""The pages as FastAPI's router."""
+
+from typing import Any, Unpack
+
+from powauth.errors import ConfigError
+from powauth.pages.flows import Flows
+from powauth.pages.site import PagesOptions
+from powauth.session_auth import SessionAuth
+
+try:
+    from fastapi import APIRouter
+except ImportError as error:
+    raise ConfigError("FastAPI is not installed: pip install 'powauth[fastapi]'") from error
+
+from powauth.pages import starlette
+
+
+def pages(auth: SessionAuth[Any] | Flows, **options: Unpack[PagesOptions]) -> APIRouter:
+    """A router with each page: ``app.include_router(pages(auth))``, with a ``prefix`` if you like.
+
+    Args:
+        auth: the authenticator, or `Flows` (`Pages`) made of it.
+        options: those of `Pages`, with an authenticator.
+    """
+    router = APIRouter()
+    router.routes.extend(starlette.pages(auth, **options))
+    return router

@@ -1,0 +1,34 @@
+"""The pages as a Litestar router."""
+
+from typing import Any, Unpack
+
+from powauth.errors import ConfigError
+from powauth.pages.asgi import PageApp
+from powauth.pages.flows import Flows
+from powauth.pages.site import PagesOptions, flows_of
+from powauth.session_auth import SessionAuth
+
+try:
+    from litestar import Router, asgi
+    from litestar.types import Receive, Scope, Send
+except ImportError as error:
+    raise ConfigError("Litestar is not installed: pip install 'powauth[litestar]'") from error
+
+
+def pages(auth: SessionAuth[Any] | Flows, *, path: str = "/", **options: Unpack[PagesOptions]) -> Router:
+    """A router with each page: ``Litestar(route_handlers=[pages(auth)])``.
+
+    Args:
+        auth: the authenticator, or `Flows` (`Pages`) made of it.
+        path: where they are mounted.
+        options: those of `Pages`, with an authenticator.
+    """
+    flows = flows_of(auth, options)
+    return Router(path, route_handlers=[_handler(PageApp(flows, page)) for page in flows.paths])
+
+
+def _handler(app: PageApp) -> asgi:
+    async def page(scope: Scope, receive: Receive, send: Send) -> None:
+        await app(scope, receive, send)  # type: ignore[arg-type]
+
+    return asgi(app.path, copy_scope=True)(page)

@@ -1,0 +1,71 @@
+"""The pages as a WSGI app, for any framework that can mount one."""
+
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Unpack
+from urllib.parse import quote
+
+from powauth.backends.base import drive
+from powauth.integrations.wsgi import request_auth
+from powauth.pages.flows import Flows
+from powauth.pages.request import PageRequest, PageResponse
+from powauth.pages.site import PagesOptions, flows_of
+from powauth.request_auth import RequestAuth
+from powauth.session_auth import SessionAuth
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+PART_BYTES = 16_384
+
+
+class PagesApp:
+    """All pages as one WSGI app; what they do not know is answered 404.
+
+    The authenticator's middleware must run in front of it. Mounted below a path (``SCRIPT_NAME``), links and redirects
+    follow.
+
+    Args:
+        auth: the authenticator, or `Flows` (`Pages`) made of it.
+        options: those of `Pages`, with an authenticator.
+    """
+
+    def __init__(self, auth: SessionAuth[Any] | Flows, **options: Unpack[PagesOptions]) -> None:
+        self.flows = flows_of(auth, options)
+
+    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        """Serve one request."""
+        mount = environ.get("SCRIPT_NAME", "").rstrip("/")
+        response = respond(self.flows, environ, environ.get("PATH_INFO", ""), mount)
+        start_response(f"{response.status} {HTTPStatus(response.status).phrase}", response.headers)
+        return [response.body]
+
+
+def respond(flows: Flows, environ: "WSGIEnvironment", path: str, mount: str) -> PageResponse:
+    """What the flows answer to a request whose path below ``mount`` is ``path``; both are WSGI's latin-1 strings.
+
+    Raises:
+        ConfigError: if the authenticator's middleware has not run.
+    """
+    bound = request_auth(environ, flows.current_user_key)
+    auth = RequestAuth(bound.auth, bound.connection)
+    query = environ.get("QUERY_STRING", "")
+    reader = _Body(environ)
+    return drive(flows.respond(PageRequest(path, quote(mount.encode("latin-1")), query, auth, reader.read)))
+
+
+class _Body:
+    """``wsgi.input`` up to the announced length; up to its end only where the server says that it has one."""
+
+    def __init__(self, environ: "WSGIEnvironment") -> None:
+        self._input = environ["wsgi.input"]
+        announced = environ.get("CONTENT_LENGTH") or ""
+        endless = environ.get("wsgi.input_terminated", False) and not announced
+        self._left = None if endless else int(announced) if announced.isascii() and announced.isdigit() else 0
+
+    async def read(self) -> bytes:
+        wanted = PART_BYTES if self._left is None else min(PART_BYTES, self._left)
+        part = self._input.read(wanted) if wanted else b""
+        if self._left is not None:
+            self._left -= len(part)
+        return part
