@@ -15,6 +15,7 @@ Systems", 1996, chapter 5.)
 import hashlib
 import itertools
 import logging
+import random
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from contextlib import contextmanager
@@ -431,6 +432,21 @@ def explore(scenario: Scenario, backend: Backend, core: Core | None = None, *, l
         path[-1].chosen = path[-1].todo.pop(0)
 
 
+def sample(scenario: Scenario, backend: Backend, count: int, seed: int) -> Report:
+    """Run a scenario in so many orders of its steps, taken at random: where there are too many for an engine's speed.
+
+    Raises:
+        Violation: as `explore` does.
+    """
+    report = Report()
+    dice = random.Random(seed)
+    for _ in range(count):
+        _, world = _execute(scenario, backend, Core(), [], dice)
+        report.orders += 1
+        report.outcomes.add(world.outcome)
+    return report
+
+
 @contextmanager
 def _determined(world: World) -> Generator[None, None, None]:
     """The system's generator made the same in every order, and no log line for each of thousands of revocations."""
@@ -439,8 +455,13 @@ def _determined(world: World) -> Generator[None, None, None]:
         yield
 
 
-def _execute(scenario: Scenario, backend: Backend, core: Core, path: list[_Node]) -> tuple[Trace | None, World]:
-    """Run once along ``path`` and on from its end, which is added to it; no trace if all that follows is covered."""
+def _execute(
+    scenario: Scenario, backend: Backend, core: Core, path: list[_Node], dice: random.Random | None = None
+) -> tuple[Trace | None, World]:
+    """Run once along ``path`` and on from its end, which is added to it; no trace if all that follows is covered.
+
+    With ``dice`` they say where to go on.
+    """
     world = World(backend, f"n{next(_numbers)}", core, scenario.options)
     trace: Trace = []
     tasks: dict[str, Task] = {}
@@ -460,6 +481,8 @@ def _execute(scenario: Scenario, backend: Backend, core: Core, path: list[_Node]
                     todo = [name for name in pending if name not in asleep]
                     if not todo:
                         return None, world
+                    if dice is not None:
+                        dice.shuffle(todo)
                     path.append(_Node(asleep, todo[1:], todo[0]))
                 node = path[depth]
                 op = pending[node.chosen]
