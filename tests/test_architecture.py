@@ -53,7 +53,7 @@ WRAPPED = {
     "quart": ("integrations.quart",),
     "flask": ("integrations.flask", "pages.flask"),
     "werkzeug": ("integrations.flask",),
-    "anyio": ("integrations.asgi", "integrations.websockets"),
+    "anyio": ("integrations.asgi", "integrations.litestar", "integrations.websockets"),
     "jinja2": ("pages.rendering",),
     "pytest": ("testing",),
     "_typeshed": ("integrations.wsgi", "pages.wsgi"),

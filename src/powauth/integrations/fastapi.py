@@ -3,27 +3,160 @@
 The dependencies are coroutines, because FastAPI would give each plain function a worker thread.
 """
 
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, Generic, TypeVar
 
-from powauth.errors import ConfigError
+from powauth.authenticator import Authenticator
+from powauth.carriers import CookieCarrier
+from powauth.credentials import Duration, duration
+from powauth.errors import ConfigError, NotFresh, NotSignedIn, Refused
+from powauth.guards import FRESH, require_fresh, require_no_user, require_user
 from powauth.integrations import asgi
+from powauth.integrations.answers import reason
 from powauth.integrations.asgi import SessionAuthMiddleware
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
+from powauth.session_auth import SessionAuth
+from powauth.users.base import U
 
 try:
     from fastapi import Depends, HTTPException
     from fastapi.requests import HTTPConnection
+    from fastapi.security import APIKeyCookie
+    from fastapi.security.base import SecurityBase
 except ImportError as error:
     raise ConfigError("FastAPI is not installed: pip install 'powauth[fastapi]'") from error
 
 __all__ = [
+    "Auth",
     "CurrentRequestAuth",
+    "Forbidden",
+    "NotAuthenticated",
     "SessionAuthMiddleware",
     "auth_dependency",
     "blocking_request_auth",
     "optional_auth_dependency",
     "request_auth",
 ]
+
+R = TypeVar("R")
+
+
+class NotAuthenticated(NotSignedIn, HTTPException):
+    """`NotSignedIn` as FastAPI raises it: 401, for the app's handlers of either."""
+
+    def __init__(self, error: NotSignedIn) -> None:
+        NotSignedIn.__init__(self, str(error), current_user_key=error.current_user_key)
+        HTTPException.__init__(self, 401, "Not authenticated", {"WWW-Authenticate": "APIKey"})
+
+
+class Forbidden(Refused, HTTPException):
+    """Another guard's no as FastAPI raises it: 403, and the reason as its detail."""
+
+    def __init__(self, error: Refused) -> None:
+        Refused.__init__(self, str(error), current_user_key=error.current_user_key)
+        HTTPException.__init__(self, 403, reason(error))
+
+
+class FreshSignInRequired(Forbidden, NotFresh):
+    """`NotFresh` as FastAPI raises it."""
+
+
+class Auth(Generic[U]):
+    """The dependencies of one authenticator, with the app's own user type.
+
+    Name them once, and routes ask for them by type::
+
+        session = Auth(auth)  # auth: SessionAuth[User]
+        CurrentUser = Annotated[User, Depends(session.current_user)]
+        FreshUser = Annotated[User, Depends(session.fresh(timedelta(minutes=5)))]
+
+    Routes that use them show the cookie as their security scheme in the OpenAPI document. What a guard refuses is an
+    `HTTPException` (401, 403) to FastAPI and its handlers, unless the middleware has its own answer: ``on_error``, or
+    for people ``sign_in_path``.
+
+    Args:
+        auth: what the middleware was given.
+        cookie_name: the cookie that the OpenAPI document is to show where the id travels in the framework's session.
+
+    Attributes:
+        current_user: the current user; refuses if nobody is signed in.
+        optional_user: the current user or ``None``.
+        no_user: refuses if somebody is signed in.
+        request_auth: the request-bound object, for handlers that are coroutines.
+        blocking_request_auth: the same for handlers that are plain functions.
+
+    Raises:
+        ConfigError: if ``auth`` is no authenticator.
+    """
+
+    def __init__(self, auth: Authenticator[U], *, cookie_name: str = "session") -> None:
+        if not isinstance(auth, Authenticator):
+            raise ConfigError(f"auth must be an Authenticator, such as a SessionAuth, not {type(auth).__name__}")
+        self._key = auth.current_user_key
+        self._cookie = None
+        if isinstance(auth, SessionAuth):
+            self._cookie = auth.carrier.name if isinstance(auth.carrier, CookieCarrier) else cookie_name
+        self.current_user: Callable[..., Any] = self._dependency(require_user)
+        self.optional_user: Callable[..., Any] = self._dependency(_current_user)
+        self.no_user: Callable[..., Any] = self._dependency(require_no_user)
+
+    def fresh(self, within: Duration = FRESH) -> Callable[..., Any]:
+        """A dependency: the current user, who signed in no longer than ``within`` ago."""
+        duration("within", within, at_least=1)
+        return self._dependency(lambda auth: require_fresh(auth, within))
+
+    async def request_auth(self, connection: HTTPConnection) -> RequestAuth[U]:
+        """The request-bound object, for handlers that are coroutines."""
+        return asgi.request_auth(connection.scope, self._key)
+
+    async def blocking_request_auth(self, connection: HTTPConnection) -> BlockingRequestAuth[U]:
+        """The request-bound object, for handlers that are plain functions."""
+        return asgi.blocking_request_auth(connection.scope, self._key)
+
+    def _dependency(self, guard: Callable[[RequestAuth[U]], R]) -> "_Dependency[R]":
+        if self._cookie is None:
+            return _Dependency(self._key, guard)
+        return _SecuredDependency(self._key, guard, self._cookie)
+
+
+class _Dependency(Generic[R]):
+    """A guard as a dependency."""
+
+    def __init__(self, key: str, guard: Callable[[RequestAuth[Any]], R]) -> None:
+        self._key = key
+        self._guard = guard
+
+    async def __call__(self, connection: HTTPConnection) -> R:
+        bound = asgi.request_auth(connection.scope, self._key)
+        try:
+            return self._guard(bound)
+        except Refused as error:
+            raise _as_fastapi_raises_it(error, bound, connection) from None
+
+
+class _SecuredDependency(_Dependency[R], SecurityBase):
+    """A guard as a dependency which tells the OpenAPI document of the cookie that it looks at."""
+
+    def __init__(self, key: str, guard: Callable[[RequestAuth[Any]], R], cookie: str) -> None:
+        super().__init__(key, guard)
+        self.model = APIKeyCookie(name=cookie).model
+        self.scheme_name = cookie
+
+
+def _as_fastapi_raises_it(error: Refused, bound: RequestAuth[Any], connection: HTTPConnection) -> Refused:
+    if connection.scope["type"] != "http":
+        return error  # no response can be sent: the middleware closes the WebSocket
+    installed = connection.scope.get(asgi.ANSWERS_KEY, {})
+    answers = installed.get(error.current_user_key)
+    if answers is not None and (answers.on_error or answers.redirect(error, bound.connection)):
+        return error
+    if isinstance(error, NotSignedIn):
+        return NotAuthenticated(error)
+    return FreshSignInRequired(error) if isinstance(error, NotFresh) else Forbidden(error)
+
+
+def _current_user(auth: RequestAuth[U]) -> U | None:
+    return auth.current_user
 
 
 async def request_auth(connection: HTTPConnection) -> RequestAuth[Any]:
@@ -42,12 +175,11 @@ async def optional_auth_dependency(connection: HTTPConnection) -> Any:
 
 
 async def auth_dependency(connection: HTTPConnection) -> Any:
-    """The current user: ``user: Annotated[User, Depends(auth_dependency)]``; 401 if nobody is signed in."""
-    user = asgi.request_auth(connection.scope).current_user
-    if user is None:
-        raise HTTPException(401, "Not authenticated")
-    return user
+    """The current user: ``user: Annotated[User, Depends(auth_dependency)]``; refuses as `Auth.current_user` does."""
+    return await _require_user(connection)
 
+
+_require_user: _Dependency[Any] = _Dependency("current_user", require_user)
 
 CurrentRequestAuth = Annotated[RequestAuth[Any], Depends(request_auth)]
 """The request-bound object as a parameter's type: ``auth: CurrentRequestAuth``."""

@@ -1,0 +1,208 @@
+"""Litestar: a plugin, guards, ``request.user``, and the request-bound object as a dependency."""
+
+from collections.abc import Callable, Coroutine, Sequence
+from copy import copy
+from threading import get_ident
+from typing import Any, Generic, NoReturn, TypeVar, cast
+
+from powauth.authenticator import Authenticator, Unreachable
+from powauth.carriers import FrameworkSessionCarrier
+from powauth.credentials import Duration, duration
+from powauth.errors import ConfigError, PowauthError, Refused, StoreUnavailable
+from powauth.guards import FRESH
+from powauth.guards import require_fresh as fresh_user
+from powauth.guards import require_no_user as no_user
+from powauth.guards import require_user as user
+from powauth.integrations import asgi
+from powauth.integrations.answers import Answers, OnError, chosen, reason
+from powauth.integrations.websockets import POLICY_VIOLATION, RECHECK_SECONDS, TRY_AGAIN_LATER
+from powauth.request_auth import BlockingRequestAuth, RequestAuth
+from powauth.session_auth import SessionAuth
+from powauth.users.base import U
+
+try:
+    import anyio.from_thread
+    from anyio.lowlevel import current_token
+    from litestar.config.app import AppConfig
+    from litestar.connection import ASGIConnection, Request
+    from litestar.di import Provide
+    from litestar.exceptions import WebSocketException
+    from litestar.handlers import BaseRouteHandler
+    from litestar.plugins import InitPlugin
+    from litestar.response import Response
+except ImportError as error:
+    raise ConfigError("Litestar is not installed: pip install 'powauth[litestar]'") from error
+
+__all__ = ["PowAuthPlugin", "require_fresh", "require_no_user", "require_user"]
+
+T = TypeVar("T")
+
+AnyConnection = ASGIConnection[Any, Any, Any, Any]
+Guard = Callable[[AnyConnection, BaseRouteHandler], None]
+Check = Callable[[RequestAuth[Any]], object]
+
+
+class LitestarConnection(asgi.ASGIConnection):
+    """A Litestar connection as the plug sees it: the current user is ``request.user`` too."""
+
+    __slots__ = ()
+
+    def assign(self, key: str, value: object) -> None:
+        """See `Connection.assign`."""
+        super().assign(key, value)
+        if isinstance(value, Unreachable):
+            self.scope = asgi.GuardedState(self.scope)
+        self.scope["user"] = value
+
+
+class SessionAuthMiddleware(asgi.SessionAuthMiddleware):
+    """The ASGI middleware, for the authenticator whose user is ``request.user``."""
+
+    connection_type = LitestarConnection
+
+
+class PowAuthPlugin(InitPlugin, Generic[U]):
+    """The plugin: ``Litestar(..., plugins=[PowAuthPlugin(auth)])``.
+
+    It installs the middleware, outermost (or innermost, where the id travels in Litestar's own session), answers to
+    powauth's errors, and two dependencies: ``request_auth``, the request-bound object for coroutines, and
+    ``blocking_request_auth`` for plain functions with ``sync_to_thread=True``. The current user is ``request.user`` and
+    ``request.state.current_user``. With several plugins ``request.user`` is the first one's.
+
+    Args:
+        auth: how to tell who a request is from.
+        dependency: the name of the dependency; ``blocking_`` goes before it for the other.
+        on_error: the app's own answers to powauth's errors; see `Answers`. Exception handlers that the app gives to
+            Litestar for them come before it.
+        sign_in_path: where people who must sign in are sent; see `Answers`.
+        origins, websocket_recheck: see `powauth.integrations.asgi.SessionAuthMiddleware`.
+
+    Raises:
+        ConfigError: if an option is wrong.
+    """
+
+    def __init__(
+        self,
+        auth: Authenticator[U],
+        *,
+        dependency: str = "request_auth",
+        on_error: OnError | None = None,
+        sign_in_path: str | None = None,
+        origins: Sequence[str] = (),
+        websocket_recheck: Duration = RECHECK_SECONDS,
+    ) -> None:
+        if not isinstance(auth, Authenticator):
+            raise ConfigError(f"auth must be an Authenticator, such as a SessionAuth, not {type(auth).__name__}")
+        self.auth = auth
+        self.dependency = dependency
+        self.answers = Answers(on_error, sign_in_path)
+        self._options: dict[str, Any] = {
+            "on_error": on_error,
+            "sign_in_path": sign_in_path,
+            "origins": origins,
+            "websocket_recheck": websocket_recheck,
+        }
+        self.require_user: Guard = _guard(user, auth.current_user_key)
+        self.require_no_user: Guard = _guard(no_user, auth.current_user_key)
+
+    def require_fresh(self, within: Duration = FRESH) -> Guard:
+        """A guard: the user signed in no longer than ``within`` ago."""
+        return _fresh_guard(within, self.auth.current_user_key)
+
+    def on_app_init(self, app_config: AppConfig) -> AppConfig:
+        """See Litestar's ``InitPlugin``."""
+        key = self.auth.current_user_key
+        plugins = [plugin for plugin in app_config.plugins if isinstance(plugin, PowAuthPlugin)]
+        if any(plugin is not self and plugin.auth.current_user_key == key for plugin in plugins):
+            raise ConfigError(f"this app has two plugins for {key!r}: give one its own current_user_key")
+        if self.dependency in app_config.dependencies:
+            raise ConfigError(
+                f"there is a dependency {self.dependency!r} already: give this plugin its own name for it"
+            )
+        middleware = SessionAuthMiddleware if plugins[0] is self else asgi.SessionAuthMiddleware
+        prototype = middleware(_nothing, self.auth, **self._options)
+
+        def around(app: asgi.ASGIApp) -> asgi.ASGIApp:
+            # Litestar makes one for each route; they share the authenticator and its clients.
+            for_route = copy(prototype)
+            for_route.app = app
+            return for_route
+
+        inmost = isinstance(self.auth, SessionAuth) and isinstance(self.auth.carrier, FrameworkSessionCarrier)
+        app_config.middleware.insert(len(app_config.middleware) if inmost else 0, cast("Any", around))
+        app_config.dependencies[self.dependency] = Provide(self._request_auth, sync_to_thread=False)
+        app_config.dependencies[f"blocking_{self.dependency}"] = Provide(self._blocking, sync_to_thread=False)
+        if plugins[0] is self:
+            app_config.exception_handlers.setdefault(PowauthError, self._answer)
+        return app_config
+
+    def _request_auth(self, scope: dict[str, Any]) -> Any:
+        return asgi.request_auth(scope, self.auth.current_user_key)
+
+    def _blocking(self, scope: dict[str, Any]) -> Any:
+        token, loop_thread = current_token(), get_ident()
+
+        def run(coroutine: Coroutine[Any, Any, T]) -> T:
+            async def finish() -> T:
+                return await coroutine
+
+            try:
+                if get_ident() == loop_thread:
+                    raise RuntimeError("blocking_request_auth is for plain functions with sync_to_thread=True")
+                return anyio.from_thread.run(finish, token=token)
+            finally:
+                coroutine.close()
+
+        return BlockingRequestAuth(asgi.request_auth(scope, self.auth.current_user_key), run)
+
+    def _answer(self, request: Request[Any, Any, Any], error: PowauthError) -> Response[bytes]:
+        scope = cast("asgi.Scope", request.scope)
+        answer = chosen(scope.get(asgi.ANSWERS_KEY, {}), error, self.answers)(error, asgi.ASGIConnection(scope))
+        if answer is None:
+            raise error
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in answer.headers}
+        media_type = headers.pop("content-type", None)
+        return Response(answer.body, status_code=answer.status, headers=headers, media_type=media_type)
+
+
+async def _nothing(scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
+    """Stands where the app will be."""
+
+
+def _guard(check: Check, key: str) -> Guard:
+    def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
+        del handler
+        scope = cast("asgi.Scope", connection.scope)
+        try:
+            check(asgi.request_auth(scope, key))
+        except PowauthError as error:
+            if scope["type"] == "websocket":
+                _close(error)
+            raise
+
+    return guard
+
+
+def _close(error: PowauthError) -> NoReturn:
+    """Litestar answers what is raised before a WebSocket is accepted only if it is an exception of its own."""
+    if isinstance(error, StoreUnavailable):
+        raise WebSocketException(detail="store_unavailable", code=TRY_AGAIN_LATER) from error
+    detail = reason(error) if isinstance(error, Refused) else "refused"
+    raise WebSocketException(detail=detail, code=POLICY_VIOLATION) from error
+
+
+def _fresh_guard(within: Duration, key: str) -> Guard:
+    duration("within", within, at_least=1)
+    return _guard(lambda auth: fresh_user(auth, within), key)
+
+
+require_user: Guard = _guard(user, "current_user")
+"""A guard: somebody is signed in. ``@get("/", guards=[require_user])``; see `powauth.guards.require_user`."""
+
+require_no_user: Guard = _guard(no_user, "current_user")
+"""A guard: nobody is signed in; see `powauth.guards.require_no_user`."""
+
+
+def require_fresh(within: Duration = FRESH) -> Guard:
+    """A guard: the user signed in no longer than ``within`` ago; see `powauth.guards.require_fresh`."""
+    return _fresh_guard(within, "current_user")

@@ -1,0 +1,86 @@
+"""Starlette: ``request.user``, ``request.auth`` and ``@requires`` over the ASGI middleware."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from powauth.authenticator import Unreachable
+from powauth.errors import ConfigError, StoreUnavailable
+from powauth.integrations import asgi
+from powauth.integrations.asgi import SessionAuthMiddleware
+from powauth.request_auth import BlockingRequestAuth, RequestAuth
+
+try:
+    from starlette.authentication import AuthCredentials, AuthenticationBackend
+    from starlette.requests import HTTPConnection
+except ImportError as error:
+    raise ConfigError("Starlette is not installed: pip install 'powauth[starlette]'") from error
+
+__all__ = ["SessionAuthBackend", "SessionAuthMiddleware", "blocking_request_auth", "request_auth"]
+
+AUTHENTICATED = "authenticated"
+"""The scope that every signed-in user has: ``@requires("authenticated")``."""
+
+
+class SessionAuthBackend(AuthenticationBackend):
+    """For Starlette's ``AuthenticationMiddleware``, which goes inside of `SessionAuthMiddleware`.
+
+    ``request.user`` is the app's own user, or Starlette's ``UnauthenticatedUser``. While nobody can tell, a page that
+    asks for neither is served, and asking raises `StoreUnavailable`, which is answered with 503. Both are of the
+    moment when the request came: who signs in during it is ``request.user`` at the next.
+
+    Args:
+        current_user_key: which authenticator's user, where there are several.
+        scopes: what a user may besides ``authenticated``: their roles, for ``@requires("admin")``.
+    """
+
+    def __init__(
+        self,
+        current_user_key: str = "current_user",
+        *,
+        scopes: Callable[[Any], Sequence[str]] | None = None,
+    ) -> None:
+        self._key = current_user_key
+        self._scopes = scopes
+
+    async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, Any] | None:
+        """See Starlette's ``AuthenticationBackend``."""
+        try:
+            user = asgi.request_auth(conn.scope, self._key).current_user
+        except StoreUnavailable as error:
+            return _UnknownCredentials(error), Unreachable(error)
+        if user is None:
+            return None
+        more = () if self._scopes is None else self._scopes(user)
+        return AuthCredentials([AUTHENTICATED, *more]), user
+
+
+class _UnknownCredentials(AuthCredentials):
+    """Neither signed in nor not: looking at the scopes raises."""
+
+    def __init__(self, cause: StoreUnavailable) -> None:
+        self._cause = cause
+
+    def _raise(self, *_: object) -> NoReturn:
+        raise StoreUnavailable(str(self._cause)) from self._cause
+
+    scopes = property(_raise)
+
+
+def request_auth(connection: HTTPConnection, current_user_key: str = "current_user") -> RequestAuth[Any]:
+    """The request-bound object of a ``Request`` or ``WebSocket``, for handlers that are coroutines.
+
+    Raises:
+        ConfigError: if no middleware with that ``current_user_key`` has run.
+    """
+    return asgi.request_auth(connection.scope, current_user_key)
+
+
+def blocking_request_auth(
+    connection: HTTPConnection, current_user_key: str = "current_user"
+) -> BlockingRequestAuth[Any]:
+    """The request-bound object, for handlers that are plain functions.
+
+    Raises:
+        ConfigError: if no middleware with that ``current_user_key`` has run.
+    """
+    return asgi.blocking_request_auth(connection.scope, current_user_key)
