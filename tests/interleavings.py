@@ -207,7 +207,7 @@ class World:
             store=core.store(stepping, ttl=TTL, namespace=namespace, reload=reload),
             clock=self.clock,
             metadata=None,
-            **{"session_ttl_renewal": RENEWAL, "grace": GRACE, **options},
+            **{"session_ttl_renewal": RENEWAL, "grace": GRACE, "throttle": None, **options},
         )
         self._people: list[User] = []
         self.outcome = ""

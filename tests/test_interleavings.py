@@ -26,7 +26,9 @@ from powauth.backends.base import Backend, Millis, Record, drive
 from powauth.backends.lmdb import LMDBBackend
 from powauth.backends.memory import MemoryBackend
 from powauth.connection import Connection, Effects
+from powauth.errors import Throttled
 from powauth.session import Session, decide, encode_id, expires_at, renewed
+from powauth.throttle import Limit, Throttle
 from support import CountingBackend, FakeConnection, User
 
 BACKENDS: dict[str, Callable[[Path], Backend]] = {
@@ -37,6 +39,8 @@ BACKENDS: dict[str, Callable[[Path], Backend]] = {
 
 STALE = RENEWAL + 60
 """The age of a session that is to be renewed."""
+
+TWO_GUESSES = Throttle(per_account=Limit(2, 900), per_source=None)
 
 Auth = RequestAuth[User]
 
@@ -489,6 +493,24 @@ def bare_sign_ins(world: World) -> Plan:
     return Plan({name: world.auth.create(FakeConnection(), user) for name in ("one", "two", "three")}, check)
 
 
+def guesses(count: int, allowed: int) -> Callable[[World], Plan]:
+    """However many guess at once, no more passwords are looked at than the throttle lets through."""
+
+    def plan(world: World) -> Plan:
+        world.person()
+        tasks = {f"guess {number}": world.request(Browser("thief"), sign_in("wrong")) for number in range(count)}
+
+        def check() -> None:
+            looked_at = sum(verb == "users.authenticate" for _, verb in world.history)
+            world.expect(looked_at == allowed, f"{looked_at} guesses were looked at")
+            refused = sum(isinstance(world.response(task).error, Throttled) for task in tasks)
+            world.expect(refused == count - allowed, f"{refused} guesses were refused")
+
+        return Plan(tasks, check)
+
+    return plan
+
+
 async def delete_account(world: World, user: User) -> object:
     return await world.auth.delete_account(user)
 
@@ -530,6 +552,7 @@ SCENARIOS = {
         Scenario("metadata update and renewal", metadata("theme", age=STALE)),
         Scenario("two metadata updates and a request", metadata("theme", "tz", age=60)),
         Scenario("two sign-ins, at most one session", parallel_sign_ins(1, 2), {"max_sessions": 1}, reduced=True),
+        Scenario("three guesses, two allowed", guesses(3, 2), {"throttle": TWO_GUESSES}, reduced=True),
         Scenario("three sign-ins, at most one session", bare_sign_ins, {"max_sessions": 1}, reduced=True),
         Scenario(
             "two sign-ins, at most two sessions", parallel_sign_ins(2, 2, before=2), {"max_sessions": 2}, reduced=True
@@ -765,6 +788,7 @@ FOUND: Mapping[str, list[str]] = {
         "two user updates",
         "metadata update and renewal",
         "two metadata updates and a request",
+        "three guesses, two allowed",
     ],
     "KeepsNobody": ["revoke-others and renewal of the kept one"],
     "KeepsAll": ["sign-in and revoke-all", "sign-in and password change", "revoke-others and renewal of the kept one"],

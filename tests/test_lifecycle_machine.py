@@ -491,4 +491,4 @@ def test_a_row_that_is_carried_out_wrongly_is_found(right: Outcome, wrong: Outco
         patch.object(powauth.session_auth, "decide", instead(wrong, right)),
         pytest.raises(AssertionError),
     ):
-        run(MemoryBackend(), phases=[Phase.generate], derandomize=True, print_blob=False)
+        run(MemoryBackend(), phases=[Phase.generate], derandomize=True, report_multiple_bugs=False)
