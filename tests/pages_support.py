@@ -244,7 +244,7 @@ class Browser:
         return Page(self.client.post(self._at(path), data=fields, headers=sent))
 
     def send(self, page: Page, action: str | None = None, **fields: str) -> Page:
-        """Fill in and send the page's form: the one with this hidden ``action``, or the last that has fields to fill."""
+        """Fill in and send the page's form: the one with this hidden ``action``, or else the last."""
         forms = [
             (attributes, inputs)
             for attributes, inputs in page.forms
@@ -269,8 +269,7 @@ class Browser:
     def sign_in(self, email: str = EMAIL, password: str = PASSWORD) -> Page:
         return self.send(self.get("/login"), email=email, password=password)
 
-    @property
-    def signed_in(self) -> bool:
+    def is_signed_in(self) -> bool:
         return self.get("/account").status == 200
 
     @property

@@ -39,7 +39,7 @@ def test_register_sign_out_sign_in(here: Site) -> None:
     assert "Sign in to go on" in login.text
     done = browser.send(login, email=" Mia@Example.com", password=PASSWORD)
     assert done.location == f"{here.mount}/account"
-    assert browser.signed_in
+    assert browser.is_signed_in()
 
 
 def test_wrong_input_is_said_beside_its_field_and_what_was_typed_stays(here: Site) -> None:
@@ -91,7 +91,7 @@ def test_the_account_is_changed(here: Site) -> None:
     assert (empty.status, browser.cookies) == (422, before)
     changed = browser.send(browser.get("/account"), "password", current_password=PASSWORD, password=NEW_PASSWORD)
     assert "Your password has been changed" in browser.follow(changed).text
-    assert not other.signed_in
+    assert not other.is_signed_in()
     assert browser.cookies != before
     moved = browser.send(browser.get("/account"), "user_id", current_password=NEW_PASSWORD, email="ada@example.com")
     page = browser.follow(moved)
@@ -109,8 +109,8 @@ def test_the_account_is_deleted(here: Site) -> None:
     gone = browser.follow(browser.send(page, "delete", current_password=PASSWORD))
     assert "has been deleted" in gone.text
     assert here.emails == []
-    assert not browser.signed_in
-    assert not other.signed_in
+    assert not browser.is_signed_in()
+    assert not other.is_signed_in()
 
 
 def test_devices_are_shown_and_ended(here: Site) -> None:
@@ -129,11 +129,11 @@ def test_devices_are_shown_and_ended(here: Site) -> None:
     assert len(ids) == 2
     ended = browser.follow(browser.post("/account/sessions", {"action": "end", "id": str(ids[1])}))
     assert "signed out" in ended.text
-    assert not phone.signed_in
-    assert third.signed_in
+    assert not phone.is_signed_in()
+    assert third.is_signed_in()
     browser.follow(browser.send(ended, "end_others"))
-    assert not third.signed_in
-    assert browser.signed_in
+    assert not third.is_signed_in()
+    assert browser.is_signed_in()
     assert "signed in nowhere else" in browser.get("/account/sessions").text
 
 

@@ -38,6 +38,10 @@ def pages(auth: SessionAuth[Any] | Flows, *, name: str = "powauth", **options: U
     return blueprint
 
 
+class _Answer(Response):
+    automatically_set_content_length = False  # of a HEAD it is the length of what GET would give
+
+
 class _View:
     """One page."""
 
@@ -49,4 +53,4 @@ class _View:
     def __call__(self) -> Response:
         full = request.environ.get("SCRIPT_NAME", "").rstrip("/") + request.environ.get("PATH_INFO", "")
         answer = wsgi.respond(self.flows, request.environ, self.path, full.removesuffix(self.path))
-        return Response(answer.body, answer.status, answer.headers)
+        return _Answer(answer.body, answer.status, answer.headers)
