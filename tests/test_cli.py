@@ -22,7 +22,7 @@ def url(tmp_path: Path) -> str:
     return f"lmdb://{tmp_path}/db"
 
 
-def fill(url: str, *, users: int = 3, each: int = 2, agent: str = "curl", ttl: int = 60_000) -> list[Session]:
+def fill(url: str, *, users: int = 3, each: int = 2, agent: str = "curl", ttl: int = 3_600_000) -> list[Session]:
     store = CredentialsCache(LMDBBackend(url.removeprefix("lmdb://")))
     made = []
     for number in range(users * each):

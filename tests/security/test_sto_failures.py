@@ -94,6 +94,7 @@ def test_sto_07_a_full_store_keeps_who_is_signed_in_and_lets_them_out(kind: Kind
     assert response.status == 200
     assert browser.get("/logout").status == 200
     assert browser.get().json() == {"user": None}
+    drive(app.auth.revoke_user(app.user))
     assert app.browser().get("/login").status == 200
     drive(backend.close())
 
