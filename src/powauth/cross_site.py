@@ -4,8 +4,8 @@ Browsers say where a request comes from, in headers that no page can forge: ``Se
 ``Origin`` (RFC 6454, section 7) and ``Referer``. So there is no token to mint, store, mask, or fix in advance.
 """
 
+import re
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 from powauth.connection import Connection
 from powauth.errors import ConfigError, CrossSiteRequest
@@ -13,7 +13,10 @@ from powauth.errors import ConfigError, CrossSiteRequest
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """Methods that change nothing (RFC 9110, section 9.2.1). Case counts: ``get`` is none of them."""
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+_ORIGIN = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?\Z")
+"""A scheme, a host, a port perhaps, and nothing else: no user, no path, no blank."""
+
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
 class CrossSiteDefence:
@@ -95,18 +98,8 @@ def _configured(origin: str) -> str:
 
 def _normalized(origin: str) -> str | None:
     """One spelling for each origin: lower case, without the scheme's default port. ``None`` for what is no origin."""
-    try:
-        parts = urlsplit(origin)
-        port = parts.port
-    except ValueError:
+    found = _ORIGIN.match(origin.lower()) if origin.isascii() else None
+    if found is None:
         return None
-    scheme, host = parts.scheme, parts.hostname
-    if scheme not in _DEFAULT_PORTS or not host or not host.isascii() or host == "*":
-        return None
-    if ":" in host:
-        host = f"[{host}]"
-    named = f"{scheme}://{host}" if port is None else f"{scheme}://{host}:{port}"
-    # Whatever else was in it (a user, a path, blanks that the parser drops) makes it another string.
-    if named != origin.lower():
-        return None
-    return f"{scheme}://{host}" if port in (None, _DEFAULT_PORTS[scheme]) else named
+    scheme, host, port = found.groups()
+    return f"{scheme}://{host}" if port in (None, _DEFAULT_PORTS[scheme]) else found[0]
