@@ -20,7 +20,8 @@ powauth demo: FastAPI on http://127.0.0.1:{port} and Flask on http://127.0.0.1:{
 Users in {data}/users.sqlite3, sessions in {backend}; {workers} worker processes each.
 Plain http: the cookie goes without Secure, which only this demo asks for.
 
-Register on one, be known on the other:
+With a browser, register on one and be known on the other: both have /register, /login, /account, /account/sessions.
+With a program:
   curl -c jar -H 'content-type: application/json' -d '{{"email":"you@example.org","password":"a long pass phrase"}}' \\
        http://127.0.0.1:{port}/registration
   curl -b jar http://127.0.0.1:{flask_port}/session

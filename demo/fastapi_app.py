@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse
 
 from powauth import RequestAuth
 from powauth.integrations.fastapi import SessionAuthMiddleware, auth_dependency, request_auth
+from powauth.pages.fastapi import pages
 
 from .config import User, make_auth
 from .wire import (
@@ -21,7 +22,9 @@ from .wire import (
 )
 
 app = FastAPI(title="powauth demo")
-app.add_middleware(SessionAuthMiddleware, auth=make_auth(asynchronous=True))
+session_auth = make_auth(asynchronous=True)
+app.add_middleware(SessionAuthMiddleware, auth=session_auth)
+app.include_router(pages(session_auth, title="powauth demo"))
 
 
 async def read_params(request: Request) -> Mapping[str, object]:

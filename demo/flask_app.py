@@ -7,6 +7,7 @@ from flask import Flask, request
 from flask.typing import ResponseReturnValue
 
 from powauth.integrations.flask import PowAuth, login_required, request_auth
+from powauth.pages.flask import pages
 
 from .config import make_auth
 from .wire import (
@@ -21,7 +22,9 @@ from .wire import (
 
 app = Flask(__name__)
 app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
-PowAuth(app, make_auth(asynchronous=False))
+session_auth = make_auth(asynchronous=False)
+PowAuth(app, session_auth)
+app.register_blueprint(pages(session_auth, title="powauth demo"))
 
 
 def read_params() -> Mapping[str, object]:
