@@ -8,11 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+
+from engines import database
+from redis_servers import EXECUTABLE, MISSING, own_server
 
 ROOT = Path(__file__).parent.parent
 PASSWORD = "nine grey herons wade"
@@ -245,3 +249,26 @@ def test_stopping_leaves_no_process_behind(tmp_path: Path, number: int) -> None:
     while alive := [pid for pid in below if Path(f"/proc/{pid}").exists()]:
         assert time.monotonic() < deadline, alive
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql", "mariadb", "redis"])
+def test_on_each_backend_with_the_driver_of_each_side(kind: str, tmp_path: Path, browser: httpx.Client) -> None:
+    with ExitStack() as stack:
+        if kind == "redis":
+            if EXECUTABLE is None:
+                pytest.skip(MISSING)
+            url = stack.enter_context(own_server(tmp_path / "redis")).url
+        else:
+            found = database(kind, tmp_path)
+            url = found.through({"sqlite": "sqlite", "postgresql": "psycopg", "mariadb": "mariadb_pymysql"}[kind])
+            stack.callback(found.drop, "powauth_sessions", "powauth_sessions_epochs")
+        running = Demo(tmp_path / "data", BACKEND=url, WORKERS="1")
+        stack.callback(running.stop)
+        one, other = running.urls
+        email = register(browser, one)
+        assert known(browser, other)
+        assert browser.delete(f"{other}/session").status_code == 204
+        assert not known(browser, one)
+        assert browser.post(f"{other}/session", json={"email": email, "password": PASSWORD}).status_code == 200
+        assert known(browser, one)
+        assert "synchronous" not in running.log.read_text(), "each side has a driver of its own kind"
