@@ -30,12 +30,12 @@ class CrossSiteDefence:
     4. With none of the three it was no browser's form. Only ``application/json`` passes, which no browser sends to
        another site without asking first (Fetch, "CORS-safelisted request-header"): so programs need no ceremony.
 
-    The own origin is made of the ``Host`` header and of ``https``, whatever a proxy in front says; of ``http`` where the
-    cookie is in development mode. A proxy that changes ``Host`` needs the public origin in ``origins``.
+    The own origin is made of the ``Host`` header and of ``https``, whatever a proxy in front says; of ``http`` where
+    the cookie is in development mode. A proxy that changes ``Host`` needs the public origin in ``origins``.
 
     Args:
-        origins: further origins that may send such requests, such as ``"https://shop.example"``: all that they do is done
-            in the user's name.
+        origins: further origins that may send such requests, such as ``"https://shop.example"``: all that they do is
+            done in the user's name.
 
     Raises:
         ConfigError: if one is no origin.
