@@ -25,6 +25,7 @@ LINES = (
     ("connection",),
     ("carriers",),
     ("metadata",),
+    ("hooks",),
     ("throttle",),
     ("authenticator",),
     ("session_auth",),
@@ -53,8 +54,9 @@ WRAPPED = {
     "quart": ("integrations.quart",),
     "flask": ("integrations.flask", "pages.flask"),
     "werkzeug": ("integrations.flask",),
-    "anyio": ("integrations.asgi", "integrations.litestar", "integrations.websockets"),
+    "anyio": ("integrations.asgi", "integrations.litestar", "integrations.websockets", "testing.clients"),
     "jinja2": ("pages.rendering",),
+    "blinker": ("integrations.signals",),
     "pytest": ("testing",),
     "_typeshed": ("integrations.wsgi", "pages.wsgi"),
 }

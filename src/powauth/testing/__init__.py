@@ -1,4 +1,4 @@
-"""For tests: the suites that a backend, or a users context, of your own must pass, run with pytest."""
+"""For tests: users signed in on an app's test client, and the suites that backends and users contexts must pass."""
 
 import sys
 
@@ -11,6 +11,7 @@ if "pytest" in sys.modules:
     pytest.register_assert_rewrite(*(name for name in _SUITES if name not in sys.modules))
 
 from powauth.testing.backend import BackendConformance  # noqa: E402 after the registration
+from powauth.testing.clients import async_sign_in, sign_in  # noqa: E402
 from powauth.testing.users import UsersConformance  # noqa: E402
 
-__all__ = ["BackendConformance", "UsersConformance"]
+__all__ = ["BackendConformance", "UsersConformance", "async_sign_in", "sign_in"]
