@@ -2,13 +2,22 @@
 
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 import anyio
 import msgspec
 import pytest
+from anyio.abc import TaskGroup
+from fastapi import FastAPI
+from litestar import Litestar
+from litestar import WebSocket as LitestarWebSocket
+from litestar import websocket as litestar_websocket
+from litestar.exceptions import WebSocketDisconnect as LitestarDisconnect
+from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from core_support import Site
 from http_support import request_asgi
@@ -45,7 +54,16 @@ class Peer:
     """A server and a client at once: what the middleware is given, and what it sends."""
 
     def __init__(self, *headers: tuple[bytes, bytes]) -> None:
-        self.scope: dict[str, Any] = {"type": "websocket", "path": "/", "headers": list(headers), "client": None}
+        self.scope: dict[str, Any] = {
+            "type": "websocket",
+            "scheme": "wss",
+            "path": "/",
+            "query_string": b"",
+            "headers": list(headers),
+            "client": None,
+            "server": ("127.0.0.1", 443),
+            "subprotocols": [],
+        }
         self.sent: list[Any] = []
         self._news, self._incoming = anyio.create_memory_object_stream[Any](100)
         self._out, self._outgoing = anyio.create_memory_object_stream[Any](100)
@@ -105,6 +123,7 @@ class Chat(Site):
         if reload := options.pop("reload", False):
             options["store"] = CredentialsCache(backend, reload=reload)
         super().__init__(backend, **options)
+        self.group: TaskGroup
 
     async def cookie(self) -> tuple[bytes, bytes]:
         connection = FakeConnection()
@@ -127,6 +146,7 @@ class Chat(Site):
     async def serving(self, app: Any, peer: Peer, *, recheck: float = NEVER) -> AsyncIterator[Peer]:
         """The app at work for this peer; at the end it must have ended by itself."""
         async with anyio.create_task_group() as group:
+            self.group = group
             group.start_soon(SessionAuthMiddleware(app, self.auth, websocket_recheck=recheck), *self._ends(peer))
             with anyio.fail_after(20):
                 yield peer
@@ -476,6 +496,82 @@ async def test_a_user_whom_another_layer_signed_in_is_that_layers_to_end() -> No
         peer.say("still me")
         assert (await peer.next())["text"] == "still me"
         peer.leave()
+
+
+async def starlette_chat(socket: WebSocket) -> None:
+    await socket.accept()
+    async for text in socket.iter_text():
+        await socket.send_text(text)
+
+
+@litestar_websocket("/")
+async def litestar_chat(socket: LitestarWebSocket[Any, Any, Any]) -> None:
+    await socket.accept()
+    with suppress(LitestarDisconnect):
+        while True:
+            await socket.send_text(await socket.receive_text())
+
+
+def chat_app(framework: str) -> Any:
+    if framework == "starlette":
+        return Starlette(routes=[WebSocketRoute("/", starlette_chat)])
+    if framework == "fastapi":
+        app = FastAPI()
+        app.add_api_websocket_route("/", starlette_chat)
+        return app
+    return Litestar([litestar_chat])
+
+
+@pytest.mark.parametrize("framework", ["starlette", "fastapi", "litestar"])
+async def test_trm_07_in_a_framework_the_close_is_a_disconnect_like_any_other(framework: str) -> None:
+    chat = Chat()
+    async with chat.talking(chat_app(framework), recheck=SOON) as peer:
+        await end_all(chat)
+        assert await peer.next() == ENDED
+        peer.say("after the end")
+    assert peer.sent[-1] == ENDED
+
+
+async def test_trm_07_in_starlette_to_send_after_the_close_is_a_disconnect() -> None:
+    chat = Chat()
+    raised: list[int] = []
+
+    async def pump(socket: WebSocket) -> None:
+        await socket.accept()
+        await socket.send_text(await socket.receive_text())
+        chat.clock.advance(1800)
+        with pytest.raises(WebSocketDisconnect) as disconnect:
+            await socket.send_text("too late")
+        raised.append(disconnect.value.code)
+
+    async with chat.talking(Starlette(routes=[WebSocketRoute("/", pump)])) as peer:
+        assert await peer.next() == ENDED
+    assert raised == [1006]
+
+
+async def test_a_message_of_another_kind_does_not_end_the_watch() -> None:
+    chat = Chat()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.ping"})
+        await end_all(chat)
+        await receive()
+        assert (await receive())["type"] == "websocket.disconnect"
+
+    async with chat.serving(app, Peer(HOST, ORIGIN, await chat.cookie()), recheck=SOON) as peer:
+        assert [(await peer.next())["type"] for _ in range(2)] == ["websocket.accept", "websocket.ping"]
+        assert await peer.next() == ENDED
+
+
+async def test_a_server_that_stops_cancels_app_and_watch() -> None:
+    chat, echo = Chat(), Echo()
+    async with chat.talking(echo, recheck=SOON) as peer:
+        chat.group.cancel_scope.cancel()
+    before = len(chat.backend.calls)
+    await anyio.sleep(SOON * 5)
+    assert len(chat.backend.calls) == before
+    assert [message.get("type") for message in peer.sent] == ["websocket.accept", "websocket.send"]
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])

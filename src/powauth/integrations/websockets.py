@@ -7,6 +7,7 @@ open socket presents nothing any more: so its session is read again at an interv
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
 from typing import Any, Final
@@ -169,15 +170,19 @@ class _Socket:
                 await self._close()
                 raise SocketClosed
         else:
-            self._over = self._over or kind != "websocket.send"
+            if kind == "websocket.close" or kind.startswith("websocket.http.response"):
+                self._over = True
             await self._send(message)
 
     async def watch(self) -> None:
         """Look at the session again and again, until the socket is gone."""
+        # At first after a part of the interval: sockets that come back all at once spread their reads.
+        wait = self._sockets.interval * random.random()  # noqa: S311
         while not (self._over or self._is_ended()):
-            await _sleep(self._sockets.interval)
+            await _sleep(wait)
             if not self._over:
                 await self._look()
+            wait = self._sockets.interval
 
     async def _look_if_expired(self) -> None:
         # Between two looks the clock alone can end a session; a renewal that this process knows nothing of prolongs it.
