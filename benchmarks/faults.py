@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks import revocation, scale
 from benchmarks.load import Crowd, Fault, Findings
 from benchmarks.proxy import Proxy, proxy
 from benchmarks.servers import PostgresServer, RedisServer, directory, free_port, running
@@ -428,11 +429,32 @@ async def every_fault(clients: int, hold: float, report: Report) -> None:
         await redis_loss(folder, clients, hold, report)
 
 
+def at_scale(count: int) -> int:
+    """The third table: it takes minutes to fill the stores."""
+    rows: list[scale.Cost] = []
+    for name, costs in scale.ENGINES.items():
+        print(f"  {name}: filling with {count} records", file=sys.stderr, flush=True)
+        with directory() as folder:
+            rows += costs(folder, count)
+    print(f"{count} records, with a thread that reads one of them every millisecond beside each verb")
+    print(table(scale.HEAD, [scale.row(cost) for cost in rows]))
+    return 1 if any(cost.slow for cost in rows) else 0
+
+
+def one_revocation(engine: str, sessions: int) -> revocation.Revocation:
+    with directory() as folder:
+        return asyncio.run(revocation.revoke_on(engine, folder, sessions))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__.partition("\n")[0])
     parser.add_argument("--clients", type=int, default=1000, help="how many are signed in (default: %(default)s)")
+    parser.add_argument("--sessions", type=int, default=10_000, help="of one user, to revoke (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=2.0, help="how long a fault lasts (default: %(default)s)")
+    parser.add_argument("--scale", type=int, nargs="?", const=1_000_000, help="so many records instead: a million")
     options = parser.parse_args()
+    if options.scale:
+        return at_scale(options.scale)
     quiet()
     rows: list[Findings] = []
 
@@ -446,6 +468,11 @@ def main() -> int:
     asyncio.run(every_fault(options.clients, options.seconds, report))
     print(f"{options.clients} clients signed in, {options.clients // 10} had left; faults last {options.seconds} s")
     print(table(HEAD, [row(found) for found in rows]))
+    revoked = [one_revocation(engine, options.sessions) for engine in revocation.ENGINES]
+    print(f"\nAll sessions of one user revoked while {revocation.SIGNING_IN} clients sign in as that user")
+    print(table(revocation.HEAD, [revocation.row(found, options.sessions) for found in revoked]))
+    if any(found.survivors or found.lost for found in revoked):
+        return 1
     return 0 if all(found.harmless or (found.fault == LOSS and not found.signed_in) for found in rows) else 1
 
 

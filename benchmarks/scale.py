@@ -1,0 +1,263 @@
+"""A million records: what listing, revoking and cleaning cost, and what the other requests of the process notice."""
+
+import itertools
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.servers import RedisServer, running
+from powauth.backends.base import Backend, Record, drive, make_key, make_owner, shard_of
+from powauth.backends.lmdb import LMDBBackend
+from powauth.backends.redis import RedisBackend
+from powauth.backends.sql import SQLBackend
+
+PER_OWNER = 10
+"""Sessions of an ordinary user."""
+
+CROWDED = 10_000
+"""Sessions of the one user who has very many, or a hundredth of all if that is less."""
+
+EXPIRED = 0.1
+"""The share of records that have expired, which `purge` removes; Redis does that itself."""
+
+VALUE = bytes(range(200))
+
+PURGE_STEP = 100
+"""What one call of `purge` is asked for: between two of them an event loop serves others."""
+
+SLOW_MICROSECONDS = 10_000
+"""A command of Redis that takes longer than this is in its slow log."""
+
+
+@dataclass
+class Cost:
+    """One row of the table.
+
+    Attributes:
+        took: seconds of each call.
+        waits: seconds that each read of the other thread took meanwhile.
+        slow: entries in Redis's slow log, which counts the time that others had the processor, too.
+        work: seconds of processor time that the server spent on the longest call.
+    """
+
+    engine: str
+    verb: str
+    calls: int = 0
+    took: list[float] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
+    slow: int | None = None
+    work: float = 0.0
+
+
+def owner_of(number: int) -> bytes:
+    return make_owner("credentials", str(number))
+
+
+def records(count: int, now: int) -> Iterator[Record]:
+    """So many records: of one user with very many, and of ordinary users."""
+    crowded = min(CROWDED, count // 100)
+    for number in range(count):
+        owner = owner_of(0 if number < crowded else 1 + number // PER_OWNER)
+        expired = number % round(1 / EXPIRED) == 0 and number >= crowded
+        key = make_key("credentials", shard_of(owner) + number.to_bytes(16, "big"))
+        expires_at = now - 1 if expired else now + 1_800_000
+        yield Record(key, owner, 0, now - 1000 + number % 1000, expires_at, VALUE)
+
+
+class Reader:
+    """Another thread of the process, which reads a record every millisecond."""
+
+    def __init__(self, backend: Backend, key: bytes, now: int) -> None:
+        self.waits: list[float] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._read, args=(backend, key, now))
+
+    def _read(self, backend: Backend, key: bytes, now: int) -> None:
+        drive(backend.get(key, now))
+        while not self._over.wait(0.001):
+            begun = time.perf_counter()
+            assert drive(backend.get(key, now)) is not None
+            self.waits.append(time.perf_counter() - begun)
+
+    def __enter__(self) -> list[float]:
+        self._thread.start()
+        time.sleep(0.05)
+        self.waits.clear()
+        return self.waits
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+def measure(
+    engine: str, backend: Backend, reading: Backend, count: int, now: int, server: RedisServer | None = None
+) -> Iterator[Cost]:
+    """Each verb on a store of so many records, with a reader beside it."""
+    crowded = min(CROWDED, count // 100)
+    owners = iter(range(crowded, count // PER_OWNER))
+    untouched = owner_of(1 + (count - 1) // PER_OWNER)
+    key = next(iter(drive(backend.list(untouched, now)))).key
+
+    def verb(name: str, work: Callable[[], Any], calls: int) -> Cost:
+        cost = Cost(engine, name, calls)
+        with Reader(reading, key, now) as waits:
+            for _ in range(calls):
+                busy, begun = _busy(server), time.perf_counter()
+                work()
+                cost.took.append(time.perf_counter() - begun)
+                cost.work = max(cost.work, _busy(server) - busy)
+            if not waits:
+                time.sleep(0.01)
+            cost.waits = list(waits)
+        if server is not None:
+            cost.slow = int(server.ask("SLOWLOG", "LEN"))
+            server.ask("SLOWLOG", "RESET")
+        return cost
+
+    yield verb("nothing", lambda: time.sleep(0.001), 500)
+    yield verb("list", lambda: drive(backend.list(owner_of(next(owners)), now)), 500)
+    yield verb(f"list of {crowded}", lambda: drive(backend.list(owner_of(0), now)), 3)
+    yield verb("delete_owner", lambda: drive(backend.delete_owner(owner_of(next(owners)), now)), 500)
+    yield verb(f"delete_owner of {crowded}", lambda: drive(backend.delete_owner(owner_of(0), now)), 1)
+    yield verb(f"purge({PURGE_STEP})", lambda: drive(backend.purge(PURGE_STEP, now)), 500)
+
+
+def _busy(server: RedisServer | None) -> float:
+    """Seconds that a server has had the processor (proc(5), schedstat)."""
+    if server is None or server.process is None:
+        return 0.0
+    return int(Path(f"/proc/{server.process.pid}/schedstat").read_text().split()[0]) / 1e9
+
+
+def lmdb_costs(folder: Path, count: int) -> Iterator[Cost]:
+    from powauth.backends._lmdb_engine import Transaction
+    from powauth.backends.lmdb import _encode, _put
+
+    now = int(time.time() * 1000)
+    backend = LMDBBackend(folder / "sessions", map_size=1 << 33)
+    assert backend._engine is not None
+    filling = records(count, now)
+
+    def fill(txn: Transaction) -> int:
+        batch = list(itertools.islice(filling, 20_000))
+        for record in batch:
+            _put(txn, record, _encode(record), None)
+        return len(batch)
+
+    while backend._engine.write(fill):
+        pass
+    yield from measure("LMDB", backend, backend, count, now)
+    drive(backend.close())
+
+
+def sqlite_costs(folder: Path, count: int) -> Iterator[Cost]:
+    import sqlite3
+
+    now = int(time.time() * 1000)
+    path = folder / "sessions.db"
+    backend, reading = SQLBackend(f"sqlite:///{path}"), SQLBackend(f"sqlite:///{path}")
+    drive(backend.create_tables())
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA synchronous=OFF")
+    insert = (
+        "INSERT INTO powauth_sessions (key, owner, version, created_at, expires_at, value) VALUES (?, ?, ?, ?, ?, ?)"
+    )
+    with connection:
+        connection.executemany(
+            insert, ((r.key, r.owner, r.version, r.created_at, r.expires_at, r.value) for r in records(count, now))
+        )
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    yield from measure("SQLite", backend, reading, count, now)
+    drive(backend.close())
+    drive(reading.close())
+
+
+def redis_costs(folder: Path, count: int) -> Iterator[Cost]:
+    from powauth.backends._redis_scripts import HEADER, MARKS, RECORD
+
+    server = RedisServer(folder, durable=False)
+    now = int(time.time() * 1000)
+    with running(server):
+        # Raw, and without replies: a client's pipeline takes minutes for this.
+        feed = socket.create_connection(("127.0.0.1", server.port))
+        feed.sendall(b"CLIENT REPLY OFF\r\n")
+        backend, reading = RedisBackend(server.url), RedisBackend(server.url)
+        lines: list[bytes] = []
+
+        def command(*parts: bytes) -> None:
+            lines.append(b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(each), each) for each in parts))
+
+        def send() -> None:
+            feed.sendall(b"".join(lines))
+            lines.clear()
+
+        for record in records(count, now):
+            if record.expires_at <= now:
+                continue
+            place, identifier = backend._locate(record.key)
+            user = record.owner.partition(b":")[2]
+            header = HEADER.pack(record.version, record.created_at, record.expires_at, len(user))
+            ttl = b"%d" % (record.expires_at - now)
+            packed = RECORD + bytes(MARKS - len(RECORD)) + header + user + record.value
+            command(b"SET", place.records + identifier, packed, b"PX", ttl)
+            command(b"ZADD", place.indexes + user, b"%d" % record.expires_at, identifier)
+            if len(lines) >= 20_000:
+                send()
+        send()
+        live = [record.owner for record in records(count, now) if record.expires_at > now]
+        expected, owners = len(live), len(set(live))
+        while int(server.ask("DBSIZE")) < expected + owners:
+            time.sleep(0.05)
+        feed.close()
+        server.ask("CONFIG", "SET", "slowlog-log-slower-than", SLOW_MICROSECONDS)
+        server.ask("SLOWLOG", "RESET")
+
+        yield from measure("Redis", backend, reading, count, now, server)
+        drive(backend.close())
+        drive(reading.close())
+
+
+ENGINES: dict[str, Callable[[Path, int], Iterator[Cost]]] = {
+    "LMDB": lmdb_costs,
+    "SQLite": sqlite_costs,
+    "Redis": redis_costs,
+}
+
+HEAD = (
+    "engine",
+    "verb",
+    "calls",
+    "median",
+    "longest",
+    "reads beside",
+    "99 % of them",
+    "longest of them",
+    "slow log",
+    "longest work",
+)
+
+
+def row(cost: Cost) -> tuple[object, ...]:
+    took, waits = sorted(cost.took), sorted(cost.waits) or [0.0]
+
+    def milliseconds(seconds: float) -> str:
+        return f"{seconds * 1000:.2f} ms"
+
+    return (
+        cost.engine,
+        cost.verb,
+        cost.calls,
+        milliseconds(took[len(took) // 2]),
+        milliseconds(took[-1]),
+        len(cost.waits),
+        milliseconds(waits[len(waits) * 99 // 100]),
+        milliseconds(waits[-1]),
+        "" if cost.slow is None else cost.slow,
+        "" if cost.slow is None else milliseconds(cost.work),
+    )
