@@ -41,11 +41,11 @@ def guarded_app(kind: Kind, auth: SessionAuth[User], **options: Any) -> Any:
     """``/user``, ``/nobody`` and ``/fresh`` ask the guard of that name; anything else signs the one user in or out."""
 
     def answer(path: str, bound: Any) -> str:
-        if path.endswith("/user"):
-            return require_user(bound).email
         if path.endswith("/nobody"):
-            return str(require_no_user(bound))
-        return require_fresh(bound, timedelta(minutes=5)).email
+            require_no_user(bound)
+            return "nobody"
+        user = require_user(bound) if path.endswith("/user") else require_fresh(bound, timedelta(minutes=5))
+        return str(user.email)
 
     if kind == "asgi":
 
