@@ -14,12 +14,16 @@ from powauth.errors import (
     MetadataTooLarge,
     NotSignedIn,
     PowauthError,
+    Refused,
     StoreUnavailable,
+    Throttled,
 )
 from powauth.events import Event
+from powauth.hooks import Hooks, Step
 from powauth.metadata import SessionInfo
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
 from powauth.session_auth import SessionAuth
+from powauth.throttle import Limit, Throttle
 
 __all__ = [
     "Authenticator",
@@ -30,12 +34,18 @@ __all__ = [
     "CredentialsCache",
     "Event",
     "FrameworkSessionCarrier",
+    "Hooks",
     "InvalidParams",
+    "Limit",
     "MetadataTooLarge",
     "NotSignedIn",
     "PowauthError",
+    "Refused",
     "RequestAuth",
     "SessionAuth",
     "SessionInfo",
+    "Step",
     "StoreUnavailable",
+    "Throttle",
+    "Throttled",
 ]

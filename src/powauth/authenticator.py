@@ -12,11 +12,11 @@ from typing import Any, Final, Generic, NoReturn, Self, TypeVar, cast
 from powauth.backends.offloaded import InThread
 from powauth.connection import MISSING, NO_EFFECTS, Connection, Effects
 from powauth.errors import ConfigError, InvalidParams, NotSignedIn, Overloaded, Refused, StoreUnavailable
+from powauth.events import EventName, log
+from powauth.hooks import Flow, Hooks, Step
 from powauth.throttle import UNCOUNTED, Admission
 from powauth.users.base import U, UsersContext
 from powauth.users.offloaded import OffloadedUsers
-
-logger = logging.getLogger("powauth")
 
 T = TypeVar("T")
 
@@ -75,17 +75,23 @@ class Authenticator(ABC, Generic[U]):
     Args:
         users: who the users are.
         current_user_key: the name under which the current user is assigned to a request.
+        hooks: the app's own functions before and after each flow.
 
     Raises:
         ConfigError: if an option is wrong.
     """
 
-    def __init__(self, users: UsersContext[U], *, current_user_key: str = "current_user") -> None:
+    def __init__(
+        self, users: UsersContext[U], *, current_user_key: str = "current_user", hooks: Hooks[U] | None = None
+    ) -> None:
         if not isinstance(users, UsersContext):
             raise ConfigError(f"users must be a UsersContext, such as SQLAlchemyUsers, not {type(users).__name__}")
         if not isinstance(current_user_key, str) or not current_user_key.isidentifier():
             raise ConfigError(f"current_user_key must be a Python identifier, not {current_user_key!r}")
+        if hooks is not None and not isinstance(hooks, Hooks):
+            raise ConfigError(f"hooks must be Hooks(before_sign_in=..., ...), not {type(hooks).__name__}")
         self.users = users
+        self.hooks: Hooks[U] = Hooks() if hooks is None else hooks
         self.current_user_key = current_user_key
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -183,9 +189,10 @@ class Authenticator(ABC, Generic[U]):
         """This authenticator for an event loop, where nothing may block it."""
         if self.users.mode != "blocking":
             return self
-        logger.warning(
+        log(
+            logging.WARNING,
             "the users context is synchronous: on ASGI each of its calls takes a worker thread; "
-            "an AsyncEngine would spare that"
+            "an AsyncEngine would spare that",
         )
         return self._with(users=OffloadedUsers(self.users, in_thread))
 
@@ -197,6 +204,7 @@ class Authenticator(ABC, Generic[U]):
         """
         if self.users.mode == "async":
             raise ConfigError("a WSGI app needs a synchronous users context: give SQLAlchemyUsers an Engine")
+        self.hooks.check_plain()
         return self
 
     # --- the plug ---------------------------------------------------------------------------------------------------
@@ -221,10 +229,16 @@ class Authenticator(ABC, Generic[U]):
         return user
 
     async def do_create(self, connection: Connection, user: U, *, proof: bytes | None = None) -> U | None:
-        """`create`, and assign the current user."""
+        """`create`, with the hooks around it, and assign the current user. Every way to sign in leads through here.
+
+        Raises:
+            Refused: if ``before_sign_in`` says so.
+        """
+        await self._before("sign_in", connection, user)
         signed_in = await self.create(connection, user, proof=proof)
         if signed_in is not None:
             connection.assign(self.current_user_key, signed_in)
+            await self._after("sign_in", connection, signed_in)
         return signed_in
 
     async def do_delete(self, connection: Connection) -> None:
@@ -250,13 +264,15 @@ class Authenticator(ABC, Generic[U]):
 
         Raises:
             Throttled: if it was tried too often; ``params`` were not looked at.
+            Refused: if a hook says so.
         """
+        await self._before("authentication", connection, params=params)
         admission = await self.admit_sign_in(connection, params)
         try:
             for _ in range(SIGN_IN_ATTEMPTS):
                 user = await self.users.authenticate(params)
                 if not isinstance(user, self.users.user_type):
-                    self._sign_in_refused(connection)
+                    self._note("sign_in_refused", connection)
                     return None
                 signed_in = await self.do_create(connection, user, proof=self.users.fingerprint(user))
                 if signed_in is not None:
@@ -267,14 +283,30 @@ class Authenticator(ABC, Generic[U]):
             await admission.undo()
             raise
 
+    async def sign_in(self, connection: Connection, user: U) -> U | None:
+        """Sign in a user whom the app has proven by other means; ``None`` if they are gone or locked.
+
+        Raises:
+            Refused: if a hook says so.
+        """
+        signed_in = await self.do_create(connection, user)
+        if signed_in is None:
+            self._note("sign_in_refused", connection, user)
+        return signed_in
+
     async def create_user(self, connection: Connection, params: Mapping[str, object]) -> U:
         """Register a user and sign them in.
 
         Raises:
             InvalidParams: what is wrong with ``params``.
+            NotSignedIn: if the account was created, but may not sign in.
+            Refused: if a hook says so; ``before_sign_in`` does when the account exists.
         """
+        await self._before("registration", connection, params=params)
         user = await self.users.create(params)
-        signed_in = await self.do_create(connection, user)
+        self._note("registered", connection, user)
+        await self._after("registration", connection, user)
+        signed_in = await self.sign_in(connection, user)
         if signed_in is None:
             raise NotSignedIn("the account was created, but may not sign in")
         return signed_in
@@ -288,14 +320,23 @@ class Authenticator(ABC, Generic[U]):
             InvalidParams: what is wrong with ``params``.
             NotSignedIn: if nobody is signed in, or the user is gone.
             Throttled: if wrong current passwords were given too often.
+            Refused: if a hook says so.
         """
         before = await self._reloaded(connection)
+        await self._before("update", connection, before, params)
         await self.check_ready(before)
         after = await self._proven(connection, before, params, self.users.update(before, params))
-        if not await self.user_updated(before, after):
+        self._note_updated(connection, before, after)
+        ended = await self.user_updated(before, after)
+        await self._after("update", connection, after)
+        if not ended:
             connection.assign(self.current_user_key, after)
             return after
-        signed_in = await self.do_create(connection, after)
+        try:
+            signed_in = await self.sign_in(connection, after)
+        except Refused:
+            await self.do_delete(connection)
+            raise
         if signed_in is None:
             await self.do_delete(connection)
             raise NotSignedIn("the account was changed, and may not sign in any more")
@@ -311,20 +352,34 @@ class Authenticator(ABC, Generic[U]):
             InvalidParams: the current password is missing or wrong.
             NotSignedIn: if nobody is signed in, or the user is gone.
             Throttled: if wrong current passwords were given too often.
+            Refused: if a hook says so.
         """
         user = await self._reloaded(connection)
+        await self._before("deletion", connection, user, params)
         await self.check_ready(user)
         await self._proven(connection, user, params, self.users.delete(user, params))
+        self._note("deleted", connection, user)
         await self.user_deleted(user)
         await self.do_delete(connection)
+        await self._after("deletion", connection, user)
 
     def change_user(self, connection: Connection, params: Mapping[str, object]) -> Mapping[str, list[str]]:
         """What is wrong with ``params`` for the current user, or for a new one: field to messages."""
         return self.users.change(params, self.current_user(connection))
 
     async def clear_authenticated_user(self, connection: Connection) -> None:
-        """Sign out."""
+        """Sign out.
+
+        Raises:
+            StoreUnavailable: if the session may live on.
+            Refused: if a hook says so.
+        """
+        assigned = connection.assigned(self.current_user_key)
+        unknown = assigned is MISSING or isinstance(assigned, Unreachable)
+        user = None if unknown else cast("U | None", assigned)
+        await self._before("sign_out", connection, user)
         await self.do_delete(connection)
+        await self._after("sign_out", connection, user)
 
     async def update_account(self, user: U, params: Mapping[str, object]) -> U:
         """Change any user, for the app's own code: no current password, any field.
@@ -337,6 +392,7 @@ class Authenticator(ABC, Generic[U]):
         before = await self.users.reload(user) or user
         await self.check_ready(before)
         after = await self.users.update(before, params, trusted=True)
+        self._note_updated(None, before, after)
         await self.user_updated(before, after)
         return after
 
@@ -344,11 +400,39 @@ class Authenticator(ABC, Generic[U]):
         """Delete any user, for the app's own code, and sign them out everywhere; whether it still existed."""
         await self.check_ready(user)
         existed = await self.users.delete(user)
+        if existed:
+            self._note("deleted", None, user)
         await self.user_deleted(user)
         return existed
 
-    def _sign_in_refused(self, connection: Connection) -> None:
-        """Note a failed sign-in."""
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _note(
+        self, name: EventName, connection: Connection | None, user: U | None = None, *, detail: str | None = None
+    ) -> None:
+        """Tell of what happened in a flow."""
+
+    def _note_updated(self, connection: Connection | None, before: U, after: U) -> None:
+        changed = self.users.fingerprint(before) != self.users.fingerprint(after)
+        locked = not self.users.is_active(after)
+        detail = "locked" if locked else "credentials" if changed else "profile"
+        self._note("updated", connection, after, detail=detail)
+
+    async def _before(
+        self,
+        flow: Flow,
+        connection: Connection,
+        user: U | None = None,
+        params: Mapping[str, object] | None = None,
+    ) -> None:
+        try:
+            await self.hooks.before(Step(flow=flow, connection=connection, user=user, params=params))
+        except Refused:
+            self._note("refused", connection, user, detail=flow)
+            raise
+
+    async def _after(self, flow: Flow, connection: Connection, user: U | None) -> None:
+        await self.hooks.after(Step(flow=flow, connection=connection, user=user))
 
     async def _proven(
         self, connection: Connection, user: U, params: Mapping[str, object] | None, work: Coroutine[Any, Any, T]

@@ -1,11 +1,15 @@
-"""What happened: typed events, each logged as one line and handed to the app's own listener.
+"""What happened: typed events, each logged as one line of ASCII and handed to the app's own listener.
 
-An event names sessions by their sid, which opens nothing, and users by their key. It never holds an id, a salt, a
-password or what a client sent.
+No log or listener that fails breaks what the event tells of, or lets anything through (ASVS 16.5.2). An event names
+sessions by their sid, which opens nothing, and users by their key. It never holds an id, a salt, a password or what a
+client sent.
 """
 
+import contextlib
+import json
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Literal
 
 import msgspec
@@ -17,6 +21,7 @@ logger = logging.getLogger("powauth")
 EventName = Literal[
     "signed_in",
     "sign_in_refused",
+    "refused",
     "throttled",
     "signed_out",
     "sign_out_failed",
@@ -28,6 +33,8 @@ EventName = Literal[
     "registered",
     "updated",
     "deleted",
+    "forged_id",
+    "unknown_id",
     "conflicting_ids",
     "unreadable_record",
     "store_unavailable",
@@ -46,12 +53,16 @@ _WARNINGS = frozenset(
 )
 
 
+_QUIET = frozenset({"unknown_id"})
+"""Browsers that kept the id of a session which has ended send it with every request."""
+
+
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Something that an operator may want to know.
 
     Attributes:
         name: what happened.
-        at: milliseconds since the Unix epoch.
+        at: milliseconds since the Unix epoch, in UTC; `time` has it as a `datetime`.
         user_key: whose session or account it concerns.
         session_id: the public id (sid) of the session.
         ip: where the request came from, if the app lets powauth know.
@@ -65,17 +76,42 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ip: str | None = None
     detail: str | None = None
 
+    @property
+    def time(self) -> datetime:
+        """When it happened, in UTC."""
+        return datetime.fromtimestamp(self.at / 1000, UTC)
+
 
 Listener = Callable[[Event], None]
 
 
 def emit(event: Event, listener: Listener | None) -> None:
     """Log the event and hand it to the listener. A listener that fails is logged and changes nothing else."""
-    level = logging.WARNING if event.name in _WARNINGS else logging.INFO
-    if logger.isEnabledFor(level):
-        logger.log(level, "%s %s", event.name, msgspec.json.encode(event).decode())
+    level = logging.WARNING if event.name in _WARNINGS else logging.DEBUG if event.name in _QUIET else logging.INFO
+    log(level, "%s %s", event.name, _Line(event))
     if listener is not None:
         try:
             listener(event)
         except Exception:
-            logger.exception("the event listener failed on %s", event.name)
+            log(logging.ERROR, "the event listener failed on %s", event.name, exc_info=True)
+
+
+def log(level: int, message: str, *values: object, exc_info: bool = False) -> None:
+    """Log, if the log can be written: a handler that raises is the operator's trouble, and not the request's."""
+    with contextlib.suppress(Exception):
+        logger.log(level, message, *values, exc_info=exc_info)
+
+
+class _Line:
+    """An event in JSON: ASCII without a control, so that nothing in it can end the line or steer a terminal.
+
+    Made when the line is: a level that is off costs nothing.
+    """
+
+    __slots__ = ("_event",)
+
+    def __init__(self, event: Event) -> None:
+        self._event = event
+
+    def __str__(self) -> str:
+        return json.dumps(msgspec.to_builtins(self._event), separators=(",", ":")).replace("\x7f", "\\u007f")

@@ -73,8 +73,8 @@ class RequestAuth(Generic[U]):
         return self.auth.change_user(self.connection, params)
 
     async def sign_in(self, user: U) -> U | None:
-        """Sign in a user whom the app has proven by other means; ``None`` if they are gone or locked."""
-        return await self.auth.do_create(self.connection, user)
+        """See `Authenticator.sign_in`."""
+        return await self.auth.sign_in(self.connection, user)
 
     async def clear_authenticated_user(self) -> None:
         """See `Authenticator.clear_authenticated_user`."""

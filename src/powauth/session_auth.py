@@ -15,7 +15,8 @@ from powauth.carriers import Carrier, ConflictingIds, CookieCarrier
 from powauth.connection import NO_EFFECTS, Connection, Effects
 from powauth.credentials import CredentialsCache, Duration, Stored, UnreadableRecord, duration
 from powauth.errors import ConfigError, NotSignedIn, StoreUnavailable, Throttled
-from powauth.events import Event, EventName, Listener, emit
+from powauth.events import Event, EventName, Listener, emit, log
+from powauth.hooks import Hooks
 from powauth.keyring import Keyring, Secrets
 from powauth.metadata import MetadataSource, SessionInfo, checked_metadata, default_metadata, session_info
 from powauth.session import (
@@ -84,6 +85,7 @@ class SessionAuth(Authenticator[U]):
             presented it; ``"reject"`` refuses the request only.
         max_sessions: how many sessions a user may have; the oldest ends for the newest. ``None`` is no limit.
         carrier: where the client keeps the id; the default is a `CookieCarrier`.
+        hooks: the app's own functions before and after each flow.
         throttle: how often sign-in may be tried for an account and from a source; ``None`` leaves that to others.
         metadata: what to keep of a request that signs in; ``None`` keeps nothing.
         on_event: told of every `Event`, besides the ``powauth`` logger.
@@ -109,12 +111,13 @@ class SessionAuth(Authenticator[U]):
         on_reuse: OnReuse = "revoke",
         max_sessions: int | None = None,
         carrier: Carrier | None = None,
+        hooks: Hooks[U] | None = None,
         throttle: Throttle | None = DEFAULT_THROTTLE,
         metadata: MetadataSource | None = default_metadata,
         on_event: Listener | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(users, current_user_key=current_user_key)
+        super().__init__(users, current_user_key=current_user_key, hooks=hooks)
         keyring = Keyring(secret_key)
         if (backend is None) == (store is None):
             raise ConfigError("give either backend (a Backend or a URL) or store (a CredentialsCache)")
@@ -188,11 +191,14 @@ class SessionAuth(Authenticator[U]):
             return None
         state.presented = presented = None if value is None else decode_id(value, self._mac, self._id_prefix)
         if presented is None:
+            if value:
+                self._emit("forged_id", connection)
             return None
         now = self.now()
         try:
             stored = await self.store.get(presented.sid, now)
             if stored is None:
+                self._emit("unknown_id", connection, sid=presented.sid)
                 return None
             outcome = decide(stored.session, presented, now, self.policy)
             if not outcome.accepted:
@@ -263,7 +269,7 @@ class SessionAuth(Authenticator[U]):
             try:
                 await self.fetch(connection)
             except StoreUnavailable:
-                logger.debug("signing out without having seen the session")
+                log(logging.DEBUG, "signing out without having seen the session")
         sid = self._sid(state)
         state.signed_in, state.cleared = False, True
         self.carrier.forget(connection)
@@ -480,14 +486,13 @@ class SessionAuth(Authenticator[U]):
             return None if user is None else self.users.snapshot(user)
 
         await self.store.refresh(key, load, self.now())
-        self._emit("updated", None, user_key=key)
         return False
 
     async def user_deleted(self, user: U) -> None:
         """End all sessions of a deleted user."""
         key = self.users.key(user)
-        await self.store.delete_user(key, self.now())
-        self._emit("deleted", None, user_key=key)
+        ended = await self.store.delete_user(key, self.now())
+        self._emit("revoked", None, user_key=key, detail=f"user deleted: {ended}")
 
     async def check_ready(self, user: U) -> None:
         """See `Authenticator.check_ready`: one small read."""
@@ -585,6 +590,8 @@ class SessionAuth(Authenticator[U]):
         elif outcome is Outcome.EXPIRED:
             await self.store.delete(session.sid, now)
             self._emit("expired", connection, session)
+        elif outcome is Outcome.STRANGER:
+            self._emit("unknown_id", connection, session)
 
     async def _to_send(self, connection: Connection, state: _State) -> Session | None:
         """Carry out at the response what was decided at the request; the session whose id is to be sent, if any.
@@ -671,8 +678,15 @@ class SessionAuth(Authenticator[U]):
             await self.store.delete(extra.session.sid, now)
             self._emit("revoked", None, extra.session, detail="over max_sessions")
 
-    def _sign_in_refused(self, connection: Connection) -> None:
-        self._emit("sign_in_refused", connection)
+    def _note(
+        self, name: EventName, connection: Connection | None, user: U | None = None, *, detail: str | None = None
+    ) -> None:
+        stored = None if connection is None else self._state(connection).stored
+        session = None if stored is None else stored.session
+        key = None if user is None else self.users.key(user)
+        if session is not None and session.user_key != key:
+            session = None
+        self._emit(name, connection, session, user_key=key, detail=detail)
 
     def _warn_about_memory(self) -> None:
         if not self.store.backend.shared:
@@ -688,13 +702,16 @@ class SessionAuth(Authenticator[U]):
         session: Session | None = None,
         *,
         user_key: str | None = None,
+        sid: bytes | None = None,
         detail: str | None = None,
     ) -> None:
+        if session is not None:
+            user_key, sid = session.user_key, session.sid
         event = Event(
             name=name,
             at=self.now(),
-            user_key=session.user_key if session is not None else user_key,
-            session_id=None if session is None else encode_sid(session.sid),
+            user_key=user_key,
+            session_id=None if sid is None else encode_sid(sid),
             ip=connection.client_ip() if connection is not None and self._metadata is not None else None,
             detail=detail,
         )

@@ -111,7 +111,8 @@ def answer_to(error: PowauthError) -> Answer | None:
     if isinstance(error, NotSignedIn):
         return _json(401, "Unauthorized", {"error": reason(error)})
     if isinstance(error, Refused):
-        return _json(403, "Forbidden", {"error": reason(error)})
+        why = {"reason": str(error)} if type(error) is Refused and str(error) else {}  # the words of the app's own hook
+        return _json(403, "Forbidden", {"error": reason(error), **why})
     if isinstance(error, CrossSiteRequest):
         return _json(403, "Forbidden", {"error": "cross_site_request"})
     if isinstance(error, Throttled):

@@ -1,0 +1,47 @@
+"""Events as blinker signals, for apps that already connect to them, as Flask's do.
+
+>>> signals = Signals()
+>>> def greet(sender: object, event: Event) -> None:
+...     print("welcome", event.user_key)
+>>> _ = signals["signed_in"].connect(greet)
+>>> signals(Event(name="signed_in", at=0, user_key="42"))  # what SessionAuth(on_event=signals) does
+welcome 42
+
+Receivers are plain functions, held weakly as blinker does, and called where the request runs.
+"""
+
+import logging
+from typing import get_args
+
+from powauth.errors import ConfigError
+from powauth.events import Event, EventName, log
+
+try:
+    from blinker import NamedSignal, Namespace
+except ImportError as error:
+    raise ConfigError("signals need blinker: pip install 'powauth[events]'") from error
+
+
+class Signals:
+    """One signal for each name of an event; give it to ``SessionAuth(on_event=…)``.
+
+    Args:
+        sender: what receivers get as the sender, and can ask for when they connect; by default the ``Signals``.
+    """
+
+    def __init__(self, sender: object = None) -> None:
+        self.sender = self if sender is None else sender
+        namespace = Namespace()
+        self._signals: dict[str, NamedSignal] = {name: namespace.signal(name) for name in get_args(EventName)}
+
+    def __getitem__(self, name: EventName) -> NamedSignal:
+        """The signal of an event; ``KeyError`` if there is no such event."""
+        return self._signals[name]
+
+    def __call__(self, event: Event) -> None:
+        """Send an event to each of its receivers; one that fails is logged, and the others hear it all the same."""
+        for receiver in self._signals[event.name].receivers_for(self.sender):
+            try:
+                receiver(self.sender, event=event)
+            except Exception:
+                log(logging.ERROR, "a receiver of the signal %s failed", event.name, exc_info=True)
