@@ -30,6 +30,7 @@ try:
     from litestar.handlers import BaseRouteHandler
     from litestar.plugins import InitPlugin
     from litestar.response import Response
+    from litestar.types import Scope
 except ImportError as error:
     raise ConfigError("Litestar is not installed: pip install 'powauth[litestar]'") from error
 
@@ -136,10 +137,11 @@ class PowAuthPlugin(InitPlugin, Generic[U]):
             app_config.exception_handlers.setdefault(PowauthError, self._answer)
         return app_config
 
-    def _request_auth(self, scope: dict[str, Any]) -> Any:
-        return asgi.request_auth(scope, self.auth.current_user_key)
+    def _request_auth(self, scope: Scope) -> Any:
+        return asgi.request_auth(cast("asgi.Scope", scope), self.auth.current_user_key)
 
-    def _blocking(self, scope: dict[str, Any]) -> Any:
+    def _blocking(self, scope: Scope) -> Any:
+        bound = asgi.request_auth(cast("asgi.Scope", scope), self.auth.current_user_key)
         token, loop_thread = current_token(), get_ident()
 
         def run(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -153,7 +155,7 @@ class PowAuthPlugin(InitPlugin, Generic[U]):
             finally:
                 coroutine.close()
 
-        return BlockingRequestAuth(asgi.request_auth(scope, self.auth.current_user_key), run)
+        return BlockingRequestAuth(bound, run)
 
     def _answer(self, request: Request[Any, Any, Any], error: PowauthError) -> Response[bytes]:
         scope = cast("asgi.Scope", request.scope)
