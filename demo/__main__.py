@@ -20,7 +20,7 @@ powauth demo: FastAPI on http://127.0.0.1:{port} and Flask on http://127.0.0.1:{
 Users in {data}/users.sqlite3, sessions in {backend}; {workers} worker processes each.
 Plain http: the cookie goes without Secure, which only this demo asks for.
 
-With a browser, register on one and be known on the other: both have /register, /login, /account, /account/sessions.
+With a browser: open either address, register, and be known on the other: /account, /account/sessions (your devices).
 With a program:
   curl -c jar -H 'content-type: application/json' -d '{{"email":"you@example.org","password":"a long pass phrase"}}' \\
        http://127.0.0.1:{port}/registration

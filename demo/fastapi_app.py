@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 
 from powauth import RequestAuth
 from powauth.integrations.fastapi import SessionAuthMiddleware, auth_dependency, request_auth
@@ -40,6 +40,12 @@ async def read_params(request: Request) -> Mapping[str, object]:
 Params = Annotated[Mapping[str, object], Depends(read_params)]
 Auth = Annotated[RequestAuth[User], Depends(request_auth)]
 CurrentUser = Annotated[User, Depends(auth_dependency)]
+
+
+@app.get("/", include_in_schema=False)
+async def index(auth: Auth) -> Response:
+    """To the pages."""
+    return RedirectResponse("/login" if auth.current_user is None else "/account", 303)
 
 
 @app.post("/registration", status_code=201)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from flask import Flask, request
+from flask import Flask, redirect, request
 from flask.typing import ResponseReturnValue
 
 from powauth.integrations.flask import PowAuth, login_required, request_auth
@@ -30,6 +30,12 @@ app.register_blueprint(pages(session_auth, title="powauth demo"))
 def read_params() -> Mapping[str, object]:
     """The request's JSON object."""
     return params_of(request.headers.get("content-type"), request.get_data())
+
+
+@app.get("/")
+def index() -> ResponseReturnValue:
+    """To the pages."""
+    return redirect("/login" if request_auth().current_user is None else "/account", 303)
 
 
 @app.post("/registration")
