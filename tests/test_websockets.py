@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -299,8 +299,11 @@ async def test_a_renewal_elsewhere_prolongs_a_socket() -> None:
         session = msgspec.structs.replace(stored.session, generation=1, renewed_at=chat.auth.now())
         await chat.auth.store.update(stored, session, chat.auth.now() + 1_800_000, chat.auth.now())
         chat.clock.advance(1000)
-        peer.say("renewed")
-        assert (await peer.next())["text"] == "renewed"
+        with chat.backend.counting() as verbs:
+            for text in ("renewed", "and known to be"):
+                peer.say(text)
+                assert (await peer.next())["text"] == text
+        assert verbs == ["get"]
         peer.leave()
 
 
@@ -324,6 +327,44 @@ async def test_reads_are_one_at_each_interval_and_none_for_messages() -> None:
                 await peer.next()
         assert verbs == []
         peer.leave()
+
+
+async def crowd(chat: Chat) -> None:
+    """Many sockets at once, until the store has been read often; it is asked for few of them at a time."""
+    reading = most = 0
+
+    async def counted(verb: str) -> None:
+        nonlocal reading, most
+        reading += 1
+        most = max(most, reading)
+        await anyio.sleep(SOON)
+        reading -= 1
+
+    cookie = await chat.cookie()
+    async with AsyncExitStack() as stack:
+        peers = [
+            await stack.enter_async_context(chat.serving(Echo(), Peer(HOST, ORIGIN, cookie), recheck=SOON))
+            for _ in range(5 * websockets.READS_AT_ONCE)
+        ]
+        for peer in peers:
+            assert (await peer.next())["type"] == "websocket.accept"
+        chat.backend.before = counted
+        await chat.looked(3 * len(peers))
+        chat.backend.before = None
+        await end_all(chat)
+        for peer in peers:
+            assert await peer.next() == ENDED
+    assert most == websockets.READS_AT_ONCE
+
+
+async def test_many_sockets_leave_the_stores_connections_to_requests() -> None:
+    await crowd(Chat())
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_many_sockets_without_anyio(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websockets, "HAS_ANYIO", False)
+    await crowd(Chat())
 
 
 # --- outages and faults -----------------------------------------------------------------------------------------------
@@ -468,6 +509,29 @@ async def test_a_socket_that_the_app_has_closed_is_not_closed_again() -> None:
     async with chat.serving(app, Peer(HOST, ORIGIN, await chat.cookie()), recheck=SOON) as peer:
         pass
     assert [message["type"] for message in peer.sent] == ["websocket.accept", "websocket.close"]
+
+
+async def test_a_socket_that_the_app_closes_during_a_look_is_not_closed_again() -> None:
+    chat = Chat()
+    looking, closed = anyio.Event(), anyio.Event()
+
+    async def held(verb: str) -> None:
+        if verb == "get":
+            looking.set()
+            await closed.wait()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+        await end_all(chat)
+        chat.backend.before = held
+        await looking.wait()
+        await send({"type": "websocket.close", "code": 1000})
+        closed.set()
+        await anyio.sleep(SOON * 5)
+
+    async with chat.serving(app, Peer(HOST, ORIGIN, await chat.cookie()), recheck=SOON) as peer:
+        pass
+    assert [message.get("code") for message in peer.sent] == [None, 1000]
 
 
 async def test_a_sign_out_by_the_socket_itself_closes_it() -> None:

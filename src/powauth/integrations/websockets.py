@@ -10,7 +10,9 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from powauth.authenticator import Authenticator
 from powauth.connection import Connection
@@ -22,8 +24,10 @@ from powauth.session_auth import SessionAuth
 
 try:
     import anyio
+    from anyio.lowlevel import RunVar
 
     HAS_ANYIO = True
+    _turns: RunVar[anyio.Semaphore] = RunVar("powauth socket reads")
 except ImportError:  # frameworks that do without it run on asyncio
     HAS_ANYIO = False
 
@@ -46,6 +50,10 @@ INTERNAL_ERROR: Final = 1011
 
 RECHECK_SECONDS: Final = 0.8
 """How often a socket's session is read again: with the read and the close, an ended one is gone within a second."""
+
+READS_AT_ONCE: Final = 4
+"""Sockets whose sessions are read at the same time, for each event loop. However many are open, they must leave the
+connections of the store's pool to requests; redis-py's raises at the hundredth and first."""
 
 SECONDS_BETWEEN_NOTES: Final = 60.0
 """An outage concerns every open socket at every interval; the log hears of it once a minute."""
@@ -180,8 +188,9 @@ class _Socket:
         wait = self._sockets.interval * random.random()  # noqa: S311
         while not (self._over or self._is_ended()):
             await _sleep(wait)
-            if not self._over:
-                await self._look()
+            async with _turn():
+                if not self._over:
+                    await self._look()
             wait = self._sockets.interval
 
     async def _look_if_expired(self) -> None:
@@ -227,6 +236,20 @@ class _Socket:
             await self._send(dict(self._ended or {}))
         except Exception:  # servers have errors of their own for a client that is gone
             logger.debug("a WebSocket whose session has ended could not be told", exc_info=True)
+
+
+_turns_on_asyncio: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+
+
+def _turn() -> AbstractAsyncContextManager[object]:
+    """One of the `READS_AT_ONCE` of the running event loop."""
+    if not HAS_ANYIO:
+        return _turns_on_asyncio.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(READS_AT_ONCE))
+    turns = _turns.get(None)
+    if turns is None:
+        turns = anyio.Semaphore(READS_AT_ONCE)
+        _turns.set(turns)
+    return turns
 
 
 async def _sleep(seconds: float) -> None:
