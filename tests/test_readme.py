@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from test_demo import free_port
+from demo_support import free_port
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 PROGRAMS = {

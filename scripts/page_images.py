@@ -1,0 +1,138 @@
+"""Remakes the pictures of the pages under ``docs/images``: ``python -m scripts.page_images``. Needs Chromium.
+
+The tests in a browser walk the same way: `walk` is every page in every state that looks different.
+"""
+
+import logging
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+FOLDER = Path(__file__).parent.parent / "docs" / "images"
+WIDTHS = (320, 1280)
+SCHEMES: Final = ("light", "dark")
+EMAIL = "mia@example.org"
+PASSWORD = "nine grey herons wade"  # noqa: S105 - of a user who is made and deleted here
+PHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605.1.15 Version/18.5 Mobile Safari/604.1"
+LAPTOP = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
+
+SHOWN = ("register", "login", "login-refused", "account", "sessions", "failure")
+"""Which of the states are kept as pictures."""
+
+
+def launch(playwright: Playwright) -> Browser:
+    """Debian's Chromium without a window, which keeps pages for the back button as people's browsers do."""
+    return playwright.chromium.launch(
+        executable_path=CHROMIUM, args=list(ARGUMENTS), ignore_default_args=["--disable-back-forward-cache"]
+    )
+
+
+def fill(page: Page, form: str, **fields: str) -> None:
+    """Fill a form's fields, by name, and send it."""
+    for name, value in fields.items():
+        page.locator(f"#{form}-{name}").fill(value)
+    page.locator("form", has=page.locator(f"#{form}-{next(iter(fields))}")).get_by_role("button").click()
+
+
+def walk(page: Page, elsewhere: BrowserContext, url: str, email: str = EMAIL) -> Iterator[str]:
+    """Bring the page into each state, and give that state's name; leaves no account behind.
+
+    Args:
+        page: of a browser that is signed in nowhere.
+        elsewhere: another browser, for another device.
+        url: of an app with the pages.
+        email: of nobody yet.
+    """
+    page.goto(f"{url}/register")
+    yield "register"
+    fill(page, "register", email=email, password="short")  # noqa: S106 - is refused
+    yield "register-refused"
+    fill(page, "register", email=email, password=PASSWORD)
+    yield "account-registered"
+    page.goto(f"{url}/account")
+    yield "account"
+    page.locator("#password-current_password").fill("not the password")
+    fill(page, "password", password="short")  # noqa: S106 - is refused
+    yield "account-refused"
+    fill(page, "delete", current_password="not the password")  # noqa: S106 - is refused
+    yield "account-delete-refused"
+    page.goto(f"{url}/account/sessions")
+    yield "sessions-one"
+    other = elsewhere.new_page()
+    other.goto(f"{url}/login")
+    fill(other, "login", email=email, password=PASSWORD)
+    other.close()
+    page.goto(f"{url}/account/sessions")
+    yield "sessions"
+    page.get_by_role("button", name="Sign out all other devices").click()
+    yield "sessions-ended"
+    page.goto(f"{url}/login?next=/account")
+    yield "login-again"
+    page.get_by_role("button", name="Sign out").click()
+    yield "login-signed-out"
+    page.goto(f"{url}/logout")
+    yield "failure"
+    page.goto(f"{url}/account")
+    yield "login-first"
+    page.goto(f"{url}/login")
+    yield "login"
+    fill(page, "login", email=email, password="not the password")  # noqa: S106 - is refused
+    yield "login-refused"
+    fill(page, "login", email=email, password=PASSWORD)
+    fill(page, "delete", current_password=PASSWORD)
+    yield "login-deleted"
+
+
+def serve(data: str) -> str:
+    """Run the demo's Flask app in this process, until it ends; where it is."""
+    os.environ["POWAUTH_DEMO_DATA"] = data
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    from demo.config import prepare, settings
+    from werkzeug.serving import make_server
+
+    prepare(settings())
+    from demo.flask_app import app
+
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f"http://127.0.0.1:{server.port}"
+
+
+def main() -> int:
+    """Take every picture."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as data, sync_playwright() as playwright:
+        url = serve(data)
+        browser = launch(playwright)
+        page, phone = browser.new_context(user_agent=LAPTOP).new_page(), browser.new_context(user_agent=PHONE)
+        for state in walk(page, phone, url):
+            if state not in SHOWN:
+                continue
+            for width in WIDTHS:
+                for scheme in SCHEMES:
+                    page.set_viewport_size({"width": width, "height": 640})
+                    page.emulate_media(color_scheme=scheme)
+                    page.screenshot(path=FOLDER / f"{state}-{width}-{scheme}.png", full_page=True)
+        browser.close()
+    print(f"{sum(path.stat().st_size for path in FOLDER.glob('*.png')) / 1024:.0f} KiB in {FOLDER}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,310 @@
+"""The pages in a real browser, against the running demo."""
+
+import importlib.resources
+import secrets
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
+from scripts.page_images import CHROMIUM, PASSWORD, SCHEMES, WIDTHS, fill, launch, walk
+
+from demo_support import Demo
+
+if not CHROMIUM.exists():
+    pytest.skip("Chromium is not installed: scripts/system_packages.sh", allow_module_level=True)
+
+HINT = "At least 8 characters. A few unrelated words make a good one."
+NEW_PASSWORD = "ten grey herons wade"
+REFUSED = "That e-mail and password do not match an account."
+PATIENCE_MS = 10_000
+
+Opener = Callable[..., BrowserContext]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    """Every request renews its session: nothing here may mind."""
+    running = Demo(tmp_path_factory.mktemp("demo") / "data", RENEWAL="0")
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as driver:
+        browser = launch(driver)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_browser(chromium: Browser) -> Iterator[Opener]:
+    """Makes browsers that know nothing of each other, whose pages must keep to their own policy."""
+    opened: list[BrowserContext] = []
+    complaints: list[str] = []
+
+    def listen(message: ConsoleMessage) -> None:
+        if "Content Security Policy" in message.text:
+            complaints.append(message.text)
+
+    def make(**options: Any) -> BrowserContext:
+        context = chromium.new_context(**options)
+        context.set_default_timeout(PATIENCE_MS)
+        context.on("console", listen)
+        opened.append(context)
+        return context
+
+    yield make
+    for context in opened:
+        context.close()
+    assert not complaints
+
+
+@pytest.fixture(params=["fastapi", "flask", "fastapi without scripts"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Which app, and whether the browser runs scripts; the apps' pages are the same bytes."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def app(demo: Demo, kind: str) -> str:
+    return demo.urls[0 if kind.startswith("fastapi") else 1]
+
+
+@pytest.fixture
+def scripts(kind: str) -> bool:
+    return not kind.endswith("without scripts")
+
+
+@pytest.fixture
+def browser(open_browser: Opener, scripts: bool) -> BrowserContext:
+    return open_browser(java_script_enabled=scripts)
+
+
+@pytest.fixture
+def page(browser: BrowserContext) -> Page:
+    return browser.new_page()
+
+
+def new_email() -> str:
+    return f"{secrets.token_hex(8)}@example.org"
+
+
+def register(page: Page, app: str) -> str:
+    email = new_email()
+    page.goto(f"{app}/register")
+    fill(page, "register", email=email, password=PASSWORD)
+    shows_account(page, app, email)
+    return email
+
+
+def sign_in(page: Page, app: str, email: str, password: str = PASSWORD) -> None:
+    page.goto(f"{app}/login")
+    fill(page, "login", email=email, password=password)
+
+
+def shows_account(page: Page, app: str, email: str) -> None:
+    expect(page).to_have_title("Your account \u2013 powauth demo")
+    assert page.url.startswith(f"{app}/account")
+    expect(page.locator(".who")).to_have_text(f"Signed in as {email}")
+
+
+def shows_sign_in(page: Page, app: str, email: str) -> None:
+    """The sign-in page, and nothing of the account."""
+    expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
+    assert page.url.startswith(f"{app}/login")
+    assert email not in page.content()
+
+
+def press(page: Page, name: str) -> None:
+    page.get_by_role("button", name=name, exact=True).click()
+
+
+def signed_in(page: Page, app: str, email: str) -> bool:
+    page.goto(f"{app}/account")
+    known = page.url == f"{app}/account"
+    (shows_account if known else shows_sign_in)(page, app, email)
+    return known
+
+
+def test_register_sign_out_wrong_password_sign_in(page: Page, app: str) -> None:
+    email = register(page, app)
+    expect(page.get_by_role("status")).to_have_text("Welcome. Your account is ready.")
+    press(page, "Sign out")
+    shows_sign_in(page, app, email)
+    expect(page.get_by_role("status")).to_have_text("You are signed out.")
+    assert page.context.cookies() == []
+    for address, password in ((email, "a wrong pass phrase"), (new_email(), PASSWORD)):
+        sign_in(page, app, address, password)
+        expect(page.get_by_role("alert")).to_contain_text(REFUSED)
+        expect(page.get_by_label("E-mail")).to_have_value(address)
+        expect(page.get_by_label("Password")).to_have_value("")
+        assert page.context.cookies() == []
+    fill(page, "login", email=email.upper(), password=PASSWORD)
+    shows_account(page, app, email)
+    (cookie,) = page.context.cookies()
+    assert (cookie["httpOnly"], cookie["sameSite"], cookie["path"]) == (True, "Lax", "/")
+
+
+def test_wrong_fields_are_said_beside_them_and_focused(page: Page, app: str) -> None:
+    page.goto(f"{app}/register")
+    fill(page, "register", email=new_email(), password="short")
+    password = page.get_by_label("Password")
+    expect(password).to_have_attribute("aria-invalid", "true")
+    expect(password).to_have_accessible_description("Password should be at least 8 characters. " + HINT)
+    alert = page.get_by_role("alert")
+    expect(alert).to_be_focused()
+    alert.get_by_role("link").click()
+    expect(password).to_be_focused()
+
+
+def test_the_back_button_after_sign_out_shows_no_account(page: Page, app: str) -> None:
+    email = register(page, app)
+    page.goto(f"{app}/account/sessions")
+    page.goto(f"{app}/account")
+    press(page, "Sign out")
+    shows_sign_in(page, app, email)
+    for _ in range(2):
+        page.go_back()
+        shows_sign_in(page, app, email)
+
+
+def test_two_tabs_over_renewals(browser: BrowserContext, demo: Demo, app: str) -> None:
+    one, two = browser.new_page(), browser.new_page()
+    email = register(one, app)
+    other = next(url for url in demo.urls if url != app)
+    for tab, url in ((one, app), (two, other)) * 3:
+        before = {cookie["value"] for cookie in browser.cookies()}
+        assert signed_in(tab, url, email)
+        assert before.isdisjoint(cookie["value"] for cookie in browser.cookies()), "not renewed"
+    fill(one, "user_id", email=(email := new_email()), current_password=PASSWORD)  # a form from before the renewals
+    shows_account(one, app, email)
+    assert signed_in(two, other, email)
+
+
+def test_two_tabs_that_renew_at_once(open_browser: Opener, demo: Demo) -> None:
+    browser = open_browser()
+    tabs = [browser.new_page() for _ in range(2)]
+    email = register(tabs[0], demo.urls[0])
+    for tab, url in zip(tabs, demo.urls, strict=True):
+        assert signed_in(tab, url, email)
+    for _ in range(5):
+        with tabs[0].expect_navigation(), tabs[1].expect_navigation():
+            for tab in tabs:
+                tab.evaluate("() => { setTimeout(() => location.reload()) }")
+        for tab, url in zip(tabs, demo.urls, strict=True):
+            shows_account(tab, url, email)
+    (cookie,) = browser.cookies()
+    assert cookie["name"] == "auth"
+
+
+def test_two_browsers_and_one_ends_all_others(page: Page, open_browser: Opener, scripts: bool, app: str) -> None:
+    email = register(page, app)
+    others = [open_browser(java_script_enabled=scripts).new_page() for _ in range(2)]
+    for other in others:
+        sign_in(other, app, email)
+        shows_account(other, app, email)
+    page.goto(f"{app}/account/sessions")
+    expect(page.locator(".device")).to_have_count(3)
+    expect(page.locator(".device", has_text="This device")).to_have_count(1)
+    page.get_by_role("button", name="Sign out Chrome on Linux").first.click()
+    expect(page.locator(".device")).to_have_count(2)
+    assert sorted(signed_in(other, app, email) for other in others) == [False, True]
+    page.goto(f"{app}/account/sessions")
+    press(page, "Sign out all other devices")
+    expect(page.get_by_role("status")).to_have_text("All other devices have been signed out.")
+    expect(page.locator(".device")).to_have_count(1)
+    assert not any(signed_in(other, app, email) for other in others)
+    assert signed_in(page, app, email)
+
+
+def test_a_session_that_ends_in_another_window_mid_form(
+    page: Page, open_browser: Opener, scripts: bool, app: str
+) -> None:
+    email, wanted = register(page, app), new_email()
+    page.goto(f"{app}/account")
+    page.locator("#user_id-email").fill(wanted)
+    elsewhere = open_browser(java_script_enabled=scripts).new_page()
+    sign_in(elsewhere, app, email)
+    elsewhere.goto(f"{app}/account/sessions")
+    press(elsewhere, "Sign out all other devices")
+    fill(page, "user_id", current_password=PASSWORD)
+    shows_sign_in(page, app, email)
+    expect(page.get_by_role("status")).to_have_text("Sign in to go on.")
+    fill(page, "login", email=email, password=PASSWORD)
+    shows_account(page, app, email)  # where the form was, and nothing changed by it
+    assert page.url == f"{app}/account"
+
+
+def test_the_account_is_edited(page: Page, open_browser: Opener, scripts: bool, app: str) -> None:
+    email = register(page, app)
+    elsewhere = open_browser(java_script_enabled=scripts).new_page()
+    sign_in(elsewhere, app, email)
+    shows_account(elsewhere, app, email)
+    fill(page, "user_id", email=(changed := new_email()), current_password="not the password")
+    expect(page.locator("#user_id-current_password")).to_have_attribute("aria-invalid", "true")
+    expect(page.locator("#user_id-email")).to_have_value(changed)
+    expect(page.locator("#password-current_password")).not_to_have_attribute("aria-invalid", "true")
+    fill(page, "user_id", current_password=PASSWORD)
+    expect(page.get_by_role("status")).to_have_text("Your e-mail address has been changed.")
+    shows_account(page, app, changed)
+    page.locator("#password-current_password").fill(PASSWORD)
+    fill(page, "password", password=NEW_PASSWORD)
+    expect(page.get_by_role("status")).to_contain_text("Your password has been changed.")
+    assert signed_in(page, app, changed)
+    assert not signed_in(elsewhere, app, changed)
+    sign_in(elsewhere, app, changed)
+    expect(elsewhere.get_by_role("alert")).to_contain_text(REFUSED)
+    sign_in(elsewhere, app, changed, NEW_PASSWORD)
+    shows_account(elsewhere, app, changed)
+
+
+def test_the_account_is_deleted(page: Page, open_browser: Opener, scripts: bool, app: str) -> None:
+    email = register(page, app)
+    elsewhere = open_browser(java_script_enabled=scripts).new_page()
+    sign_in(elsewhere, app, email)
+    shows_account(elsewhere, app, email)
+    fill(page, "delete", current_password="not the password")
+    expect(page.locator("#delete-current_password")).to_have_attribute("aria-invalid", "true")
+    page.goto(f"{app}/account")  # back to the answer of a form is the browser's own question
+    fill(page, "delete", current_password=PASSWORD)
+    shows_sign_in(page, app, email)
+    expect(page.get_by_role("status")).to_have_text("Your account has been deleted.")
+    assert page.context.cookies() == []
+    page.go_back()
+    shows_sign_in(page, app, email)
+    assert not signed_in(elsewhere, app, email)
+    sign_in(page, app, email)
+    expect(page.get_by_role("alert")).to_contain_text(REFUSED)
+
+
+LOOKS = [(width, scheme) for width in WIDTHS for scheme in SCHEMES]
+
+
+@pytest.mark.parametrize(("kind", "looks"), [("fastapi", LOOKS), ("flask", LOOKS[::3])], ids=["fastapi", "flask"])
+def test_axe_finds_no_violation_and_nothing_is_wider_than_the_window(
+    open_browser: Opener, app: str, looks: list[tuple[int, Literal["light", "dark"]]]
+) -> None:
+    """Every page in every state, light and dark, at the least and an ordinary width (WCAG 2.2, 1.4.10)."""
+    axe = importlib.resources.files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8")
+    page = open_browser().new_page()
+    found: list[str] = []
+    seen: set[str] = set()
+    for state in walk(page, open_browser(), app, new_email()):
+        seen.add(state)
+        page.evaluate(axe)
+        for width, scheme in looks:
+            page.set_viewport_size({"width": width, "height": 640})
+            page.emulate_media(color_scheme=scheme)
+            if page.evaluate("document.documentElement.scrollWidth") > width:
+                found.append(f"{state} {width}: wider than the window")
+            result = page.evaluate("axe.run({resultTypes: ['violations']})")
+            found += [
+                f"{state} {width} {scheme}: {wrong['id']}: {wrong['help']}: {node['target']}"
+                for wrong in result["violations"]
+                for node in wrong["nodes"]
+            ]
+    assert not found, "\n".join(found)
+    assert len(seen) == 16
