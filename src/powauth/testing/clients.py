@@ -142,12 +142,12 @@ class _HTTPXJar:
         yield _ClientConnection(pairs, None)
 
     def put(self, auth: Authenticator[Any], cookie: str | None) -> None:
-        response = _Response(cookie)
-        request = Request(str(self.client.base_url))  # noqa: S310 it is only what the jar asks for the host
         jar = self.client.cookies.jar
-        if not jar.make_cookies(response, request):
-            raise ConfigError(f"a client of {self.client.base_url} would not take the cookie: its Domain is another")
-        jar.extract_cookies(response, request)
+        request = Request(str(self.client.base_url))  # noqa: S310 it is only what the jar asks for the host
+        jar.extract_cookies(_Response(cookie), request)
+        pair = (cookie or "").partition(";")[0]
+        if pair not in (f"{kept.name}={kept.value}" for kept in jar):
+            raise ConfigError(f"a client of {self.client.base_url} does not take the cookie: its Domain is another")
 
 
 class _FlaskJar:
