@@ -77,6 +77,9 @@ class Authenticator(ABC, Generic[U]):
         current_user_key: the name under which the current user is assigned to a request.
         hooks: the app's own functions before and after each flow.
 
+    Attributes:
+        identity: shared by an authenticator and its copies for event loops and threads, and by no other.
+
     Raises:
         ConfigError: if an option is wrong.
     """
@@ -93,6 +96,7 @@ class Authenticator(ABC, Generic[U]):
         self.users = users
         self.hooks: Hooks[U] = Hooks() if hooks is None else hooks
         self.current_user_key = current_user_key
+        self.identity: Final = object()
 
     def __setattr__(self, name: str, value: object) -> None:
         if "_sealed" in self.__dict__:
@@ -208,6 +212,16 @@ class Authenticator(ABC, Generic[U]):
         return self
 
     # --- the plug ---------------------------------------------------------------------------------------------------
+
+    def check_key_is_free(self, bound: "Authenticator[Any] | None") -> None:
+        """Raise `ConfigError` if ``bound``, which has been in front of the request already, is not this authenticator.
+
+        Under one ``current_user_key`` it would lend its users to this one: the shop's customers to the admins' app.
+        """
+        if bound is not None and bound.identity is not self.identity:
+            raise ConfigError(
+                f"another authenticator assigns {self.current_user_key!r} already: give each its own current_user_key"
+            )
 
     async def call(self, connection: Connection) -> None:
         """Fetch the current user and assign it, unless a user, or the fact that there is none, is already assigned.

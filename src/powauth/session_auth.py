@@ -289,7 +289,7 @@ class SessionAuth(Authenticator[U]):
 
         Renewing is best effort: if the store is out of reach the id that the client has stays good.
         """
-        state: _State | None = connection.states.get(self._identity)
+        state: _State | None = connection.states.get(self.identity)
         if state is None:
             return NO_EFFECTS
         if state.cleared:
@@ -321,7 +321,7 @@ class SessionAuth(Authenticator[U]):
 
         Once it has said no, nobody is signed in on this connection.
         """
-        state: _State | None = connection.states.get(self._identity)
+        state: _State | None = connection.states.get(self.identity)
         if state is None:
             return True  # whoever is signed in, it was not by a session of ours
         if self.current_user(connection) is None or state.stored is None:
@@ -334,7 +334,7 @@ class SessionAuth(Authenticator[U]):
 
     def is_expired(self, connection: Connection) -> bool:
         """See `Authenticator.is_expired`: by the record as it was last read."""
-        state: _State | None = connection.states.get(self._identity)
+        state: _State | None = connection.states.get(self.identity)
         if state is None:
             return False
         return state.stored is None or self.now() >= expires_at(state.stored.session, self.policy)
@@ -534,15 +534,10 @@ class SessionAuth(Authenticator[U]):
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
-    @property
-    def _identity(self) -> object:
-        # Adapted copies of one authenticator share its carrier, and so a request's state.
-        return self.carrier
-
     def _state(self, connection: Connection) -> _State:
-        state: _State | None = connection.states.get(self._identity)
+        state: _State | None = connection.states.get(self.identity)
         if state is None:
-            state = connection.states[self._identity] = _State()
+            state = connection.states[self.identity] = _State()
         return state
 
     def _current(self, connection: Connection) -> Stored:

@@ -113,6 +113,8 @@ class SessionAuthMiddleware:
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Serve one request."""
         auth = self.auth
+        outer = environ.get(REQUEST_AUTH_KEY, {}).get(auth.current_user_key)
+        auth.check_key_is_free(None if outer is None else outer.auth)
         connection = WSGIConnection(environ)
         drive(auth.call(connection))
         bind(environ, auth, connection)
