@@ -32,6 +32,9 @@ PURGE_STEP = 100
 SLOW_MICROSECONDS = 10_000
 """A command of Redis that takes longer than this is in its slow log."""
 
+LONGEST_PAUSE = 0.005
+"""Seconds that a read may take beside any verb, not counting those in which other processes had the processor."""
+
 
 @dataclass
 class Cost:
@@ -39,7 +42,8 @@ class Cost:
 
     Attributes:
         took: seconds of each call.
-        waits: seconds that each read of the other thread took meanwhile.
+        waits: seconds that each read of the other thread took meanwhile, and of these the seconds in which neither
+            thread was waiting for a processor that other processes had.
         slow: entries in Redis's slow log, which counts the time that others had the processor, too.
         work: seconds of processor time that the server spent on the longest call.
     """
@@ -48,7 +52,7 @@ class Cost:
     verb: str
     calls: int = 0
     took: list[float] = field(default_factory=list)
-    waits: list[float] = field(default_factory=list)
+    waits: list[tuple[float, float]] = field(default_factory=list)
     slow: int | None = None
     work: float = 0.0
 
@@ -72,18 +76,21 @@ class Reader:
     """Another thread of the process, which reads a record every millisecond."""
 
     def __init__(self, backend: Backend, key: bytes, now: int) -> None:
-        self.waits: list[float] = []
+        self.waits: list[tuple[float, float]] = []
+        self._beside = threading.get_native_id()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._read, args=(backend, key, now))
 
     def _read(self, backend: Backend, key: bytes, now: int) -> None:
         drive(backend.get(key, now))
+        threads = (threading.get_native_id(), self._beside)
         while not self._over.wait(0.001):
-            begun = time.perf_counter()
+            queued, begun = _queued(*threads), time.perf_counter()
             assert drive(backend.get(key, now)) is not None
-            self.waits.append(time.perf_counter() - begun)
+            wait = time.perf_counter() - begun
+            self.waits.append((wait, max(0.0, wait - (_queued(*threads) - queued))))
 
-    def __enter__(self) -> list[float]:
+    def __enter__(self) -> list[tuple[float, float]]:
         self._thread.start()
         time.sleep(0.05)
         self.waits.clear()
@@ -125,6 +132,12 @@ def measure(
     yield verb("delete_owner", lambda: drive(backend.delete_owner(owner_of(next(owners)), now)), 500)
     yield verb(f"delete_owner of {crowded}", lambda: drive(backend.delete_owner(owner_of(0), now)), 1)
     yield verb(f"purge({PURGE_STEP})", lambda: drive(backend.purge(PURGE_STEP, now)), 500)
+
+
+def _queued(*threads: int) -> float:
+    """Seconds that threads of this process have been ready to run and had no processor (proc(5), schedstat)."""
+    files = (Path(f"/proc/self/task/{thread}/schedstat") for thread in threads)
+    return sum(int(file.read_text().split()[1]) for file in files) / 1e9
 
 
 def _busy(server: RedisServer | None) -> float:
@@ -236,15 +249,16 @@ HEAD = (
     "median",
     "longest",
     "reads beside",
-    "99 % of them",
-    "longest of them",
+    "99 %",
+    "longest",
+    "undisturbed",
     "slow log",
     "longest work",
 )
 
 
 def row(cost: Cost) -> tuple[object, ...]:
-    took, waits = sorted(cost.took), sorted(cost.waits) or [0.0]
+    took, waits = sorted(cost.took), sorted(wait for wait, _ in cost.waits) or [0.0]
 
     def milliseconds(seconds: float) -> str:
         return f"{seconds * 1000:.2f} ms"
@@ -258,6 +272,7 @@ def row(cost: Cost) -> tuple[object, ...]:
         len(cost.waits),
         milliseconds(waits[len(waits) * 99 // 100]),
         milliseconds(waits[-1]),
+        milliseconds(max((undisturbed for _, undisturbed in cost.waits), default=0.0)),
         "" if cost.slow is None else cost.slow,
         "" if cost.slow is None else milliseconds(cost.work),
     )
