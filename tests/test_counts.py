@@ -12,7 +12,7 @@ from sqlalchemy.orm import DeclarativeBase
 
 from core_support import a_mac
 from http_support import COMBINATION_IDS, COMBINATIONS, App, apps
-from powauth import SessionAuth
+from powauth import Limit, SessionAuth, Throttle
 from powauth.backends.base import drive
 from powauth.backends.memory import MemoryBackend
 from powauth.session import ID_CHARS, encode_id
@@ -70,9 +70,49 @@ def test_reload_is_one_query_more(make_app: MakeApp) -> None:
     assert cost(app, browser) == (["get"], 1, 0)
 
 
-def test_a_sign_in_is_two_queries(make_app: MakeApp) -> None:
-    app = make_app()
+def test_a_sign_in_is_two_round_trips_and_two_queries(make_app: MakeApp) -> None:
+    app = make_app(throttle=None)
     assert cost(app, app.browser(), "/login") == (["epoch", "create"], 2, 1)
+
+
+def test_throttling_a_sign_in_is_four_round_trips_more(make_app: MakeApp) -> None:
+    app = make_app(throttle=Throttle())
+    for _ in range(2):
+        verbs = ["create", "create", "epoch", "create", "delete", "update"]
+        assert cost(app, app.browser(), "/login") == (verbs, 2, 1)
+        app.clock.advance(2)
+    assert cost(app, app.signed_in(), "/private")[0] == ["get"]
+
+
+@pytest.mark.parametrize(
+    ("throttle", "before", "after"),
+    [
+        (Throttle(per_source=None), ["create"], ["delete"]),
+        (Throttle(per_account=None), ["create"], ["update"]),
+        (Throttle(per_account=None, per_source=None), [], []),
+    ],
+    ids=["account", "source", "neither"],
+)
+def test_each_counter_is_two_of_them(
+    make_app: MakeApp, throttle: Throttle, before: list[str], after: list[str]
+) -> None:
+    app = make_app(throttle=throttle)
+    assert cost(app, app.browser(), "/login") == ([*before, "epoch", "create", *after], 2, 1)
+
+
+def test_a_failed_sign_in_is_two_round_trips_and_six_after_the_first(make_app: MakeApp) -> None:
+    app = make_app(throttle=Throttle(per_account=Limit(3, 900)))
+
+    async def fail(request: Request) -> object:
+        params = {"email": app.user.email, "password": "six black herons"}
+        return await request.call("authenticate_user", params)
+
+    counted = ["create", "get", "update"]
+    assert app.run(app.browser(), fail)[1] == ["create", "create"]
+    for _ in range(2):
+        assert app.run(app.browser(), fail)[1] == [*counted, *counted]
+    response, verbs = app.run(app.browser(), fail)
+    assert (response.status, verbs) == (429, [*counted, "create", "get"])
 
 
 class Base(DeclarativeBase):

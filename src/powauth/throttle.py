@@ -98,6 +98,9 @@ class _Checked(NamedTuple):
     attempts: int
     period: Millis
 
+    def __repr__(self) -> str:
+        return f"{self.attempts} in {self.period / 1000:g} s"
+
     @classmethod
     def of(cls, name: str, limit: Limit) -> "_Checked":
         if not isinstance(limit, Limit) or type(limit.attempts) is not int or limit.attempts < 1:
@@ -235,7 +238,8 @@ class Counters:
 
     async def _count(self, backend: Backend, scope: str, subject: str, limit: _Checked, now: Millis) -> Record:
         key, owner = self._names(scope, subject)
-        first = Record(key, owner, 0, now, now + limit.period, _encoder.encode(1))
+        # Versions of different periods differ, so that what is given back late cannot land in a later one.
+        first = Record(key, owner, now, now, now + limit.period, _encoder.encode(1))
         found = None
         for _ in range(COUNT_ATTEMPTS):
             if found is None and await backend.create(first, None, now):
