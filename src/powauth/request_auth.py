@@ -4,7 +4,7 @@
 to one connection, and add nothing to it.
 """
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Generic
 
 from powauth.authenticator import Authenticator
@@ -19,14 +19,23 @@ from powauth.users.base import U
 Params = Mapping[str, object]
 
 
+Whole = Callable[[Coroutine[Any, Any, Any]], Awaitable[Any]]
+"""Awaits a coroutine to its end, also if whoever waits for it is cancelled meanwhile."""
+
+
 class RequestAuth(Generic[U]):
-    """An authenticator bound to one request."""
+    """An authenticator bound to one request.
 
-    __slots__ = ("auth", "connection")
+    A change or a deletion of a user, once begun, goes on to its end although the request is cancelled: the sessions
+    that a new password ends must not live on because a client hung up at the right moment.
+    """
 
-    def __init__(self, auth: Authenticator[U], connection: Connection) -> None:
+    __slots__ = ("_whole", "auth", "connection")
+
+    def __init__(self, auth: Authenticator[U], connection: Connection, whole: Whole | None = None) -> None:
         self.auth = auth
         self.connection = connection
+        self._whole = _plainly if whole is None else whole
 
     def __repr__(self) -> str:
         return f"<RequestAuth of {self.auth!r}>"
@@ -62,11 +71,12 @@ class RequestAuth(Generic[U]):
 
     async def update_user(self, params: Params) -> U:
         """See `Authenticator.update_user`."""
-        return await self.auth.update_user(self.connection, params)
+        user: U = await self._whole(self.auth.update_user(self.connection, params))
+        return user
 
     async def delete_user(self, params: Params | None = None) -> None:
         """See `Authenticator.delete_user`."""
-        await self.auth.delete_user(self.connection, params)
+        await self._whole(self.auth.delete_user(self.connection, params))
 
     def change_user(self, params: Params) -> Mapping[str, list[str]]:
         """See `Authenticator.change_user`."""
@@ -122,6 +132,10 @@ class RequestAuth(Generic[U]):
         if not isinstance(self.auth, SessionAuth):
             raise ConfigError(f"{type(self.auth).__name__} keeps no sessions; use a SessionAuth")
         return self.auth
+
+
+async def _plainly(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    return await coroutine
 
 
 class BlockingRequestAuth(Generic[U]):

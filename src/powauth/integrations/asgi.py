@@ -14,6 +14,7 @@ from powauth.integrations.websockets import POLICY_VIOLATION, RECHECK_SECONDS, S
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
 
 try:
+    import anyio
     import anyio.from_thread
     import anyio.to_thread
     from anyio.lowlevel import RunVar
@@ -164,7 +165,7 @@ class SessionAuthMiddleware:
             return
         await auth.call(connection)
         scope = connection.scope
-        scope.setdefault(SCOPE_KEY, {})[auth.current_user_key] = RequestAuth(auth, connection)
+        scope.setdefault(SCOPE_KEY, {})[auth.current_user_key] = RequestAuth(auth, connection, whole)
         scope.setdefault(ANSWERS_KEY, {})[auth.current_user_key] = self.answers
         if scope["type"] == "websocket":
             await self.sockets.serve(self.app, scope, connection, receive, send)
@@ -222,6 +223,24 @@ def _run_from_thread(coroutine: Coroutine[Any, Any, T]) -> T:
         return anyio.from_thread.run(run)
     finally:
         coroutine.close()  # it has not run where this is not a thread of anyio's
+
+
+_unfinished: set[asyncio.Future[Any]] = set()
+"""The event loop itself holds its tasks weakly."""
+
+
+async def whole(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Await ``coroutine``, and let it go on to its end if that is cancelled, on whichever event loop is running."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:  # trio's
+        with anyio.CancelScope(shield=True):
+            return await coroutine
+    # A task of its own is out of reach of a scope of anyio's and of `Task.cancel` alike.
+    task = asyncio.ensure_future(coroutine)
+    _unfinished.add(task)
+    task.add_done_callback(_unfinished.discard)
+    return await asyncio.shield(task)
 
 
 async def in_thread(function: Callable[[], T], /) -> T:
