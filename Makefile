@@ -7,6 +7,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .PHONY: test demo lint types bench faults lock clean
 
 test: $(VENV)/.ready lint types
+	scripts/system_packages.sh test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report= $(ARGS)
 	$(BIN)/python scripts/coverage_gate.py
 
@@ -27,7 +28,7 @@ faults: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.faults
 
 $(VENV)/.ready: requirements/dev.lock pyproject.toml
-	scripts/system_packages.sh
+	scripts/system_packages.sh build
 	$(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) --require-hashes -r requirements/dev.lock
 	$(PIP_INSTALL) --no-deps --no-build-isolation --editable .

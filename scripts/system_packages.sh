@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that the build and the tests need: only those missing, and only as root.
+# Installs Debian packages: only those missing, and only as root. Usage: system_packages.sh build|test
 set -euo pipefail
 
 missing=()
@@ -7,12 +7,14 @@ need() { # COMMAND PACKAGE
   command -v "$1" >/dev/null 2>&1 || missing+=("$2")
 }
 "${PYTHON:-python3}" -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
-need chromium chromium # tests/browser, scripts/page_images.py
+if [ "${1:-build}" = test ]; then
+  need chromium chromium # the browser tests
+  need redis-server redis-server # tests that stop, fill or cluster servers of their own
+fi
 
 [ ${#missing[@]} -eq 0 ] && exit 0
-if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; then
-  echo "powauth: not installed here: ${missing[*]} (needs root on Debian); the suites that use them will be named as left out" >&2
-  exit 0
+if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null 2>&1; then
+  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null && exit 0
 fi
-apt-get update -qq
-DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+echo "powauth: not installed here: ${missing[*]}; what needs them is left out, and named in the summary" >&2
