@@ -6,6 +6,7 @@ for people it asks its renderer for a page, and without a renderer it serves pro
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode
@@ -129,6 +130,12 @@ class Flows:
 
         Cross-site requests are refused before anything else is looked at.
         """
+        mount = request.mount.rstrip("/")  # routers that merge slashes leave some of "//login"
+        if mount and own_path(mount) != mount:
+            # A browser would take every link of these pages for one to another host.
+            request = replace(request, mount="", path="")
+        elif mount != request.mount:
+            request = replace(request, mount=mount)
         try:
             response = await self._respond(request)
         except BadRequest as error:
@@ -145,8 +152,7 @@ class Flows:
 
     async def _respond(self, request: PageRequest) -> PageResponse:
         self.defence.check(request.connection, request.method, secure=self._secure)
-        # A mount that a browser takes for another host would turn every link of the page into one to that host.
-        if request.path not in self._handlers or (request.mount and own_path(request.mount) != request.mount):
+        if request.path not in self._handlers:
             raise BadRequest(404, "not_found")
         allowed, handlers = self._handlers[request.path]
         if request.method not in allowed:

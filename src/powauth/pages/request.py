@@ -14,6 +14,9 @@ from powauth.request_auth import RequestAuth
 MAX_BODY_BYTES = 65_536
 """The longest body: a password may take 4096 bytes, thrice that when percent-encoded, and nothing here is longer."""
 
+MAX_LENGTH_DIGITS = 18
+"""Digits of a ``Content-Length``: more fit no 64 bits, and Python refuses thousands of them with an error."""
+
 MAX_FIELDS = 100
 """The most fields of one form."""
 
@@ -111,7 +114,7 @@ class PageRequest:
         announced = self.connection.header("content-length") or "0"
         if not (announced.isascii() and announced.isdigit()):
             raise BadRequest(400, "bad_request")
-        if len(announced) > 18 or int(announced) > MAX_BODY_BYTES:  # noqa: PLR2004 - no number of digits to trip over
+        if len(announced) > MAX_LENGTH_DIGITS or int(announced) > MAX_BODY_BYTES:
             raise BadRequest(413, "too_large")
         body = bytearray()
         while part := await self.read():

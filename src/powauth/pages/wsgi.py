@@ -8,7 +8,7 @@ from urllib.parse import quote
 from powauth.backends.base import drive
 from powauth.integrations.wsgi import request_auth
 from powauth.pages.flows import Flows
-from powauth.pages.request import PageRequest, PageResponse
+from powauth.pages.request import MAX_LENGTH_DIGITS, PageRequest, PageResponse
 from powauth.pages.site import PagesOptions, flows_of
 from powauth.request_auth import RequestAuth
 from powauth.session_auth import SessionAuth
@@ -61,7 +61,9 @@ class _Body:
         self._input = environ["wsgi.input"]
         announced = environ.get("CONTENT_LENGTH") or ""
         endless = environ.get("wsgi.input_terminated", False) and not announced
-        self._left = None if endless else int(announced) if announced.isascii() and announced.isdigit() else 0
+        # A length that is none, or too long to be one, is refused before anything is read.
+        a_number = announced.isascii() and announced.isdigit() and len(announced) <= MAX_LENGTH_DIGITS
+        self._left = None if endless else int(announced) if a_number else 0
 
     async def read(self) -> bytes:
         wanted = PART_BYTES if self._left is None else min(PART_BYTES, self._left)
