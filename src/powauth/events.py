@@ -92,14 +92,20 @@ def emit(event: Event, listener: Listener | None) -> None:
     if listener is not None:
         try:
             listener(event)
-        except Exception:
-            log(logging.ERROR, "the event listener failed on %s", event.name, exc_info=True)
+        except Exception as error:
+            log(logging.ERROR, "the event listener failed on %s", event.name, error=error)
 
 
-def log(level: int, message: str, *values: object, exc_info: bool = False) -> None:
-    """Log, if the log can be written: a handler that raises is the operator's trouble, and not the request's."""
+def log(level: int, message: str, *values: object, error: Exception | None = None) -> None:
+    """Log, if the log can be written: a handler that raises is the operator's trouble, and not the request's.
+
+    Of ``error``, its own traceback is logged, and not that of what was being handled when it came: collectors of
+    errors keep the variables of each frame, and a sign-in's hold the password.
+    """
+    if error is not None:
+        error.__suppress_context__ = True
     with contextlib.suppress(Exception):
-        logger.log(level, message, *values, exc_info=exc_info)
+        logger.log(level, message, *values, exc_info=error)
 
 
 class _Line:

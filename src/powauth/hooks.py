@@ -99,8 +99,8 @@ class Hooks(Generic[U]):
         name = f"after_{step.flow}"
         try:
             await self._call(name, step)
-        except Exception:
-            log(logging.ERROR, "the hook %s failed; what it came after stands", name, exc_info=True)
+        except Exception as error:
+            log(logging.ERROR, "the hook %s failed; what it came after stands", name, error=error)
 
     def check_plain(self) -> None:
         """Refuse hooks that need an event loop.

@@ -18,8 +18,8 @@ from powauth.events import Event, EventName, log
 
 try:
     from blinker import NamedSignal, Namespace
-except ImportError as error:
-    raise ConfigError("signals need blinker: pip install 'powauth[events]'") from error
+except ImportError as missing:
+    raise ConfigError("signals need blinker: pip install 'powauth[events]'") from missing
 
 
 class Signals:
@@ -43,5 +43,5 @@ class Signals:
         for receiver in self._signals[event.name].receivers_for(self.sender):
             try:
                 receiver(self.sender, event=event)
-            except Exception:
-                log(logging.ERROR, "a receiver of the signal %s failed", event.name, exc_info=True)
+            except Exception as error:
+                log(logging.ERROR, "a receiver of the signal %s failed", event.name, error=error)
