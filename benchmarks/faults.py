@@ -468,6 +468,7 @@ def main() -> int:
 
     asyncio.run(every_fault(options.clients, options.seconds, report))
     print(f"{options.clients} clients signed in, {options.clients // 10} had left; faults last {options.seconds} s")
+    print("Sign-ins and sign-outs: acknowledged + refused. Row 'none' is the same load on an engine that is well.")
     print(table(HEAD, [row(found) for found in rows]))
     revoked = [one_revocation(engine, options.sessions) for engine in revocation.ENGINES]
     print(f"\nAll sessions of one user revoked while {revocation.SIGNING_IN} clients sign in as that user")

@@ -5,6 +5,7 @@ its master and replica) is started once for a module of tests; each store has a 
 """
 
 import asyncio
+import tempfile
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
@@ -182,7 +183,10 @@ class Stores:
 
 
 @pytest.fixture(scope="module")
-def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
-    made = Stores(tmp_path_factory.mktemp("engines"))
-    yield made
-    made.close()
+def stores() -> Iterator[Stores]:
+    memory = Path("/dev/shm")
+    # The disk is no matter to these tests, and SQLite waits for it at each write.
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        made = Stores(Path(folder))
+        yield made
+        made.close()

@@ -1,7 +1,7 @@
 """Orders of the steps of concurrent requests on real engines, through each of their drivers; see `interleavings`.
 
 Every order that matters of a scenario that has few, and so many taken at random (the same ones every time) of one that
-has more: an engine takes a hundred times as long for an order as the process's own memory, on which all of them run.
+has more: an engine takes many times as long for an order as the process's own memory, on which all of them run.
 """
 
 import os
@@ -22,7 +22,7 @@ __all__ = ["stores"]
 
 ENGINES = (*SYNC, *ASYNC)
 
-ORDERS = {"psycopg": 20, "mariadb_pymysql": 20, "redis": 60, "sqlite": 20}
+ORDERS = {"psycopg": 10, "mariadb_pymysql": 10, "redis": 40, "sqlite": 40}
 """How many orders of a scenario an engine is given; ``POWAUTH_TEST_ORDERS`` multiplies it."""
 
 FEW = 6
