@@ -1,0 +1,26 @@
+"""What the programs beside this one share: the users, and how to tell who a request is from."""
+
+import os
+
+from sqlalchemy import create_engine
+from sqlalchemy.orm import DeclarativeBase
+
+from powauth import CookieCarrier, SessionAuth
+from powauth.users.sqlalchemy import SQLAlchemyUsers, UserMixin
+
+
+class Base(DeclarativeBase): ...
+
+
+class User(UserMixin, Base):
+    __tablename__ = "users"
+
+
+engine = create_engine("sqlite:///users.sqlite3")
+Base.metadata.create_all(engine)
+auth = SessionAuth(
+    secret_key=os.environ["SECRET_KEY"],  # python -c 'import secrets; print(secrets.token_urlsafe(48))'
+    users=SQLAlchemyUsers(engine, User),
+    backend="lmdb:sessions",
+    carrier=CookieCarrier(insecure_http=True),  # leave it out once you serve https
+)

@@ -1,0 +1,37 @@
+"""Starlette. Run it with ``uvicorn starlette_app:app``."""
+
+from accounts import auth
+from starlette.applications import Starlette
+from starlette.authentication import requires
+from starlette.middleware import Middleware
+from starlette.middleware.authentication import AuthenticationMiddleware as Authentication
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from powauth.integrations.starlette import SessionAuthBackend, SessionAuthMiddleware, request_auth
+
+
+async def register(request: Request) -> Response:
+    user = await request_auth(request).create_user(await request.json())
+    return JSONResponse({"email": user.email}, 201)
+
+
+async def login(request: Request) -> Response:
+    user = await request_auth(request).authenticate_user(await request.json())
+    return JSONResponse({"email": user.email}) if user else JSONResponse({"error": "wrong"}, 401)
+
+
+async def logout(request: Request) -> Response:
+    await request_auth(request).clear_authenticated_user()
+    return Response(status_code=204)
+
+
+@requires("authenticated", status_code=401)
+async def me(request: Request) -> Response:
+    return JSONResponse({"email": request.user.email})
+
+
+middleware = [Middleware(SessionAuthMiddleware, auth), Middleware(Authentication, SessionAuthBackend())]
+posts = [Route(f"/{view.__name__}", view, methods=["POST"]) for view in (register, login, logout)]
+app = Starlette(routes=[*posts, Route("/me", me)], middleware=middleware)

@@ -1,0 +1,36 @@
+"""Plain WSGI, no framework. Run it with ``python wsgi_app.py 8000``."""
+
+import json
+import sys
+from typing import Any
+from wsgiref.simple_server import make_server
+
+from accounts import auth
+
+from powauth import NotSignedIn
+from powauth.integrations.wsgi import SessionAuthMiddleware, request_auth
+
+
+def routes(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    session, status, content = request_auth(environ), "200 OK", {}
+    params = json.loads(environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)) or b"{}")
+    match environ["REQUEST_METHOD"], environ["PATH_INFO"]:
+        case "POST", "/register":
+            status, content = "201 Created", {"email": session.create_user(params).email}
+        case "POST", "/login":
+            if (user := session.authenticate_user(params)) is None:
+                raise NotSignedIn("wrong e-mail or password")  # as any error of powauth's: answered, 401
+            content = {"email": user.email}
+        case "POST", "/logout":
+            session.clear_authenticated_user()
+        case "GET", "/me":
+            content = {"email": session.require_user().email}
+        case _:
+            status = "404 Not Found"
+    start_response(status, [("Content-Type", "application/json")])
+    return [json.dumps(content).encode()]
+
+
+app = SessionAuthMiddleware(routes, auth)
+if __name__ == "__main__":
+    make_server("127.0.0.1", int(sys.argv[1]), app).serve_forever()
