@@ -64,7 +64,8 @@ async def change(params: Params, auth: Auth) -> dict[str, Any]:
 async def unregister(params: Params, user: CurrentUser, auth: Auth) -> None:
     """Delete the account."""
     del user
-    await auth.delete_user(deletion_params(params, auth.session))
+    proof = deletion_params(params, auth.session)
+    await auth.delete_user(proof, vouched=proof is None)
 
 
 @app.post("/session", response_model=None)

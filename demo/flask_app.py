@@ -57,7 +57,8 @@ def change() -> ResponseReturnValue:
 def unregister() -> ResponseReturnValue:
     """Delete the account."""
     auth = request_auth()
-    auth.delete_user(deletion_params(read_params(), auth.session))
+    proof = deletion_params(read_params(), auth.session)
+    auth.delete_user(proof, vouched=proof is None)
     return "", 204
 
 

@@ -356,11 +356,13 @@ class Authenticator(ABC, Generic[U]):
             raise NotSignedIn("the account was changed, and may not sign in any more")
         return signed_in
 
-    async def delete_user(self, connection: Connection, params: Mapping[str, object] | None = None) -> None:
+    async def delete_user(
+        self, connection: Connection, params: Mapping[str, object] | None = None, *, vouched: bool = False
+    ) -> None:
         """Delete the current user (``params`` hold ``current_password``) and sign them out everywhere.
 
-        Without ``params`` the app vouches for the user: it has just seen them prove who they are
-        (`SessionInfo.authenticated_at`).
+        With ``vouched=True`` it goes without ``params``: the app has just seen the user prove who they are
+        (`SessionInfo.authenticated_at`). ``None`` alone proves nothing, for an empty body decodes to that.
 
         Raises:
             InvalidParams: the current password is missing or wrong.
@@ -368,6 +370,8 @@ class Authenticator(ABC, Generic[U]):
             Throttled: if wrong current passwords were given too often.
             Refused: if a hook says so.
         """
+        if params is None and not vouched:
+            params = {}
         user = await self._reloaded(connection)
         await self._before("deletion", connection, user, params)
         await self.check_ready(user)

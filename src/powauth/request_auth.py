@@ -74,9 +74,9 @@ class RequestAuth(Generic[U]):
         user: U = await self._whole(self.auth.update_user(self.connection, params))
         return user
 
-    async def delete_user(self, params: Params | None = None) -> None:
+    async def delete_user(self, params: Params | None = None, *, vouched: bool = False) -> None:
         """See `Authenticator.delete_user`."""
-        await self._whole(self.auth.delete_user(self.connection, params))
+        await self._whole(self.auth.delete_user(self.connection, params, vouched=vouched))
 
     def change_user(self, params: Params) -> Mapping[str, list[str]]:
         """See `Authenticator.change_user`."""
@@ -187,9 +187,9 @@ class BlockingRequestAuth(Generic[U]):
         user: U = self._run(self._auth.update_user(params))
         return user
 
-    def delete_user(self, params: Params | None = None) -> None:
+    def delete_user(self, params: Params | None = None, *, vouched: bool = False) -> None:
         """See `Authenticator.delete_user`."""
-        self._run(self._auth.delete_user(params))
+        self._run(self._auth.delete_user(params, vouched=vouched))
 
     def change_user(self, params: Params) -> Mapping[str, list[str]]:
         """See `Authenticator.change_user`."""
