@@ -39,7 +39,10 @@ class Messages:
 
     check_input: str = "Please check what you entered"
     signed_in_as: str = "Signed in as"
-    account_navigation: str = "Account"
+    navigation: str = "Account"
+    """What the list of links to the pages is called."""
+    to_account: str = "Account"
+    to_sessions: str = "Devices"
 
     register: str = "Create your account"
     register_action: str = "Create account"
