@@ -186,6 +186,11 @@ def test_what_powauth_exports_is_there() -> None:
     assert all(hasattr(powauth, name) for name in powauth.__all__)
 
 
+def test_every_error_is_exported() -> None:
+    defined = {name for name, value in vars(powauth.errors).items() if isinstance(value, type)}
+    assert defined - set(powauth.__all__) == {"Mapping", "Sequence"}
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_everything_public_has_a_docstring(module: str) -> None:
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))

@@ -425,6 +425,7 @@ def test_no_two_new_sessions_are_alike() -> None:
 def test_a_session_shows_its_sid_and_nothing_else() -> None:
     session = a_session(user=b"ada@example.org")
     assert repr(session) == f"<Session {encode_sid(session.sid)} generation 0>"
+    assert repr(presented(session)) == f"<PresentedId {encode_sid(session.sid)} generation 0>"
 
 
 @hurried

@@ -8,11 +8,15 @@ from powauth.authenticator import Authenticator
 from powauth.carriers import CookieCarrier, FrameworkSessionCarrier
 from powauth.credentials import CredentialsCache
 from powauth.errors import (
+    AlreadySignedIn,
     ConfigError,
     ConfigWarning,
+    CrossSiteRequest,
     InvalidParams,
     MetadataTooLarge,
+    NotFresh,
     NotSignedIn,
+    Overloaded,
     PowauthError,
     Refused,
     StoreUnavailable,
@@ -24,21 +28,26 @@ from powauth.metadata import SessionInfo
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
 from powauth.session_auth import SessionAuth
 from powauth.throttle import Limit, Throttle
+from powauth.users.base import UsersContext
 
 __all__ = [
+    "AlreadySignedIn",
     "Authenticator",
     "BlockingRequestAuth",
     "ConfigError",
     "ConfigWarning",
     "CookieCarrier",
     "CredentialsCache",
+    "CrossSiteRequest",
     "Event",
     "FrameworkSessionCarrier",
     "Hooks",
     "InvalidParams",
     "Limit",
     "MetadataTooLarge",
+    "NotFresh",
     "NotSignedIn",
+    "Overloaded",
     "PowauthError",
     "Refused",
     "RequestAuth",
@@ -48,4 +57,5 @@ __all__ = [
     "StoreUnavailable",
     "Throttle",
     "Throttled",
+    "UsersContext",
 ]

@@ -59,6 +59,9 @@ class PresentedId(NamedTuple):
     salt: bytes
     generation: int
 
+    def __repr__(self) -> str:  # without the salt: error reporters keep what local variables look like
+        return f"<PresentedId {encode_sid(self.sid)} generation {self.generation}>"
+
 
 Generation = Annotated[int, msgspec.Meta(ge=0, le=MAX_GENERATION)]
 Instant = Annotated[Millis, msgspec.Meta(ge=0, le=MAX_TIME)]

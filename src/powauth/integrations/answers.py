@@ -103,8 +103,8 @@ def answer_to(error: PowauthError) -> Answer | None:
     """What a program is told of ``error``, or ``None`` if it is the app's own mistake.
 
     401 `NotSignedIn`, 403 `AlreadySignedIn`, `NotFresh` and `CrossSiteRequest`, 422 `InvalidParams` with
-    ``{"errors": {field: [message, …]}}``, 503 with ``Retry-After`` `StoreUnavailable` and `Overloaded`. No message of
-    an engine's is passed on.
+    ``{"errors": {field: [message, …]}}``; with ``Retry-After`` 429 `Throttled`, and 503 `StoreUnavailable` and
+    `Overloaded`. No message of an engine's is passed on.
     """
     if isinstance(error, InvalidParams):
         return _json(422, "Unprocessable Content", {"errors": error.errors})
@@ -116,12 +116,11 @@ def answer_to(error: PowauthError) -> Answer | None:
     if isinstance(error, CrossSiteRequest):
         return _json(403, "Forbidden", {"error": "cross_site_request"})
     if isinstance(error, Throttled):
-        after = (b"retry-after", str(error.retry_after).encode())
-        return _json(429, "Too Many Requests", {"error": "throttled"}, after)
+        return _json(429, "Too Many Requests", {"error": "throttled"}, _retry(error.retry_after))
     if isinstance(error, StoreUnavailable):
-        return _json(503, "Service Unavailable", {"error": "store_unavailable"}, _RETRY)
+        return _json(503, "Service Unavailable", {"error": "store_unavailable"}, _retry(RETRY_AFTER_SECONDS))
     if isinstance(error, Overloaded):
-        return _json(503, "Service Unavailable", {"error": "overloaded"}, _RETRY)
+        return _json(503, "Service Unavailable", {"error": "overloaded"}, _retry(error.retry_after))
     return None
 
 
@@ -134,7 +133,8 @@ def reason(error: Refused) -> str:
     return "already_signed_in" if isinstance(error, AlreadySignedIn) else "refused"
 
 
-_RETRY = (b"retry-after", str(RETRY_AFTER_SECONDS).encode())
+def _retry(seconds: int) -> tuple[bytes, bytes]:
+    return b"retry-after", str(seconds).encode()
 
 
 def _json(status: int, phrase: str, content: object, *more: tuple[bytes, bytes]) -> Answer:
