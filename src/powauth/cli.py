@@ -1,6 +1,7 @@
-"""``powauth``: a secret, and the administration of sessions over a backend's URL.
+"""``powauth``: a secret, the pages' templates, and the administration of sessions over a backend's URL.
 
     powauth secret
+    powauth templates app/templates/auth
     powauth sessions --backend lmdb:///var/lib/app/sessions list --user 42
 
 What it prints of sessions opens none of them: ids are public ones.
@@ -23,6 +24,7 @@ from powauth.backends.base import Millis, drive
 from powauth.credentials import CredentialsCache, Stored, UnreadableRecord
 from powauth.errors import PowauthError
 from powauth.metadata import session_info
+from powauth.pages.shipped import copy_templates
 from powauth.session import decode_sid
 
 T = TypeVar("T")
@@ -45,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "secret":
         print(secrets.token_urlsafe(SECRET_BYTES))
         return 0
+    if options.command == "templates":
+        return _templates(options)
     url = options.backend or os.environ.get(BACKEND_VARIABLE)
     if not url:
         print(f"powauth: give --backend or set {BACKEND_VARIABLE}: {SCHEMES}", file=sys.stderr)
@@ -63,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="powauth", description="Administer powauth.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("secret", help="print a new secret key")
+    templates = commands.add_parser("templates", help="copy the pages' templates into a folder, to change them")
+    templates.add_argument("folder", metavar="DIR")
+    templates.add_argument("--force", action="store_true", help="overwrite what is there")
     sessions = commands.add_parser("sessions", help="look at sessions and end them")
     sessions.add_argument("--backend", metavar="URL", help=f"where they live; or set {BACKEND_VARIABLE}")
     sessions.add_argument("--namespace", default="credentials", help="which sessions (default: %(default)s)")
@@ -83,6 +90,17 @@ def _parser() -> argparse.ArgumentParser:
     action("purge", _purge, "remove expired sessions")
     action("count", _count, "count live sessions")
     return parser
+
+
+def _templates(options: argparse.Namespace) -> int:
+    try:
+        written = copy_templates(options.folder, overwrite=options.force)
+    except PowauthError as error:
+        print(f"powauth: {error}", file=sys.stderr)
+        return 2
+    for path in written:
+        print(path)
+    return 0
 
 
 async def _closing(store: CredentialsCache, work: Coroutine[Any, Any, int]) -> int:

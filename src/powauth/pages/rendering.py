@@ -6,16 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from powauth.errors import ConfigError
+from powauth.pages.shipped import SHIPPED, STYLE
 
 try:
     from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, StrictUndefined
 except ImportError as error:
     raise ConfigError("pages need Jinja2: pip install 'powauth[pages]'") from error
-
-SHIPPED = Path(__file__).parent / "templates"
-"""The templates and the style sheet that powauth brings."""
-
-STYLE = "style.css"
 
 
 class Templates:
