@@ -24,8 +24,11 @@ SIGN_IN_ATTEMPTS = 8
 """How often a sign-in starts over because the user changed, or was revoked, while it was under way."""
 
 
-NOT_LOOKED_AT: Final = (StoreUnavailable, Overloaded, Refused)
-"""What ends an attempt without telling whether the password was wrong, so that it does not count as a failure."""
+NOT_LOOKED_AT: Final = (StoreUnavailable, Overloaded)
+"""What ends an attempt without telling whether the password was wrong, so that it does not count as a failure.
+
+A hook's `Refused` is not among them: it may have looked at a second factor, whose guesses must count too.
+"""
 
 
 class Unreachable:
