@@ -54,8 +54,9 @@ class Hooks(Generic[U]):
     """What an app does before and after each flow.
 
     Attributes:
-        before_authentication: a password is about to be checked: the place for a CAPTCHA. There is no ``after``: what
-            comes of it is ``before_sign_in``, or the event ``sign_in_refused``.
+        before_authentication: a password is about to be checked: the place for a CAPTCHA, and for nothing that can be
+            guessed, because what is refused here is not counted. There is no ``after``: what comes of it is
+            ``before_sign_in``, or the event ``sign_in_refused``.
         before_sign_in: ``user`` is proven and about to get a session, by whichever door: a password, a registration, a
             change of password, `RequestAuth.sign_in`. The place to ask for a second factor. It may be asked again if
             the user changes meanwhile.

@@ -22,6 +22,7 @@ from powauth.backends.base import Backend, Millis, drive
 from powauth.backends.lmdb import LMDBBackend
 from powauth.backends.memory import MemoryBackend
 from powauth.backends.sql import SQLBackend, create_tables
+from powauth.errors import InvalidParams, Overloaded
 from powauth.users.passwords import PasswordHasher
 from powauth.users.sqlalchemy import SQLAlchemyUsers, UserMixin
 from support import Browser, FakeConnection, Kind, MemoryUsers, Request, Response, User, make_app
@@ -144,6 +145,26 @@ def test_pwd_09_current_passwords_are_throttled(door: Door) -> None:
     assert browser.get("/update").status == 200
     door.params = {"current_password": None, "name": "Eve"}
     assert [browser.get("/update").status for _ in range(20)] == [422] * 20  # nothing was guessed
+
+
+@pytest.mark.parametrize("error", [InvalidParams({"name": ["too long"]}), StoreUnavailable("down"), Overloaded("busy")])
+def test_pwd_09_a_change_that_fails_for_another_reason_does_not_count(door: Door, error: Exception) -> None:
+    async def fail(*_: object, **__: object) -> User:
+        raise error
+
+    door.params = {"email": "ada@example.org", "password": RIGHT}
+    browser = door.browser()
+    browser.get("/login")
+    door.params = {"current_password": RIGHT, "name": "Eve"}
+    update = door.users.update
+    door.users.update = fail  # type: ignore[method-assign]
+    assert {browser.get("/update").status for _ in range(20)} <= {422, 503}
+    door.users.update = update  # type: ignore[method-assign]
+    with door.backend.counting() as verbs:
+        assert browser.get("/update").status == 200
+    assert verbs[:2] == ["get", "epoch"]
+    assert verbs.count("create") == 1
+    assert verbs.count("delete") == 1
 
 
 def test_aut_03_nothing_that_counts_tells_whom(tmp_path: Path) -> None:
