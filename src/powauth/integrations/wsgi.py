@@ -1,6 +1,5 @@
 """Pure WSGI: the same core, driven to its end in one step, with no event loop and no thread."""
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -115,6 +114,8 @@ class SessionAuthMiddleware:
         auth = self.auth
         outer = environ.get(REQUEST_AUTH_KEY, {}).get(auth.current_user_key)
         auth.check_key_is_free(None if outer is None else outer.auth)
+        if outer is not None:  # the same authenticator again, in a sub-app: the outer one sees to everything
+            return self.app(environ, start_response)
         connection = WSGIConnection(environ)
         drive(auth.call(connection))
         bind(environ, auth, connection)
@@ -135,11 +136,9 @@ class SessionAuthMiddleware:
             answer = chosen(answers, error, self.answers)(error, connection)
             if started or answer is None:
                 raise
-            start(
-                f"{answer.status} {answer.reason}",
-                [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers],
-                sys.exc_info(),
-            )
+            headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers]
+            effects = drive(auth.respond(connection, failed=True))
+            start_response(f"{answer.status} {answer.reason}", amended(headers, effects))
             return [answer.body]
 
 
