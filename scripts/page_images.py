@@ -36,11 +36,15 @@ SHOWN = ("register", "login", "login-refused", "account", "sessions", "failure")
 """Which of the states are kept as pictures."""
 
 
-def launch(playwright: Playwright) -> Browser:
-    """Debian's Chromium without a window, which keeps pages for the back button as people's browsers do."""
-    return playwright.chromium.launch(
-        executable_path=CHROMIUM, args=list(ARGUMENTS), ignore_default_args=["--disable-back-forward-cache"]
-    )
+def launch(playwright: Playwright, *, keeps_pages: bool = False) -> Browser:
+    """Debian's Chromium without a window.
+
+    Args:
+        playwright: what drives it.
+        keeps_pages: whether it keeps whole pages for the back button, as people's browsers do; a process for each.
+    """
+    without = ["--disable-back-forward-cache"] if keeps_pages else []
+    return playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS), ignore_default_args=without)
 
 
 def fill(page: Page, form: str, **fields: str) -> None:

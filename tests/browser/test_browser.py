@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright, expect, sync_playwright
 from scripts.page_images import CHROMIUM, PASSWORD, SCHEMES, WIDTHS, fill, launch, walk
 
 from demo_support import Demo
@@ -25,17 +25,22 @@ Opener = Callable[..., BrowserContext]
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     """Every request renews its session: nothing here may mind."""
-    running = Demo(tmp_path_factory.mktemp("demo") / "data", RENEWAL="0")
+    running = Demo(tmp_path_factory.mktemp("demo") / "data", RENEWAL="0", WORKERS="1")
     yield running
     running.stop()
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with sync_playwright() as driver:
-        browser = launch(driver)
-        yield browser
-        browser.close()
+def driver() -> Iterator[Playwright]:
+    with sync_playwright() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def chromium(driver: Playwright) -> Iterator[Browser]:
+    browser = launch(driver)
+    yield browser
+    browser.close()
 
 
 @pytest.fixture
@@ -160,7 +165,7 @@ def test_wrong_fields_are_said_beside_them_and_focused(page: Page, app: str) -> 
     expect(password).to_be_focused()
 
 
-def test_the_back_button_after_sign_out_shows_no_account(page: Page, app: str) -> None:
+def goes_back_to_no_account(page: Page, app: str) -> None:
     email = register(page, app)
     page.goto(f"{app}/account/sessions")
     page.goto(f"{app}/account")
@@ -169,6 +174,17 @@ def test_the_back_button_after_sign_out_shows_no_account(page: Page, app: str) -
     for _ in range(2):
         page.go_back()
         shows_sign_in(page, app, email)
+
+
+def test_the_back_button_after_sign_out_shows_no_account(page: Page, app: str) -> None:
+    goes_back_to_no_account(page, app)
+
+
+def test_the_back_button_of_a_browser_that_keeps_pages_shows_no_account(driver: Playwright, demo: Demo) -> None:
+    browser = launch(driver, keeps_pages=True)
+    for app in demo.urls:
+        goes_back_to_no_account(browser.new_context().new_page(), app)
+    browser.close()
 
 
 def test_two_tabs_over_renewals(browser: BrowserContext, demo: Demo, app: str) -> None:
