@@ -323,13 +323,29 @@ class Writer:
         self.process.wait()
 
 
-def _fill_lmdb(backend: LMDBBackend) -> list[bytes]:
+def map_full(backend: LMDBBackend, seconds: float) -> Fault:
+    """No room in the store; what removals leave is taken again and again."""
+
+    def whole() -> float:
+        deadline = time.monotonic() + seconds
+        filled = _fill_lmdb(backend, (40_000, 2_000, 100))
+        while time.monotonic() < deadline:
+            filled += _fill_lmdb(backend, (100,))
+            time.sleep(0.005)
+        for key in filled:
+            drive(backend.delete(key, int(time.time() * 1000)))
+        return time.monotonic()
+
+    return lambda: asyncio.to_thread(whole)
+
+
+def _fill_lmdb(backend: LMDBBackend, sizes: tuple[int, ...]) -> list[bytes]:
     """Records until there is room for none; their keys."""
     owner, now = make_owner("filler", "1"), int(time.time() * 1000)
     keys: list[bytes] = []
-    for size in (40_000, 2_000, 100):
+    for size in sizes:
         while True:
-            key = make_key("filler", b"%02d%06d" % (0, len(keys)))
+            key = make_key("filler", b"00" + os.urandom(12))
             keys.append(key)
             try:
                 drive(backend.create(Record(key, owner, 0, now, now + 3_600_000, bytes(size)), None, now))
@@ -362,17 +378,11 @@ async def lmdb_faults(folder: Path, clients: int, hold: float, report: Report, *
         crowd = Crowd()
         await crowd.gather(direct, clients, clients // 10)
         writer = Writer(path)
-        filled: list[bytes] = []
-
-        def empty() -> None:
-            for key in filled:
-                drive(backend.delete(key, int(time.time() * 1000)))
-
         faults: list[tuple[str, Fault]] = [
             ("none", held(hold, nothing, nothing)),
             ("a writer stopped in a write", held(hold, writer.begin, lambda: writer.end(signal.SIGCONT))),
             ("a writer killed in a write", held(0, writer.begin, lambda: writer.end(signal.SIGKILL))),
-            ("map full", held(hold, lambda: filled.extend(_fill_lmdb(backend)), empty)),
+            ("map full", map_full(backend, hold)),
         ]
         for name, fault in faults[1:] if brief else faults:
             report(await crowd.during(direct, "LMDB", name, fault))

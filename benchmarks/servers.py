@@ -53,18 +53,13 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
     raise TimeoutError(f"in {PATIENCE} s: not {what}")
 
 
-def family(pid: int) -> list[int]:
-    """A process and all its descendants, parents first."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with suppress(OSError):
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                children.setdefault(parent, []).append(int(entry.name))
-    found = [pid]
-    for each in found:
-        found += children.get(each, [])
-    return found
+def family(pid: int) -> Iterator[int]:
+    """A process and all its descendants, parents first: who stops each as it comes misses none that it might start."""
+    yield pid
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in children.read_text().split():
+                yield from family(int(child))
 
 
 class Server:
@@ -109,10 +104,11 @@ class Server:
     def kill(self) -> None:
         """End it as a crash would."""
         if self.process is not None:
-            # Stopped first: what it starts meanwhile would be missed.
+            # Stopped first, so that it starts nothing more; and listed first, for orphans are nobody's children.
             self.pause()
-            pids = family(self.process.pid)
-            self.signal(signal.SIGKILL)
+            pids = list(family(self.process.pid))
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
             self.process.wait()
             self.process = None
             wait_for(lambda: not any(_runs(pid) for pid in pids), "an end of its processes")
