@@ -301,8 +301,8 @@ with env.begin(write=True) as txn:
 """
 """Another worker process of the app, in the midst of a write."""
 
-LMDB_SIZE = 16 << 20
-"""Bytes that the store may grow to: some 20,000 sessions."""
+LMDB_SIZE = 8 << 20
+"""Bytes that the store may grow to: some 10,000 sessions."""
 
 
 class Writer:
@@ -327,8 +327,8 @@ def map_full(backend: LMDBBackend, seconds: float) -> Fault:
     """No room in the store; what removals leave is taken again and again."""
 
     def whole() -> float:
+        filled = _fill_lmdb(backend, (60_000, 2_000, 100))
         deadline = time.monotonic() + seconds
-        filled = _fill_lmdb(backend, (40_000, 2_000, 100))
         while time.monotonic() < deadline:
             filled += _fill_lmdb(backend, (100,))
             time.sleep(0.005)
