@@ -1,5 +1,6 @@
 """What an app may put in the place of what powauth brings: templates, texts, paths, destinations."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from powauth.integrations.asgi import SessionAuthMiddleware
 from powauth.pages import Messages, Pages, Routes
 from powauth.pages.devices import device_name
 from powauth.pages.shipped import SHIPPED
+from powauth.pages.site import PagesOptions
 from powauth.pages.starlette import pages as starlette_pages
 from support import SECRET, Clock, MemoryUsers
 
@@ -231,3 +233,26 @@ def test_two_kinds_of_users_have_pages_of_their_own() -> None:
     assert client.post("/admin/logout", headers={"origin": ORIGIN}).status_code == 204
     assert client.get("/admin/account").status_code == 401
     assert client.get("/user/account").status_code == 200
+
+
+def test_the_template_in_the_documentation_works(tmp_path: Path) -> None:
+    page = Path(__file__).parent.parent.parent / "docs" / "pages.md"
+    (source,) = re.findall(r"```jinja\n(.*?)```", page.read_text(), re.DOTALL)
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "register.html").write_text(source)
+    with site("asgi", tmp_path, templates=folder) as here:
+        browser = here.browser()
+        refused = browser.send(browser.get("/register"), email="x", password=PASSWORD, name="<Mia>")
+        assert refused.by_id("register-name")["value"] == "<Mia>"
+        assert refused.by_id("register-password")["autocomplete"] == "new-password"
+
+
+def test_every_option_and_path_is_documented() -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "pages.md").read_text()
+    for name in (*PagesOptions.__annotations__, *Routes.__dataclass_fields__):
+        assert f"`{name}`" in page
+    for template in SHIPPED.glob("*.html"):
+        assert f"`{template.name}`" in page
+        for block in re.findall(r"{% block (\w+)", template.read_text()):
+            assert f"`{block}`" in page

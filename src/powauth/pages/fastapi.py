@@ -9,7 +9,7 @@ from powauth.session_auth import SessionAuth
 
 try:
     from fastapi import APIRouter
-except ImportError as error:
+except ImportError as error:  # pragma: no cover - run in a process of its own
     raise ConfigError("FastAPI is not installed: pip install 'powauth[fastapi]'") from error
 
 from powauth.pages import starlette

@@ -11,7 +11,7 @@ from powauth.session_auth import SessionAuth
 try:
     from flask import Blueprint, Response, request
     from flask.sansio.blueprints import BlueprintSetupState
-except ImportError as error:
+except ImportError as error:  # pragma: no cover - run in a process of its own
     raise ConfigError("Flask is not installed: pip install 'powauth[flask]'") from error
 
 

@@ -184,6 +184,10 @@ class Flows:
             if self._for_program(request):
                 raise
             return self._register_page(request, 422, params, error.errors)
+        except NotSignedIn:  # the account was made, and must be activated before anybody signs in to it
+            if self._for_program(request):
+                return _json(201, {"user": None, "session": None})
+            return self._own(request, self.routes.login, "created")
         if self._for_program(request):
             return _json(201, self._signed_in(request, user))
         return self._after(request, self.routes.after_register, params.get("next"), done="registered")

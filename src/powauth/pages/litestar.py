@@ -11,7 +11,7 @@ from powauth.session_auth import SessionAuth
 try:
     from litestar import Router, asgi
     from litestar.types import Receive, Scope, Send
-except ImportError as error:
+except ImportError as error:  # pragma: no cover - run in a process of its own
     raise ConfigError("Litestar is not installed: pip install 'powauth[litestar]'") from error
 
 

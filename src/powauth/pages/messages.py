@@ -88,6 +88,7 @@ class Messages:
     done: Mapping[str, str] = field(
         default_factory=lambda: {
             "registered": "Welcome. Your account is ready.",
+            "created": "Your account has been created. You can sign in once it has been activated.",
             "user_id": "Your e-mail address has been changed.",
             "password": "Your password has been changed. All other devices have been signed out.",
             "updated": "Your account has been changed.",

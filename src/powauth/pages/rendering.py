@@ -10,7 +10,7 @@ from powauth.pages.shipped import SHIPPED, STYLE
 
 try:
     from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, StrictUndefined
-except ImportError as error:
+except ImportError as error:  # pragma: no cover - run in a process of its own
     raise ConfigError("pages need Jinja2: pip install 'powauth[pages]'") from error
 
 

@@ -10,7 +10,7 @@ from powauth.session_auth import SessionAuth
 
 try:
     from starlette.routing import Route
-except ImportError as error:
+except ImportError as error:  # pragma: no cover - run in a process of its own
     raise ConfigError("Starlette is not installed: pip install 'powauth[starlette]'") from error
 
 

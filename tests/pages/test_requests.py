@@ -1,0 +1,139 @@
+"""What the flows make of a request, in its corners."""
+
+import asyncio
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pages_support import EMAIL, HOST, MOUNTS, PASSWORD, User, site
+from powauth.errors import ConfigError
+from powauth.integrations import wsgi
+from powauth.integrations.asgi import SessionAuthMiddleware
+from powauth.pages.asgi import PagesApp, full_path
+from powauth.pages.wsgi import PagesApp as WSGIPages
+
+ACCEPT = [
+    ("", False),
+    ("*/*", False),
+    ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", False),
+    ("application/json", True),
+    ("Application/JSON; charset=utf-8", True),
+    ("application/json, text/plain, */*", True),
+    ("text/html, application/json", False),
+    ("text/html;q=0.5, application/json;q=0.9", True),
+    ("text/html, application/json;q=0.9", False),
+    ("application/json;q=0", False),
+    ("application/json;q=many", False),
+    ("text/html;q=nan, application/json", True),
+    ("application/*", False),
+    (",;,", False),
+]
+
+
+@pytest.mark.parametrize(("accept", "is_program"), ACCEPT)
+def test_who_asks_for_json_gets_it(accept: str, is_program: bool, tmp_path: Path) -> None:
+    with site("wsgi", tmp_path) as here:
+        answer = here.browser().client.get("/login", headers={"accept": accept})
+        assert answer.headers["content-type"].startswith("application/json") is is_program
+
+
+def test_a_query_that_cannot_be_read_is_none(tmp_path: Path) -> None:
+    with site("asgi", tmp_path) as here:
+        browser = here.browser()
+        for query in ("next=%ff", "next=/a&next=/b", "&".join(["next=/a"] + ["x=1"] * 200), "next", "="):
+            page = browser.get(f"/login?{query}")
+            assert page.status == 200
+            assert not page.find("input", name="next")
+
+
+def test_a_body_without_a_length_is_read_where_the_server_says_that_it_ends(tmp_path: Path) -> None:
+    body = b'{"email": "mia@example.com", "password": "seven red herons"}'
+    with site("wsgi", tmp_path) as here:
+        app = wsgi.SessionAuthMiddleware(WSGIPages(here.auth), here.auth)
+        environ: Any = {
+            "REQUEST_METHOD": "POST",
+            "PATH_INFO": "/register",
+            "HTTP_HOST": HOST,
+            "CONTENT_TYPE": "application/json",
+        }
+        started: list[str] = []
+
+        def start_response(status: str, headers: Any, exc_info: Any = None) -> Any:
+            started.append(status)
+
+        list(app({**environ, "wsgi.input": BytesIO(body)}, start_response))
+        assert started.pop().startswith("422 ")
+        list(app({**environ, "wsgi.input": BytesIO(body), "wsgi.input_terminated": True}, start_response))
+        assert started.pop() == "201 Created"
+        cut = {**environ, "wsgi.input": BytesIO(body[:20]), "CONTENT_LENGTH": str(len(body))}
+        list(app(cut, start_response))
+        assert started.pop() == "400 Bad Request"
+
+
+@pytest.mark.parametrize("framework", MOUNTS)
+def test_an_account_that_must_be_activated_first(
+    framework: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(User, "is_active", property(lambda user: False))
+    with site(framework, tmp_path) as here:
+        browser = here.browser()
+        page = browser.follow(browser.send(browser.get("/register"), email=EMAIL, password=PASSWORD))
+        assert "once it has been activated" in page.text
+        assert browser.cookies == {}
+        made = here.program().post("/register", json={"email": "bo@example.com", "password": PASSWORD})
+        assert (made.status_code, made.json()) == (201, {"user": None, "session": None})
+        assert here.emails == ["bo@example.com", EMAIL]
+
+
+def test_who_registers_while_signed_in_keeps_the_account(tmp_path: Path) -> None:
+    with site("asgi", tmp_path) as here:
+        browser = here.browser()
+        form = browser.get("/register")
+        browser.register()
+        assert browser.send(form, email="bo@example.com", password=PASSWORD).location == "/account"
+        assert here.emails == [EMAIL]
+
+
+def test_a_mistake_of_the_app_is_logged_and_tells_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def misconfigured(*args: Any, **kwargs: Any) -> None:
+        raise ConfigError("no such option")
+
+    with site("asgi", tmp_path) as here:
+        monkeypatch.setattr(type(here.users), "authenticate", misconfigured)
+        page = here.browser().post("/login", {"email": EMAIL, "password": PASSWORD})
+        assert (page.status, "no such option" in page.html) == (500, False)
+        assert "no such option" in caplog.text
+        assert PASSWORD not in caplog.text
+
+
+def test_pages_without_the_middleware_refuse(tmp_path: Path) -> None:
+    scope = {"type": "http", "method": "GET", "path": "/account", "query_string": b"", "headers": []}
+    with site("asgi", tmp_path) as here:
+        app: Any = PagesApp(here.auth)
+        with pytest.raises(ConfigError, match="SessionAuthMiddleware"):
+            asyncio.run(app(scope, None, None))
+
+
+@pytest.mark.parametrize(
+    ("path", "root", "full"),
+    [
+        ("/login", "", "/login"),
+        ("/auth/login", "/auth", "/auth/login"),
+        ("/login", "/auth", "/auth/login"),
+        ("/auth/login", "/auth/", "/auth/login"),
+        ("/authority/login", "/auth", "/auth/authority/login"),
+        ("/auth", "/auth", "/auth"),
+    ],
+)
+def test_the_whole_path_is_known_however_a_router_cut_it(path: str, root: str, full: str) -> None:
+    assert full_path({"path": path, "root_path": root}) == full
+
+
+def test_other_kinds_of_scopes_are_left_alone(tmp_path: Path) -> None:
+    with site("asgi", tmp_path) as here:
+        app = SessionAuthMiddleware(PagesApp(here.auth), here.auth)
+        asyncio.run(app({"type": "something new"}, None, None))  # type: ignore[arg-type]
