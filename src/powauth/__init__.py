@@ -7,6 +7,7 @@ in, to sign out and to change an account. One core serves ASGI and WSGI.
 from powauth.authenticator import Authenticator
 from powauth.carriers import CookieCarrier, FrameworkSessionCarrier
 from powauth.credentials import CredentialsCache
+from powauth.cross_site import CrossSiteDefence
 from powauth.errors import (
     AlreadySignedIn,
     ConfigError,
@@ -38,6 +39,7 @@ __all__ = [
     "ConfigWarning",
     "CookieCarrier",
     "CredentialsCache",
+    "CrossSiteDefence",
     "CrossSiteRequest",
     "Event",
     "FrameworkSessionCarrier",
