@@ -7,10 +7,8 @@ import pytest
 from powauth.pages.shipped import SHIPPED, STYLE
 
 SOURCE = (SHIPPED / STYLE).read_text()
-PALETTES = [
-    dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", block))
-    for block in re.findall(r":root \{(.*?)\}", SOURCE, re.DOTALL)
-]
+BLOCKS = re.findall(r":root \{(.*?)\}", SOURCE, re.DOTALL)
+PALETTES = [dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", block)) for block in BLOCKS]
 TEXT = [
     ("ink", "paper"),
     ("ink", "surface"),
