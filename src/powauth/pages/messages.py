@@ -110,6 +110,8 @@ class Messages:
             "unsupported_media_type": "This kind of form is not taken here.",
             "cross_site_request": "For your safety, this was refused: it did not come from this site's own pages.",
             "not_signed_in": "Sign in first.",
+            "already_signed_in": "You are signed in already.",
+            "refused": "This is not allowed.",
             "store_unavailable": "We cannot reach your account right now. You are not signed out: try again soon.",
             "overloaded": "Too much is going on right now. Try again in a moment.",
             "throttled": "Too many attempts. Wait a while, then try again.",
