@@ -37,6 +37,11 @@ ADA = {"email": "ada@example.org", "password": "correct horse"}
 NAME = "__Host-auth"
 
 
+def seen(user: User) -> User:
+    """The user as handlers see them: without the password hash."""
+    return replace(user, password_hash="")
+
+
 class Plug:
     """A `SessionAuth` with one user and a counting backend, and requests to it without a server."""
 
@@ -60,7 +65,7 @@ class Plug:
     def sign_in(self) -> str:
         """The id of a new session."""
         connection = self.request()
-        assert drive(self.auth.do_create(connection, self.ada)) == self.ada
+        assert drive(self.auth.do_create(connection, self.ada)) == seen(self.ada)
         return self.id_from(drive(self.auth.respond(connection)))
 
     def who(self, value: str | None) -> User | None:
@@ -185,7 +190,7 @@ def test_create_looks_first_at_what_the_request_presents() -> None:
 def test_do_create_assigns_the_user() -> None:
     plug = Plug()
     connection = plug.request()
-    assert drive(plug.auth.do_create(connection, plug.ada)) == connection.assigned("current_user") == plug.ada
+    assert drive(plug.auth.do_create(connection, plug.ada)) == connection.assigned("current_user") == seen(plug.ada)
 
 
 @pytest.mark.parametrize("fate", ["locked", "gone", "another proof"])
@@ -376,7 +381,7 @@ def test_option_users_context_is_asked_for_everything() -> None:
     connection = plug.request()
     drive(plug.auth.authenticate_user(connection, ADA))
     plug.who(plug.id_from(drive(plug.auth.respond(connection))))
-    assert asked == ["authenticate", "restore"]
+    assert asked == ["authenticate", "restore", "restore"]
 
 
 def test_option_user_is_the_apps_own_type() -> None:
@@ -576,8 +581,8 @@ def test_option_metadata_says_what_is_kept_of_a_sign_in(metadata: Any) -> None:
 def test_authenticate_user_signs_in_who_is_proven() -> None:
     plug = Plug()
     connection = plug.request()
-    assert drive(plug.auth.authenticate_user(connection, ADA)) == plug.ada
-    assert plug.auth.current_user(connection) == plug.ada
+    assert drive(plug.auth.authenticate_user(connection, ADA)) == seen(plug.ada)
+    assert plug.auth.current_user(connection) == seen(plug.ada)
     assert plug.who(plug.id_from(drive(plug.auth.respond(connection)))) is not None
 
 
@@ -596,7 +601,7 @@ def test_create_user_registers_and_signs_in() -> None:
     plug = Plug()
     connection = plug.request()
     user = drive(plug.auth.create_user(connection, {"email": "grace@example.org", "password": "x"}))
-    assert plug.users.rows[user.id] == user == plug.auth.current_user(connection)
+    assert seen(plug.users.rows[user.id]) == user == plug.auth.current_user(connection)
     assert plug.who(plug.id_from(drive(plug.auth.respond(connection)))) == without_hash(user)
 
 
@@ -833,3 +838,31 @@ def test_another_authenticator_adapts_its_users(header_auth: HeaderAuth) -> None
     assert drive(offloaded.users.get_by(email="nobody")) is None
     with pytest.raises(ConfigError, match="synchronous users context"):
         HeaderAuth(modes["async"]).for_wsgi()
+
+
+@pytest.mark.parametrize("params", [None, [], "text", 7])
+def test_params_that_are_no_mapping_are_invalid_and_never_a_500(params: Any) -> None:
+    plug = Plug()
+    plug.sign_in()
+    connection = plug.request()
+    for operation in (plug.auth.authenticate_user, plug.auth.create_user, plug.auth.update_user):
+        with pytest.raises(InvalidParams) as refused:
+            drive(operation(connection, params))
+        assert list(refused.value.errors) == ["base"]
+
+
+def test_what_a_handler_is_given_of_a_user_holds_no_password_hash() -> None:
+    plug = Plug()
+    connection = plug.request()
+    signed_in = drive(plug.auth.authenticate_user(connection, ADA))
+    assert signed_in is not None
+    assert signed_in.password_hash == ""
+    changed = drive(plug.auth.update_user(connection, {"current_password": ADA["password"], "name": "Ada L."}))
+    assert (changed.name, changed.password_hash) == ("Ada L.", "")
+
+
+def test_fetch_after_a_sign_in_in_one_request_is_the_user_who_signed_in() -> None:
+    plug = Plug()
+    connection = plug.request()
+    drive(plug.auth.do_create(connection, plug.ada))
+    assert drive(plug.auth.do_fetch(connection)) == seen(plug.ada)

@@ -253,10 +253,12 @@ class Authenticator(ABC, Generic[U]):
         """
         await self._before("sign_in", connection, user)
         signed_in = await self.create(connection, user, proof=proof)
-        if signed_in is not None:
-            connection.assign(self.current_user_key, signed_in)
-            await self._after("sign_in", connection, signed_in)
-        return signed_in
+        if signed_in is None:
+            return None
+        seen = self._seen(signed_in)
+        connection.assign(self.current_user_key, seen)
+        await self._after("sign_in", connection, seen)
+        return seen
 
     async def do_delete(self, connection: Connection) -> None:
         """`delete`, and clear the current user."""
@@ -283,6 +285,7 @@ class Authenticator(ABC, Generic[U]):
             Throttled: if it was tried too often; ``params`` were not looked at.
             Refused: if a hook says so.
         """
+        check_params(params)
         await self._before("authentication", connection, params=params)
         admission = await self.admit_sign_in(connection, params)
         try:
@@ -319,6 +322,7 @@ class Authenticator(ABC, Generic[U]):
             NotSignedIn: if the account was created, but may not sign in.
             Refused: if a hook says so; ``before_sign_in`` does when the account exists.
         """
+        check_params(params)
         await self._before("registration", connection, params=params)
         user = await self.users.create(params)
         self._note("registered", connection, user)
@@ -339,6 +343,7 @@ class Authenticator(ABC, Generic[U]):
             Throttled: if wrong current passwords were given too often.
             Refused: if a hook says so.
         """
+        check_params(params)
         before = await self._reloaded(connection)
         await self._before("update", connection, before, params)
         await self.check_ready(before)
@@ -347,8 +352,9 @@ class Authenticator(ABC, Generic[U]):
         ended = await self.user_updated(before, after)
         await self._after("update", connection, after)
         if not ended:
-            connection.assign(self.current_user_key, after)
-            return after
+            seen = self._seen(after)
+            connection.assign(self.current_user_key, seen)
+            return seen
         try:
             signed_in = await self.sign_in(connection, after)
         except Refused:
@@ -375,6 +381,7 @@ class Authenticator(ABC, Generic[U]):
         """
         if params is None and not vouched:
             params = {}
+        check_params({} if params is None else params)
         user = await self._reloaded(connection)
         await self._before("deletion", connection, user, params)
         await self.check_ready(user)
@@ -410,7 +417,8 @@ class Authenticator(ABC, Generic[U]):
         Raises:
             InvalidParams: what is wrong with ``params``.
         """
-        before = await self.users.reload(user) or user
+        found = await self.users.reload(user)
+        before = user if found is None else found
         await self.check_ready(before)
         after = await self.users.update(before, params, trusted=True)
         self._note_updated(None, before, after)
@@ -427,6 +435,10 @@ class Authenticator(ABC, Generic[U]):
         return existed
 
     # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _seen(self, user: U) -> U:
+        """The user as every later request sees them: what a handler passes on by mistake holds no password hash."""
+        return self.users.restore(self.users.snapshot(user))
 
     def _note(
         self, name: EventName, connection: Connection | None, user: U | None = None, *, detail: str | None = None
@@ -487,3 +499,13 @@ class Authenticator(ABC, Generic[U]):
             await self.do_delete(connection)
             raise NotSignedIn("the account no longer exists")
         return found
+
+
+def check_params(params: object) -> None:
+    """Refuse what is no mapping, such as the list or the ``null`` that a JSON body may be.
+
+    Raises:
+        InvalidParams: if it is anything else.
+    """
+    if not isinstance(params, Mapping):
+        raise InvalidParams({"base": ["must be an object of fields"]})

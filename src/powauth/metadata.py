@@ -18,13 +18,16 @@ MAX_METADATA_BYTES = 4096
 MAX_USER_AGENT_CHARS = 256
 """What is kept of a ``User-Agent``: enough to tell devices apart, too little to fill a store with."""
 
+MAX_IP_CHARS = 64
+"""What is kept of an address: the longest of IPv6 has 45, but a proxy that is trusted may pass on anything."""
+
 MetadataSource = Callable[[Connection], Metadata]
 
 
 def default_metadata(connection: Connection) -> Metadata:
-    """Where a session was begun: ``ip`` and ``user_agent`` (its first 256 characters)."""
-    agent = connection.header("user-agent")
-    return {"ip": connection.client_ip(), "user_agent": agent and agent[:MAX_USER_AGENT_CHARS]}
+    """Where a session was begun: ``ip`` (64 characters) and ``user_agent`` (256): what is longer is cut."""
+    ip, agent = connection.client_ip(), connection.header("user-agent")
+    return {"ip": ip and ip[:MAX_IP_CHARS], "user_agent": agent and agent[:MAX_USER_AGENT_CHARS]}
 
 
 class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -183,6 +183,8 @@ class SessionAuth(Authenticator[U]):
     async def fetch(self, connection: Connection) -> U | None:
         """Whose the request is: one read of the store, and none for a request without an id or with a forged one."""
         state = self._state(connection)
+        if state.signed_in and state.stored is not None:
+            return self._restored(state.stored.session)
         state.fetched = True
         try:
             value = self.carrier.read(connection)
@@ -247,11 +249,11 @@ class SessionAuth(Authenticator[U]):
         else:
             raise StoreUnavailable("the user's sessions were revoked again and again during the sign-in; try again")
         await self._replace_presented(connection, state, key, now)
-        if self.max_sessions is not None:
-            await self._end_oldest(key, self.max_sessions, now)
         state.stored = Stored(session, 0, ends)
         state.presented = None
         state.signed_in, state.cleared = True, False
+        if self.max_sessions is not None:
+            await self._end_oldest(key, self.max_sessions, now)
         self._emit("signed_in", connection, session)
         return fresh
 

@@ -159,6 +159,9 @@ class SessionAuthMiddleware:
         auth = self.auth
         outer = scope.get(SCOPE_KEY, {}).get(auth.current_user_key)
         auth.check_key_is_free(None if outer is None else outer.auth)
+        if outer is not None:  # the same authenticator again, in a sub-app: the outer one sees to everything
+            await self.app(scope, receive, send)
+            return
         connection = self.connection_type(scope)
         if scope["type"] == "websocket" and not self.sockets.admits(scope, connection):
             await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": "cross_site_request"})
