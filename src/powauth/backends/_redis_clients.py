@@ -26,6 +26,10 @@ NO_MASTER = (redis.sentinel.MasterNotFoundError, redis.asyncio.sentinel.MasterNo
 """What redis-py raises where no Sentinel names a master."""
 
 
+MANY = 1 << 20
+"""More connections than a process has threads."""
+
+
 class Client(Protocol):
     """What is used of redis-py's four kinds of client; replies are values, or awaitables of them."""
 
@@ -96,7 +100,9 @@ def from_url(url: str, timeout: float, asynchronous: bool) -> tuple[Callable[[],
 def _options(timeout: float, asynchronous: bool) -> dict[str, Any]:
     """Options of every connection of ours. No retries: the caller knows better what a lost reply means."""
     retry: object = AsyncRetry(NoBackoff(), 0) if asynchronous else Retry(NoBackoff(), 0)
-    return {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": retry}
+    options = {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": retry}
+    # A thread uses one connection, so threads bound their number; redis-py would refuse those beyond 100.
+    return options if asynchronous else {**options, "max_connections": MANY}
 
 
 def _single(url: str, timeout: float, asynchronous: bool) -> Callable[[], Client]:

@@ -37,6 +37,7 @@ one that evicts an index cannot revoke what it listed. A full server refuses new
 """
 
 import asyncio
+import contextlib
 import re
 import secrets
 import threading
@@ -74,6 +75,10 @@ if TYPE_CHECKING:
 
 SCAN_COUNT = 100
 """Keys that one step of a scan examines at least; the namespace may own few of a shared server's keys."""
+
+MAX_AT_ONCE = 100
+"""Commands under way at once over an asyncio client made from a URL. Further ones wait, within the time limit: redis-py
+itself refuses what is beyond its pool's 100 connections, and a burst of requests is no outage."""
 
 MAX_TTL: Millis = 1 << 52
 """The longest time to live that is asked of the server, which refuses absurd ones."""
@@ -156,9 +161,11 @@ class RedisBackend(Backend):
             self.mode: Mode = "async" if asynchronous else "blocking"
             self._connect, self._clustered = from_url(client, self._timeout, asynchronous)
             self._client: Client | None = None
+            self._places = asyncio.Semaphore(MAX_AT_ONCE) if asynchronous else None
         else:
             self.mode, self._clustered = inspect_client(client)
             self._client = cast("Client", client)
+            self._places = None
 
     async def create(self, record: Record, epoch: int | None, now: Millis) -> bool:
         """See `Backend.create`: one ``EVALSHA``."""
@@ -364,7 +371,7 @@ class RedisBackend(Backend):
         client = self._open()
         if self.mode == "blocking":
             return call(client)
-        async with asyncio.timeout(self._timeout):
+        async with asyncio.timeout(self._timeout), self._places or contextlib.nullcontext():
             if self._clustered:
                 # Else redis-py sends the first commands to any node, and is redirected.
                 await cast("Any", client).initialize()
