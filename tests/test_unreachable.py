@@ -221,8 +221,10 @@ def test_the_next_plug_does_not_ask_again_and_a_sign_in_replaces_it(kind: Kind) 
     with pytest.raises(StoreUnavailable):
         site.auth.current_user(connection)
     site.backend.fail.clear()
-    assert drive(site.auth.do_create(connection, site.user)) == site.user
-    assert site.auth.current_user(connection) == site.user
+    signed_in = drive(site.auth.do_create(connection, site.user))
+    assert signed_in is not None
+    assert signed_in.id == site.user.id
+    assert site.auth.current_user(connection) == signed_in
 
 
 def test_a_user_that_was_assigned_before_stays() -> None:

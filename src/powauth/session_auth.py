@@ -587,7 +587,7 @@ class SessionAuth(Authenticator[U]):
         elif outcome is Outcome.EXPIRED:
             await self.store.delete(session.sid, now)
             self._emit("expired", connection, session)
-        elif outcome is Outcome.STRANGER:
+        else:  # a stranger to the record
             self._emit("unknown_id", connection, session)
 
     async def _to_send(self, connection: Connection, state: _State) -> Session | None:
