@@ -27,11 +27,13 @@ bench: $(VENV)/.ready
 faults: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.faults
 
+# The lock file is complete, so nothing is left to resolve: a release of tomorrow changes nothing here.
 $(VENV)/.ready: requirements/dev.lock pyproject.toml
 	scripts/system_packages.sh build
 	$(PYTHON) -m venv $(VENV)
-	$(PIP_INSTALL) --require-hashes -r requirements/dev.lock
+	$(PIP_INSTALL) --no-deps --require-hashes -r requirements/dev.lock
 	$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip --disable-pip-version-check check
 	touch $@
 
 # Remakes the lock file; needs uv.
