@@ -14,6 +14,9 @@ WORKERS = 64
 PAUSE_SECONDS = 0.04
 """Between two requests of a worker: some 1,000 requests a second in all, so that the engine gets its share."""
 
+PATIENCE_SECONDS = 30.0
+"""How long a site that is well may take to sign somebody in, however busy the machine."""
+
 UNAUTHORIZED, UNAVAILABLE, OK = 401, 503, 200
 
 Fault = Callable[[], Awaitable[float]]
@@ -94,10 +97,11 @@ class Crowd:
         over = asyncio.Event()
         workers = [asyncio.create_task(self._visit(site, found, over)) for _ in range(WORKERS)]
         workers.append(asyncio.create_task(self._come_and_go(site, found, over)))
-        await asyncio.sleep(0.2)
+        await self._until_someone_signs_in(found)
         before = found.requests
         returned = await fault()
         found.requests -= before
+        await self._until_someone_signs_in(found)
         over.set()
         await self._serve_all(site, found)
         found.served_after = time.monotonic() - returned
@@ -118,6 +122,13 @@ class Crowd:
             else:
                 await self._check(site, self.dice.choice(self.clients), found)
             await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _until_someone_signs_in(self, found: Findings) -> None:
+        """Before a fault, so that the load is under way, and after it, because recovery needs no restart."""
+        acknowledged = found.sign_ins[0]
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while found.sign_ins[0] == acknowledged:  # noqa: ASYNC110 the visitors take their turns meanwhile
+                await asyncio.sleep(PAUSE_SECONDS)
 
     async def _come_and_go(self, site: Site, found: Findings, over: asyncio.Event) -> None:
         """Sign-ins and sign-outs under the fault: what was acknowledged has to hold."""
