@@ -137,6 +137,15 @@ class CredentialsCache:
         record = await self.backend.get(make_key(self.namespace, sid), now)
         return None if record is None else _stored(record)
 
+    async def get_fresh(self, sid: bytes, now: Millis) -> Stored | None:
+        """`get` from the engine itself, never from a copy nearby: for whoever lost a compare-and-set, or sends an id.
+
+        Raises:
+            UnreadableRecord: if there is a record, but no session in it.
+        """
+        record = await self.backend.get_fresh(make_key(self.namespace, sid), now)
+        return None if record is None else _stored(record)
+
     async def update(self, stored: Stored, session: Session, expires_at: Millis, now: Millis) -> Stored | None:
         """Put ``session`` in the place of ``stored``; ``None`` if that is no longer what the store holds."""
         version = stored.version + 1
@@ -233,7 +242,7 @@ class CredentialsCache:
 
     async def _get_readable(self, sid: bytes, now: Millis) -> Stored | None:
         try:
-            return await self.get(sid, now)
+            return await self.get_fresh(sid, now)
         except UnreadableRecord:
             return None
 

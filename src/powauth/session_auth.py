@@ -652,7 +652,7 @@ class SessionAuth(Authenticator[U]):
 
     async def _read_again(self, sid: bytes) -> Stored | None:
         try:
-            return await self.store.get(sid, self.now())
+            return await self.store.get_fresh(sid, self.now())
         except UnreadableRecord:
             return None
 

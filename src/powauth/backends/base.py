@@ -100,6 +100,10 @@ class Backend(ABC):
     async def get(self, key: bytes, now: Millis) -> Record | None:
         """Read one live record. Expired counts as absent, also before any sweep; it may be removed on the way."""
 
+    async def get_fresh(self, key: bytes, now: Millis) -> Record | None:
+        """`get` from the engine itself, for a backend whose `get` may answer from a copy nearby; elsewhere the same."""
+        return await self.get(key, now)
+
     @abstractmethod
     async def update(self, record: Record, expected_version: int, now: Millis) -> bool:
         """Replace the live record of the same key if its version is ``expected_version``. Never creates."""

@@ -34,6 +34,10 @@ class OffloadedBackend(Backend):
         """See `Backend.get`."""
         return await self._in_thread(lambda: drive(self._backend.get(key, now)))
 
+    async def get_fresh(self, key: bytes, now: Millis) -> Record | None:
+        """See `Backend.get_fresh`."""
+        return await self._in_thread(lambda: drive(self._backend.get_fresh(key, now)))
+
     async def update(self, record: Record, expected_version: int, now: Millis) -> bool:
         """See `Backend.update`."""
         return await self._in_thread(lambda: drive(self._backend.update(record, expected_version, now)))
