@@ -61,7 +61,7 @@ def test_decide_row_01_what_is_no_id_is_nothing() -> None:
 
 def test_decide_row_02_another_salt_is_a_stranger() -> None:
     session = a_session()
-    other = presented(session)._replace(salt=bytes(SALT_BYTES))
+    other = msgspec.structs.replace(presented(session), salt=bytes(SALT_BYTES))
     assert decide(session, other, NOW, POLICY) is Outcome.STRANGER
 
 

@@ -136,6 +136,11 @@ class Authenticator(ABC, Generic[U]):
     async def delete(self, connection: Connection) -> None:
         """Sign out on this connection. Nothing that was valid for it is valid once this returns."""
 
+    def is_due(self, connection: Connection) -> bool:
+        """Whether `respond` may have something to say; where this is false it need not be asked."""
+        del connection
+        return True
+
     async def respond(self, connection: Connection, *, failed: bool = False) -> Effects:
         """What the response is to carry; called once, when it starts. ``failed`` says that the handler raised."""
         del connection, failed
@@ -234,10 +239,12 @@ class Authenticator(ABC, Generic[U]):
         """
         if connection.assigned(self.current_user_key) is not MISSING:
             return
+        user: U | Unreachable | None
         try:
-            await self.do_fetch(connection)
+            user = await self.fetch(connection)
         except StoreUnavailable as error:
-            connection.assign(self.current_user_key, Unreachable(error))
+            user = Unreachable(error)
+        connection.assign(self.current_user_key, user)
 
     async def do_fetch(self, connection: Connection) -> U | None:
         """`fetch`, and assign the current user."""

@@ -132,13 +132,16 @@ class CookieCarrier(Carrier):
         The name must match exactly, with only spaces and tabs around it (RFC 6265bis, section 5.4); no neighbour,
         however broken, can hide it, and no quoting or escape is undone.
         """
+        own = self.name
         found: str | None = None
         for header in connection.cookie_headers():
-            if self.name not in header:
+            if own not in header:
                 continue
             for pair in header.split(";"):
+                if own not in pair:
+                    continue
                 name, equals, value = pair.partition("=")
-                if equals and name.strip(" \t") == self.name:
+                if equals and name.strip(" \t") == own:
                     value = value.strip(" \t")
                     if found is not None and found != value:
                         raise ConflictingIds

@@ -5,8 +5,10 @@ to be done to the response in `Effects`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from typing import Any, Final, NamedTuple
+
+import msgspec
 
 Headers = list[tuple[bytes, bytes]]
 """Names and values as on the wire; the case of names does not matter."""
@@ -19,6 +21,17 @@ class _Missing:
 
 MISSING: Final = _Missing()
 """Nothing has been assigned, which is not the same as ``None``: nobody is signed in."""
+
+
+class Later(msgspec.Struct, frozen=True, gc=False):
+    """Stands for a value that is made when it is first looked up: ``make(of)``. Must lead to no connection."""
+
+    make: Callable[[Any], object]
+    of: object
+
+    def value(self) -> object:
+        """Make it."""
+        return self.make(self.of)
 
 
 class Effects(NamedTuple):
@@ -36,14 +49,21 @@ class Effects(NamedTuple):
 NO_EFFECTS: Final = Effects()
 
 
+States = dict[object, Any]
+"""What each authenticator remembers between a request and its response, by its ``identity``."""
+
+
 class Connection(ABC):
-    """One request and the response to come. Made by an integration for each request, used by one request alone."""
+    """One request and the response to come: a view that an integration makes of what its protocol hands around.
+
+    Several may be made of one request, as long as they share their ``states``. Nothing that the request holds may hold
+    a connection: the circle would leave each request for the garbage collector to find.
+    """
 
     __slots__ = ("states",)
 
-    def __init__(self) -> None:
-        self.states: dict[object, Any] = {}
-        """What each authenticator remembers between the request and its response."""
+    def __init__(self, states: States | None = None) -> None:
+        self.states: States = {} if states is None else states
 
     @abstractmethod
     def method(self) -> str:
@@ -77,8 +97,12 @@ class Connection(ABC):
     def assign(self, key: str, value: object) -> None:
         """Assign a value to the request, where the app's handlers look for it."""
 
+    def assign_later(self, key: str, later: Later) -> None:
+        """`assign` what ``later`` makes: when it is looked up, where the framework permits that, and now elsewhere."""
+        self.assign(key, later.value())
 
-def with_effects(headers: Headers, effects: Effects) -> Headers:
+
+def with_effects(headers: Iterable[tuple[bytes, bytes]], effects: Effects) -> Headers:
     """The response's headers once the plug has had its say.
 
     ``Vary: Cookie`` is always among them, because who is signed in has been looked at; what the app said of ``Vary`` is
@@ -89,8 +113,11 @@ def with_effects(headers: Headers, effects: Effects) -> Headers:
     [(b'vary', b'Accept'), (b'vary', b'Cookie')]
     """
     headers = list(headers)
-    if not any(name.lower() == b"vary" and _names(value, b"cookie", b"*") for name, value in headers):
-        headers.append((b"vary", b"Cookie"))
+    for name, value in headers:
+        if name.lower() == b"vary" and _names(value, b"cookie", b"*"):
+            break
+    else:
+        headers.append(_VARY)
     if effects.no_store:
         controls = [header for header in headers if header[0].lower() == b"cache-control"]
         strict = any(_names(value, b"no-store") for _, value in controls)
@@ -101,6 +128,8 @@ def with_effects(headers: Headers, effects: Effects) -> Headers:
         headers.append((b"set-cookie", effects.set_cookie.encode("ascii")))
     return headers
 
+
+_VARY: Final = (b"vary", b"Cookie")
 
 _CACHE_CONTROLS: Final = (b"cache-control", b"surrogate-control")
 

@@ -8,7 +8,7 @@ import contextlib
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
-from typing import NamedTuple, Self
+from typing import Self
 
 import msgspec
 
@@ -48,7 +48,7 @@ class UnreadableRecord(PowauthError):
     """A record's value is garbage or of another version of the schema: its session counts as absent."""
 
 
-class Stored(NamedTuple):
+class Stored(msgspec.Struct, frozen=True, gc=False):
     """A session as it was read, the version that a change must still find, and when the record expires."""
 
     session: Session
@@ -83,6 +83,7 @@ class CredentialsCache:
         if not isinstance(self.backend, Backend):
             raise ConfigError(f"backend must be a Backend or a URL such as 'memory://', not {type(backend).__name__}")
         self.namespace = check_namespace(namespace)
+        self._prefix = make_key(self.namespace, b"")
         self.ttl = duration("ttl", ttl, at_least=1)
         self.reload = bool(reload)
         if self.ttl > RECOMMENDED_MAX_TTL:
@@ -134,8 +135,8 @@ class CredentialsCache:
         Raises:
             UnreadableRecord: if there is a record, but no session in it.
         """
-        record = await self.backend.get(make_key(self.namespace, sid), now)
-        return None if record is None else _stored(record)
+        record = await self.backend.get(self.key(sid), now)
+        return None if record is None else self.read(record)
 
     async def get_fresh(self, sid: bytes, now: Millis) -> Stored | None:
         """`get` from the engine itself, never from a copy nearby: for whoever lost a compare-and-set, or sends an id.
@@ -143,8 +144,8 @@ class CredentialsCache:
         Raises:
             UnreadableRecord: if there is a record, but no session in it.
         """
-        record = await self.backend.get_fresh(make_key(self.namespace, sid), now)
-        return None if record is None else _stored(record)
+        record = await self.backend.get_fresh(self.key(sid), now)
+        return None if record is None else self.read(record)
 
     async def update(self, stored: Stored, session: Session, expires_at: Millis, now: Millis) -> Stored | None:
         """Put ``session`` in the place of ``stored``; ``None`` if that is no longer what the store holds."""
@@ -154,21 +155,21 @@ class CredentialsCache:
 
     async def delete(self, sid: bytes, now: Millis) -> bool:
         """Remove a session; whether it was still there."""
-        return await self.backend.delete(make_key(self.namespace, sid), now)
+        return await self.backend.delete(self.key(sid), now)
 
     async def sessions(self, user_key: str, now: Millis) -> list[Stored]:
         """All live sessions of a user, newest first; unreadable ones are left out."""
         found = []
         for record in await self.backend.list(self.owner(user_key), now):
             try:
-                found.append(_stored(record))
+                found.append(self.read(record))
             except UnreadableRecord:
                 continue
         return found
 
     async def delete_user(self, user_key: str, now: Millis, keep: bytes | None = None) -> int:
         """End all sessions of a user but the one named ``keep``, and all sign-ins in flight; how many went."""
-        kept = None if keep is None else make_key(self.namespace, keep)
+        kept = None if keep is None else self.key(keep)
         return await self.backend.delete_owner(self.owner(user_key), now, kept)
 
     async def refresh(self, user_key: str, load: Callable[[], Awaitable[bytes | None]], now: Millis) -> int:
@@ -216,7 +217,7 @@ class CredentialsCache:
         """All live sessions that can be read, in no order. For administrators: reads every session."""
         async for record in self._records(now):
             with contextlib.suppress(UnreadableRecord):
-                yield _stored(record)
+                yield self.read(record)
 
     async def count(self, now: Millis) -> int:
         """How many live sessions there are. For administrators."""
@@ -248,7 +249,7 @@ class CredentialsCache:
 
     def _record(self, session: Session, version: int, expires_at: Millis) -> Record:
         return Record(
-            key=make_key(self.namespace, session.sid),
+            key=self.key(session.sid),
             owner=self.owner(session.user_key),
             version=version,
             created_at=session.created_at,
@@ -256,18 +257,27 @@ class CredentialsCache:
             value=_encoder.encode(session),
         )
 
+    def key(self, sid: bytes) -> bytes:
+        """Under which key the session named ``sid`` is, in the backend's terms."""
+        return self._prefix + sid
 
-def _stored(record: Record) -> Stored:
-    try:
-        session = _decoder.decode(record.value)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise UnreadableRecord from error
-    # A value that was moved under another key is not this session; nor is one that its user's revocation cannot reach.
-    if split_key(record.key)[1] != session.sid or split_key(record.owner)[1] != session.user_key.encode():
-        raise UnreadableRecord
-    if not 0 <= record.expires_at <= MAX_TIME:
-        raise UnreadableRecord
-    return Stored(session, record.version, record.expires_at)
+    def read(self, record: Record) -> Stored:
+        """The session in a record.
+
+        Raises:
+            UnreadableRecord: if there is none in it.
+        """
+        try:
+            session = _decoder.decode(record.value)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise UnreadableRecord from error
+        # A value moved under another key is not this session; nor is one that its user's revocation cannot reach.
+        prefix = self._prefix
+        if record.key != prefix + session.sid or record.owner != prefix + session.user_key.encode():
+            raise UnreadableRecord
+        if not 0 <= record.expires_at <= MAX_TIME:
+            raise UnreadableRecord
+        return Stored(session, record.version, record.expires_at)
 
 
 def duration(name: str, value: object, *, at_least: Millis = 0) -> Millis:

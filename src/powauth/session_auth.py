@@ -4,15 +4,16 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from functools import lru_cache, partial
 from typing import Final, Self, TypeGuard, cast, get_args
 
 import msgspec
 
-from powauth.authenticator import SIGN_IN_ATTEMPTS, Authenticator
+from powauth.authenticator import SIGN_IN_ATTEMPTS, Authenticator, Unreachable
 from powauth.backends.base import EPOCH_LIFETIME, Backend, Millis
 from powauth.backends.offloaded import InThread, OffloadedBackend
 from powauth.carriers import Carrier, ConflictingIds, CookieCarrier
-from powauth.connection import NO_EFFECTS, Connection, Effects
+from powauth.connection import MISSING, NO_EFFECTS, Connection, Effects, Later
 from powauth.credentials import CredentialsCache, Duration, Stored, UnreadableRecord, duration
 from powauth.errors import ConfigError, NotSignedIn, StoreUnavailable, Throttled
 from powauth.events import Event, EventName, Listener, emit, log
@@ -49,22 +50,35 @@ RESPONSE_ATTEMPTS = 8
 METADATA_ATTEMPTS = 16
 """How often a change of metadata is tried again after another writer was faster."""
 
+VERIFIED_IDS = 4096
+"""Ids whose code has been found right and need not be computed again, as long as they are among the last presented."""
+
 SESSION_PURPOSE = "session"
 """What the ids' key is derived for; other purposes have other keys."""
 
 
-class _State:
-    """What `SessionAuth` remembers of a request until its response."""
+class _State(msgspec.Struct, gc=False):
+    """What `SessionAuth` remembers of a request until its response.
 
-    __slots__ = ("cleared", "fetched", "presented", "signed_in", "stored", "unseen")
+    Attributes:
+        fetched: the request has been looked at.
+        presented: what its id says, if that is one of ours.
+        stored: the session that the user is signed in by.
+        due: the response has something to do: the session to carry on, to begin or to end.
+        unseen: there may be a session, which could not be read.
+        signed_in: the session was made during this request.
+        cleared: the client is to lose its id.
+        user: as the users context has just loaded them, under ``reload``.
+    """
 
-    def __init__(self) -> None:
-        self.fetched = False
-        self.presented: PresentedId | None = None
-        self.stored: Stored | None = None
-        self.unseen = False
-        self.signed_in = False
-        self.cleared = False
+    fetched: bool = False
+    presented: PresentedId | None = None
+    stored: Stored | None = None
+    due: bool = False
+    unseen: bool = False
+    signed_in: bool = False
+    cleared: bool = False
+    user: object = None
 
 
 class SessionAuth(Authenticator[U]):
@@ -143,6 +157,7 @@ class SessionAuth(Authenticator[U]):
         self._clock = clock
         self._id_prefix = "" if app_name is None else f"{app_name}."
         self._mac = keyring.mac(SESSION_PURPOSE, self.store.namespace)
+        self._decode = lru_cache(maxsize=VERIFIED_IDS)(partial(decode_id, mac=self._mac, prefix=self._id_prefix))
         self._seal()
 
     def __repr__(self) -> str:
@@ -180,45 +195,86 @@ class SessionAuth(Authenticator[U]):
 
     # --- the plug's three functions ---------------------------------------------------------------------------------
 
+    async def call(self, connection: Connection) -> None:
+        """See `Authenticator.call`. The user is made of the session's snapshot when somebody asks for it."""
+        key = self.current_user_key
+        if connection.assigned(key) is not MISSING:
+            return
+        try:
+            state = await self._look(connection)
+        except StoreUnavailable as error:
+            connection.assign(key, Unreachable(error))
+            return
+        if state.stored is None:
+            connection.assign(key, None)
+        else:
+            connection.assign_later(key, Later(self._user_of, state))
+
     async def fetch(self, connection: Connection) -> U | None:
         """Whose the request is: one read of the store, and none for a request without an id or with a forged one."""
         state = self._state(connection)
-        if state.signed_in and state.stored is not None:
-            return self._restored(state.stored.session)
+        if not (state.signed_in and state.stored is not None):
+            state = await self._look(connection)
+        return self._user_of(state)
+
+    async def _look(self, connection: Connection) -> _State:
+        """Look at what the request presents; what there is to remember of it."""
+        state = self._state(connection)
+        if state.fetched:  # once more: only what is found now counts
+            state.presented, state.stored, state.user, state.due = None, None, None, False
         state.fetched = True
         try:
             value = self.carrier.read(connection)
         except ConflictingIds:
             self._emit("conflicting_ids", connection)
-            return None
-        state.presented = presented = None if value is None else decode_id(value, self._mac, self._id_prefix)
+            return state
+        if value is None:
+            return state
+        state.presented = presented = self._decode(value)
         if presented is None:
             if value:
                 self._emit("forged_id", connection)
-            return None
+            return state
         now = self.now()
         try:
-            stored = await self.store.get(presented.sid, now)
-            if stored is None:
+            # Not by `CredentialsCache.get`: a coroutine less on the way of every request.
+            record = await self.store.backend.get(self.store.key(presented.sid), now)
+            if record is None:
                 self._emit("unknown_id", connection, sid=presented.sid)
-                return None
+                return state
+            stored = self.store.read(record)
             outcome = decide(stored.session, presented, now, self.policy)
-            if not outcome.accepted:
-                await self._refuse(connection, stored.session, outcome, now)
-                return None
-            user = self._restored(stored.session)
+            if outcome is not Outcome.CURRENT:
+                if not outcome.accepted:
+                    await self._refuse(connection, stored.session, outcome, now)
+                    return state
+                state.due = True
             if self.store.reload:
-                return await self._fetch_reloaded(connection, state, stored, user)
+                state.user = await self._fetch_reloaded(connection, state, stored, self._restored(stored.session))
+                if state.user is None:
+                    return state
         except UnreadableRecord:
             state.unseen = True
             self._emit("unreadable_record", connection, detail=encode_sid(presented.sid))
-            return None
+            return state
         except StoreUnavailable:
             state.unseen = True
             self._emit("store_unavailable", connection, detail="fetch")
             raise
         state.stored = stored
-        return user
+        return state
+
+    def _user_of(self, state: _State) -> U | None:
+        """The user of the session that the request has; ``None``, and no session, if what it kept of them is unreadable."""
+        if state.stored is None or state.user is not None:
+            return cast("U | None", state.user)
+        session = state.stored.session
+        try:
+            return self._restored(session)
+        except UnreadableRecord:
+            state.stored, state.unseen = None, True
+            self._emit("unreadable_record", None, detail=encode_sid(session.sid))
+            return None
 
     async def create(self, connection: Connection, user: U, *, proof: bytes | None = None) -> U | None:
         """Sign a user in: a new session with a new id, in the place of the one that the request presented.
@@ -251,7 +307,7 @@ class SessionAuth(Authenticator[U]):
         await self._replace_presented(connection, state, key, now)
         state.stored = Stored(session, 0, ends)
         state.presented = None
-        state.signed_in, state.cleared = True, False
+        state.signed_in, state.cleared, state.due = True, False, True
         if self.max_sessions is not None:
             await self._end_oldest(key, self.max_sessions, now)
         self._emit("signed_in", connection, session)
@@ -273,7 +329,7 @@ class SessionAuth(Authenticator[U]):
             except StoreUnavailable:
                 log(logging.DEBUG, "signing out without having seen the session")
         sid = self._sid(state)
-        state.signed_in, state.cleared = False, True
+        state.signed_in, state.cleared, state.due = False, True, True
         self.carrier.forget(connection)
         if sid is None:
             return
@@ -286,13 +342,18 @@ class SessionAuth(Authenticator[U]):
         state.stored = None
         self._emit("signed_out", connection, session)
 
+    def is_due(self, connection: Connection) -> bool:
+        """See `Authenticator.is_due`."""
+        state: _State | None = connection.states.get(self.identity)
+        return state is not None and state.due
+
     async def respond(self, connection: Connection, *, failed: bool = False) -> Effects:
         """What the response is to carry: a new session's id, a renewed id, the current id again, or its end.
 
         Renewing is best effort: if the store is out of reach the id that the client has stays good.
         """
         state: _State | None = connection.states.get(self.identity)
-        if state is None:
+        if state is None or not state.due:
             return NO_EFFECTS
         if state.cleared:
             return Effects(self.carrier.clear(connection), no_store=True)

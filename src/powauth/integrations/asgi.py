@@ -1,17 +1,22 @@
 """Pure ASGI: the middleware that fetches the current user, and carries the id back when the response starts."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
-from typing import Any, ClassVar, TypeVar
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, MutableMapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from urllib.parse import quote
 
 from powauth.authenticator import Authenticator, Unreachable, known
-from powauth.connection import MISSING, Connection, with_effects
+from powauth.connection import MISSING, NO_EFFECTS, Connection, Later, States, with_effects
 from powauth.credentials import Duration
 from powauth.errors import ConfigError, PowauthError
 from powauth.integrations.answers import Answers, OnError, chosen
 from powauth.integrations.websockets import POLICY_VIOLATION, RECHECK_SECONDS, Sockets
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
+
+if TYPE_CHECKING:
+    from _collections_abc import dict_items, dict_values
 
 try:
     import anyio
@@ -33,7 +38,7 @@ Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 SCOPE_KEY = "powauth"
-"""Where in a scope the request-bound objects are, by their ``current_user_key``."""
+"""Where in a scope what `request_auth` binds is, by ``current_user_key``: a `Bound` for each middleware."""
 
 ANSWERS_KEY = "powauth.answers"
 """Where in a scope the `Answers` of each middleware are, by its ``current_user_key``."""
@@ -44,17 +49,52 @@ one of its own kind, while all are taken by handlers that do the same, would wai
 
 
 class GuardedState(dict[str, Any]):
-    """A scope's state while nobody can tell who the user is: to look them up raises `StoreUnavailable`.
+    """A scope's state in which the current user is made when it is looked up, or cannot be told.
 
-    A handler that asks ``request.state.current_user is None`` must not be told "somebody is there" by an `Unreachable`.
+    A handler that asks ``request.state.current_user is None`` must not be told "somebody is there" by an `Unreachable`:
+    to look that up raises `StoreUnavailable`.
     """
 
     def __getitem__(self, key: str) -> Any:
-        return known(super().__getitem__(key))
+        value = super().__getitem__(key)
+        if type(value) is Later:
+            self[key] = value = value.value()
+        return known(value)
 
     def get(self, key: str, default: Any = None) -> Any:
         """See `dict.get`."""
-        return known(super().get(key, default))
+        return self[key] if key in self else default
+
+    def pop(self, key: str, *default: Any) -> Any:
+        """See `dict.pop`."""
+        value = super().pop(key, *default)
+        return known(value.value() if type(value) is Later else value)
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """See `dict.setdefault`."""
+        return known(super().setdefault(key, default)) if key not in self else self[key]
+
+    # Whoever looks at all of it at once, or copies it (``dict`` and ``**`` ask for the keys), gets the values.
+
+    def __iter__(self) -> Iterator[str]:
+        for key, value in [*super().items()]:
+            if type(value) is Later:
+                self[key] = value.value()
+        return super().__iter__()
+
+    def items(self) -> "dict_items[str, Any]":
+        """See `dict.items`."""
+        iter(self)
+        return super().items()
+
+    def values(self) -> "dict_values[str, Any]":
+        """See `dict.values`."""
+        iter(self)
+        return super().values()
+
+    def copy(self) -> "GuardedState":
+        """See `dict.copy`."""
+        return GuardedState(self.items())
 
 
 class ASGIConnection(Connection):
@@ -62,8 +102,8 @@ class ASGIConnection(Connection):
 
     __slots__ = ("scope",)
 
-    def __init__(self, scope: Scope) -> None:
-        super().__init__()
+    def __init__(self, scope: Scope, states: States | None = None) -> None:
+        self.states = {} if states is None else states
         self.scope = scope
 
     def method(self) -> str:
@@ -80,7 +120,11 @@ class ASGIConnection(Connection):
 
     def cookie_headers(self) -> Sequence[str]:
         """See `Connection.cookie_headers`."""
-        return [value.decode("latin-1") for name, value in self.scope["headers"] if name == b"cookie"]
+        found = []
+        for name, value in self.scope["headers"]:
+            if name == b"cookie":
+                found.append(value.decode("latin-1"))  # noqa: PERF401 a comprehension would be a call more
+        return found
 
     def header(self, name: str) -> str | None:
         """See `Connection.header`."""
@@ -102,14 +146,51 @@ class ASGIConnection(Connection):
 
     def assigned(self, key: str) -> object:
         """See `Connection.assigned`."""
-        return dict.get(self.scope.get("state", {}), key, MISSING)
+        state = self.scope.get("state")
+        if state is None:
+            return MISSING
+        value = dict.get(state, key, MISSING)
+        return state[key] if type(value) is Later else value
 
     def assign(self, key: str, value: object) -> None:
         """See `Connection.assign`."""
         state = self.scope.setdefault("state", {})
-        if isinstance(value, Unreachable) and not isinstance(state, GuardedState):
+        if type(value) is Unreachable and type(state) is not GuardedState:
             state = self.scope["state"] = GuardedState(state)
         state[key] = value
+
+    def assign_later(self, key: str, later: Later) -> None:
+        """See `Connection.assign_later`.
+
+        A state that an outer middleware holds on to (Starlette's ``request.state``, once touched) stays the plain one
+        that it is: what is assigned here must be there, too.
+        """
+        scope = self.scope
+        if "state" not in scope:
+            scope["state"] = GuardedState()
+        elif type(scope["state"]) is not GuardedState:
+            if _holders(scope) != _SCOPE_ALONE:
+                self.assign(key, later.value())
+                return
+            scope["state"] = GuardedState(scope["state"])
+        scope["state"][key] = later
+
+
+_getrefcount = getattr(sys, "getrefcount", lambda _: -1)
+"""Not every interpreter counts."""
+
+
+def _holders(scope: Scope) -> int:
+    count: int = _getrefcount(scope["state"])
+    return count
+
+
+_SCOPE_ALONE = max(_holders({"state": {}}), 0)
+"""What `_holders` says of a state that nothing but its scope holds; where nobody counts it never says so."""
+
+
+Bound = tuple[Authenticator[Any], type[ASGIConnection], States]
+"""What makes a `RequestAuth` of a scope: who authenticates, how they see the scope, what they remember of it."""
 
 
 class SessionAuthMiddleware:
@@ -149,6 +230,7 @@ class SessionAuthMiddleware:
         self.app = app
         self.auth = auth.for_asgi(in_thread)
         self.answers = Answers(on_error, sign_in_path)
+        self._own_answers = MappingProxyType({self.auth.current_user_key: self.answers})
         self.sockets = Sockets(self.auth, origins, websocket_recheck)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -157,9 +239,11 @@ class SessionAuthMiddleware:
             await self.app(scope, receive, send)
             return
         auth = self.auth
-        outer = scope.get(SCOPE_KEY, {}).get(auth.current_user_key)
-        auth.check_key_is_free(None if outer is None else outer.auth)
-        if outer is not None:  # the same authenticator again, in a sub-app: the outer one sees to everything
+        key = auth.current_user_key
+        bound = scope.get(SCOPE_KEY)
+        if bound is not None and key in bound:
+            auth.check_key_is_free(bound[key][0])
+            # The same authenticator again, in a sub-app: the outer one sees to everything.
             await self.app(scope, receive, send)
             return
         connection = self.connection_type(scope)
@@ -168,20 +252,30 @@ class SessionAuthMiddleware:
             return
         await auth.call(connection)
         scope = connection.scope
-        scope.setdefault(SCOPE_KEY, {})[auth.current_user_key] = RequestAuth(auth, connection, whole)
-        scope.setdefault(ANSWERS_KEY, {})[auth.current_user_key] = self.answers
+        own: Bound = (auth, self.connection_type, connection.states)
+        if bound is None:
+            scope[SCOPE_KEY] = {key: own}
+            scope[ANSWERS_KEY] = self._own_answers
+        else:
+            bound[key] = own
+            scope[ANSWERS_KEY] = {**scope[ANSWERS_KEY], key: self.answers}
         if scope["type"] == "websocket":
             await self.sockets.serve(self.app, scope, connection, receive, send)
             return
         started = False
 
-        async def send_with_effects(message: Message) -> None:
+        def send_with_effects(message: Message) -> Awaitable[None]:
             nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                effects = await auth.respond(connection, failed=message["status"] >= 500)  # noqa: PLR2004
-                message = {**message, "headers": with_effects(message.get("headers", []), effects)}
-            await send(message)
+            if message["type"] != "http.response.start":
+                return send(message)
+            started = True
+            if auth.is_due(connection):
+                return start(message)
+            return send({**message, "headers": with_effects(message.get("headers", ()), NO_EFFECTS)})
+
+        async def start(message: Message) -> None:
+            effects = await auth.respond(connection, failed=message["status"] >= 500)  # noqa: PLR2004
+            await send({**message, "headers": with_effects(message.get("headers", ()), effects)})
 
         try:
             await self.app(scope, receive, send_with_effects)
@@ -196,15 +290,16 @@ class SessionAuthMiddleware:
 
 
 def request_auth(scope: Scope, current_user_key: str = "current_user") -> RequestAuth[Any]:
-    """The request-bound object that the middleware put into a scope.
+    """The request-bound object of a scope that the middleware has seen.
 
     Raises:
         ConfigError: if no middleware with that ``current_user_key`` has run: so a protected route refuses.
     """
-    bound: dict[str, RequestAuth[Any]] = scope.get(SCOPE_KEY, {})
-    if current_user_key not in bound:
+    bound: Bound | None = scope.get(SCOPE_KEY, {}).get(current_user_key)
+    if bound is None:
         raise ConfigError(f"no SessionAuthMiddleware has run for {current_user_key!r}: add it to the app")
-    return bound[current_user_key]
+    auth, connection_type, states = bound
+    return RequestAuth(auth, connection_type(scope, states), whole)
 
 
 def blocking_request_auth(scope: Scope, current_user_key: str = "current_user") -> BlockingRequestAuth[Any]:

@@ -132,7 +132,8 @@ class PowAuth(Generic[U]):
     def _respond(self, response: Response) -> Response:
         bound = request.environ.get(wsgi.REQUEST_AUTH_KEY, {}).get(self.auth.current_user_key)
         if bound is not None:  # an earlier hook may have answered before this one's turn came
-            effects = drive(self.auth.respond(bound.connection, failed=response.status_code >= 500))  # noqa: PLR2004
+            connection = FlaskConnection(request.environ, bound[2])
+            effects = wsgi.respond(self.auth, connection, failed=response.status_code >= 500)  # noqa: PLR2004
             response.headers = Headers(wsgi.amended(response.headers, effects))
         return response
 

@@ -7,6 +7,7 @@ from typing import Any, Generic, NoReturn, TypeVar, cast
 
 from powauth.authenticator import Authenticator, Unreachable
 from powauth.carriers import FrameworkSessionCarrier
+from powauth.connection import Later
 from powauth.credentials import Duration, duration
 from powauth.errors import ConfigError, PowauthError, Refused, StoreUnavailable
 from powauth.guards import FRESH
@@ -54,6 +55,10 @@ class LitestarConnection(asgi.ASGIConnection):
         if isinstance(value, Unreachable):
             self.scope = asgi.GuardedState(self.scope)
         self.scope["user"] = value
+
+    def assign_later(self, key: str, later: Later) -> None:
+        """See `Connection.assign_later`: ``scope["user"]`` is read without asking anybody."""
+        self.assign(key, later.value())
 
 
 class SessionAuthMiddleware(asgi.SessionAuthMiddleware):

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from powauth.authenticator import Authenticator
 from powauth.backends.base import drive
-from powauth.connection import MISSING, Connection, Effects, with_effects
+from powauth.connection import MISSING, NO_EFFECTS, Connection, Effects, States, with_effects
 from powauth.errors import ConfigError, PowauthError
 from powauth.integrations.answers import Answers, OnError, chosen
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
@@ -19,7 +19,7 @@ ENVIRON_PREFIX = "powauth."
 """``environ["powauth.current_user"]`` is the current user."""
 
 REQUEST_AUTH_KEY = "powauth.request_auth"
-"""Where in an environ the request-bound objects are, by their ``current_user_key``."""
+"""Where in an environ what `request_auth` binds is, by ``current_user_key``: a `Bound` for each middleware."""
 
 ANSWERS_KEY = "powauth.answers"
 """Where in an environ the `Answers` of each middleware are, by its ``current_user_key``."""
@@ -34,8 +34,8 @@ class WSGIConnection(Connection):
 
     __slots__ = ("environ",)
 
-    def __init__(self, environ: "WSGIEnvironment") -> None:
-        super().__init__()
+    def __init__(self, environ: "WSGIEnvironment", states: States | None = None) -> None:
+        self.states = {} if states is None else states
         self.environ = environ
 
     def method(self) -> str:
@@ -79,6 +79,10 @@ class WSGIConnection(Connection):
         self.environ[ENVIRON_PREFIX + key] = value
 
 
+Bound = tuple[Authenticator[Any], type[WSGIConnection], States]
+"""What makes a `BlockingRequestAuth` of an environ: who authenticates, how they see it, what they remember of it."""
+
+
 class SessionAuthMiddleware:
     """Puts an authenticator in front of a WSGI app.
 
@@ -112,20 +116,20 @@ class SessionAuthMiddleware:
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Serve one request."""
         auth = self.auth
-        outer = environ.get(REQUEST_AUTH_KEY, {}).get(auth.current_user_key)
-        auth.check_key_is_free(None if outer is None else outer.auth)
-        if outer is not None:  # the same authenticator again, in a sub-app: the outer one sees to everything
-            return self.app(environ, start_response)
+        key = auth.current_user_key
+        bound = environ.get(REQUEST_AUTH_KEY)
+        if bound is not None and key in bound:
+            auth.check_key_is_free(bound[key][0])
+            return self.app(environ, start_response)  # the same one again, in a sub-app: the outer one sees to all
         connection = WSGIConnection(environ)
         drive(auth.call(connection))
         bind(environ, auth, connection)
-        answers: dict[str, Answers] = environ.setdefault(ANSWERS_KEY, {})
-        answers[auth.current_user_key] = self.answers
+        environ[ANSWERS_KEY] = answers = {**environ.get(ANSWERS_KEY, {}), key: self.answers}
         started = False
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
             nonlocal started
-            effects = drive(auth.respond(connection, failed=exc_info is not None or status.startswith("5")))
+            effects = respond(auth, connection, failed=exc_info is not None or status.startswith("5"))
             started = True
             return start_response(status, amended(headers, effects), exc_info)
 
@@ -137,7 +141,7 @@ class SessionAuthMiddleware:
             if started or answer is None:
                 raise
             headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers]
-            effects = drive(auth.respond(connection, failed=True))
+            effects = respond(auth, connection, failed=True)
             start_response(f"{answer.status} {answer.reason}", amended(headers, effects))
             return [answer.body]
 
@@ -164,22 +168,28 @@ class _BegunBody:
             close()
 
 
-def bind(environ: "WSGIEnvironment", auth: Authenticator[Any], connection: Connection) -> None:
-    """Put the request-bound object where `request_auth` finds it."""
-    bound = BlockingRequestAuth(RequestAuth(auth, connection), drive)
+def bind(environ: "WSGIEnvironment", auth: Authenticator[Any], connection: WSGIConnection) -> None:
+    """Put what `request_auth` binds where it finds it."""
+    bound: Bound = (auth, type(connection), connection.states)
     environ.setdefault(REQUEST_AUTH_KEY, {})[auth.current_user_key] = bound
 
 
 def request_auth(environ: "WSGIEnvironment", current_user_key: str = "current_user") -> BlockingRequestAuth[Any]:
-    """The request-bound object that the middleware put into an environ.
+    """The request-bound object of an environ that the middleware has seen.
 
     Raises:
         ConfigError: if no middleware with that ``current_user_key`` has run: so a protected route refuses.
     """
-    bound: dict[str, BlockingRequestAuth[Any]] = environ.get(REQUEST_AUTH_KEY, {})
-    if current_user_key not in bound:
+    bound: Bound | None = environ.get(REQUEST_AUTH_KEY, {}).get(current_user_key)
+    if bound is None:
         raise ConfigError(f"no SessionAuthMiddleware has run for {current_user_key!r}: wrap the app in it")
-    return bound[current_user_key]
+    auth, connection_type, states = bound
+    return BlockingRequestAuth(RequestAuth(auth, connection_type(environ, states)), drive)
+
+
+def respond(auth: Authenticator[Any], connection: Connection, *, failed: bool) -> Effects:
+    """See `Authenticator.respond`."""
+    return drive(auth.respond(connection, failed=failed)) if auth.is_due(connection) else NO_EFFECTS
 
 
 def amended(headers: Iterable[tuple[str, str]], effects: Effects) -> list[tuple[str, str]]:
