@@ -239,12 +239,10 @@ class Authenticator(ABC, Generic[U]):
         """
         if connection.assigned(self.current_user_key) is not MISSING:
             return
-        user: U | Unreachable | None
         try:
-            user = await self.fetch(connection)
+            await self.do_fetch(connection)
         except StoreUnavailable as error:
-            user = Unreachable(error)
-        connection.assign(self.current_user_key, user)
+            connection.assign(self.current_user_key, Unreachable(error))
 
     async def do_fetch(self, connection: Connection) -> U | None:
         """`fetch`, and assign the current user."""

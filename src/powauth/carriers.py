@@ -140,9 +140,9 @@ class CookieCarrier(Carrier):
             for pair in header.split(";"):
                 if own not in pair:
                     continue
-                name, equals, value = pair.partition("=")
-                if equals and name.strip(" \t") == own:
-                    value = value.strip(" \t")
+                name, equals, value = pair.strip(" \t").partition("=")
+                if equals and (name == own or name.rstrip(" \t") == own):
+                    value = value.lstrip(" \t")
                     if found is not None and found != value:
                         raise ConflictingIds
                     found = value

@@ -172,7 +172,7 @@ def new_session(owner: bytes, user_key: str, user: bytes, now: Millis, metadata:
 def expires_at(session: Session, policy: Policy) -> Millis:
     """When the session ends if it is not renewed."""
     idle, oldest = session.renewed_at + policy.ttl, session.created_at + policy.max_lifetime
-    return idle if idle < oldest else oldest
+    return min(oldest, idle)
 
 
 def decide(session: Session, presented: PresentedId, now: Millis, policy: Policy) -> Outcome:

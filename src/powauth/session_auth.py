@@ -158,6 +158,8 @@ class SessionAuth(Authenticator[U]):
         self._id_prefix = "" if app_name is None else f"{app_name}."
         self._mac = keyring.mac(SESSION_PURPOSE, self.store.namespace)
         self._decode = lru_cache(maxsize=VERIFIED_IDS)(partial(decode_id, mac=self._mac, prefix=self._id_prefix))
+        own = type(self)
+        self._asks_at_once = own.fetch is not SessionAuth.fetch or own.do_fetch is not Authenticator.do_fetch
         self._seal()
 
     def __repr__(self) -> str:
@@ -196,7 +198,13 @@ class SessionAuth(Authenticator[U]):
     # --- the plug's three functions ---------------------------------------------------------------------------------
 
     async def call(self, connection: Connection) -> None:
-        """See `Authenticator.call`. The user is made of the session's snapshot when somebody asks for it."""
+        """See `Authenticator.call`. The user is made of the session's snapshot when somebody asks for it.
+
+        A subclass that has a say in who is fetched is asked at once.
+        """
+        if self._asks_at_once:
+            await super().call(connection)
+            return
         key = self.current_user_key
         if connection.assigned(key) is not MISSING:
             return
@@ -219,8 +227,10 @@ class SessionAuth(Authenticator[U]):
 
     async def _look(self, connection: Connection) -> _State:
         """Look at what the request presents; what there is to remember of it."""
-        state = self._state(connection)
-        if state.fetched:  # once more: only what is found now counts
+        state: _State | None = connection.states.get(self.identity)
+        if state is None:
+            state = connection.states[self.identity] = _State()
+        elif state.fetched:  # once more: only what is found now counts
             state.presented, state.stored, state.user, state.due = None, None, None, False
         state.fetched = True
         try:
@@ -265,7 +275,7 @@ class SessionAuth(Authenticator[U]):
         return state
 
     def _user_of(self, state: _State) -> U | None:
-        """The user of the session that the request has; ``None``, and no session, if what it kept of them is unreadable."""
+        """The user of the request's session; ``None``, and no session, if what that keeps of them is unreadable."""
         if state.stored is None or state.user is not None:
             return cast("U | None", state.user)
         session = state.stored.session

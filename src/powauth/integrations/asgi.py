@@ -63,7 +63,7 @@ class GuardedState(dict[str, Any]):
 
     def get(self, key: str, default: Any = None) -> Any:
         """See `dict.get`."""
-        return self[key] if key in self else default
+        return self[key] if key in self else default  # noqa: SIM401 that would be this method
 
     def pop(self, key: str, *default: Any) -> Any:
         """See `dict.pop`."""
@@ -123,7 +123,7 @@ class ASGIConnection(Connection):
         found = []
         for name, value in self.scope["headers"]:
             if name == b"cookie":
-                found.append(value.decode("latin-1"))  # noqa: PERF401 a comprehension would be a call more
+                found.append(value.decode("latin-1"))
         return found
 
     def header(self, name: str) -> str | None:
@@ -166,14 +166,11 @@ class ASGIConnection(Connection):
         that it is: what is assigned here must be there, too.
         """
         scope = self.scope
-        if "state" not in scope:
-            scope["state"] = GuardedState()
-        elif type(scope["state"]) is not GuardedState:
-            if _holders(scope) != _SCOPE_ALONE:
-                self.assign(key, later.value())
-                return
-            scope["state"] = GuardedState(scope["state"])
-        scope["state"][key] = later
+        if "state" in scope and _holders(scope) != _SCOPE_ALONE and type(scope["state"]) is not GuardedState:
+            self.assign(key, later.value())
+        else:
+            state = scope["state"] = GuardedState(scope.get("state", ()))
+            state[key] = later
 
 
 _getrefcount = getattr(sys, "getrefcount", lambda _: -1)
@@ -270,12 +267,8 @@ class SessionAuthMiddleware:
                 return send(message)
             started = True
             if auth.is_due(connection):
-                return start(message)
+                return _start(auth, connection, send, message)
             return send({**message, "headers": with_effects(message.get("headers", ()), NO_EFFECTS)})
-
-        async def start(message: Message) -> None:
-            effects = await auth.respond(connection, failed=message["status"] >= 500)  # noqa: PLR2004
-            await send({**message, "headers": with_effects(message.get("headers", ()), effects)})
 
         try:
             await self.app(scope, receive, send_with_effects)
@@ -287,6 +280,11 @@ class SessionAuthMiddleware:
             headers = with_effects(answer.headers, effects)
             await send({"type": "http.response.start", "status": answer.status, "headers": headers})
             await send({"type": "http.response.body", "body": answer.body})
+
+
+async def _start(auth: Authenticator[Any], connection: Connection, send: Send, message: Message) -> None:
+    effects = await auth.respond(connection, failed=message["status"] >= 500)  # noqa: PLR2004
+    await send({**message, "headers": with_effects(message.get("headers", ()), effects)})
 
 
 def request_auth(scope: Scope, current_user_key: str = "current_user") -> RequestAuth[Any]:
