@@ -99,10 +99,17 @@ def from_url(url: str, timeout: float, asynchronous: bool) -> tuple[Callable[[],
 
 def _options(timeout: float, asynchronous: bool) -> dict[str, Any]:
     """Options of every connection of ours. No retries: the caller knows better what a lost reply means."""
-    retry: object = AsyncRetry(NoBackoff(), 0) if asynchronous else Retry(NoBackoff(), 0)
-    options = {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": retry}
+    if asynchronous:
+        # The backend bounds each command as a whole. redis-py would bound its halves too: a task for each that is sent
+        # (asyncio's wait_for before Python 3.12) and a second timer for each reply, half as much again as the command.
+        return {"socket_timeout": None, "socket_connect_timeout": timeout, "retry": AsyncRetry(NoBackoff(), 0)}
     # A thread uses one connection, so threads bound their number; redis-py would refuse those beyond 100.
-    return options if asynchronous else {**options, "max_connections": MANY}
+    return {
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "retry": Retry(NoBackoff(), 0),
+        "max_connections": MANY,
+    }
 
 
 def _single(url: str, timeout: float, asynchronous: bool) -> Callable[[], Client]:
@@ -136,7 +143,8 @@ def _sentinel(url: SplitResult, timeout: float, asynchronous: bool) -> Callable[
 
     def connect() -> Client:
         options = _options(timeout, asynchronous)
-        sentinel = kind(addresses, sentinel_kwargs=options, **options, **credentials)
+        asking = options | {"socket_timeout": timeout}
+        sentinel = kind(addresses, sentinel_kwargs=asking, **options, **credentials)
         return cast("Client", sentinel.master_for(unquote(service), db=db))
 
     return connect

@@ -45,6 +45,7 @@ import warnings
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from redis.exceptions import NoScriptError, ResponseError
@@ -80,10 +81,21 @@ MAX_AT_ONCE = 100
 """Commands under way at once over an asyncio client made from a URL. Further ones wait, within the time limit: redis-py
 itself refuses what is beyond its pool's 100 connections, and a burst of requests is no outage."""
 
+NAMESPACES = 1024
+"""Namespaces whose check is remembered; an app has a few, or one for each tenant."""
+
 MAX_TTL: Millis = 1 << 52
 """The longest time to live that is asked of the server, which refuses absurd ones."""
 
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z")
+
+
+@lru_cache(maxsize=NAMESPACES)
+def _head(prefix: str, namespace: bytes) -> bytes:
+    """What all keys of a namespace begin with, up to the shard."""
+    # Checked again at the edge to the engine: a namespace with a brace could name another slot, or another record.
+    check_namespace(namespace.decode(errors="replace"))
+    return b"%b:{%b." % (prefix.encode(), namespace)
 
 
 class _Place:
@@ -92,10 +104,8 @@ class _Place:
     __slots__ = ("base", "namespace")
 
     def __init__(self, prefix: str, namespace: bytes, shard: bytes) -> None:
-        # Checked again at the edge to the engine: a namespace with a brace could name another slot, or another record.
-        check_namespace(namespace.decode(errors="replace"))
         self.namespace = namespace
-        self.base = b"%b:{%b.%b}:" % (prefix.encode(), namespace, shard.hex().encode())
+        self.base = b"%b%b}:" % (_head(prefix, namespace), shard.hex().encode())
 
     @property
     def records(self) -> bytes:
@@ -161,11 +171,11 @@ class RedisBackend(Backend):
             self.mode: Mode = "async" if asynchronous else "blocking"
             self._connect, self._clustered = from_url(client, self._timeout, asynchronous)
             self._client: Client | None = None
-            self._places = asyncio.Semaphore(MAX_AT_ONCE) if asynchronous else None
+            self._limit: contextlib.AbstractAsyncContextManager[None] = asyncio.Semaphore(MAX_AT_ONCE)
         else:
             self.mode, self._clustered = inspect_client(client)
             self._client = cast("Client", client)
-            self._places = None
+            self._limit = contextlib.nullcontext()
 
     async def create(self, record: Record, epoch: int | None, now: Millis) -> bool:
         """See `Backend.create`: one ``EVALSHA``."""
@@ -173,8 +183,10 @@ class RedisBackend(Backend):
 
     async def get(self, key: bytes, now: Millis) -> Record | None:
         """See `Backend.get`: one ``GET``."""
-        place, identifier = self._locate(key)
-        return _unpack(key, await self._get(place.records + identifier), now)
+        # Every request comes by here, so it is `_locate` in one expression.
+        namespace, _, identifier = key.partition(b":")
+        name = b"%b%b}:r:%b" % (_head(self._prefix, namespace), identifier[:2].hex().encode(), identifier)
+        return _unpack(key, await self._get(name), now)
 
     async def update(self, record: Record, expected_version: int, now: Millis) -> bool:
         """See `Backend.update`: one ``EVALSHA``."""
@@ -371,7 +383,7 @@ class RedisBackend(Backend):
         client = self._open()
         if self.mode == "blocking":
             return call(client)
-        async with asyncio.timeout(self._timeout), self._places or contextlib.nullcontext():
+        async with asyncio.timeout(self._timeout), self._limit:
             if self._clustered:
                 # Else redis-py sends the first commands to any node, and is redirected.
                 await cast("Any", client).initialize()
