@@ -582,9 +582,9 @@ def test_the_cache_works_on_an_event_loop_too(cache: CredentialsCache) -> None:
 # --- a backend by URL, with an event loop and without --------------------------------------------------------------
 
 
-def test_a_url_chooses_the_driver_for_where_it_runs(tmp_path: Path) -> None:
+def test_a_url_chooses_the_driver_for_where_it_runs() -> None:
     async def there_and_back() -> None:
-        plain = CredentialsCache(f"sqlite:///{tmp_path / 'db'}")
+        plain = CredentialsCache("postgresql+psycopg://nobody@127.0.0.1:1/none")
         assert plain.off_event_loop() is plain
         on_loop = plain.on_event_loop()
         assert (plain.backend.mode, on_loop.backend.mode) == ("blocking", "async")
@@ -598,12 +598,17 @@ def test_a_url_chooses_the_driver_for_where_it_runs(tmp_path: Path) -> None:
     asyncio.run(there_and_back())
 
 
-def test_without_a_driver_for_the_event_loop_the_other_one_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "aiosqlite", None)
-    cache = CredentialsCache(f"sqlite:///{tmp_path / 'db'}")
+def test_without_a_driver_for_the_event_loop_the_other_one_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "asyncmy", None)
+    cache = CredentialsCache("mariadb+pymysql://nobody@127.0.0.1:1/none")
     assert cache.on_event_loop() is cache
+    drive(cache.close())
+
+
+def test_sqlite_keeps_its_driver_wherever_it_runs(tmp_path: Path) -> None:
+    cache = CredentialsCache(f"sqlite:///{tmp_path / 'db'}")
+    assert cache.on_event_loop() is cache.off_event_loop() is cache
+    assert (cache.backend.mode, cache.backend.reads_at_once) == ("blocking", True)
     drive(cache.close())
 
 

@@ -99,7 +99,7 @@ class CredentialsCache:
 
     def on_event_loop(self) -> Self:
         """The same cache with the driver for an event loop, if it was made of a URL that has one installed."""
-        if self._url is None or self.backend.mode != "blocking":
+        if self._url is None or self.backend.mode != "blocking" or self.backend.reads_at_once:
             return self
         try:
             return self._over(backend_from_url(self._url, asynchronous=True), self._url)

@@ -11,14 +11,17 @@ SCHEMES = (
 )
 
 ASYNC_DRIVERS = {
-    "sqlite": "sqlite+aiosqlite",
     "postgresql+psycopg": "postgresql+psycopg_async",
     "mariadb+pymysql": "mariadb+asyncmy",
     "mysql+pymysql": "mysql+asyncmy",
 }
-"""The driver for an event loop in the place of one for threads."""
+"""The driver for an event loop in the place of one for threads. SQLite needs none: its plain driver reads at once
+(`Backend.reads_at_once`), and writes in a worker thread, as ``aiosqlite`` does in one of its own."""
 
-SYNC_DRIVERS = {driver: plain for plain, driver in ASYNC_DRIVERS.items()} | {"postgresql+asyncpg": "postgresql+psycopg"}
+SYNC_DRIVERS = {driver: plain for plain, driver in ASYNC_DRIVERS.items()} | {
+    "postgresql+asyncpg": "postgresql+psycopg",
+    "sqlite+aiosqlite": "sqlite",
+}
 """The driver for threads in the place of one for an event loop."""
 
 
@@ -32,7 +35,8 @@ def backend_from_url(url: str, *, asynchronous: bool | None = None) -> Backend:
         url: ``memory://``, ``lmdb:///path`` (``lmdb:path`` from the working directory), or another of the schemes in
             ``docs/backends.md``.
         asynchronous: choose the driver for an event loop (true) or for threads (false), whichever the URL names;
-            ``None`` keeps to the URL, and takes the one for threads where it leaves that open.
+            ``None`` keeps to the URL, and takes the one for threads where it leaves that open. SQLite's plain driver
+            serves both.
 
     Raises:
         ConfigError: if the URL is none of these, or the driver's package is missing.

@@ -77,6 +77,10 @@ class Page(msgspec.Struct, frozen=True):
     cursor: str | None
 
 
+class WouldWaitError(Exception):
+    """`Backend.get_at_once` cannot answer without waiting: call `Backend.get` where waiting is allowed."""
+
+
 class Backend(ABC):
     """Where records live. Every method is safe to call from several threads, or several tasks, at once.
 
@@ -88,6 +92,8 @@ class Backend(ABC):
     mode: Mode
     shared: bool = True
     """Whether other processes see the same records; an app of several workers needs that."""
+    reads_at_once: bool = False
+    """Whether `get_at_once` is worth a try: reads are ``inline``, though ``mode`` is ``blocking`` because of writes."""
 
     @abstractmethod
     async def create(self, record: Record, epoch: int | None, now: Millis) -> bool:
@@ -103,6 +109,14 @@ class Backend(ABC):
     async def get_fresh(self, key: bytes, now: Millis) -> Record | None:
         """`get` from the engine itself, for a backend whose `get` may answer from a copy nearby; elsewhere the same."""
         return await self.get(key, now)
+
+    def get_at_once(self, key: bytes, now: Millis) -> Record | None:
+        """`get_fresh`, if that takes no wait for a network, a lock or a connection: fit for an event loop's own thread.
+
+        Raises:
+            WouldWaitError: if it does, for now or ever; the only error.
+        """
+        raise WouldWaitError
 
     @abstractmethod
     async def update(self, record: Record, expected_version: int, now: Millis) -> bool:

@@ -1,9 +1,9 @@
-"""A blocking backend on an event loop: each verb runs in a worker thread."""
+"""A blocking backend on an event loop: each verb runs in a worker thread, but for reads that need not wait."""
 
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
-from powauth.backends.base import Backend, Millis, Mode, Page, Record, drive
+from powauth.backends.base import Backend, Millis, Mode, Page, Record, WouldWaitError, drive
 
 T = TypeVar("T")
 
@@ -25,6 +25,7 @@ class OffloadedBackend(Backend):
         self.shared = backend.shared
         self._backend = backend
         self._in_thread = in_thread
+        self.reads_at_once = backend.reads_at_once
 
     async def create(self, record: Record, epoch: int | None, now: Millis) -> bool:
         """See `Backend.create`."""
@@ -32,11 +33,25 @@ class OffloadedBackend(Backend):
 
     async def get(self, key: bytes, now: Millis) -> Record | None:
         """See `Backend.get`."""
+        if self.reads_at_once:
+            try:
+                return self._backend.get_at_once(key, now)
+            except WouldWaitError:
+                pass
         return await self._in_thread(lambda: drive(self._backend.get(key, now)))
 
     async def get_fresh(self, key: bytes, now: Millis) -> Record | None:
         """See `Backend.get_fresh`."""
+        if self.reads_at_once:
+            try:
+                return self._backend.get_at_once(key, now)
+            except WouldWaitError:
+                pass
         return await self._in_thread(lambda: drive(self._backend.get_fresh(key, now)))
+
+    def get_at_once(self, key: bytes, now: Millis) -> Record | None:
+        """See `Backend.get_at_once`."""
+        return self._backend.get_at_once(key, now)
 
     async def update(self, record: Record, expected_version: int, now: Millis) -> bool:
         """See `Backend.update`."""

@@ -58,6 +58,7 @@ from msgspec.structs import asdict
 
 from powauth.backends._sql_engine import engine_from_url, is_memory
 from powauth.backends._sql_statements import Statement, Tables, build_statements, create_tables, sessions_table
+from powauth.backends._sqlite_reader import SQLiteReader
 from powauth.backends.base import (
     EPOCH_LIFETIME,
     MAX_OWNER_BYTES,
@@ -66,6 +67,7 @@ from powauth.backends.base import (
     Mode,
     Page,
     Record,
+    WouldWaitError,
     check_namespace,
     make_key,
 )
@@ -154,6 +156,11 @@ class SQLBackend(Backend):
             version = getattr(dialect.dbapi, "sqlite_version_info", (3, 35))
             if version < (3, 35):
                 raise ConfigError("SQLite is too old: SQLBackend needs 3.35 or later")
+        self._statements = build_statements(self.tables, dialect)
+        self._reader: SQLiteReader | None = None
+        if isinstance(made, Engine) and SQLiteReader.suits(made):
+            self._reader = SQLiteReader(made, self._statements.get)
+        self.reads_at_once = self._reader is not None
         self._dialect = dialect
         self._is_maria = dialect.name in {"mysql", "mariadb"}
         if not self._owned and not self._is_maria:
@@ -163,7 +170,6 @@ class SQLBackend(Backend):
         self._async_engine: AsyncEngine | None = None if isinstance(made, Engine) else made
         self.mode = "async" if self._engine is None else "blocking"
         self._closed = False
-        self._statements = build_statements(self.tables, dialect)
 
     async def create(self, record: Record, epoch: int | None, now: Millis) -> bool:
         """See `Backend.create`. PostgreSQL and SQLite: one statement; MariaDB: two if ``epoch`` is 0, else one."""
@@ -193,7 +199,18 @@ class SQLBackend(Backend):
 
     async def get(self, key: bytes, now: Millis) -> Record | None:
         """See `Backend.get`. One statement."""
-        rows = await self._read(self._statements.get, key=key, now=now)
+        rows: Sequence[Sequence[Any]] | None = None if self._reader is None else self._reader.read(key, now)
+        if rows is None:
+            rows = await self._read(self._statements.get, key=key, now=now)
+            if self._reader is not None and not self._reader.prepare():
+                self._reader = None
+        return _record(rows[0]) if rows else None
+
+    def get_at_once(self, key: bytes, now: Millis) -> Record | None:
+        """See `Backend.get_at_once`. SQLite in WAL mode over an ``Engine``, from the second read on."""
+        rows = None if self._reader is None else self._reader.read(key, now)
+        if rows is None:
+            raise WouldWaitError
         return _record(rows[0]) if rows else None
 
     async def update(self, record: Record, expected_version: int, now: Millis) -> bool:
@@ -337,6 +354,8 @@ class SQLBackend(Backend):
     async def close(self) -> None:
         """See `Backend.close`. An engine that the app has made stays open."""
         self._closed = True
+        if self._reader is not None:
+            self._reader.close()
         if self._owned and self._engine is not None:
             self._engine.dispose()
         elif self._owned and self._async_engine is not None:

@@ -1,0 +1,337 @@
+"""`get` on SQLite past SQLAlchemy's pool: when it may, what it sees, and what it leaves to a thread."""
+
+import asyncio
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from time import monotonic
+from typing import Any, TypeVar
+
+import pytest
+from sqlalchemy import Engine, NullPool, create_engine, event
+
+from powauth.backends import _sqlite_reader
+from powauth.backends._sql_engine import POOL_RECYCLE_SECONDS
+from powauth.backends.base import Record, WouldWaitError, drive, make_key, make_owner, shard_of
+from powauth.backends.memory import MemoryBackend
+from powauth.backends.offloaded import OffloadedBackend
+from powauth.backends.sql import SQLBackend
+from powauth.errors import StoreUnavailable
+
+NOW = 1_900_000_000_000
+TTL = 1_800_000
+OWNER = make_owner("credentials", "42")
+KEY = make_key("credentials", shard_of(OWNER) + b"a")
+
+T = TypeVar("T")
+
+
+def record(version: int = 0, value: bytes = b"") -> Record:
+    return Record(KEY, OWNER, version, NOW, NOW + TTL, value)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "app.db"
+
+
+def signed_in(engine: Engine | str, **options: Any) -> SQLBackend:
+    """A backend with one record, which has been read once."""
+    backend = SQLBackend(engine, **options)
+    drive(backend.create_tables())
+    assert drive(backend.create(record(), None, NOW))
+    assert drive(backend.get(KEY, NOW)) == record()
+    return backend
+
+
+@pytest.fixture
+def backend(path: Path) -> Iterator[SQLBackend]:
+    made = signed_in(f"sqlite:///{path}")
+    yield made
+    drive(made.close())
+
+
+def connections(backend: SQLBackend) -> list[sqlite3.Connection]:
+    assert backend._reader is not None
+    return [opened.connection for opened in backend._reader._idle]
+
+
+def would_wait(backend: SQLBackend) -> bool:
+    try:
+        backend.get_at_once(KEY, NOW)
+    except WouldWaitError:
+        return True
+    return False
+
+
+# What it sees
+
+
+def test_a_read_is_one_statement(backend: SQLBackend) -> None:
+    (connection,) = connections(backend)
+    sent: list[str] = []
+    connection.set_trace_callback(sent.append)
+    for _ in range(3):
+        assert drive(backend.get(KEY, NOW)) == backend.get_at_once(KEY, NOW) == record()
+    assert len(sent) == 6
+    assert {statement.split()[0] for statement in sent} == {"SELECT"}
+    assert connections(backend) == [connection]
+    plan = connection.execute(f"EXPLAIN QUERY PLAN {sent[0]}").fetchall()
+    assert [step[3].split()[0] for step in plan] == ["SEARCH"]
+
+
+def test_sto_06_a_read_at_once_sees_what_others_have_committed(backend: SQLBackend, path: Path) -> None:
+    other = SQLBackend(f"sqlite:///{path}")
+    assert drive(other.update(record(1, b"new"), 0, NOW))
+    assert backend.get_at_once(KEY, NOW) == record(1, b"new")
+    assert drive(other.delete_owner(OWNER, NOW)) == 1
+    assert backend.get_at_once(KEY, NOW) is None
+    drive(other.close())
+
+
+def test_sto_06_expired_counts_as_absent(backend: SQLBackend) -> None:
+    assert backend.get_at_once(KEY, NOW + TTL - 1) == record()
+    assert backend.get_at_once(KEY, NOW + TTL) is None
+
+
+@pytest.mark.parametrize("column", ["version", "value", "owner"])
+def test_sto_02_a_row_of_other_types_is_a_miss(backend: SQLBackend, path: Path, column: str) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"UPDATE powauth_sessions SET {column} = 'text'")
+    connection.close()
+    assert backend.get_at_once(KEY, NOW) is None
+
+
+def test_it_cannot_write(backend: SQLBackend) -> None:
+    (connection,) = connections(backend)
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        connection.execute("DELETE FROM powauth_sessions")
+
+
+# What it does not wait for
+
+
+def test_sto_07_a_writer_holds_up_no_read(backend: SQLBackend, path: Path) -> None:
+    with sqlite3.connect(path, isolation_level=None) as writer:
+        writer.execute("BEGIN EXCLUSIVE")
+        writer.execute("DELETE FROM powauth_sessions")
+        assert backend.get_at_once(KEY, NOW) == record()
+        writer.execute("COMMIT")
+        assert backend.get_at_once(KEY, NOW) is None
+    writer.close()
+
+
+def test_a_read_keeps_no_snapshot_that_would_hold_up_a_checkpoint(backend: SQLBackend, path: Path) -> None:
+    assert backend.get_at_once(KEY, NOW) == record()
+    with sqlite3.connect(path, isolation_level=None) as writer:
+        writer.execute("UPDATE powauth_sessions SET version = 7")
+        ((busy, left, moved),) = writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    writer.close()
+    assert (busy, left, moved) == (0, 0, 0)
+    assert backend.get_at_once(KEY, NOW) == record(7)
+
+
+def test_what_goes_wrong_at_once_ends_in_the_usual_way(backend: SQLBackend, path: Path) -> None:
+    with sqlite3.connect(path) as other:
+        other.execute("ALTER TABLE powauth_sessions RENAME TO elsewhere")
+    other.close()
+    assert would_wait(backend)
+    with pytest.raises(StoreUnavailable) as caught:
+        drive(backend.get(KEY, NOW))
+    assert "no such table" in str(caught.value.__cause__)
+    with sqlite3.connect(path) as other:
+        other.execute("ALTER TABLE elsewhere RENAME TO powauth_sessions")
+    other.close()
+    assert drive(backend.get(KEY, NOW)) == record()
+    assert not would_wait(backend)
+
+
+def test_a_closed_backend_reads_nothing(path: Path) -> None:
+    backend = signed_in(f"sqlite:///{path}")
+    (connection,) = connections(backend)
+    drive(backend.close())
+    assert would_wait(backend)
+    with pytest.raises(StoreUnavailable, match="closed"):
+        drive(backend.get(KEY, NOW))
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
+
+
+def test_a_connection_that_has_served_its_time_is_replaced(
+    backend: SQLBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = connections(backend)
+    later = monotonic() + POOL_RECYCLE_SECONDS + 1
+    monkeypatch.setattr(_sqlite_reader, "monotonic", lambda: later)
+    assert would_wait(backend)
+    assert drive(backend.get(KEY, NOW)) == record()
+    assert len(connections(backend)) == 1
+    assert connections(backend) != before
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        before[0].execute("SELECT 1")
+
+
+# Which engines
+
+
+def wal(connection: Any, _: object) -> None:
+    connection.execute("PRAGMA journal_mode=WAL")
+
+
+def test_an_engine_of_the_app_in_wal_mode_will_do_and_its_disposal_closes_all(path: Path) -> None:
+    engine = create_engine(f"sqlite:///{path}")
+    event.listen(engine, "connect", wal)
+    backend = signed_in(engine)
+    (connection,) = connections(backend)
+    assert not would_wait(backend)
+    engine.dispose()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
+    assert would_wait(backend)
+    assert drive(backend.get(KEY, NOW)) == record()
+    assert not would_wait(backend)
+    engine.dispose()
+
+
+def test_an_engine_without_a_pool_will_do(path: Path) -> None:
+    engine = create_engine(f"sqlite:///{path}", poolclass=NullPool)
+    event.listen(engine, "connect", wal)
+    backend = signed_in(engine)
+    assert not would_wait(backend)
+    engine.dispose()
+
+
+def test_sto_07_another_journal_mode_is_left_to_a_thread(path: Path) -> None:
+    engine = create_engine(f"sqlite:///{path}")
+    backend = signed_in(engine)
+    assert would_wait(backend)
+    assert drive(backend.get(KEY, NOW)) == record()
+    assert would_wait(backend)
+    engine.dispose()
+
+
+def test_sto_06_connections_that_are_always_in_a_transaction_are_left_alone(path: Path) -> None:
+    """As the driver's ``autocommit=False`` makes them from Python 3.12 on: they would see no later commit."""
+    sqlite3.connect(path).close()
+    engine = create_engine(f"sqlite:///{path}", poolclass=NullPool)
+
+    def begin(connection: Any, _: object) -> None:
+        connection.isolation_level = None
+        connection.execute("PRAGMA journal_mode=WAL").fetchall()
+        connection.execute("BEGIN")
+
+    backend = signed_in(f"sqlite:///{path}")
+    event.listen(engine, "connect", begin)
+    always = SQLBackend(engine)
+    assert drive(always.get(KEY, NOW)) == record()
+    assert drive(backend.delete(KEY, NOW))
+    assert would_wait(always)
+    assert drive(always.get(KEY, NOW)) is None
+    drive(backend.close())
+    engine.dispose()
+
+
+def test_whoever_listens_to_the_engine_hears_of_each_read(backend: SQLBackend) -> None:
+    heard: list[str] = []
+    assert backend._engine is not None
+    event.listen(backend._engine, "before_cursor_execute", lambda _c, _d, statement, *_: heard.append(statement))
+    assert would_wait(backend)
+    for count in (1, 2):
+        assert drive(backend.get(KEY, NOW)) == record()
+        assert len(heard) == count
+
+
+def test_an_engine_whose_tables_are_renamed_on_the_way_is_left_alone(path: Path) -> None:
+    engine = create_engine(f"sqlite:///{path}", execution_options={"schema_translate_map": {None: "main"}})
+    event.listen(engine, "connect", wal)
+    backend = signed_in(engine)
+    assert (backend.reads_at_once, would_wait(backend)) == (False, True)
+    engine.dispose()
+
+
+# On an event loop
+
+
+class Threads:
+    """Counts what is sent to a worker thread."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, function: Callable[[], T], /) -> Awaitable[T]:
+        self.count += 1
+        return asyncio.to_thread(function)
+
+
+def test_on_an_event_loop_reads_stay_and_writes_go(path: Path) -> None:
+    async def scenario() -> None:
+        inner = SQLBackend(f"sqlite:///{path}")
+        threads = Threads()
+        backend = OffloadedBackend(inner, threads)
+        assert (backend.mode, backend.reads_at_once) == ("async", True)
+        await asyncio.to_thread(drive, inner.create_tables())
+        assert await backend.create(record(), None, NOW)
+        assert await backend.get(KEY, NOW) == record()
+        assert threads.count == 2, "the first read opens a connection, which may wait"
+        for _ in range(3):
+            assert await backend.get(KEY, NOW) == await backend.get_fresh(KEY, NOW) == record()
+            assert backend.get_at_once(KEY, NOW) == record()
+        assert threads.count == 2
+        assert await backend.update(record(1), 0, NOW)
+        assert await backend.get(KEY, NOW) == record(1)
+        assert threads.count == 3
+        await backend.close()
+        for verb in (backend.get, backend.get_fresh):
+            with pytest.raises(StoreUnavailable, match="closed"):
+                await verb(KEY, NOW)
+
+    asyncio.run(scenario())
+
+
+def test_a_backend_that_does_not_read_at_once_gets_a_thread_each_time() -> None:
+    async def scenario() -> None:
+        threads = Threads()
+        backend = OffloadedBackend(MemoryBackend(), threads)
+        assert await backend.get(KEY, NOW) is await backend.get_fresh(KEY, NOW) is None
+        assert threads.count == 2
+        with pytest.raises(WouldWaitError):
+            backend.get_at_once(KEY, NOW)
+
+    asyncio.run(scenario())
+
+
+# Forks
+
+
+FORKED = """
+import os, sys
+from powauth.backends.base import Record, drive
+from powauth.backends.sql import SQLBackend
+
+key = b"credentials:00a"
+mine = Record(key, b"credentials:42", 0, 1, 2000, b"")
+backend = SQLBackend(f"sqlite:///{sys.argv[1]}")
+drive(backend.create_tables())
+assert drive(backend.create(mine, None, 1))
+assert drive(backend.get(key, 1)) == mine
+inherited = [each.connection for each in backend._reader._idle]
+assert len(inherited) == 1
+child = os.fork()
+assert not backend._reader._idle, "neither has what was open before"
+if not child:
+    fresh = SQLBackend(f"sqlite:///{sys.argv[1]}")
+    assert drive(fresh.get(key, 1)) == mine
+    assert drive(fresh.get(key, 1)) == mine
+    drive(fresh.close())
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert drive(backend.get(key, 1)) == mine
+assert backend.get_at_once(key, 1) == mine
+drive(backend.close())
+"""
+
+
+def test_a_fork_carries_no_open_connection_along(path: Path) -> None:
+    subprocess.run([sys.executable, "-c", FORKED, str(path)], check=True)
