@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
@@ -230,6 +231,21 @@ def test_sto_06_connections_that_are_always_in_a_transaction_are_left_alone(path
     assert would_wait(always)
     assert drive(always.get(KEY, NOW)) is None
     drive(backend.close())
+    engine.dispose()
+
+
+def test_connections_that_are_bound_to_their_thread_are_of_no_use_to_others_and_do_no_harm(path: Path) -> None:
+    engine = create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": True}, poolclass=NullPool)
+    event.listen(engine, "connect", wal)
+    backend = signed_in(engine)
+
+    def elsewhere() -> list[Record | None]:
+        return [drive(backend.get(KEY, NOW)) for _ in range(3)]
+
+    with ThreadPoolExecutor(1) as threads:
+        for _ in range(2):
+            assert threads.submit(elsewhere).result() == [record()] * 3
+            assert drive(backend.get(KEY, NOW)) == record()
     engine.dispose()
 
 

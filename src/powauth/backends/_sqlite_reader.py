@@ -98,7 +98,7 @@ class SQLiteReader:
     def prepare(self) -> bool:
         """Open a connection for the next read, where waiting is allowed; ``False`` if none will ever do here."""
         # Not where they were retired: the last connection to close writes the log back into the file.
-        _close_all(self._retired)
+        self._close_all(self._retired)
         if self._closed or self._observed or self._engine.echo or len(self._idle) >= MAX_IDLE:
             return True
         pool = self._engine.pool
@@ -138,19 +138,19 @@ class SQLiteReader:
 
     def drain(self) -> None:
         """Close what is idle; later reads open anew."""
-        _close_all(self._idle)
-        _close_all(self._retired)
+        self._close_all(self._idle)
+        self._close_all(self._retired)
 
     def close(self) -> None:
         """Close all, for good."""
         self._closed = True
         self.drain()
 
-
-def _close_all(waiting: deque[Opened]) -> None:
-    with contextlib.suppress(IndexError):
-        while True:
-            waiting.pop().connection.close()
+    def _close_all(self, waiting: deque[Opened]) -> None:
+        while waiting:
+            # Another thread may be quicker; and an app's connections may be bound to the thread that opened them.
+            with contextlib.suppress(IndexError, self._error):
+                waiting.pop().connection.close()
 
 
 # None is carried into a child: SQLite's locks and memory are a process's own.

@@ -25,6 +25,12 @@ read, `epoch`, `purge`, and `delete_owner` up to its commit); a `create`, `updat
 before the connection broke, so these raise instead. The first failure empties the pool, and the next call finds a new
 connection.
 
+**SQLite in WAL mode** is read (`SQLBackend.get`) by connections beside the pool, which wait for nobody: see
+`powauth.backends._sqlite_reader`. So ``mode`` is ``"blocking"`` for the sake of the writes, and ``reads_at_once`` says
+that an event loop may call `SQLBackend.get_at_once` itself. An ``Engine`` of the app's own is looked at with the first
+read: it takes part if its file is in WAL mode, its pool a ``QueuePool`` (the default) or ``NullPool``, and nobody
+listens to the statements that it sends or has them logged.
+
 **Replicas.** Always point this backend at the primary. A replica that lags shows sessions that were signed out, and
 hides ones that were just made.
 
@@ -113,10 +119,10 @@ class SQLBackend(Backend):
     """Records in SQLite, PostgreSQL or MariaDB. See the module for how, and for what to set on an engine of your own.
 
     Args:
-        engine: an ``Engine`` (then ``mode`` is ``"blocking"``), an ``AsyncEngine`` (``"async"``; of one event loop), or
-            a URL, which makes one, tuned and with time limits. Drivers: ``sqlite``, ``sqlite+aiosqlite``,
-            ``postgresql+psycopg``, ``postgresql+psycopg_async``, ``postgresql+asyncpg``, ``mariadb+pymysql``,
-            ``mariadb+asyncmy``. MariaDB from 10.5, SQLite from 3.35.
+        engine: an ``Engine`` (then ``mode`` is ``"blocking"``; over SQLite mostly with ``reads_at_once``), an
+            ``AsyncEngine`` (``"async"``; of one event loop), or a URL, which makes one, tuned and with time limits.
+            Drivers: ``sqlite``, ``sqlite+aiosqlite``, ``postgresql+psycopg``, ``postgresql+psycopg_async``,
+            ``postgresql+asyncpg``, ``mariadb+pymysql``, ``mariadb+asyncmy``. MariaDB from 10.5, SQLite from 3.35.
         table: name of the table; the one of the epochs has ``_epochs`` appended.
         schema: where they are; the database's default if ``None``.
         timeout: how long a verb may take (seconds, or a ``timedelta``). Over an ``AsyncEngine``, and an engine made of
