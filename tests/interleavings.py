@@ -264,6 +264,10 @@ class World:
             browser.id = sent or None
         return Response(user, sent, error)
 
+    async def send(self) -> None:
+        """Before a request: it may come at any time between the steps of the others."""
+        await self.step(Op("send", (_CLOCK, b"browser:")))
+
     async def tick(self, *seconds: float) -> None:
         """A task that lets time pass, between any two steps of the others."""
         for amount in seconds:

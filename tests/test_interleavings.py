@@ -16,6 +16,7 @@ from interleavings import (
     Browser,
     Core,
     Plan,
+    Response,
     Scenario,
     World,
     explore,
@@ -129,15 +130,19 @@ def renewals_in_the_grace(world: World) -> Plan:
 
 
 def coming_of_age(world: World) -> Plan:
-    """The id becomes old enough to be renewed while the requests are under way, perhaps after they have responded."""
+    """The id becomes old enough to be renewed while one request is under way, and before or after the other is sent."""
     browser = world.browser(world.person(), age=RENEWAL - 1)
+
+    async def sent_some_time() -> Response:
+        await world.send()
+        return await world.request(browser)
 
     def check() -> None:
         world.expect(all(world.response(task).user for task in ("one", "two")), "a request was refused")
         check_records(world, 1)
         check_one_id(world, browser)
 
-    return Plan({"one": world.request(browser), "two": world.request(browser), "clock": world.tick(1)}, check)
+    return Plan({"one": world.request(browser), "two": sent_some_time(), "clock": world.tick(1)}, check)
 
 
 def slow_tab(world: World) -> Plan:

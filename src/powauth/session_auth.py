@@ -179,10 +179,11 @@ class SessionAuth(Authenticator[U]):
         self._warn_about_memory()
         store = self.store.on_event_loop()
         if store.backend.mode == "blocking":
-            logger.warning(
-                "the backend is synchronous: on ASGI each read or write takes a worker thread, some 50 to 100 "
-                "microseconds and a place in the pool; its asynchronous client would spare that"
-            )
+            if not store.backend.reads_at_once:
+                logger.warning(
+                    "the backend is synchronous: on ASGI each read or write takes a worker thread, some 50 to 100 "
+                    "microseconds and a place in the pool; its asynchronous client would spare that"
+                )
             store = store.on(OffloadedBackend(store.backend, in_thread))
         return adapted if store is self.store else adapted._with(store=store)
 
