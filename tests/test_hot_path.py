@@ -1,0 +1,385 @@
+"""What an authenticated request does not do: make a user that nobody reads, leave a circle behind, check an id twice."""
+
+import gc
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import Request
+
+from powauth import SessionAuth
+from powauth.backends.base import Millis, Record, drive
+from powauth.backends.memory import MemoryBackend
+from powauth.connection import Connection, Effects
+from powauth.errors import StoreUnavailable
+from powauth.integrations import asgi, wsgi
+from powauth.integrations.asgi import GuardedState
+from powauth.session import encode_id
+from powauth.session_auth import VERIFIED_IDS
+from support import SECRET, Clock, FakeConnection, MemoryUsers, User
+
+OTHER_SECRET = SECRET[::-1]
+
+
+class CountedUsers(MemoryUsers):
+    """Counts the users that are made of snapshots."""
+
+    restored = 0
+
+    def restore(self, snapshot: bytes) -> User:
+        self.restored += 1
+        return super().restore(snapshot)
+
+
+class Scope(dict[str, Any]):
+    """A dict that can be referred to weakly."""
+
+
+class Plug:
+    """A `SessionAuth`, one user who is signed in, and the middleware's connection."""
+
+    def __init__(self, kind: type[SessionAuth[Any]] = SessionAuth, **options: Any) -> None:
+        self.users = CountedUsers()
+        self.clock = Clock()
+        self.events: list[str] = []
+        options.setdefault("backend", MemoryBackend())
+        self.auth = kind(
+            secret_key=SECRET,
+            users=self.users,
+            clock=self.clock,
+            on_event=lambda event: self.events.append(event.name),
+            **options,
+        )
+        self.user = self.users.add("ada@example.org")
+        self.cookie = self.sign_in()
+        self.users.restored = 0
+
+    def sign_in(self) -> str:
+        connection = FakeConnection()
+        drive(self.auth.sign_in(connection, self.user))
+        cookie = drive(self.auth.respond(connection)).set_cookie
+        assert cookie is not None
+        return cookie.partition(";")[0]
+
+    def scope(self, **more: Any) -> Scope:
+        headers = [(b"host", b"app.example"), (b"cookie", self.cookie.encode())]
+        return Scope(type="http", method="GET", path="/", headers=headers, client=("192.0.2.1", 1), **more)
+
+    def serve(self, app: Any, scope: Scope) -> list[Any]:
+        """Ask an ASGI app behind the middleware, without an event loop; what was sent."""
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        drive(asgi.SessionAuthMiddleware(app, self.auth)(scope, nothing, send))
+        return sent
+
+
+async def nothing() -> Any:
+    return {"type": "http.request"}
+
+
+async def answer(send: Any, body: bytes = b"") -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def reads_nobody(scope: Any, receive: Any, send: Any) -> None:
+    await answer(send)
+
+
+def reader(read: Callable[[Any], Any]) -> tuple[Any, list[Any]]:
+    """An app that reads the current user in its own way, twice, and what it read."""
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.extend((read(scope), read(scope)))
+        await answer(send)
+
+    return app, seen
+
+
+def test_a_request_that_nobody_asks_for_the_user_makes_none() -> None:
+    plug = Plug()
+    sent = plug.serve(reads_nobody, plug.scope(state={}))
+    assert (b"vary", b"Cookie") in sent[0]["headers"]
+    assert plug.users.restored == 0
+
+
+READS: dict[str, Callable[[Any], Any]] = {
+    "by name": lambda scope: scope["state"]["current_user"],
+    "get": lambda scope: scope["state"].get("current_user"),
+    "setdefault": lambda scope: scope["state"].setdefault("current_user", None),
+    "items": lambda scope: dict(scope["state"].items())["current_user"],
+    "values": lambda scope: next(iter(scope["state"].values())),
+    "a copy": lambda scope: scope["state"].copy()["current_user"],
+    "dict": lambda scope: dict(scope["state"])["current_user"],
+    "unpacked": lambda scope: {**scope["state"]}["current_user"],
+    "Starlette": lambda scope: Request(scope).state.current_user,
+    "request_auth": lambda scope: asgi.request_auth(scope).current_user,
+    "require_user": lambda scope: asgi.request_auth(scope).require_user(),
+}
+
+
+@pytest.mark.parametrize("given", [{}, {"state": {}}, {"state": {"more": 1}}], ids=["no state", "empty", "some"])
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_the_user_is_made_when_it_is_read_and_once(read: Callable[[Any], Any], given: dict[str, Any]) -> None:
+    plug = Plug()
+    app, seen = reader(read)
+    # The dict of a parameter lives on in this test; a server's is the scope's alone.
+    plug.serve(app, plug.scope(**{name: dict(value) for name, value in given.items()}))
+    if "values" not in str(READS) or given.get("state"):
+        seen = [user for user in seen if isinstance(user, User)] or seen
+    if read is READS["values"] and given.get("state"):
+        return  # its first value is another's
+    assert [user.id for user in seen] == [plug.user.id] * 2
+    assert seen[0] is seen[1]
+    assert plug.users.restored == 1
+
+
+def test_a_popped_user_is_a_user_and_gone() -> None:
+    plug = Plug()
+    app, seen = reader(lambda scope: scope["state"].pop("current_user", "gone"))
+    plug.serve(app, plug.scope())
+    assert (seen[0].id, seen[1]) == (plug.user.id, "gone")
+
+
+def test_what_else_a_state_holds_is_a_dicts() -> None:
+    state = GuardedState({"more": 1})
+    assert (state["more"], state.get("more"), state.get("less", 2), state.setdefault("new", 3)) == (1, 1, 2, 3)
+    assert (state.pop("new"), state.pop("new", 4), dict(state), len(state)) == (3, 4, {"more": 1}, 1)
+    with pytest.raises(KeyError):
+        state["less"]
+    with pytest.raises(KeyError):
+        state.pop("less")
+
+
+def test_an_outer_middleware_that_holds_the_state_finds_the_user_in_it() -> None:
+    plug = Plug()
+    state: dict[str, Any] = {"request_id": 7}
+    plug.serve(reads_nobody, plug.scope(state=state))
+    assert state["current_user"].id == plug.user.id
+
+
+@pytest.mark.anyio
+async def test_starlettes_outer_middleware_that_has_touched_the_state_finds_the_user_in_it() -> None:
+    plug = Plug()
+    seen: list[object] = []
+
+    async def dispatch(request: Request, call_next: Any) -> Any:
+        request.state.request_id = 7
+        response = await call_next(request)
+        seen.append(request.state.current_user.id)
+        return response
+
+    app = BaseHTTPMiddleware(asgi.SessionAuthMiddleware(reads_nobody, plug.auth), dispatch)
+
+    async def send(message: Any) -> None:
+        del message
+
+    await app(plug.scope(state={}), nothing, send)
+    assert seen == [plug.user.id]
+
+
+def test_sto_02_a_snapshot_that_turns_out_unreadable_when_it_is_read_is_nobodys() -> None:
+    plug = Plug()
+    stored = drive(plug.auth.store.sessions(plug.user.id, plug.auth.now()))[0]
+    broken = msgspec.structs.replace(stored.session, user=b"\xc1")
+    assert drive(plug.auth.store.update(stored, broken, stored.expires_at, plug.auth.now()))
+    found: list[object] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        bound = asgi.request_auth(scope)
+        found.extend((bound.current_user, scope["state"]["current_user"], bound.session))
+        await answer(send)
+
+    plug.clock.advance(900)  # an age at which the id would be renewed
+    sent = plug.serve(app, plug.scope())
+    assert found == [None, None, None]
+    assert plug.events[-1] == "unreadable_record"
+    assert not any(name == b"set-cookie" for name, _ in sent[0]["headers"])
+
+
+class AsksTwice(SessionAuth[User]):
+    """A subclass with a say in who is fetched."""
+
+    async def fetch(self, connection: Connection) -> User | None:
+        user = await super().fetch(connection)
+        return None if user is not None and user.email.startswith("ada") else user
+
+
+class Assigns(SessionAuth[User]):
+    """A subclass with a say in what is assigned."""
+
+    async def do_fetch(self, connection: Connection) -> User | None:
+        await super().do_fetch(connection)
+        connection.assign(self.current_user_key, None)
+        return None
+
+
+@pytest.mark.parametrize("kind", [AsksTwice, Assigns])
+def test_aut_05_what_a_subclass_makes_of_fetch_is_what_the_middleware_assigns(kind: type[SessionAuth[User]]) -> None:
+    plug = Plug(kind)
+    app, seen = reader(lambda scope: scope["state"]["current_user"])
+    plug.serve(app, plug.scope(state={}))
+    assert seen == [None, None]
+
+
+def test_an_asgi_request_leaves_no_circle_for_the_collector() -> None:
+    plug = Plug()
+    app, seen = reader(lambda scope: asgi.request_auth(scope).session)
+    gc.disable()
+    try:
+        scope = plug.scope(state={})
+        alive = weakref.ref(scope)
+        plug.serve(app, scope)
+        assert seen[0] is not None
+        del scope
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
+def test_a_wsgi_request_leaves_no_circle_for_the_collector() -> None:
+    plug = Plug()
+    seen: list[object] = []
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        seen.append(wsgi.request_auth(environ).current_user)
+        start_response("200 OK", [])
+        return [b""]
+
+    gc.disable()
+    try:
+        environ = Scope(REQUEST_METHOD="GET", PATH_INFO="/", HTTP_COOKIE=plug.cookie, REMOTE_ADDR="192.0.2.1")
+        alive = weakref.ref(environ)
+        wsgi.SessionAuthMiddleware(app, plug.auth)(environ, lambda *_: lambda _: None)
+        assert isinstance(seen[0], User)
+        del environ
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
+class Responses(SessionAuth[User]):
+    """Counts how often a response is asked about."""
+
+    asked: list[Connection]
+
+    async def respond(self, connection: Connection, *, failed: bool = False) -> Effects:
+        self.asked.append(connection)
+        return await super().respond(connection, failed=failed)
+
+
+def test_row_03_a_response_with_nothing_to_do_is_not_asked_about() -> None:
+    Responses.asked = []
+    plug = Plug(Responses)
+    Responses.asked.clear()
+    plug.serve(reads_nobody, plug.scope())
+    assert Responses.asked == []
+    plug.clock.advance(900)
+    sent = plug.serve(reads_nobody, plug.scope())
+    assert len(Responses.asked) == 1
+    assert any(name == b"set-cookie" for name, _ in sent[0]["headers"])
+
+
+# --- verified ids are remembered ----------------------------------------------------------------------------------
+
+
+class CountedMac:
+    """Counts the codes that are computed."""
+
+    def __init__(self, mac: Any) -> None:
+        self.mac = mac
+        self.verified = 0
+
+    def verify(self, message: bytes, code: bytes) -> bool:
+        self.verified += 1
+        return bool(self.mac.verify(message, code))
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Plug, CountedMac]]:
+    from powauth import keyring
+
+    made: list[CountedMac] = []
+    real = keyring.Keyring.mac
+
+    def mac(self: keyring.Keyring, purpose: str, context: str) -> Any:
+        found = real(self, purpose, context)
+        if purpose != "session":
+            return found
+        made.append(CountedMac(found))
+        made[-1].sign = found.sign  # type: ignore[attr-defined]
+        return made[-1]
+
+    monkeypatch.setattr(keyring.Keyring, "mac", mac)
+    plug = Plug()
+    yield plug, made[0]
+
+
+def look(plug: Plug, value: str) -> User | None:
+    return drive(plug.auth.fetch(FakeConnection([f"{plug.auth.carrier.name}={value}"])))
+
+
+def test_an_id_is_verified_once(counted: tuple[Plug, CountedMac]) -> None:
+    plug, mac = counted
+    value = plug.cookie.partition("=")[2]
+    assert [look(plug, value) for _ in range(3)] != [None] * 3
+    assert mac.verified == 1
+
+
+def test_key_03_forged_ids_are_refused_each_time_and_push_nobody_out(counted: tuple[Plug, CountedMac]) -> None:
+    plug, _ = counted
+    value = plug.cookie.partition("=")[2]
+    assert look(plug, value) is not None
+    for number in range(VERIFIED_IDS + 10):
+        forged = f"{number:08}{value[8:]}"
+        assert look(plug, forged) is None
+    forged = ("A" if value[-1] != "A" else "B").join((value[:-1], ""))
+    assert look(plug, forged) is None
+    assert look(plug, forged) is None
+    assert look(plug, value) is not None
+
+
+def test_key_06_what_one_authenticator_has_verified_is_nothing_to_another_with_other_keys() -> None:
+    backend = MemoryBackend()
+    ours = Plug(backend=backend)
+    value = ours.cookie.partition("=")[2]
+    assert look(ours, value) is not None
+    theirs = SessionAuth(secret_key=OTHER_SECRET, users=ours.users, backend=backend, clock=ours.clock)
+    connection = FakeConnection([f"{theirs.carrier.name}={value}"])
+    assert drive(theirs.fetch(connection)) is None
+
+
+def test_trm_01_a_remembered_id_opens_nothing_once_its_session_is_gone() -> None:
+    plug = Plug()
+    value = plug.cookie.partition("=")[2]
+    assert look(plug, value) is not None
+    drive(plug.auth.revoke_user(plug.user))
+    assert look(plug, value) is None
+
+
+def test_an_id_of_the_next_generation_is_another_id() -> None:
+    plug = Plug()
+    stored = drive(plug.auth.store.sessions(plug.user.id, plug.auth.now()))[0]
+    ahead = encode_id(msgspec.structs.replace(stored.session, generation=1), plug.auth._mac)
+    assert ahead != plug.cookie.partition("=")[2]
+    assert look(plug, ahead) is not None  # row 10: the store has lost a write
+
+
+class Away(MemoryBackend):
+    async def get(self, key: bytes, now: Millis) -> Record | None:
+        raise StoreUnavailable("away")
+
+
+def test_sto_07_in_an_outage_the_state_refuses_and_a_page_that_asks_nothing_is_served() -> None:
+    backend = Away()
+    plug = Plug(backend=backend)
+    assert plug.serve(reads_nobody, plug.scope(state={}))[0]["status"] == 200
+    app, _ = reader(lambda scope: scope["state"].get("current_user"))
+    assert plug.serve(app, plug.scope(state={}))[0]["status"] == 503
