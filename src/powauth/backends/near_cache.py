@@ -21,6 +21,7 @@ A process after ``fork`` has none of its parent's copies, whose channel it does 
 import os
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from typing import Protocol
@@ -76,16 +77,21 @@ class Ticket:
 class NearCache:
     """Up to ``max_records`` records by key; safe to use from several threads and event loops.
 
+    Args:
+        max_records: how many; when full, the oldest sixteenth makes room.
+        clock: seconds; the time that the channel gives to `heard` is of the same clock.
+
     Raises:
         ConfigError: if ``max_records`` is not a number from 1.
     """
 
-    def __init__(self, max_records: int) -> None:
+    def __init__(self, max_records: int, clock: Callable[[], float] = clock) -> None:
         if isinstance(max_records, bool) or not isinstance(max_records, int) or max_records < 1:
             raise ConfigError(
                 f"near_cache is the number of records to keep in the process, 1 or more; got {max_records!r}"
             )
         self._max = max_records
+        self._clock = clock
         self._lock = threading.Lock()
         self._generation = 0
         self._copies: dict[bytes, tuple[Record, float]] = {}
@@ -101,7 +107,7 @@ class NearCache:
     @property
     def up(self) -> bool:
         """Whether a channel stands, so that copies are kept and served."""
-        return clock() < self._trusted_until
+        return self._clock() < self._trusted_until
 
     # For the backend
 
@@ -111,12 +117,12 @@ class NearCache:
         if found is None:
             return None
         record, deadline = found
-        at = clock()
+        at = self._clock()
         return record if at < self._trusted_until and at < deadline and now < record.expires_at else None
 
     def begin(self, key: bytes) -> Ticket | None:
         """To be called before a read is sent: what `end` wants; ``None`` while there is no channel."""
-        at = clock()
+        at = self._clock()
         with self._lock:
             if at >= self._trusted_until:
                 return None

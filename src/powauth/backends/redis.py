@@ -174,7 +174,7 @@ class RedisBackend(Backend):
             self.mode, self._clustered = inspect_client(client)
             self._client = cast("Client", client)
             self._places = None
-        self._near: NearCache | None = None
+        self.near_cache: NearCache | None = None
         self._invalidations: Invalidations | None = None
         if near_cache is not None:
             if self._clustered:
@@ -182,9 +182,9 @@ class RedisBackend(Backend):
                     "near_cache is for one server, or one behind Sentinel: in a cluster each master reports its own "
                     "changes, and slots move between them"
                 )
-            self._near = NearCache(near_cache)
+            self.near_cache = NearCache(near_cache)
             kind = LoopInvalidations if self.mode == "async" else ThreadInvalidations
-            self._invalidations = kind(self._near, self._open, prefix, self._timeout)
+            self._invalidations = kind(self.near_cache, self._open, prefix, self._timeout)
 
     async def create(self, record: Record, epoch: int | None, now: Millis) -> bool:
         """See `Backend.create`: one ``EVALSHA``."""
@@ -192,7 +192,7 @@ class RedisBackend(Backend):
 
     async def get(self, key: bytes, now: Millis) -> Record | None:
         """See `Backend.get`: one ``GET``, or none if the near cache has the record."""
-        near = self._near
+        near = self.near_cache
         if near is not None:
             record = near.get(key, now)
             return await self._get_and_keep(near, key, now) if record is None else record
@@ -374,7 +374,7 @@ class RedisBackend(Backend):
     @contextlib.contextmanager
     def _changing(self, name: bytes, *, whole: bool = False) -> Iterator[None]:
         """Nobody is served a copy of the record, or of an owner's, once it has been changed, or may have been."""
-        near = self._near
+        near = self.near_cache
         if near is None:
             yield
             return
