@@ -29,10 +29,13 @@ T = TypeVar("T")
 LOCAL = ("memory", "lmdb")
 """Engines within the process."""
 
-SYNC = ("sqlite", "psycopg", "mariadb_pymysql", "redis", "cluster", "sentinel")
+SYNC = ("sqlite", "psycopg", "mariadb_pymysql", "redis", "redis_near", "cluster", "sentinel")
 """Engines through a driver for threads: for WSGI."""
 
-ASYNC = ("aiosqlite", "psycopg_async", "asyncpg", "asyncmy", "redis_async", "cluster_async", "sentinel_async")
+ASYNC = (
+    *("aiosqlite", "psycopg_async", "asyncpg", "asyncmy"),
+    *("redis_async", "redis_near_async", "cluster_async", "sentinel_async"),
+)
 """Engines through a driver for an event loop: for ASGI."""
 
 
@@ -72,6 +75,9 @@ class Bridge(Backend):
     async def get(self, key: bytes, now: Millis) -> Record | None:
         return await self._ask(self._inner.get(key, now))
 
+    async def get_fresh(self, key: bytes, now: Millis) -> Record | None:
+        return await self._ask(self._inner.get_fresh(key, now))
+
     async def update(self, record: Record, expected_version: int, now: Millis) -> bool:
         return await self._ask(self._inner.update(record, expected_version, now))
 
@@ -103,6 +109,16 @@ class Bridge(Backend):
         self._loop.close()
 
 
+async def wait_for_near_cache(backend: Backend) -> None:
+    """Read until the channel stands; what follows goes through the near cache."""
+    inner = backend._inner if isinstance(backend, Bridge) else backend
+    assert isinstance(inner, RedisBackend)
+    cache = inner.near_cache
+    assert cache is not None
+    await backend.get(b"near:cache", 0)
+    redis_servers.wait_for(lambda: cache.up, "a near cache with its channel")
+
+
 class Stores:
     """Makes empty stores; starts what they need when it is first needed, and ends it at its own end."""
 
@@ -127,16 +143,22 @@ class Stores:
         elif name in DRIVERS:
             yield self._table(name)
         else:
-            url = self._redis(name.removesuffix("_async"))
+            kind = name.removesuffix("_async")
+            near = 1000 if kind.endswith("_near") else None
+            url = self._redis(kind.removesuffix("_near"))
             self._made += 1
             prefix = f"{self._stem[:50]}-{self._made}"
             asynchronous = name.endswith("_async")
 
             def make() -> Backend:
-                return RedisBackend(url, prefix=prefix, timeout=redis_servers.PATIENCE, asynchronous=asynchronous)
+                return RedisBackend(
+                    url, prefix=prefix, timeout=redis_servers.PATIENCE, asynchronous=asynchronous, near_cache=near
+                )
 
             backend = Bridge(make) if asynchronous else make()
             try:
+                if near is not None:
+                    drive(wait_for_near_cache(backend))
                 yield backend
             finally:
                 drive(backend.close())

@@ -88,6 +88,10 @@ class SteppingBackend(Backend):
         await self._step("get", (b"record:" + key,))
         return await self.inner.get(key, now)
 
+    async def get_fresh(self, key: bytes, now: Millis) -> Record | None:
+        await self._step("get", (b"record:" + key,))
+        return await self.inner.get_fresh(key, now)
+
     async def update(self, record: Record, expected_version: int, now: Millis) -> bool:
         await self._step("update", (), (b"record:" + record.key,))
         return await self.inner.update(record, expected_version, now)

@@ -182,6 +182,10 @@ class CountingBackend(Backend):
         await self._enter("get")
         return await self.inner.get(key, now)
 
+    async def get_fresh(self, key: bytes, now: Millis) -> Record | None:
+        await self._enter("get")
+        return await self.inner.get_fresh(key, now)
+
     async def update(self, record: Record, expected_version: int, now: Millis) -> bool:
         await self._enter("update")
         return await self.inner.update(record, expected_version, now)

@@ -1,8 +1,8 @@
-"""What an authenticated request does not do: make a user that nobody reads, leave a circle behind, check an id twice."""
+"""What an authenticated request does not do: make a user nobody reads, leave a circle behind, check an id twice."""
 
 import gc
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -115,7 +115,7 @@ READS: dict[str, Callable[[Any], Any]] = {
     "get": lambda scope: scope["state"].get("current_user"),
     "setdefault": lambda scope: scope["state"].setdefault("current_user", None),
     "items": lambda scope: dict(scope["state"].items())["current_user"],
-    "values": lambda scope: next(iter(scope["state"].values())),
+    "values": lambda scope: next(value for value in scope["state"].values() if value != 1),
     "a copy": lambda scope: scope["state"].copy()["current_user"],
     "dict": lambda scope: dict(scope["state"])["current_user"],
     "unpacked": lambda scope: {**scope["state"]}["current_user"],
@@ -132,10 +132,6 @@ def test_the_user_is_made_when_it_is_read_and_once(read: Callable[[Any], Any], g
     app, seen = reader(read)
     # The dict of a parameter lives on in this test; a server's is the scope's alone.
     plug.serve(app, plug.scope(**{name: dict(value) for name, value in given.items()}))
-    if "values" not in str(READS) or given.get("state"):
-        seen = [user for user in seen if isinstance(user, User)] or seen
-    if read is READS["values"] and given.get("state"):
-        return  # its first value is another's
     assert [user.id for user in seen] == [plug.user.id] * 2
     assert seen[0] is seen[1]
     assert plug.users.restored == 1
@@ -303,7 +299,7 @@ class CountedMac:
 
 
 @pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Plug, CountedMac]]:
+def counted(monkeypatch: pytest.MonkeyPatch) -> tuple[Plug, CountedMac]:
     from powauth import keyring
 
     made: list[CountedMac] = []
@@ -319,7 +315,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Plug, CountedMac]
 
     monkeypatch.setattr(keyring.Keyring, "mac", mac)
     plug = Plug()
-    yield plug, made[0]
+    return plug, made[0]
 
 
 def look(plug: Plug, value: str) -> User | None:

@@ -43,14 +43,15 @@ import secrets
 import threading
 import warnings
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from redis.exceptions import NoScriptError, ResponseError
 
-from powauth.backends._redis_clients import NO_MASTER, Client, close_client, from_url, inspect_client
+from powauth.backends._redis_clients import NO_MASTER, Client, close_client, from_url, inspect_client, near_cache_option
+from powauth.backends._redis_invalidations import Invalidations, LoopInvalidations, ThreadInvalidations
 from powauth.backends._redis_scripts import (
     ADVANCE,
     BODY,
@@ -67,6 +68,7 @@ from powauth.backends._redis_scripts import (
     Script,
 )
 from powauth.backends.base import EPOCH_LIFETIME, Backend, Millis, Mode, Page, Record, check_namespace, shard_of
+from powauth.backends.near_cache import NearCache
 from powauth.errors import ConfigError, ConfigWarning, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -142,6 +144,10 @@ class RedisBackend(Backend):
             client does meanwhile; a synchronous one made from a URL waits as long for a connection, and again for a
             reply, from each Sentinel or node that it asks; one that the app made waits as its own options say.
         asynchronous: whether a URL is for an asyncio client.
+        near_cache: how many records to keep in the process, so that `get` asks the server only for others; ``None``
+            keeps none. What others change is dropped within the time of a message; see
+            `powauth.backends.near_cache` and ``docs/backends.md`` for what that means. A URL may say it, too:
+            ``redis://host:port/db?near_cache=10000``. Not for a cluster.
 
     Raises:
         ConfigError: if an argument is wrong; the message never holds a password.
@@ -154,6 +160,7 @@ class RedisBackend(Backend):
         prefix: str = "powauth",
         timeout: timedelta | float = 2.0,
         asynchronous: bool = False,
+        near_cache: int | None = None,
     ) -> None:
         if not _PREFIX.match(prefix):
             raise ConfigError(
@@ -168,6 +175,7 @@ class RedisBackend(Backend):
         self._owned = isinstance(client, str)
         self._lock = threading.Lock()
         if isinstance(client, str):
+            client, near_cache = near_cache_option(client, near_cache)
             self.mode: Mode = "async" if asynchronous else "blocking"
             self._connect, self._clustered = from_url(client, self._timeout, asynchronous)
             self._client: Client | None = None
@@ -176,17 +184,50 @@ class RedisBackend(Backend):
             self.mode, self._clustered = inspect_client(client)
             self._client = cast("Client", client)
             self._limit = contextlib.nullcontext()
+        self.near_cache: NearCache | None = None
+        self._invalidations: Invalidations | None = None
+        if near_cache is not None:
+            if self._clustered:
+                raise ConfigError(
+                    "near_cache is for one server, or one behind Sentinel: in a cluster each master reports its own "
+                    "changes, and slots move between them"
+                )
+            self.near_cache = NearCache(near_cache)
+            kind = LoopInvalidations if self.mode == "async" else ThreadInvalidations
+            self._invalidations = kind(self.near_cache, self._open, prefix, self._timeout)
 
     async def create(self, record: Record, epoch: int | None, now: Millis) -> bool:
         """See `Backend.create`: one ``EVALSHA``."""
         return await self._write(CREATE, record, b"" if epoch is None else b"%d" % epoch, now)
 
     async def get(self, key: bytes, now: Millis) -> Record | None:
-        """See `Backend.get`: one ``GET``."""
+        """See `Backend.get`: one ``GET``, or none if the near cache has the record."""
+        near = self.near_cache
+        if near is not None:
+            record = near.get(key, now)
+            return await self._get_and_keep(near, key, now) if record is None else record
+        return await self.get_fresh(key, now)
+
+    async def get_fresh(self, key: bytes, now: Millis) -> Record | None:
+        """See `Backend.get_fresh`: one ``GET``."""
         # Every request comes by here, so it is `_locate` in one expression.
         namespace, _, identifier = key.partition(b":")
         name = b"%b%b}:r:%b" % (_head(self._prefix, namespace), identifier[:2].hex().encode(), identifier)
         return _unpack(key, await self._get(name), now)
+
+    async def _get_and_keep(self, near: NearCache, key: bytes, now: Millis) -> Record | None:
+        self._check_open()
+        if not near.up and self._invalidations is not None:
+            self._invalidations.ensure()
+        ticket = near.begin(key)
+        if ticket is None:
+            return await self.get_fresh(key, now)
+        record = None
+        try:
+            record = await self.get_fresh(key, now)
+        finally:
+            near.end(ticket, record)
+        return record
 
     async def update(self, record: Record, expected_version: int, now: Millis) -> bool:
         """See `Backend.update`: one ``EVALSHA``."""
@@ -196,7 +237,8 @@ class RedisBackend(Backend):
         """See `Backend.delete`: one ``EVALSHA``."""
         place, identifier = self._locate(key)
         arguments = (secrets.token_bytes(8), now, identifier, place.indexes, RETRY_WINDOW)
-        return bool(await self._run(DELETE, (place.records + identifier,), arguments))
+        with self._changing(key):
+            return bool(await self._run(DELETE, (place.records + identifier,), arguments))
 
     async def list(self, owner: bytes, now: Millis) -> list[Record]:
         """See `Backend.list`: one ``EVALSHA`` for up to `CHUNK` records; of more, a half to a whole `CHUNK` with each.
@@ -238,10 +280,12 @@ class RedisBackend(Backend):
         keys = (place.indexes + user, place.epochs + user)
         random: int | bytes = _random()
         total, more = 0, 1
-        while more:
-            went, more = await self._run(DELETE_OWNER, keys, (now, place.records, CHUNK, kept, random, EPOCH_LIFETIME))
-            total += went
-            random = b""
+        with self._changing(owner, whole=True):
+            while more:
+                arguments = (now, place.records, CHUNK, kept, random, EPOCH_LIFETIME)
+                went, more = await self._run(DELETE_OWNER, keys, arguments)
+                total += went
+                random = b""
         return total
 
     async def purge(self, limit: int, now: Millis) -> int:
@@ -304,6 +348,8 @@ class RedisBackend(Backend):
     async def close(self) -> None:
         """Close the client, if it was made from a URL. Calls after it raise `StoreUnavailable`."""
         self._closed = True
+        if self._invalidations is not None:
+            await self._invalidations.close()
         with self._lock:
             client, self._client = self._client, None
         if self._owned and client is not None:
@@ -333,7 +379,22 @@ class RedisBackend(Backend):
         ttl = min(max(record.expires_at - now, 1), MAX_TTL)
         mark = secrets.token_bytes(8)
         arguments = (mark, packed, ttl, record.expires_at, now, identifier, place.records, condition)
-        return bool(await self._run(script, keys if script is CREATE else keys[:2], arguments))
+        with self._changing(record.key):
+            return bool(await self._run(script, keys if script is CREATE else keys[:2], arguments))
+
+    @contextlib.contextmanager
+    def _changing(self, name: bytes, *, whole: bool = False) -> Iterator[None]:
+        """Nobody is served a copy of the record, or of an owner's, once it has been changed, or may have been."""
+        near = self.near_cache
+        if near is None:
+            yield
+            return
+        drop = near.drop_owner if whole else near.drop
+        drop(name)
+        try:
+            yield
+        finally:
+            drop(name)
 
     async def _run(self, script: Script, keys: Sequence[bytes], arguments: Iterable[object]) -> Any:
         """Run a script by its digest; a server that does not know it (a new one, a restarted one) is told it once."""

@@ -1,0 +1,207 @@
+"""The near cache before Redis: its lag, what a hit costs, its memory, and what listeners cost the server.
+
+Run it with ``python -m benchmarks.near_cache``; it starts a Redis of its own.
+"""
+
+import asyncio
+import statistics
+import subprocess
+import sys
+import time
+import tracemalloc
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import redis
+import redis.asyncio
+
+from benchmarks.servers import RedisServer, running
+from powauth.backends.base import Record, make_key, make_owner, shard_of
+from powauth.backends.near_cache import NearCache
+from powauth.backends.redis import RedisBackend
+
+TRIALS = 2_000
+"""Deletes whose lag is measured."""
+
+CALLS = 100_000
+"""Hits that are timed at a go."""
+
+WRITES = 5_000
+"""Writes that are timed for each number of listeners."""
+
+LISTENERS = (0, 1, 8, 32)
+
+NOW = int(time.time() * 1000)
+VALUE = bytes(300)
+"""About what a session takes."""
+
+OWNER = make_owner("credentials", "1")
+
+
+def record(number: int) -> Record:
+    key = make_key("credentials", shard_of(OWNER) + number.to_bytes(16, "big"))
+    return Record(key, OWNER, 0, NOW, NOW + 3_600_000, VALUE)
+
+
+async def follow(url: str) -> None:
+    """The other process: has a copy of each record it is told of, and says when that copy is gone."""
+    backend = RedisBackend(url, asynchronous=True, near_cache=1000)
+    cache = await connected(backend)
+    loop = asyncio.get_running_loop()
+    lines = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    while line := await lines.readline():
+        kept = record(int(line))
+        while cache.get(kept.key, NOW) is None:
+            await backend.get(kept.key, NOW)
+        gone = loop.create_future()
+        drop = cache.drop
+
+        def dropped(key: bytes, drop: Any = drop, kept: Record = kept, gone: Any = gone) -> None:
+            drop(key)
+            if key == kept.key and not gone.done():
+                gone.set_result(time.monotonic_ns())
+
+        cache.drop = dropped  # type: ignore[method-assign]
+        print("kept", flush=True)
+        print(await gone, flush=True)
+        cache.drop = drop  # type: ignore[method-assign]
+    await backend.close()
+
+
+async def connected(backend: RedisBackend) -> NearCache:
+    """The backend's cache, once its channel stands."""
+    cache = backend.near_cache
+    assert cache is not None
+    while not cache.up:
+        await backend.get(b"credentials:none", NOW)
+        await asyncio.sleep(0.001)
+    return cache
+
+
+async def lags(url: str) -> list[float]:
+    """Seconds from the acknowledgement of a delete to the end of the copy in another process; negative if before."""
+    command = [sys.executable, "-m", "benchmarks.near_cache", "--follow", url]
+    other = await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdin is not None
+    assert other.stdout is not None
+    backend = RedisBackend(url, asynchronous=True)
+    found = []
+    for number in range(TRIALS):
+        await backend.create(record(number), None, NOW)
+        await asyncio.sleep(0.001)  # what reports the creation has arrived before the copy is made
+        other.stdin.write(b"%d\n" % number)
+        assert await other.stdout.readline() == b"kept\n"
+        await backend.delete(record(number).key, NOW)
+        acknowledged = time.monotonic_ns()
+        found.append((int(await other.stdout.readline()) - acknowledged) / 1e9)
+    other.stdin.close()
+    await other.wait()
+    await backend.close()
+    return found
+
+
+async def hit(url: str) -> tuple[float, float, float]:
+    """Seconds of a hit, of a coroutine that does nothing, and of a read of the server."""
+    backend = RedisBackend(url, asynchronous=True, near_cache=1000)
+    await connected(backend)
+    kept = record(1 << 40)
+    await backend.create(kept, None, NOW)
+    await asyncio.sleep(0.05)
+    await backend.get(kept.key, NOW)
+
+    async def nothing(key: bytes, now: int) -> None:
+        return None
+
+    async def timed(function: Any, calls: int) -> float:
+        best = float("inf")
+        for _ in range(5):
+            begun = time.perf_counter()
+            for _ in range(calls):
+                await function(kept.key, NOW)
+            best = min(best, (time.perf_counter() - begun) / calls)
+            await asyncio.sleep(0.01)  # the heartbeat has its turn
+        return best
+
+    result = (
+        await timed(backend.get, CALLS),
+        await timed(nothing, CALLS),
+        await timed(backend.get_fresh, CALLS // 100),
+    )
+    await backend.close()
+    return result
+
+
+def memory(records: int = 10_000) -> float:
+    """Bytes of a copy of a record with a value of 300."""
+    cache = NearCache(records)
+    cache.heard(cache.opened(), 1e12)
+    tracemalloc.start()
+    for number in range(records):
+        # Its parts as they come off the network: nothing is shared.
+        each = record(number)
+        fresh = Record(bytes(bytearray(each.key)), bytes(bytearray(OWNER)), 0, NOW, each.expires_at, bytes(300))
+        ticket = cache.begin(fresh.key)
+        assert ticket is not None
+        cache.end(ticket, fresh)
+    used = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    return used / records
+
+
+async def write_cost(url: str, listeners: int) -> tuple[float, float]:
+    """Processor seconds of the server for a write, and of one listener for a message, while so many listen."""
+    own = redis.asyncio.Redis.from_url(url)
+    backend = RedisBackend(url, asynchronous=True)
+    near = [RedisBackend(url, asynchronous=True, near_cache=10) for _ in range(listeners)]
+    for each in near:
+        await connected(each)
+    await backend.create(record(0), None, NOW)
+
+    async def used() -> float:
+        found: dict[str, Any] = await own.info("cpu")
+        return float(found["used_cpu_user"]) + float(found["used_cpu_sys"])
+
+    before, here = await used(), time.process_time()
+    first = record(0)
+    for version in range(WRITES):
+        changed = Record(first.key, first.owner, version + 1, NOW, first.expires_at, VALUE)
+        assert await backend.update(changed, version, NOW)
+    server, here = await used() - before, time.process_time() - here
+    await backend.delete(record(0).key, NOW)
+    for other in (backend, *near):
+        await other.close()
+    await own.aclose()
+    return server / WRITES, here / WRITES
+
+
+async def main(url: str) -> None:
+    found = sorted(await lags(url))
+    print(f"lag of a delete in another process ({TRIALS} trials, from its acknowledgement)")
+    print(f"    median {statistics.median(found) * 1e6:8.0f} µs")
+    print(f"    p99    {found[int(len(found) * 0.99)] * 1e6:8.0f} µs")
+    print(f"    most   {found[-1] * 1e6:8.0f} µs")
+    near, nothing, far = await hit(url)
+    print(f"get, near at hand   {near * 1e9:8.0f} ns, of which a coroutine that does nothing takes {nothing * 1e9:.0f}")
+    print(f"get, from Redis     {far * 1e9:8.0f} ns")
+    print(f"memory of a record  {memory():8.0f} bytes, with a value of {len(VALUE)}")
+    first = 0.0
+    for listeners in LISTENERS:
+        server, here = await write_cost(url, listeners)
+        first = first or here
+        each = (here - first) / listeners if listeners else 0.0
+        print(
+            f"a write, {listeners:2} listeners: {server * 1e6:6.1f} µs of the server's processor, "
+            f"{each * 1e6:6.1f} µs of each listener's"
+        )
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--follow"]:
+        asyncio.run(follow(sys.argv[2]))
+    else:
+        with TemporaryDirectory() as folder:
+            server = RedisServer(Path(folder), durable=False)
+            with running(server):
+                asyncio.run(main(f"redis://127.0.0.1:{server.port}/0"))

@@ -1,0 +1,312 @@
+"""The channel between Redis and a `NearCache`: one connection on which the server reports every write under a prefix.
+
+``CLIENT TRACKING ON BCAST PREFIX prefix:{`` on a connection of its own, in RESP3. The other way, in which the server
+remembers what each connection has read, costs it memory for each key and process, has to be turned on anew on every
+connection of a pool and turns into silence when the connection that it redirects to is gone. Broadcasting costs nothing
+to keep, leaves the app's connections as they are, and costs a message for each write to each process that listens.
+
+(redis-py's own client-side caching is for its synchronous client alone, refuses Valkey and servers before 7.4, takes a
+pool's connection for each hit, and notices a connection that died without a sign only when it writes to it.)
+
+The server sends invalidations before the replies to the writers that caused them, and answers in order. The heartbeat
+is ``HELLO``, which names the server's role: a master that was made a replica may report late. Behind Sentinel each
+heartbeat also asks who the master is, and a channel to any other is given up.
+"""
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+import math
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, cast
+
+import redis
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from powauth.backends._redis_clients import Client
+from powauth.backends.near_cache import HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT, RETRY_INTERVAL, NearCache, clock
+
+logger = logging.getLogger("powauth")
+
+
+class ChannelLost(Exception):
+    """The connection answered, but not as it must."""
+
+
+class Invalidations(ABC):
+    """A channel of which there is one at a time; made by the first read that finds none, and remade in the same way.
+
+    Args:
+        cache: who is told.
+        client: gives the client whose server, credentials and options the connection shares.
+        prefix: what the keys of the backend begin with.
+        timeout: seconds for making the connection.
+    """
+
+    def __init__(self, cache: NearCache, client: Callable[[], Client], prefix: str, timeout: float) -> None:
+        self._cache = cache
+        self._client = client
+        self._prefix = b"%b:{" % prefix.encode()
+        self._timeout = timeout
+        self._retry_at = 0.0
+        self._complained = False
+        self._closed = False
+        self._answered = 0
+        self._sentinels: Any = None
+        cache.channel = self
+
+    @abstractmethod
+    def ensure(self) -> None:
+        """See `powauth.backends.near_cache.Channel`."""
+
+    @abstractmethod
+    def forget(self) -> None:
+        """See `powauth.backends.near_cache.Channel`."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """End it and drop every copy; there will be no other."""
+
+    def _is_due(self) -> bool:
+        at = clock()
+        if self._closed or at < self._retry_at:
+            return False
+        self._retry_at = at + RETRY_INTERVAL
+        return True
+
+    def _connection(self, retry: object) -> Any:
+        """A connection of the kind and with the options of those in the client's pool, but for what is about pools."""
+        pool: Any = cast("Any", self._client()).connection_pool
+        self._sentinels = pool if hasattr(pool, "sentinel_manager") else None
+        about_pools = ("maint_", "orig_", "himport_", "event_dispatcher")
+        options = {name: value for name, value in pool.connection_kwargs.items() if not name.startswith(about_pools)}
+        limits = {"socket_timeout": self._timeout, "socket_connect_timeout": self._timeout, "health_check_interval": 0}
+        return pool.connection_class(**{**options, **limits, "protocol": 3, "retry": retry})
+
+    @property
+    def _subscription(self) -> tuple[object, ...]:
+        return "CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", self._prefix
+
+    def _take(self, message: Any) -> None:
+        """One message of the server: changed keys, or the answer to a heartbeat."""
+        if isinstance(message, dict):
+            role = message.get(b"role")
+            if role != b"master":
+                raise ChannelLost("no longer a master")
+            self._answered += 1
+        elif isinstance(message, list) and len(message) == 2 and message[0] == b"invalidate":  # noqa: PLR2004
+            if message[1] is None:
+                self._cache.flushed()
+            else:
+                for key in message[1]:
+                    self._changed(key)
+        elif message is not None:  # what redis-py has dealt with itself
+            raise ChannelLost("an unknown message")
+
+    def _changed(self, key: bytes) -> None:
+        place, _, name = key.removeprefix(self._prefix).partition(b"}:")
+        if name.startswith(b"r:"):
+            # The namespace, without the shard's dot and four digits; see `powauth.backends.redis`.
+            self._cache.drop(b"%b:%b" % (place[:-5], name[2:]))
+
+    def _check(self, connection: Any, master: tuple[str, int]) -> None:
+        if master != (connection.host, connection.port):
+            raise ChannelLost("another master")
+
+    def _stands(self, generation: int, sent: float) -> None:
+        self._cache.heard(generation, sent)
+        if self._complained:
+            self._complained = False
+            logger.info("powauth: the near cache is on again")
+
+    def _end(self) -> None:
+        self._closed = True
+        self._cache.close()
+
+    def _complain(self, error: BaseException) -> None:
+        """Once for each outage: the cache is an optimisation, and every read reaches the server meanwhile."""
+        if self._complained or self._closed:
+            return
+        self._complained = True
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        logger.warning(
+            "powauth: the near cache is off and each request asks Redis, until a connection that reports changes "
+            "stands again (%s%s)",
+            type(error).__name__,
+            # What the server refuses is for the operator to know, and holds no value.
+            f": {error}" if isinstance(error, redis.ResponseError | ChannelLost) else "",
+        )
+
+
+class LoopInvalidations(Invalidations):
+    """The channel as a task of the event loop that the first read is on; when that loop ends, so does the channel."""
+
+    _task: "asyncio.Task[None] | None" = None
+    _loop: asyncio.AbstractEventLoop | None = None
+    _heard: asyncio.Event
+
+    def ensure(self) -> None:
+        """See `powauth.backends.near_cache.Channel`."""
+        alive = self._task is not None and not self._task.done()
+        if (alive and self._loop is not None and not self._loop.is_closed()) or not self._is_due():
+            return
+        self._loop = asyncio.get_running_loop()
+        # In no request's context: it outlives them all.
+        self._task = self._loop.create_task(self._run(), name="powauth near cache", context=contextvars.Context())
+
+    def forget(self) -> None:
+        """See `powauth.backends.near_cache.Channel`."""
+        self._task = self._loop = None
+        self._retry_at = 0.0
+
+    async def close(self) -> None:
+        """See `Invalidations.close`."""
+        self._end()
+        task, loop = self._task, self._loop
+        if task is None or loop is None or task.done() or loop.is_closed():
+            return
+        if loop is asyncio.get_running_loop():
+            task.cancel()
+            await asyncio.wait([task])
+        else:
+            with contextlib.suppress(RuntimeError):  # it was closed this very moment
+                loop.call_soon_threadsafe(task.cancel)
+
+    async def _run(self) -> None:
+        generation = self._cache.opened()
+        self._heard = asyncio.Event()
+        connection: Any = None
+        try:
+            connection = self._connection(AsyncRetry(NoBackoff(), 0))
+            async with asyncio.timeout(self._timeout):
+                await connection.connect()
+                await connection.send_command(*self._subscription)
+                await connection.read_response()
+            connection._get_parser().set_invalidation_push_handler(_as_it_is)
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._listen(connection, generation))
+                both.create_task(self._beat(connection, generation))
+        except Exception as error:
+            self._complain(error)
+        finally:
+            self._cache.lost(generation)
+            with contextlib.suppress(Exception):
+                await connection.disconnect(nowait=True)
+
+    async def _listen(self, connection: Any, generation: int) -> None:
+        try:
+            while True:
+                self._take(await connection.read_response(timeout=math.inf, push_request=True))
+                self._heard.set()
+        finally:
+            # At once, and not only when the other task has ended, too.
+            self._cache.lost(generation)
+
+    async def _beat(self, connection: Any, generation: int) -> None:
+        while True:
+            sent, due = clock(), self._answered + 1
+            async with asyncio.timeout(HEARTBEAT_TIMEOUT):
+                await connection.send_command("HELLO")
+                if self._sentinels is not None:
+                    self._check(connection, await self._sentinels.get_master_address())
+                while self._answered < due:
+                    self._heard.clear()
+                    await self._heard.wait()
+            self._stands(generation, sent)
+            await asyncio.sleep(HEARTBEAT_INTERVAL)
+
+
+async def _as_it_is(message: Any) -> Any:
+    return message
+
+
+class ThreadInvalidations(Invalidations):
+    """The channel as a daemon thread, for a synchronous client."""
+
+    _thread: threading.Thread | None = None
+    _line: Any = None
+
+    def __init__(self, cache: NearCache, client: Callable[[], Client], prefix: str, timeout: float) -> None:
+        super().__init__(cache, client, prefix, timeout)
+        self._starting = threading.Lock()
+
+    def ensure(self) -> None:
+        """See `powauth.backends.near_cache.Channel`."""
+        if self._thread is not None and self._thread.is_alive():
+            return
+        with self._starting:
+            if (self._thread is None or not self._thread.is_alive()) and self._is_due():
+                self._thread = threading.Thread(target=self._run, name="powauth near cache", daemon=True)
+                self._thread.start()
+
+    def forget(self) -> None:
+        """See `powauth.backends.near_cache.Channel`."""
+        self._starting = threading.Lock()
+        self._thread = None
+        self._retry_at = 0.0
+        line, self._line = self._line, None
+        if line is not None:
+            # In a child redis-py closes the descriptor, and does not shut down the connection, which is the parent's.
+            with contextlib.suppress(Exception):
+                line.disconnect()
+
+    async def close(self) -> None:
+        """See `Invalidations.close`."""
+        self._end()
+        with self._starting:
+            thread, line = self._thread, self._line
+        if thread is not None and thread.is_alive():
+            if line is not None:
+                with contextlib.suppress(Exception):
+                    line.disconnect()  # which wakes the thread
+            thread.join(self._timeout)
+
+    def _run(self) -> None:
+        generation = self._cache.opened()
+        connection: Any = None
+        try:
+            connection = self._line = self._connection(Retry(NoBackoff(), 0))
+            connection.connect()
+            connection.send_command(*self._subscription)
+            connection.read_response()
+            connection._get_parser().set_invalidation_push_handler(lambda message: message)
+            while not self._closed:
+                self._beat(connection, generation)
+        except Exception as error:
+            self._complain(error)
+        finally:
+            self._cache.lost(generation)
+            with contextlib.suppress(Exception):
+                connection.disconnect()
+
+    def _beat(self, connection: Any, generation: int) -> None:
+        """One heartbeat, and the changes until the next."""
+        sent, due = clock(), self._answered + 1
+        connection.send_command("HELLO")
+        if self._sentinels is not None:
+            self._check(connection, self._sentinels.get_master_address())
+        while self._answered < due:
+            if not self._receive(connection, sent + HEARTBEAT_TIMEOUT):
+                raise ChannelLost("no answer in time")
+        self._stands(generation, sent)
+        pause = clock() + HEARTBEAT_INTERVAL
+        while self._receive(connection, pause):
+            pass
+
+    def _receive(self, connection: Any, until: float) -> bool:
+        """Take one message; whether one came before that time."""
+        seconds = until - clock()
+        if seconds <= 0:
+            return False
+        try:
+            message = connection.read_response(timeout=seconds, push_request=True, disconnect_on_error=False)
+        except redis.TimeoutError:
+            return False
+        self._take(message)
+        return True
