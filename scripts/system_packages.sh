@@ -10,6 +10,7 @@ need() { # COMMAND PACKAGE
 if [ "${1:-build}" = test ]; then
   need chromium chromium # the browser tests
   need redis-server redis-server # tests that stop, fill or cluster servers of their own
+  need valgrind valgrind # the instructions of a request are counted under it
 fi
 
 [ ${#missing[@]} -eq 0 ] && exit 0

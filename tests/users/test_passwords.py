@@ -336,6 +336,33 @@ def test_aut_02_a_stronger_hash_costs_what_it_costs(work: list[tuple[int, int]])
 # Concurrency
 
 
+@pytest.mark.parametrize(("cpus", "at_once"), [(1, 1), (2, 1), (3, 2), (4, 3)])
+def test_by_default_hashing_leaves_one_cpu_to_other_requests(
+    cpus: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if hasattr(os, "sched_getaffinity"):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cpus)))
+    monkeypatch.setattr(os, "cpu_count", lambda: cpus)
+    hasher = PasswordHasher(time_cost=1, memory_cost=64, cheap_and_unsafe=True)
+    together = threading.Barrier(at_once)
+    running: set[int] = set()
+    seen: list[int] = []
+
+    def job() -> None:
+        running.add(threading.get_ident())
+        together.wait(10)  # breaks if fewer than expected are let in at once
+        seen.append(len(running))
+        together.wait(10)
+        running.discard(threading.get_ident())
+
+    async def sign_ins() -> None:
+        await asyncio.gather(*(hasher.run_in_thread(job) for _ in range(4 * at_once)))
+
+    asyncio.run(sign_ins())
+    hasher.close()
+    assert set(seen) == {at_once}
+
+
 def test_pwd_10_hashing_is_bounded_and_the_rest_is_refused() -> None:
     hasher = cheap_hasher(max_concurrent=2, max_waiting=3)
     running, most, lock = 0, 0, threading.Lock()

@@ -205,6 +205,13 @@ def _is_made_of(folded: str, words: Sequence[str]) -> bool:
     return False
 
 
+def _usable_cpus() -> int:
+    """How many this process may run on: fewer than the machine has, where it is pinned or in a container's set."""
+    if hasattr(os, "sched_getaffinity"):  # on Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -235,7 +242,8 @@ class PasswordHasher:
         time_cost: Passes over the memory.
         memory_cost: KiB.
         parallelism: Lanes, each a thread of its own for the time of one hash.
-        max_concurrent: How many are computed at once; by default one for each CPU.
+        max_concurrent: How many are computed at once; by default one fewer than the CPUs that this process may use,
+            and at least one: while passwords are hashed on all of them, every other request waits for a CPU.
         max_waiting: How many more may wait for their turn; any beyond are refused with `Overloaded` at once.
         cheap_and_unsafe: Allows parameters below OWASP's minimum: for tests alone.
 
@@ -259,7 +267,7 @@ class PasswordHasher:
         cheap_and_unsafe: bool = False,
     ) -> None:
         least_memory, least_time = (8, 1) if cheap_and_unsafe else (MIN_MEMORY_COST, MIN_TIME_COST)
-        concurrent = (os.cpu_count() or 1) if max_concurrent is None else max_concurrent
+        concurrent = max(1, _usable_cpus() - 1) if max_concurrent is None else max_concurrent
         for name, value, least, most in (
             ("time_cost", time_cost, least_time, MAX_TIME_COST),
             ("memory_cost", memory_cost, least_memory, MAX_MEMORY_COST),

@@ -1,0 +1,178 @@
+"""``python -m benchmarks.instructions``: the instructions that an authenticated request takes, counted and not timed.
+
+callgrind runs the scenarios of `benchmarks.instruction_scenarios` in one process of the same interpreter, and writes
+down what it has counted at each `mark`. What a middleware *adds* is its scenario less the same app without it, per
+request.
+
+**How exactly it repeats.** Hash seed, clock and secret are fixed and the garbage collector is off. Two runs then differ
+by where the system puts the memory: names that fall into the same slot of the interpreter's cache of attribute
+look-ups, whose slots go by address, are searched for again and again. That search is a matter of luck (1.2 % of a
+request), so it is left out of the count (``--toggle-collect``), unless the interpreter was stripped of the name of the
+function. What remains was within 0.6 % over other environments, directories and loads of the machine.
+
+**What is compared.** Counts differ between builds of Python and of the C library, so each is put in proportion to a
+yardstick that was counted beside it in the same run, the hand-written middleware of `benchmarks.floor`. On the build
+that the record was made on, the yardstick's count is the same and the proportion is the count. Minor versions of
+Python differ in what is cheap, so each has a record of its own.
+
+``--record`` writes the record: after a change that is meant to cost what it costs, or that saves.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.instruction_scenarios import ADDED, BLOCKS, FLOOR, REQUESTS
+from benchmarks.tables import table
+
+ROOT = Path(__file__).parent.parent
+
+RECORD = Path(__file__).with_suffix(".json")
+
+SCENARIOS = "benchmarks.instruction_scenarios"
+"""What callgrind runs."""
+
+TOLERANCE = 0.05
+"""The share by which a request may become dearer."""
+
+TIMEOUT = 600
+"""Seconds; a run takes some 25."""
+
+Counts = dict[str, int]
+"""Instructions that a middleware adds to a request, by scenario."""
+
+
+def build() -> str:
+    """What records are kept by: ``cpython-3.11 x86_64``."""
+    major, minor = sys.version_info[:2]
+    return f"{sys.implementation.name}-{major}.{minor} {platform.machine()}"
+
+
+def unavailable() -> str | None:
+    """Why nothing can be counted here; ``None`` if it can."""
+    if shutil.which("valgrind") is None:
+        return "valgrind is not installed"
+    if sys.implementation.name != "cpython":
+        return "callgrind counts CPython's instructions"
+    return None
+
+
+def count() -> Counts:
+    """Run the scenarios under callgrind.
+
+    Raises:
+        RuntimeError: they failed there; says how.
+    """
+    with tempfile.TemporaryDirectory(prefix="powauth-instructions-") as folder:
+        out = Path(folder, "out")
+        done = subprocess.run(
+            [
+                "valgrind",
+                "-q",
+                "--tool=callgrind",
+                "--dump-before=getsid",
+                "--toggle-collect=find_name_in_mro",
+                "--collect-atstart=yes",
+                "--combine-dumps=yes",
+                f"--callgrind-out-file={out}",
+                sys.executable,
+                "-m",
+                SCENARIOS,
+                folder,
+            ],
+            cwd=ROOT,
+            # Nothing else of the caller's: neither what measures coverage, nor what changes how Python runs.
+            env={
+                "PATH": os.environ.get("PATH", os.defpath),
+                "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}",
+                "PYTHONHASHSEED": "0",
+            },
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"the scenarios failed under callgrind:\n{done.stderr}")
+        names = done.stdout.splitlines()
+        with out.open() as lines:
+            totals = [int(line.split()[1]) for line in lines if line.startswith("totals:")]
+    return added(names, totals)
+
+
+def added(names: list[str], totals: list[int]) -> Counts:
+    """What each middleware adds per request, of callgrind's totals from mark to mark.
+
+    The first is all that came before the first mark; then, for each scenario, `BLOCKS` blocks and the warm-up of the
+    next.
+    """
+    assert len(totals) == 1 + len(names) * (BLOCKS + 1), (len(names), len(totals))
+    median = {
+        name: statistics.median(totals[first : first + BLOCKS])
+        for name, first in zip(names, range(1, len(totals), BLOCKS + 1), strict=False)
+    }
+    return {name: round((median[name] - median[bare]) / REQUESTS) for name, bare in ADDED.items()}
+
+
+def ratios(counts: Counts) -> dict[str, float]:
+    """Each count in multiples of the yardstick's."""
+    return {name: number / counts[FLOOR] for name, number in counts.items()}
+
+
+def changes(recorded: Counts, counted: Counts) -> dict[str, float]:
+    """By what share each scenario has become dearer, in proportion to the yardstick; less than nothing if cheaper."""
+    scale = counted[FLOOR] / recorded[FLOOR]
+    return {name: counted[name] / (number * scale) - 1 for name, number in recorded.items()}
+
+
+def dearer(recorded: Counts, counted: Counts) -> list[str]:
+    """The scenarios that cost more than the record allows, each with its figures."""
+    before = {name: number * counted[FLOOR] / recorded[FLOOR] for name, number in recorded.items()}
+    return [
+        f"{name}: {counted[name]:,} instructions a request where {before[name]:,.0f} are on record, {change:+.1%}"
+        for name, change in changes(recorded, counted).items()
+        if change > TOLERANCE
+    ]
+
+
+def records() -> dict[str, Counts]:
+    """All that is on record, by `build`."""
+    found: dict[str, Counts] = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    return found
+
+
+def record(counts: Counts) -> None:
+    """Put counts on record for this build."""
+    RECORD.write_text(json.dumps(records() | {build(): counts}, indent=2, sort_keys=True) + "\n")
+
+
+def main() -> None:
+    """Count, show, and on request record."""
+    parser = argparse.ArgumentParser(description="Instructions per authenticated request.")
+    parser.add_argument("--record", action="store_true", help=f"write {RECORD.name}")
+    wanted = parser.parse_args()
+    reason = unavailable()
+    if reason is not None:
+        raise SystemExit(reason)
+    counts = count()
+    known = records().get(build())
+    moved = {} if known is None or known.keys() != counts.keys() else changes(known, counts)
+    times = ratios(counts)
+    rows = [
+        (name, f"{number:,}", f"{times[name]:.2f}", f"{moved[name]:+.1%}" if moved else "none on record")
+        for name, number in counts.items()
+    ]
+    print(table((build(), "added per request", "x floor", "since the record"), rows))
+    if wanted.record:
+        record(counts)
+
+
+if __name__ == "__main__":
+    main()
