@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from powauth import SessionAuth
-from powauth.backends.base import Backend, Millis, Mode, Page, Record, drive
+from powauth.backends.base import Backend, Millis, Mode, Page, Record, WouldWaitError, drive
 from powauth.connection import MISSING, Connection
 from powauth.errors import InvalidParams
 from powauth.integrations import asgi, wsgi
@@ -152,6 +152,7 @@ class CountingBackend(Backend):
         self.inner = inner
         self.mode = inner.mode
         self.shared = inner.shared
+        self.reads_at_once = inner.reads_at_once
         self.calls: list[str] = []
         self.fail: dict[str, Exception] = {}
         self.before: Callable[[str], Awaitable[None]] | None = None
@@ -185,6 +186,13 @@ class CountingBackend(Backend):
     async def get_fresh(self, key: bytes, now: Millis) -> Record | None:
         await self._enter("get")
         return await self.inner.get_fresh(key, now)
+
+    def get_at_once(self, key: bytes, now: Millis) -> Record | None:
+        if self.fail or self.before is not None:  # those belong to `get`
+            raise WouldWaitError
+        record = self.inner.get_at_once(key, now)
+        self.calls.append("get")
+        return record
 
     async def update(self, record: Record, expected_version: int, now: Millis) -> bool:
         await self._enter("update")
