@@ -94,6 +94,13 @@ class Server:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
+    def pin(self, cores: set[int]) -> None:
+        """Let all its processes and threads run on these processors alone."""
+        assert self.process is not None
+        for pid in family(self.process.pid):
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                os.sched_setaffinity(int(thread.name), cores)
+
     def pause(self) -> None:
         """It keeps its connections, and answers nothing."""
         self.signal(signal.SIGSTOP)
