@@ -3,13 +3,17 @@
 import asyncio
 import gc
 import itertools
+from collections.abc import Awaitable
 from contextlib import AbstractAsyncContextManager
 from hashlib import blake2b
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from benchmarks.contenders.base import EMAIL, READ_PATH, Contender, Pair, Place
 from benchmarks.requests import OTHER_COOKIE, Answer, asgi_scope, ask_asgi, ask_wsgi, scope_like, wsgi_environ
+from powauth.backends.base import drive
+
+T = TypeVar("T")
 
 SESSIONS = 16
 """Signed in to before, and presented in turn: one alone would flatter whoever remembers the last."""
@@ -89,7 +93,7 @@ class Subject:
 
     def __enter__(self) -> "Subject":
         self._opened = self.contender.open(self.place)
-        self._pair = self._runner.run(_awaited(self._opened.__aenter__()))
+        self._pair = self._to_end(self._opened.__aenter__())
         try:
             self.cookies = [self._sign_in() for _ in range(SESSIONS)]
             self.check()
@@ -102,8 +106,13 @@ class Subject:
 
     def __exit__(self, *error: object) -> None:
         if self._opened is not None:
-            self._runner.run(_awaited(self._opened.__aexit__(None, None, None)))
+            self._to_end(self._opened.__aexit__(None, None, None))
         self._runner.close()
+
+    def _to_end(self, awaitable: Awaitable[T]) -> T:
+        """On the event loop; without one for WSGI, where some libraries refuse to work on a loop's thread."""
+        coroutine = _awaited(awaitable)
+        return self._runner.run(coroutine) if self.contender.interface == "asgi" else drive(coroutine)
 
     def _sign_in(self) -> str:
         login = self.pair.login
@@ -175,7 +184,7 @@ def forged(cookies: str) -> str:
     return "; ".join(pair if pair == OTHER_COOKIE else change(pair) for pair in cookies.split("; "))
 
 
-async def _awaited(awaitable: Any) -> Any:
+async def _awaited(awaitable: Awaitable[T]) -> T:
     return await awaitable
 
 

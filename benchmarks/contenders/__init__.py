@@ -9,7 +9,17 @@ if TYPE_CHECKING:
 MODULES = (
     "floor",
     "powauth_asgi",
+    "powauth_fastapi",
+    "powauth_wsgi",
     "starlette_sessions",
+    "starsessions_",
+    "fastapi_users_",
+    "crudauth_",
+    "litestar_sessions",
+    "redis_mget",
+    "flask_login",
+    "flask_session",
+    "django_sessions",
 )
 """In the order of the tables. A module imports what it compares only when a pair is opened."""
 
