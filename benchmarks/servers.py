@@ -115,7 +115,8 @@ class Server:
             self.pause()
             pids = list(family(self.process.pid))
             for pid in pids:
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # it may have ended by itself
+                    os.kill(pid, signal.SIGKILL)
             self.process.wait()
             self.process = None
             wait_for(lambda: not any(_runs(pid) for pid in pids), "an end of its processes")

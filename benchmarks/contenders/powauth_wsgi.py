@@ -35,7 +35,8 @@ def _sign_in(environ: dict[str, Any]) -> Headers:
     return []
 
 
-def _plain(auth: SessionAuth[User]) -> Any:
+def plain(auth: SessionAuth[User]) -> Any:
+    """The plain app behind powauth's middleware."""
     return SessionAuthMiddleware(wsgi_app(_email_of, _sign_in), auth)
 
 
@@ -74,7 +75,7 @@ def _open(
 
 def _row(kind: str, name: str, where: str, make_backend: MakeBackend, *needs: str, on_redis: bool = False) -> Contender:
     flask = kind == "flask"
-    layer, bare_app = (_flask, bare) if flask else (_plain, lambda: wsgi_app(anyone))
+    layer, bare_app = (_flask, bare) if flask else (plain, lambda: wsgi_app(anyone))
     return Contender(
         f"powauth-{kind}-{name.lower().split()[0]}",
         f"powauth, {name}{', on Flask' if flask else ''}",
