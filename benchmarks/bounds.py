@@ -20,6 +20,7 @@ class Results:
     throughput: Sequence[Throughput] = ()
     stores: Sequence[Row] = ()
     sign_ins: Sequence[SignIn] = ()
+    disk_sync: Spread | None = None
 
 
 class Verdict(NamedTuple):
@@ -115,8 +116,8 @@ def _sign_ins(results: Results) -> list[Verdict]:
         Verdict(
             f"sign-in on LMDB, {each.title}, without the hash and what lmdb alone takes for its commits, in µs",
             f"under {SIGN_IN_MICROSECONDS}",
-            f"{each.rest:.0f}",
-            each.rest < SIGN_IN_MICROSECONDS,
+            each.rest.text(0),
+            each.rest.median < SIGN_IN_MICROSECONDS,
         )
         for each in results.sign_ins
     ]

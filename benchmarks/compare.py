@@ -7,7 +7,7 @@ scaled by a yardstick run beside it. See docs/benchmarks.md for how to read it.
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -79,7 +79,7 @@ def measure(
 HEAD = ["contender", "added µs", "quartiles", "x floor", "bare µs", "trips", "writes", "SQL"]
 
 
-def rows(found: Sequence[Contender], measured: dict[str, Measured]) -> list[list[str]]:
+def rows(found: Sequence[Contender], measured: Mapping[str, Measured]) -> list[list[str]]:
     """One for each contender, of one interface after the other."""
     result = []
     for interface in ("asgi", "wsgi"):
