@@ -53,7 +53,7 @@ CONTENDERS = (
     Contender("powauth-memory", "powauth, memory", "asgi", _open(memory), keeps("the process"), CHECKS),
     Contender(
         "powauth-memory-unread",
-        "powauth, memory; a handler that does not read the user",
+        "powauth, memory; user not read",
         "asgi",
         _open(memory, _public),
         keeps("the process"),
