@@ -2,7 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP_QUIET := --quiet --disable-pip-version-check
+PIP_INSTALL := $(BIN)/python -m pip install $(PIP_QUIET)
+BENCH_VENV := .venv-bench
+BENCH_EXTRAS := lmdb users async redis starlette fastapi litestar flask
 
 .PHONY: test demo lint types bench faults lock clean
 
@@ -21,8 +24,10 @@ lint: $(VENV)/.ready
 types: $(VENV)/.ready
 	$(BIN)/mypy
 
-bench: $(VENV)/.ready
-	$(BIN)/python -m benchmarks
+# The peers want older versions of what the tests use, so they have an environment of their own.
+bench: $(BENCH_VENV)/.ready
+	scripts/system_packages.sh bench
+	$(BENCH_VENV)/bin/python -m benchmarks --write $(ARGS)
 
 faults: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.faults
@@ -36,10 +41,21 @@ $(VENV)/.ready: requirements/dev.lock pyproject.toml
 	$(BIN)/python -m pip --disable-pip-version-check check
 	touch $@
 
-# Remakes the lock file; needs uv.
+$(BENCH_VENV)/.ready: requirements/bench.lock pyproject.toml
+	scripts/system_packages.sh build
+	$(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install $(PIP_QUIET) --no-deps --require-hashes -r requirements/bench.lock
+	$(BENCH_VENV)/bin/python -m pip install $(PIP_QUIET) --no-deps --no-build-isolation --editable .
+	$(BENCH_VENV)/bin/python -m pip --disable-pip-version-check check
+	touch $@
+
+# Remakes the lock files; needs uv. That of the benchmark begins with the versions of the other.
 lock:
 	uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o requirements/dev.lock
+	cp requirements/dev.lock requirements/bench.lock
+	uv pip compile pyproject.toml $(BENCH_EXTRAS:%=--extra %) --group bench --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o requirements/bench.lock
 
 clean:
-	rm -rf $(VENV) .coverage* .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BENCH_VENV) .coverage* .mypy_cache .ruff_cache .hypothesis

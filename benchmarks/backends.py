@@ -188,28 +188,34 @@ def lmdb_backend(path: Path) -> Backend:
     return LMDBBackend(path)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("sizes", type=int, nargs="*", default=[1_000, 1_000_000], help="numbers of sessions")
-    sizes = parser.parse_args(arguments).sizes
+HEAD = [
+    "backend",
+    "sessions",
+    "bytes/session",
+    "read ns",
+    "bare read ns",
+    "create µs",
+    "longest create ms",
+    "longest purge ms",
+]
+
+
+def measure(sizes: Sequence[int]) -> list[Row]:
+    """The backends that need no server, at each number of sessions."""
     rows = bench_backend("memory", MemoryBackend, sizes)
     if importlib.util.find_spec("lmdb") is not None:
         with tempfile.TemporaryDirectory(dir=RAM_DISK if RAM_DISK.is_dir() else None) as parent:
             directory = Path(parent) / "store"
             rows += bench_backend("lmdb", partial(lmdb_backend, directory / "sessions"), sizes, directory=directory)
-    print(
-        table(
-            [
-                "backend",
-                "sessions",
-                "bytes/session",
-                "read ns",
-                "bare read ns",
-                "create µs",
-                "longest create ms",
-                "longest purge ms",
-            ],
-            rows,
-        )
-    )
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sizes", type=int, nargs="*", default=[1_000, 1_000_000], help="numbers of sessions")
+    print(table(HEAD, measure(parser.parse_args(arguments).sizes)))
+
+
+if __name__ == "__main__":
+    main()

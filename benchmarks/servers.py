@@ -94,6 +94,13 @@ class Server:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
+    def pin(self, cores: set[int]) -> None:
+        """Let all its processes and threads run on these processors alone."""
+        assert self.process is not None
+        for pid in family(self.process.pid):
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                os.sched_setaffinity(int(thread.name), cores)
+
     def pause(self) -> None:
         """It keeps its connections, and answers nothing."""
         self.signal(signal.SIGSTOP)
@@ -108,7 +115,8 @@ class Server:
             self.pause()
             pids = list(family(self.process.pid))
             for pid in pids:
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # it may have ended by itself
+                    os.kill(pid, signal.SIGKILL)
             self.process.wait()
             self.process = None
             wait_for(lambda: not any(_runs(pid) for pid in pids), "an end of its processes")

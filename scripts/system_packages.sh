@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs Debian packages: only those missing, and only as root. Usage: system_packages.sh build|test
+# Installs Debian packages: only those missing, and only as root. Usage: system_packages.sh build|test|bench
 set -euo pipefail
 
 missing=()
@@ -11,6 +11,10 @@ if [ "${1:-build}" = test ]; then
   need chromium chromium # the browser tests
   need redis-server redis-server # tests that stop, fill or cluster servers of their own
   need valgrind valgrind # the instructions of a request are counted under it
+fi
+if [ "${1:-build}" = bench ]; then
+  need wrk wrk # the load of the end-to-end part
+  need redis-server redis-server # a server of the benchmark's own
 fi
 
 [ ${#missing[@]} -eq 0 ] && exit 0

@@ -1,0 +1,136 @@
+"""powauth's own bounds: what this comparison must show, with what it did show."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from benchmarks.backends import Row
+from benchmarks.end_to_end import Throughput
+from benchmarks.figures import Measured, Spread, ratio
+from benchmarks.signing_in import SignIn
+
+Direction = Literal["at most", "at least"]
+
+
+@dataclass
+class Results:
+    """Whatever parts of the comparison were run."""
+
+    measured: Mapping[str, Measured] = field(default_factory=dict)
+    throughput: Sequence[Throughput] = ()
+    stores: Sequence[Row] = ()
+    sign_ins: Sequence[SignIn] = ()
+    disk_sync: Spread | None = None
+
+
+class Verdict(NamedTuple):
+    """One bound beside what was measured."""
+
+    what: str
+    bound: str
+    measured: str
+    holds: bool
+
+
+class Added(NamedTuple):
+    """A bound on the ratio of two contenders' added costs: ``one`` divided by ``other``."""
+
+    what: str
+    one: str
+    other: str
+    direction: Direction
+    limit: float
+
+
+ADDED = (
+    Added("memory, ASGI, to the floor", "powauth-memory", "floor", "at most", 1.8),
+    Added("Starlette's SessionMiddleware to memory, ASGI", "starlette", "powauth-memory", "at least", 3),
+    Added("LMDB, ASGI, to the floor", "powauth-lmdb", "floor", "at most", 2.2),
+    Added("Redis, asyncio, to a bare MGET", "powauth-redis", "redis-mget", "at most", 1.15),
+    Added("Redis, asyncio, near cache, to the floor", "powauth-redis-near", "floor", "at most", 2.5),
+    Added("starsessions on Redis to Redis, asyncio", "starsessions-redis", "powauth-redis", "at least", 2),
+    Added("Litestar on Redis to Redis, asyncio", "litestar-redis", "powauth-redis", "at least", 2),
+    Added("Flask-Session on Redis to Redis, asyncio", "flask-session-redis", "powauth-redis", "at least", 2),
+    Added("Flask-Session on Redis to Redis, on Flask", "flask-session-redis", "powauth-flask-redis", "at least", 2),
+    Added("fastapi-users on SQLite to SQLite, ASGI", "fastapi-users-sqlite", "powauth-sqlite", "at least", 10),
+    Added(
+        "fastapi-users on SQLite to SQLite by a plain Engine, ASGI",
+        "fastapi-users-sqlite",
+        "powauth-sqlite-engine",
+        "at least",
+        10,
+    ),
+    Added("SQLite, WSGI, to Django's sessions in SQLite", "powauth-wsgi-sqlite", "django-sqlite", "at most", 1),
+    Added("Flask-Login to memory, on Flask", "flask-login", "powauth-flask-memory", "at least", 8),
+    Added("Flask-Login to LMDB, on Flask", "flask-login", "powauth-flask-lmdb", "at least", 8),
+)
+
+OF_FLOOR, OF_BARE = 0.95, 0.90
+"""Of the throughput that the floor keeps, and of that without authentication."""
+
+SIGN_IN_MICROSECONDS = 300
+
+
+def verdicts(results: Results) -> list[Verdict]:
+    """Those bounds whose figures are there."""
+    return [*_added(results), *_throughput(results), *_stores(results), *_sign_ins(results)]
+
+
+def _added(results: Results) -> list[Verdict]:
+    found = results.measured
+    return [
+        _verdict(each.what, ratio(found[each.one], found[each.other]), each.direction, each.limit)
+        for each in ADDED
+        if each.one in found and each.other in found
+    ]
+
+
+def _throughput(results: Results) -> list[Verdict]:
+    parts: list[tuple[str, Callable[[Throughput], Spread], float]] = [
+        ("of the floor's throughput", lambda each: each.of_floor, OF_FLOOR),
+        ("of the throughput without authentication", lambda each: each.of_bare, OF_BARE),
+    ]
+    return [
+        _verdict(f"{each.app} behind {each.server}, {text}", part(each), "at least", limit)
+        for each in results.throughput
+        if each.app.startswith("powauth") and each.server == "uvicorn"
+        for text, part, limit in parts
+    ]
+
+
+def _stores(results: Results) -> list[Verdict]:
+    found = []
+    for name in dict.fromkeys(row.name for row in results.stores):
+        of_size = sorted((row for row in results.stores if row.name == name), key=lambda row: row.sessions)
+        least, most = of_size[0], of_size[-1]
+        if least is most:
+            continue
+        grown, bare = most.read_ns - least.read_ns, most.bare_ns - least.bare_ns
+        what = f"{name}: a read's growth from {least.sessions:,} to {most.sessions:,} sessions, in ns"
+        found.append(Verdict(what, f"at most {bare} (that of a bare read)", str(grown), grown <= bare))
+    return found
+
+
+def _sign_ins(results: Results) -> list[Verdict]:
+    return [
+        Verdict(
+            f"sign-in on LMDB, {each.title}, without the hash and what lmdb alone takes for its commits, in µs",
+            f"under {SIGN_IN_MICROSECONDS}",
+            each.rest.text(0),
+            each.rest.median < SIGN_IN_MICROSECONDS,
+        )
+        for each in results.sign_ins
+    ]
+
+
+def _verdict(what: str, found: Spread, direction: Direction, limit: float) -> Verdict:
+    holds = found.median <= limit if direction == "at most" else found.median >= limit
+    return Verdict(what, f"{direction} {limit:g}", found.text(), holds)
+
+
+HEAD = ["powauth's own bounds", "bound", "measured", ""]
+
+
+def rows(found: Sequence[Verdict]) -> list[list[str]]:
+    """For the table."""
+    return [[each.what, each.bound, each.measured, "holds" if each.holds else "does not hold"] for each in found]

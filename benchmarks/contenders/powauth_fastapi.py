@@ -1,0 +1,66 @@
+"""powauth on FastAPI: the middleware, and the user as a dependency."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Annotated, Any
+
+from benchmarks.contenders.base import EMAIL, Contender, Login, Pair, Place
+from benchmarks.contenders.powauth_users import CHECKS, PARAMS, MakeBackend, User, guarded, keeps, memory, redis, sql
+from powauth import RequestAuth
+
+
+def bare() -> Any:
+    """What all contenders on FastAPI are measured against."""
+    from fastapi import FastAPI
+
+    app = FastAPI(openapi_url=None)
+
+    @app.get("/me")
+    async def me() -> dict[str, str]:
+        return {"email": EMAIL}
+
+    return app
+
+
+def _open(make_backend: MakeBackend) -> Callable[[Place], AbstractAsyncContextManager[Pair]]:
+    @asynccontextmanager
+    async def open_pair(place: Place) -> AsyncIterator[Pair]:
+        from fastapi import Depends, FastAPI
+
+        from powauth.integrations.fastapi import SessionAuthMiddleware, auth_dependency, request_auth
+
+        async with guarded(place, make_backend, asynchronous=True) as (auth, statements):
+            app = FastAPI(openapi_url=None)
+            app.add_middleware(SessionAuthMiddleware, auth=auth)
+
+            @app.get("/me")
+            async def me(user: Annotated[User, Depends(auth_dependency)]) -> dict[str, str]:
+                return {"email": user.email}
+
+            @app.post("/login")
+            async def login(session: Annotated[RequestAuth[User], Depends(request_auth)]) -> None:
+                assert await session.authenticate_user(PARAMS) is not None
+
+            yield Pair(app, bare(), Login(), statements)
+
+    return open_pair
+
+
+def _row(name: str, where: str, make_backend: MakeBackend, *needs: str, on_redis: bool = False) -> Contender:
+    return Contender(
+        f"powauth-fastapi-{name.lower().split()[0]}",
+        f"powauth, {name}, on FastAPI",
+        "asgi",
+        _open(make_backend),
+        keeps(where),
+        CHECKS,
+        ("fastapi", *needs),
+        redis=on_redis,
+    )
+
+
+CONTENDERS = (
+    _row("memory", "the process", memory),
+    _row("SQLite of the app", "the app's SQLite", sql, "aiosqlite"),
+    _row("Redis", "Redis", redis, "redis", on_redis=True),
+)

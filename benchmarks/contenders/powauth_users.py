@@ -1,0 +1,133 @@
+"""The users behind powauth's contenders: a table of the app's own, as in any app that uses powauth."""
+
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.orm import DeclarativeBase
+
+from benchmarks.contenders.base import EMAIL, PASSWORD, Place
+from powauth import SessionAuth
+from powauth.backends.base import Backend, drive
+from powauth.backends.memory import MemoryBackend
+from powauth.backends.sql import SQLBackend
+from powauth.users.passwords import PasswordHasher
+from powauth.users.sqlalchemy import SQLAlchemyUsers, UserMixin
+
+SECRET = secrets.token_urlsafe(48)
+PARAMS = {"email": EMAIL, "password": PASSWORD}
+
+
+class Base(DeclarativeBase): ...
+
+
+class User(UserMixin, Base):
+    __tablename__ = "users"
+
+
+def cheap_hasher() -> PasswordHasher:
+    """Signing in is not what is measured."""
+    return PasswordHasher(time_cost=1, memory_cost=8, cheap_and_unsafe=True)
+
+
+def note_statements(engine: Engine, statements: list[str]) -> None:
+    """Append every statement that the engine's databases are given."""
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def note(connection: Any, cursor: Any, statement: str, *more: Any) -> None:
+        del connection, cursor, more
+        statements.append(statement)
+
+
+def create_user_table(directory: Path) -> str:
+    """A SQLite database with one user in it; the path of its file."""
+    path = directory / "app.sqlite3"
+    engine = create_engine(f"sqlite:///{path}")
+    try:
+        with engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        Base.metadata.create_all(engine)
+        drive(SQLAlchemyUsers(engine, User, hasher=cheap_hasher()).create(PARAMS))
+    finally:
+        engine.dispose()
+    return str(path)
+
+
+class Guarded(NamedTuple):
+    """powauth, ready to be put in front of an app.
+
+    Attributes:
+        statements: that the database of its users, and of its sessions where they are there too, has been given.
+    """
+
+    auth: SessionAuth[User]
+    statements: list[str]
+
+
+MakeBackend = Callable[[Place, "Engine | AsyncEngine"], Backend]
+"""Gives a backend; the engine is that of the app's database, where the users are."""
+
+
+@asynccontextmanager
+async def guarded(place: Place, make_backend: MakeBackend, *, asynchronous: bool) -> AsyncIterator[Guarded]:
+    """A `SessionAuth` whose users are in the app's database, behind an `AsyncEngine` if ``asynchronous``.
+
+    With a plain `Engine` it never suspends.
+    """
+    path = create_user_table(place.directory)
+    engine: Engine | AsyncEngine
+    engine = create_async_engine(f"sqlite+aiosqlite:///{path}") if asynchronous else create_engine(f"sqlite:///{path}")
+    statements: list[str] = []
+    note_statements(engine.sync_engine if isinstance(engine, AsyncEngine) else engine, statements)
+    users = SQLAlchemyUsers(engine, User, hasher=cheap_hasher())
+    backend = make_backend(place, engine)
+    try:
+        if isinstance(backend, SQLBackend):
+            await backend.create_tables()
+        yield Guarded(SessionAuth(secret_key=SECRET, users=users, backend=backend), statements)
+    finally:
+        await backend.close()
+        await users.close()
+        if isinstance(engine, AsyncEngine):
+            await engine.dispose()
+        else:
+            engine.dispose()
+
+
+def memory(place: Place, engine: object) -> Backend:
+    """In the process."""
+    del place, engine
+    return MemoryBackend()
+
+
+def lmdb(place: Place, engine: object) -> Backend:
+    """In files, with the durability that powauth gives them unasked."""
+    del engine
+    from powauth.backends.lmdb import LMDBBackend
+
+    return LMDBBackend(place.directory / "sessions")
+
+
+def redis(place: Place, engine: object) -> Backend:
+    """On a server, through redis-py; of asyncio if the engine is."""
+    from powauth.backends.redis import RedisBackend
+
+    return RedisBackend(place.redis_url, asynchronous=isinstance(engine, AsyncEngine))
+
+
+def sql(place: Place, engine: "Engine | AsyncEngine") -> Backend:
+    """In the app's own database, through the app's own engine."""
+    del place
+    return SQLBackend(engine)
+
+
+CHECKS = "MAC, expiry, salt, reuse of an old id; renews the id; what is revoked is refused from the next request on"
+
+
+def keeps(where: str) -> str:
+    """What a row says of where the session is."""
+    return f"signed id in the cookie; session and a snapshot of the user in {where}"

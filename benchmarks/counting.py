@@ -1,0 +1,70 @@
+"""What an authenticated request asks of engines, counted where it arrives."""
+
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.subject import Counts, Subject
+
+REQUESTS = 10
+CHANGES = ("INSERT", "UPDATE", "DELETE", "REPLACE")
+NO_STATEMENTS = ("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE", "PRAGMA")
+
+
+def count(subject: Subject) -> Counts:
+    """The mean over a few requests of the app with its layer, none of which is due for a renewal."""
+
+    def visit() -> None:
+        for number in range(REQUESTS):
+            subject.ask(subject.cookies[number % len(subject.cookies)])
+
+    statements, redis_counts = subject.pair.statements, (0, 0, 0)
+    if statements is not None:
+        del statements[:]
+    if subject.contender.redis:
+        redis_counts = _count_redis(subject.place.redis_url, visit)
+    else:
+        visit()
+    round_trips, commands, redis_writes = redis_counts
+    sql = [each.lstrip().upper() for each in statements or ()]
+    sql = [each for each in sql if not each.startswith(NO_STATEMENTS)]
+    engines = subject.contender.redis or statements is not None
+    return Counts(
+        round_trips=round_trips / REQUESTS if subject.contender.redis else None,
+        commands=commands / REQUESTS if subject.contender.redis else None,
+        writes=(redis_writes + sum(each.startswith(CHANGES) for each in sql)) / REQUESTS if engines else None,
+        statements=len(sql) / REQUESTS if statements is not None else None,
+    )
+
+
+def _count_redis(url: str, visit: Callable[[], None]) -> tuple[int, int, int]:
+    """Packets that the server read, commands in them, and those of the commands that change data.
+
+    Without MONITOR, which would slow the server: from its own counters, less what reading those adds to them.
+    """
+    import redis
+
+    with redis.Redis.from_url(url) as client:
+
+        def counters() -> tuple[int, dict[str, int]]:
+            stats: dict[str, Any] = client.info("commandstats")
+            calls = {name.removeprefix("cmdstat_"): int(values["calls"]) for name, values in stats.items()}
+            reads = int(client.info("stats")["total_reads_processed"])
+            return reads, calls
+
+        idle, before = counters(), counters()
+        visit()
+        after = counters()
+        own_reads = before[0] - idle[0]
+        made = {name: calls - before[1].get(name, 0) for name, calls in after[1].items() if name != "info"}
+        made = {name: calls for name, calls in made.items() if calls}
+        flags = client.execute_command("COMMAND INFO", *made) if made else []
+        changing = {_text(command[0]) for command in flags if b"write" in command[2] or "write" in command[2]}
+        return (
+            after[0] - before[0] - own_reads,
+            sum(made.values()),
+            sum(calls for name, calls in made.items() if name in changing),
+        )
+
+
+def _text(name: bytes | str) -> str:
+    return name.decode() if isinstance(name, bytes) else name

@@ -1,0 +1,190 @@
+"""What is left of the throughput behind a real server: uvicorn and gunicorn under wrk, one processor each.
+
+All servers of a kind run at once, idle but for the one that is asked; rounds go through them in turn.
+"""
+
+import argparse
+import http.client
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.contenders.base import READ_PATH
+from benchmarks.figures import Spread, spread
+from benchmarks.requests import OTHER_COOKIE, cookie_header
+from benchmarks.servers import Server, free_port
+from benchmarks.tables import table
+from benchmarks.workers import cores
+
+CONNECTIONS = 64
+SECONDS = 2
+ROUNDS = 9
+MISSING_WRK = "wrk is missing: apt-get install wrk"
+
+APPS = {
+    "uvicorn": ("bare-asgi", "floor", "powauth-memory", "powauth-lmdb"),
+    "gunicorn": ("bare-wsgi", "floor-wsgi", "powauth-wsgi-memory", "powauth-wsgi-lmdb"),
+}
+"""For each server: the app without authentication, with the floor, and with powauth."""
+
+
+class Throughput(NamedTuple):
+    """Of one app behind one server.
+
+    Attributes:
+        per_second: requests answered, for each round.
+        of_bare: divided by what the app without authentication answered in the same round.
+        of_floor: by what the floor did.
+    """
+
+    server: str
+    app: str
+    per_second: Spread
+    of_bare: Spread
+    of_floor: Spread
+
+
+class AppServer(Server):
+    """A server with one worker process on the app's processor."""
+
+    def __init__(self, kind: str, name: str, directory: Path) -> None:
+        self.port = free_port()
+        address = f"127.0.0.1:{self.port}"
+        if kind == "uvicorn":
+            command = ["uvicorn", "benchmarks.served:make", "--factory", "--port", str(self.port), *UVICORN]
+        else:
+            command = ["gunicorn", "benchmarks.served:make()", "--bind", address, *GUNICORN]
+        pinned = ["taskset", "--cpu-list", str(min(cores()[0]))]
+        environment = ["env", f"POWAUTH_BENCH_APP={name}", f"PYTHONPATH={Path(__file__).parent.parent}"]
+        super().__init__(directory, [*pinned, *environment, sys.executable, "-m", *command])
+
+    def answers(self) -> bool:
+        try:
+            self.ask("GET", READ_PATH)
+        except OSError:
+            return False
+        return True
+
+    def ask(self, method: str, path: str, cookie: str = "") -> tuple[int, bytes, str]:
+        """Status, body, and the cookies that it sets."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request(method, path, headers={"Cookie": cookie} if cookie else {})
+            response = connection.getresponse()
+            body = response.read()
+            return response.status, body, cookie_header(response.headers.get_all("set-cookie", []))
+        finally:
+            connection.close()
+
+
+UVICORN = ["--no-access-log", "--log-level", "warning", "--lifespan", "off", "--http", "httptools", "--loop", "uvloop"]
+GUNICORN = ["--worker-class", "gthread", "--threads", "4", "--log-level", "warning", "--keep-alive", "30"]
+"""One worker with four threads: its ``sync`` worker would close the connection after each request."""
+
+
+def wrk(port: int, cookie: str, seconds: float) -> float:
+    """Requests a second, all of them answered with 200."""
+    command = ["taskset", "--cpu-list", str(min(cores()[1])), "wrk", "--threads", "1"]
+    command += ["--connections", str(CONNECTIONS), "--duration", f"{seconds:g}s"]
+    command += ["--header", f"Cookie: {cookie}", f"http://127.0.0.1:{port}{READ_PATH}"]
+    text = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60 + seconds).stdout
+    if (failed := re.search(r"Non-2xx.*|Socket errors: .*[1-9].*", text)) is not None:
+        raise RuntimeError(f"wrk: {failed.group()}")
+    found = re.search(r"Requests/sec:\s+([\d.]+)", text)
+    if found is None:
+        raise RuntimeError(f"wrk said: {text}")
+    return float(found.group(1))
+
+
+@contextmanager
+def served(kind: str, names: Sequence[str]) -> Iterator[dict[str, tuple[int, str]]]:
+    """For each app the port of its server, and a cookie that is signed in to it."""
+    with tempfile.TemporaryDirectory(prefix="powauth-bench-") as parent, ExitStack() as stack:
+        found = {}
+        for name in names:
+            directory = Path(parent) / name
+            directory.mkdir()
+            server = AppServer(kind, name, directory)
+            stack.callback(server.kill)
+            server.start()
+            cookie = OTHER_COOKIE
+            if not name.startswith("bare"):
+                status, _, cookies = server.ask("POST", "/login")
+                assert (status, bool(cookies)) == (200, True), f"{name}: the sign-in was answered {status}"
+                cookie = f"{OTHER_COOKIE}; {cookies}"
+                assert server.ask("GET", READ_PATH)[0] == 401, f"{name} lets in who is not signed in"
+            assert server.ask("GET", READ_PATH, cookie)[0] == 200, f"{name} does not let in who is signed in"
+            found[name] = (server.port, cookie)
+        yield found
+
+
+def measure(kind: str, *, rounds: int = ROUNDS, seconds: float = SECONDS) -> list[Throughput]:
+    """All apps behind one server, in rounds; the first, which warms them up, does not count."""
+    bare, floor, *_ = names = APPS[kind]
+    rates: dict[str, list[float]] = {name: [] for name in names}
+    with served(kind, names) as places:
+        for number in range(-1, rounds):
+            for name in names if number % 2 == 0 else reversed(names):
+                rate = wrk(*places[name], seconds if number >= 0 else 1)
+                if number >= 0:
+                    rates[name].append(rate)
+    return [
+        Throughput(kind, name, spread(rates[name]), _of(rates[name], rates[bare]), _of(rates[name], rates[floor]))
+        for name in names
+    ]
+
+
+def _of(rates: Sequence[float], others: Sequence[float]) -> Spread:
+    return spread([rate / other for rate, other in zip(rates, others, strict=True)])
+
+
+def missing() -> str | None:
+    """Why this cannot be measured here."""
+    return None if shutil.which("wrk") else MISSING_WRK
+
+
+HEAD = ["server", "app", "requests/s", "quartiles", "of no authentication", "of the floor"]
+
+
+def rows(measured: Sequence[Throughput]) -> list[list[str]]:
+    """For the table."""
+    return [
+        [
+            each.server,
+            each.app,
+            f"{each.per_second.median:.0f}",
+            f"{each.per_second.low:.0f} - {each.per_second.high:.0f}",
+            _percent(each.of_bare),
+            _percent(each.of_floor),
+        ]
+        for each in measured
+    ]
+
+
+def _percent(found: Spread) -> str:
+    return f"{found.median * 100:.1f} % ({found.low * 100:.1f} - {found.high * 100:.1f})"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("servers", nargs="*", default=list(APPS), help=" or ".join(APPS))
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of each app in each round")
+    options = parser.parse_args(arguments)
+    if (reason := missing()) is not None:
+        sys.exit(reason)
+    found = [each for kind in options.servers for each in measure(kind, rounds=options.rounds, seconds=options.seconds)]
+    print(table(HEAD, rows(found)))
+
+
+if __name__ == "__main__":
+    os.sched_setaffinity(0, cores()[1])
+    main()

@@ -1,0 +1,149 @@
+"""Each contender in a process of its own, which runs only when it is told to: what one imports, slows no other.
+
+Django has one set of settings for a process, and a garbage collector goes through everything that a process holds.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contenders import contenders
+from benchmarks.contenders.base import Place
+from benchmarks.counting import count
+from benchmarks.subject import Counts, Sample, Subject
+
+Samples = dict[str, list[Sample]]
+
+
+def cores() -> tuple[set[int], set[int]]:
+    """Which processor the app gets, and which the servers and clients beside it: the last two of those allowed.
+
+    On a machine with a single one they share it, and the figures of engines mean little.
+    """
+    allowed = sorted(os.sched_getaffinity(0))
+    return {allowed[-1]}, {allowed[-2] if len(allowed) > 1 else allowed[-1]}
+
+
+class Worker:
+    """A process with one open `Subject`; idle between calls."""
+
+    def __init__(self, name: str, place: Place, core: set[int]) -> None:
+        self.name = name
+        ours, theirs = get_context("spawn").Pipe()
+        self._pipe = ours
+        self._process = get_context("spawn").Process(target=_serve, args=(name, place, core, theirs), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def ready(self) -> None:
+        """Wait until it is signed in and warm."""
+        self._result()
+
+    def requests_within(self, seconds: float) -> int:
+        """See `Subject.requests_within`."""
+        return int(self._call("requests_within", seconds))
+
+    def sample(self, requests: int, layered_first: bool) -> Sample:
+        """See `Subject.sample`."""
+        found: Sample = self._call("sample", requests, layered_first)
+        return found
+
+    def counts(self) -> Counts:
+        """See `count`."""
+        found: Counts = self._call("counts")
+        return found
+
+    def close(self) -> None:
+        """End it."""
+        if self._process.is_alive():
+            try:
+                self._call("close")
+            except (EOFError, OSError):
+                self._process.terminate()
+        self._process.join(30)
+        if self._process.is_alive():
+            self._process.kill()
+
+    def _call(self, *call: object) -> Any:
+        self._pipe.send(call)
+        return self._result()
+
+    def _result(self) -> Any:
+        try:
+            worked, value = self._pipe.recv()
+        except EOFError:
+            raise RuntimeError(f"the process of {self.name} has ended") from None
+        if not worked:
+            raise RuntimeError(f"{self.name}: {value}")
+        return value
+
+
+def _serve(name: str, place: Place, core: set[int], pipe: Connection) -> None:
+    """Do what the pipe says, until it says that it is over."""
+    os.sched_setaffinity(0, core)
+    quiet()
+    try:
+        with Subject(contenders()[name], place) as subject:
+            pipe.send((True, None))
+            calls: dict[str, Callable[..., Any]] = {
+                "requests_within": subject.requests_within,
+                "sample": lambda requests, layered_first: subject.sample(requests, layered_first=layered_first),
+                "counts": lambda: count(subject),
+            }
+            while (call := pipe.recv())[0] != "close":
+                pipe.send((True, calls[call[0]](*call[1:])))
+    except Exception as error:
+        pipe.send((False, f"{type(error).__name__}: {error}"))
+        raise
+    pipe.send((True, None))
+
+
+def quiet() -> None:
+    """What libraries say about their configuration is not for the table."""
+    import logging
+    import warnings
+
+    logging.disable(logging.WARNING)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+
+
+@contextmanager
+def opened(names: Sequence[str], directory: Path, redis_url: str) -> Iterator[list[Worker]]:
+    """A worker for each contender, all of them ready."""
+    app_core, _ = cores()
+    with ExitStack() as stack:
+        workers = []
+        for name in names:
+            place = Place(directory / name, redis_url)
+            place.directory.mkdir()
+            worker = Worker(name, place, app_core)
+            stack.callback(worker.close)
+            workers.append(worker)
+        for worker in workers:
+            worker.ready()
+        yield workers
+
+
+def turns(names: Sequence[str], rounds: int) -> Iterator[tuple[str, bool]]:
+    """Who runs when, and whether its layered app comes first.
+
+    In each round everybody once; every other round the other way about, so that nobody always follows the same one; and
+    each is layered first in every other of its turns.
+    """
+    for number in range(rounds):
+        for name in names if number % 2 == 0 else reversed(names):
+            yield name, number // 2 % 2 == 0
+
+
+def run(workers: Sequence[Worker], rounds: int, block_seconds: float, samples: Samples) -> None:
+    """So many rounds; each adds a sample to every contender's."""
+    by_name = {worker.name: worker for worker in workers}
+    sizes = {worker.name: worker.requests_within(block_seconds) for worker in workers}
+    for name, layered_first in turns(list(by_name), rounds):
+        samples.setdefault(name, []).append(by_name[name].sample(sizes[name], layered_first))
