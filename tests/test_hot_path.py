@@ -1,6 +1,7 @@
 """What an authenticated request does not do: make a user nobody reads, leave a circle behind, check an id twice."""
 
 import gc
+import inspect
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ from powauth.backends.base import Millis, Record, drive
 from powauth.backends.memory import MemoryBackend
 from powauth.connection import Connection, Effects
 from powauth.errors import StoreUnavailable
-from powauth.integrations import asgi, wsgi
+from powauth.integrations import asgi, litestar, wsgi
 from powauth.integrations.asgi import GuardedState
 from powauth.session import encode_id
 from powauth.session_auth import VERIFIED_IDS
@@ -379,3 +380,8 @@ def test_sto_07_in_an_outage_the_state_refuses_and_a_page_that_asks_nothing_is_s
     assert plug.serve(reads_nobody, plug.scope(state={}))[0]["status"] == 200
     app, _ = reader(lambda scope: scope["state"].get("current_user"))
     assert plug.serve(app, plug.scope(state={}))[0]["status"] == 503
+
+
+@pytest.mark.parametrize("guard", [litestar.require_user, litestar.require_no_user, litestar.require_fresh()])
+def test_litestars_guards_take_no_worker_thread(guard: object) -> None:
+    assert inspect.iscoroutinefunction(guard)

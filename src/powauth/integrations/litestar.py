@@ -1,6 +1,6 @@
 """Litestar: a plugin, guards, ``request.user``, and the request-bound object as a dependency."""
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from copy import copy
 from threading import get_ident
 from typing import Any, Generic, NoReturn, TypeVar, cast
@@ -40,7 +40,7 @@ __all__ = ["PowAuthPlugin", "require_fresh", "require_no_user", "require_user"]
 T = TypeVar("T")
 
 AnyConnection = ASGIConnection[Any, Any, Any, Any]
-Guard = Callable[[AnyConnection, BaseRouteHandler], None]
+Guard = Callable[[AnyConnection, BaseRouteHandler], Awaitable[None]]
 Check = Callable[[RequestAuth[Any]], object]
 
 
@@ -177,7 +177,8 @@ async def _nothing(scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) ->
 
 
 def _guard(check: Check, key: str) -> Guard:
-    def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
+    # A coroutine although it awaits nothing: Litestar gives a plain function a worker thread, at each request.
+    async def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
         del handler
         scope = cast("asgi.Scope", connection.scope)
         try:
