@@ -30,7 +30,7 @@ from powauth.integrations.fastapi import (
     blocking_request_auth,
     optional_auth_dependency,
 )
-from support import SECRET, Clock, CountingBackend, MemoryUsers, User
+from support import SECRET, Clock, CountingBackend, FakeConnection, MemoryUsers, User
 
 PARAMS = {"email": "ada@example.org", "password": "correct horse"}
 
@@ -502,3 +502,37 @@ async def test_all_of_a_blocking_part_is_lent_threads() -> None:
     assert await adapted.users.get_by(email="nobody") is None
     await adapted.users.close()
     await adapted.store.close()
+
+
+class SlowUsers(NotingUsers):
+    """Users whose passwords take until they are told to go on."""
+
+    def __init__(self) -> None:
+        super().__init__("blocking")
+        self.waiting = threading.Semaphore(0)
+        self.go_on = threading.Event()
+
+    async def authenticate(self, params: Mapping[str, object]) -> User | None:
+        if params["password"] == "slow":
+            self.waiting.release()
+            assert self.go_on.wait(60)
+        return await super().authenticate(params)
+
+
+async def test_pwd_10_sign_ins_that_wait_in_every_thread_keep_no_sign_out_waiting() -> None:
+    users = SlowUsers()
+    auth = session_auth(backend=Noting("blocking"), users=users)
+    adapted = auth.for_asgi(asgi.in_thread, asgi.users_in_thread)
+    user = users.add(PARAMS["email"])
+    signed_in = FakeConnection()
+    assert await adapted.sign_in(signed_in, user) is not None
+    async with anyio.create_task_group() as group:
+        for number in range(asgi.THREADS):
+            params = {"email": f"{number}@example.org", "password": "slow"}
+            group.start_soon(adapted.authenticate_user, FakeConnection(), params)
+        for _ in range(asgi.THREADS):
+            assert await anyio.to_thread.run_sync(lambda: users.waiting.acquire(timeout=60))
+        with anyio.fail_after(60):
+            await adapted.clear_authenticated_user(signed_in)
+        users.go_on.set()
+    assert adapted.current_user(signed_in) is None

@@ -197,8 +197,12 @@ class Authenticator(ABC, Generic[U]):
         del connection, user
         return UNCOUNTED
 
-    def for_asgi(self, in_thread: InThread) -> Self:
-        """This authenticator for an event loop, where nothing may block it."""
+    def for_asgi(self, in_thread: InThread, users_in_thread: InThread | None = None) -> Self:
+        """This authenticator for an event loop, where nothing may block it.
+
+        ``users_in_thread`` is for the users context, whose sign-ins may all be waiting for a password to be hashed:
+        threads of its own, or sign-outs would wait for them.
+        """
         if self.users.mode != "blocking":
             return self
         log(
@@ -206,7 +210,7 @@ class Authenticator(ABC, Generic[U]):
             "the users context is synchronous: on ASGI each of its calls takes a worker thread; "
             "an AsyncEngine would spare that",
         )
-        return self._with(users=OffloadedUsers(self.users, in_thread))
+        return self._with(users=OffloadedUsers(self.users, users_in_thread or in_thread))
 
     def for_wsgi(self) -> Self:
         """This authenticator where there is no event loop.

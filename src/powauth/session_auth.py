@@ -169,13 +169,13 @@ class SessionAuth(Authenticator[U]):
         """The time by the clock that governs all of this authenticator's parts."""
         return int(self._clock() * 1000)
 
-    def for_asgi(self, in_thread: InThread) -> Self:
+    def for_asgi(self, in_thread: InThread, users_in_thread: InThread | None = None) -> Self:
         """See `Authenticator.for_asgi`.
 
         A backend that was given as a URL gets its asynchronous driver; the verbs of a blocking one take a worker thread
         each.
         """
-        adapted = super().for_asgi(in_thread)
+        adapted = super().for_asgi(in_thread, users_in_thread)
         self._warn_about_memory()
         store = self.store.on_event_loop()
         if store.backend.mode == "blocking":

@@ -25,7 +25,6 @@ try:
     from anyio.lowlevel import RunVar
 
     HAS_ANYIO = True
-    _threads: RunVar[anyio.CapacityLimiter] = RunVar("powauth threads")
 except ImportError:  # frameworks that do without it run on asyncio
     HAS_ANYIO = False
 
@@ -225,7 +224,7 @@ class SessionAuthMiddleware:
         if not isinstance(auth, Authenticator):
             raise ConfigError(f"auth must be an Authenticator, such as a SessionAuth, not {type(auth).__name__}")
         self.app = app
-        self.auth = auth.for_asgi(in_thread)
+        self.auth = auth.for_asgi(in_thread, users_in_thread)
         self.answers = Answers(on_error, sign_in_path)
         self._own_answers = MappingProxyType({self.auth.current_user_key: self.answers})
         self.sockets = Sockets(self.auth, origins, websocket_recheck)
@@ -339,12 +338,25 @@ async def whole(coroutine: Coroutine[Any, Any, T]) -> T:
     return await asyncio.shield(task)
 
 
-async def in_thread(function: Callable[[], T], /) -> T:
-    """Run ``function`` in a worker thread of whichever event loop is running; at most `THREADS` at once."""
-    if not HAS_ANYIO:
-        return await asyncio.to_thread(function)
-    limiter = _threads.get(None)
-    if limiter is None:
-        limiter = anyio.CapacityLimiter(THREADS)
-        _threads.set(limiter)
-    return await anyio.to_thread.run_sync(function, limiter=limiter)
+class WorkerThreads:
+    """Threads for what blocks, at most `THREADS` at once on each event loop; others than those of plain handlers."""
+
+    def __init__(self, name: str) -> None:
+        self._limiter: Any = RunVar(f"powauth {name}") if HAS_ANYIO else None
+
+    async def __call__(self, function: Callable[[], T], /) -> T:
+        """Run ``function`` in one of them, for whichever event loop is running."""
+        if not HAS_ANYIO:
+            return await asyncio.to_thread(function)
+        limiter = self._limiter.get(None)
+        if limiter is None:
+            limiter = anyio.CapacityLimiter(THREADS)
+            self._limiter.set(limiter)
+        return await anyio.to_thread.run_sync(function, limiter=limiter)
+
+
+in_thread = WorkerThreads("store")
+"""Where a store that blocks is read and written."""
+
+users_in_thread = WorkerThreads("users")
+"""Where a users context that blocks works: sign-ins that wait for a password's hash keep no sign-out waiting."""
