@@ -184,8 +184,8 @@ def decide(session: Session, presented: PresentedId, now: Millis, policy: Policy
     if session.created_at > now + CLOCK_TOLERANCE:
         return Outcome.STRANGER
     if presented.generation == session.generation:
-        due = policy.renewal is not None and now - session.renewed_at >= policy.renewal
-        if due and session.generation < MAX_GENERATION:
+        renewal = policy.renewal
+        if renewal is not None and now - session.renewed_at >= renewal and session.generation < MAX_GENERATION:
             return Outcome.RENEW
         return Outcome.CURRENT if session.confirmed else Outcome.CONFIRM
     if presented.generation > session.generation:
