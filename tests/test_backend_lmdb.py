@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
 import lmdb
 import msgspec
 import pytest
@@ -18,11 +21,15 @@ import pytest
 import lmdb_processes as processes
 import powauth.backends.lmdb as module
 from lmdb_processes import NOW, TINY, TTL, Child, ElsewhereBackend, check_indexes, engine_of, entries, plant, record
+from powauth import SessionAuth
 from powauth.backends import _lmdb_engine as engines
-from powauth.backends.base import EPOCH_LIFETIME, Backend, Record, drive, make_owner
+from powauth.backends._lmdb_engine import Transaction
+from powauth.backends.base import EPOCH_LIFETIME, Backend, Record, WouldWaitError, drive, make_owner
 from powauth.backends.lmdb import MAX_KEY_BYTES, MAX_OWNER_BYTES, LMDBBackend
 from powauth.errors import ConfigError, StoreUnavailable
+from powauth.integrations import asgi
 from powauth.testing.backend import BackendConformance
+from support import SECRET, FakeConnection, MemoryUsers
 
 T = TypeVar("T")
 
@@ -353,6 +360,65 @@ def test_get_removes_what_expired_unless_it_was_renewed_meanwhile(backend: LMDBB
     assert drive(backend.get(old.key, NOW)) == renewed
     assert drive(backend.get(old.key, renewed.expires_at)) is None
     assert set(entries(backend)) == {b"!layout"}
+
+
+def test_sto_06_a_read_in_place_finds_what_get_finds_and_leaves_the_rest_to_it(backend: LMDBBackend) -> None:
+    assert (backend.mode, backend.reads_at_once) == ("blocking", True)
+    assert drive(backend.create(record(), None, NOW))
+    assert backend.get_at_once(record().key, NOW) == record()
+    assert backend.get_at_once(record(b"none").key, NOW) is None
+    assert backend.get_at_once(b"x" * (MAX_KEY_BYTES + 1), NOW) is None
+    with pytest.raises(WouldWaitError):  # to remove it would be a write
+        backend.get_at_once(record().key, record().expires_at)
+    assert drive(backend.get(record().key, record().expires_at)) is None
+    assert backend.get_at_once(record().key, NOW) is None
+    drive(backend.close())
+    with pytest.raises(WouldWaitError):
+        backend.get_at_once(record().key, NOW)
+    with pytest.raises(StoreUnavailable):
+        drive(backend.get(record().key, NOW))
+
+
+def test_sto_06_a_map_that_another_process_has_grown_is_not_for_a_read_in_place(path: Path) -> None:
+    backend = LMDBBackend(path, map_size=TINY, max_map_size=1 << 26, durable=False)
+    elsewhere = ElsewhereBackend(path, map_size=TINY, max_map_size=1 << 26, durable=False)
+    assert drive(backend.create(record(), None, NOW))
+    for number in range(40):
+        assert drive(elsewhere.create(record(b"%d" % number, value=bytes(20_000)), None, NOW))
+    with pytest.raises(WouldWaitError):
+        backend.get_at_once(record().key, NOW)
+    assert drive(backend.get(record().key, NOW)) == record()
+    assert backend.get_at_once(record().key, NOW) == record()
+    drive(elsewhere.close())
+    drive(backend.close())
+
+
+@pytest.mark.anyio
+async def test_sto_07_a_writer_that_is_stopped_stops_no_event_loop(backend: LMDBBackend) -> None:
+    users = MemoryUsers()
+    auth = SessionAuth(secret_key=SECRET, users=users, backend=backend).for_asgi(asgi.in_thread)
+    user = users.add("ada@example.org")
+    signed_in = FakeConnection()
+    assert await auth.sign_in(signed_in, user) is not None
+    cookie = (await auth.respond(signed_in)).set_cookie
+    assert cookie is not None
+    release = threading.Event()
+    entered = threading.Event()
+
+    def stopped(txn: Transaction) -> None:
+        entered.set()
+        assert release.wait(60)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(asgi.in_thread, lambda: engine_of(backend).write(stopped))
+        assert await anyio.to_thread.run_sync(lambda: entered.wait(60))
+        group.start_soon(auth.sign_in, FakeConnection(), user)  # it waits for the writer
+        for _ in range(10):
+            await anyio.lowlevel.checkpoint()
+            connection = FakeConnection([cookie.partition(";")[0]])
+            assert await auth.fetch(connection) == auth.current_user(signed_in)
+        release.set()
+    assert len(await auth.store.sessions(user.id, auth.now())) == 2
 
 
 def test_purge_and_count_go_in_steps(backend: LMDBBackend, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ from powauth.backends.base import (
     Backend,
     Millis,
     Record,
+    WouldWaitError,
     check_namespace,
     drive,
     make_key,
@@ -217,6 +218,32 @@ class BackendConformance:
             record = self.record(version=3, created_at=NOW - 5)
             assert await backend.create(record, None, NOW) is True
             assert await backend.get(record.key, NOW) == record
+
+        self.run(scenario)
+
+    def test_every_way_to_read_says_the_same(self) -> None:
+        async def scenario(backend: Backend) -> None:
+            record = self.record()
+
+            async def check(found: Record | None, now: Millis) -> None:
+                assert await backend.get(record.key, now) == found
+                assert await backend.get_fresh(record.key, now) == found
+                try:
+                    at_once = backend.get_at_once(record.key, now)
+                except WouldWaitError:
+                    return
+                assert backend.reads_at_once
+                assert at_once == found
+
+            await check(None, NOW)
+            assert await backend.create(record, None, NOW)
+            await check(record, NOW)
+            await check(None, record.expires_at)
+            changed = self.record(version=1, expires_at=record.expires_at + TTL)
+            if await backend.update(changed, 0, NOW):  # unless it was removed when it was found expired
+                await check(changed, NOW)
+                assert await backend.delete(record.key, NOW)
+            await check(None, NOW)
 
         self.run(scenario)
 
