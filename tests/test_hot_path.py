@@ -343,6 +343,13 @@ def test_key_03_forged_ids_are_refused_each_time_and_push_nobody_out(counted: tu
     assert look(plug, value) is not None
 
 
+def test_cke_06_values_that_are_no_ids_take_no_memory(counted: tuple[Plug, CountedMac]) -> None:
+    plug, mac = counted
+    for length in (0, 1, 71, 73, 8_000, 65_536):
+        assert look(plug, "A" * length) is None
+    assert (mac.verified, plug.auth._decode.cache_info().currsize) == (0, 0)
+
+
 def test_key_06_what_one_authenticator_has_verified_is_nothing_to_another_with_other_keys() -> None:
     backend = MemoryBackend()
     ours = Plug(backend=backend)

@@ -22,6 +22,7 @@ from powauth.keyring import Keyring, Secrets
 from powauth.metadata import MetadataSource, SessionInfo, checked_metadata, default_metadata, session_info
 from powauth.session import (
     CLOCK_TOLERANCE,
+    ID_CHARS,
     Metadata,
     OnReuse,
     Outcome,
@@ -156,6 +157,7 @@ class SessionAuth(Authenticator[U]):
         self._metadata = metadata
         self._clock = clock
         self._id_prefix = "" if app_name is None else f"{app_name}."
+        self._id_length = len(self._id_prefix) + ID_CHARS
         self._mac = keyring.mac(SESSION_PURPOSE, self.store.namespace)
         self._decode = lru_cache(maxsize=VERIFIED_IDS)(partial(decode_id, mac=self._mac, prefix=self._id_prefix))
         own = type(self)
@@ -241,7 +243,8 @@ class SessionAuth(Authenticator[U]):
             return state
         if value is None:
             return state
-        state.presented = presented = self._decode(value)
+        # What has not the length of an id is none, and takes no room among those that are remembered.
+        state.presented = presented = self._decode(value) if len(value) == self._id_length else None
         if presented is None:
             if value:
                 self._emit("forged_id", connection)
