@@ -11,7 +11,7 @@ import pytest
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 
-from powauth import SessionAuth
+from powauth import CredentialsCache, SessionAuth
 from powauth.backends.base import Millis, Record, drive
 from powauth.backends.memory import MemoryBackend
 from powauth.connection import Connection, Effects
@@ -199,6 +199,21 @@ def test_sto_02_a_snapshot_that_turns_out_unreadable_when_it_is_read_is_nobodys(
     assert found == [None, None, None]
     assert plug.events[-1] == "unreadable_record"
     assert not any(name == b"set-cookie" for name, _ in sent[0]["headers"])
+
+
+def test_ses_04_who_signs_in_during_a_request_is_who_is_fetched_after_it() -> None:
+    plug = Plug(store=CredentialsCache(MemoryBackend(), reload=True), backend=None)
+    connection = FakeConnection([plug.cookie])
+    found = drive(plug.auth.fetch(connection))
+    assert found == plug.user
+    grace = plug.users.add("grace@example.org")
+    drive(plug.auth.sign_in(connection, grace))
+    found = drive(plug.auth.fetch(connection))
+    assert found is not None
+    assert found.id == grace.id
+    drive(plug.auth.clear_authenticated_user(connection))
+    assert plug.auth.current_user(connection) is None
+    assert drive(plug.auth.fetch(FakeConnection([plug.cookie]))) is None
 
 
 class AsksTwice(SessionAuth[User]):

@@ -280,8 +280,10 @@ class SessionAuth(Authenticator[U]):
 
     def _user_of(self, state: _State) -> U | None:
         """The user of the request's session; ``None``, and no session, if what that keeps of them is unreadable."""
-        if state.stored is None or state.user is not None:
-            return cast("U | None", state.user)
+        if state.stored is None:
+            return None
+        if state.user is not None:
+            return cast("U", state.user)
         session = state.stored.session
         try:
             return self._restored(session)
@@ -320,7 +322,7 @@ class SessionAuth(Authenticator[U]):
             raise StoreUnavailable("the user's sessions were revoked again and again during the sign-in; try again")
         await self._replace_presented(connection, state, key, now)
         state.stored = Stored(session, 0, ends)
-        state.presented = None
+        state.presented = state.user = None
         state.signed_in, state.cleared, state.due = True, False, True
         if self.max_sessions is not None:
             await self._end_oldest(key, self.max_sessions, now)
@@ -343,7 +345,7 @@ class SessionAuth(Authenticator[U]):
             except StoreUnavailable:
                 log(logging.DEBUG, "signing out without having seen the session")
         sid = self._sid(state)
-        state.signed_in, state.cleared, state.due = False, True, True
+        state.signed_in, state.cleared, state.due, state.user = False, True, True, None
         self.carrier.forget(connection)
         if sid is None:
             return
