@@ -55,10 +55,13 @@ class GuardedState(dict[str, Any]):
     """
 
     def __getitem__(self, key: str) -> Any:
-        value = super().__getitem__(key)
-        if type(value) is Later:
-            self[key] = value = value.value()
-        return known(value)
+        value = dict.__getitem__(self, key)
+        kind = type(value)
+        if kind is Later:
+            value = self[key] = value.value()
+        elif kind is Unreachable:
+            known(value)
+        return value
 
     def get(self, key: str, default: Any = None) -> Any:
         """See `dict.get`."""
