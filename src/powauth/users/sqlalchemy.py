@@ -193,6 +193,7 @@ class SQLAlchemyUsers(UsersContext[U], Generic[U]):
                 raise ConfigError("snapshot must not hold password_hash: sessions never carry what proves a user")
         active = ["is_active"] if "is_active" in self._columns else []
         names = dict.fromkeys([self._key, self._user_id, *self._times, *active, *snapshot])
+        self._queries: dict[tuple[tuple[str, bool], ...], sa.Select[Any]] = {}
         self._loaded = [orm.undefer(self._attribute(name)) for name in (*names, _HASH)]
         return SnapshotCodec(self._model, self._mapper, self._key, [self._columns[name] for name in names])
 
@@ -295,17 +296,15 @@ class SQLAlchemyUsers(UsersContext[U], Generic[U]):
         return await self._database.run(lambda session: self._read(session, key, created_at))
 
     def _read(self, session: orm.Session, key: object, created_at: object) -> U | None:
-        query = self._query().where(self._attribute(self._key) == key)
-        found: U | None = session.scalars(query).unique().one_or_none()
+        found: U | None = session.scalars(*self._query({self._key: key})).unique().one_or_none()
         return found if found is not None and self._is_same(found, created_at) else None
 
     def _is_same(self, found: U, created_at: object) -> bool:
         return created_at is None or created_at == getattr(found, "created_at", None)
 
     async def _select(self, wanted: Mapping[str, object]) -> U | None:
-        query = self._query().where(*(self._attribute(name) == value for name, value in wanted.items())).limit(2)
         try:
-            found = await self._database.run(lambda session: session.scalars(query).unique().all())
+            found = await self._database.run(lambda session: session.scalars(*self._query(wanted)).unique().all())
         except StatementError:  # a value that the column cannot have
             return None
         # A collation may find "mike" for a name with a dotless i, or with trailing spaces: what was asked for counts.
@@ -316,8 +315,22 @@ class SQLAlchemyUsers(UsersContext[U], Generic[U]):
         ]
         return exact[0] if len(found) == len(exact) == 1 else None
 
-    def _query(self) -> "sa.Select[Any]":  # its parameters differ between SQLAlchemy 2.0 and 2.1
-        return sa.select(self._model).options(*self._loaded)
+    # The parameters of `Select` differ between SQLAlchemy 2.0 and 2.1.
+    def _query(self, wanted: Mapping[str, object]) -> "tuple[sa.Select[Any], dict[str, object]]":
+        """A statement for at most two users, and its parameters. One object for each set of columns.
+
+        SQLAlchemy knows a statement again by going through all of it, which takes longer than SQLite's answer; of the
+        same object it remembers the result.
+        """
+        shape = tuple((name, value is None) for name, value in wanted.items())
+        query = self._queries.get(shape)
+        if query is None:
+            clauses = (
+                self._attribute(name).is_(None) if null else self._attribute(name) == sa.bindparam(f"wanted_{name}")
+                for name, null in shape
+            )
+            query = self._queries[shape] = sa.select(self._model).options(*self._loaded).where(*clauses).limit(2)
+        return query, {f"wanted_{name}": value for name, value in wanted.items() if value is not None}
 
     def _identity(self, user: U) -> tuple[Any, datetime | None]:
         """The primary key and, where keys are used again, the time of registration. Never a query."""
