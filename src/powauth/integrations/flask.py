@@ -9,6 +9,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from powauth.authenticator import Authenticator
 from powauth.backends.base import drive
+from powauth.connection import MISSING, NO_EFFECTS
 from powauth.credentials import Duration, duration
 from powauth.errors import ConfigError, PowauthError
 from powauth.guards import FRESH, require_fresh, require_no_user, require_user
@@ -124,17 +125,24 @@ class PowAuth(Generic[U]):
         return _guarded(view, lambda: require_no_user(self.request_auth()))
 
     def _fetch(self) -> None:
-        connection = FlaskConnection(request.environ)
+        environ, key = request.environ, self.auth.current_user_key
+        connection = FlaskConnection(environ)
+        outer = connection.assigned(key)
         drive(self.auth.call(connection))
-        setattr(g, self.auth.current_user_key, connection.assigned(self.auth.current_user_key))
-        wsgi.bind(request.environ, self.auth, connection)
+        if outer is not MISSING:  # a middleware around the app has assigned it, and knows nothing of ``g``
+            setattr(g, key, outer)
+        wsgi.bind(environ, self.auth, connection)
 
     def _respond(self, response: Response) -> Response:
-        bound = request.environ.get(wsgi.REQUEST_AUTH_KEY, {}).get(self.auth.current_user_key)
+        environ = request.environ
+        bound = environ.get(wsgi.REQUEST_AUTH_KEY, {}).get(self.auth.current_user_key)
         if bound is not None:  # an earlier hook may have answered before this one's turn came
-            connection = FlaskConnection(request.environ, bound[2])
+            connection = FlaskConnection(environ, bound[2])
             effects = wsgi.respond(self.auth, connection, failed=response.status_code >= 500)  # noqa: PLR2004
-            response.headers = Headers(wsgi.amended(response.headers, effects))
+            if effects is NO_EFFECTS and "vary" not in response.headers:
+                response.headers.add(*wsgi.VARY)
+            else:
+                response.headers = Headers(wsgi.amended(response.headers, effects))
         return response
 
     def _answer(self, error: PowauthError) -> Response:

@@ -25,6 +25,9 @@ ANSWERS_KEY = "powauth.answers"
 """Where in an environ the `Answers` of each middleware are, by its ``current_user_key``."""
 
 
+VARY = ("vary", "Cookie")
+"""What `with_effects` adds where there is nothing else to do."""
+
 _UNPREFIXED = frozenset({"CONTENT_TYPE", "CONTENT_LENGTH"})
 """The two headers that CGI, and so WSGI, names otherwise; empty when they are absent (PEP 3333)."""
 
@@ -194,5 +197,8 @@ def respond(auth: Authenticator[Any], connection: Connection, *, failed: bool) -
 
 def amended(headers: Iterable[tuple[str, str]], effects: Effects) -> list[tuple[str, str]]:
     """`with_effects` for headers as WSGI has them."""
+    headers = list(headers)
+    if effects is NO_EFFECTS and not any(name.lower() == "vary" for name, _ in headers):
+        return [*headers, VARY]
     raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
     return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in with_effects(raw, effects)]
