@@ -53,13 +53,6 @@ ADDED = (
     Added("Flask-Session on Redis to Redis, asyncio", "flask-session-redis", "powauth-redis", "at least", 2),
     Added("Flask-Session on Redis to Redis, on Flask", "flask-session-redis", "powauth-flask-redis", "at least", 2),
     Added("fastapi-users on SQLite to SQLite, ASGI", "fastapi-users-sqlite", "powauth-sqlite", "at least", 10),
-    Added(
-        "fastapi-users on SQLite to SQLite by a plain Engine, ASGI",
-        "fastapi-users-sqlite",
-        "powauth-sqlite-engine",
-        "at least",
-        10,
-    ),
     Added("SQLite, WSGI, to Django's sessions in SQLite", "powauth-wsgi-sqlite", "django-sqlite", "at most", 1),
     Added("Flask-Login to memory, on Flask", "flask-login", "powauth-flask-memory", "at least", 8),
     Added("Flask-Login to LMDB, on Flask", "flask-login", "powauth-flask-lmdb", "at least", 8),

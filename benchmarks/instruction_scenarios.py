@@ -1,8 +1,8 @@
 """The requests whose instructions are counted; `benchmarks.instructions` runs this under callgrind.
 
-What could differ between two runs is fixed: powauth's clock, the secret, the order of the scenarios; the garbage collector is
-off. Ids are random, but no step of a request depends on what is in them. Each scenario is warmed up until the
-interpreter has specialised its code, then come `BLOCKS` blocks of `REQUESTS` requests, with a call of `mark` around
+What could differ between two runs is fixed: powauth's clock, the secret, the order of the scenarios; the garbage
+collector is off. Ids are random, but no step of a request depends on what is in them. Each scenario is warmed up until
+the interpreter has specialised its code, then come `BLOCKS` blocks of `REQUESTS` requests, with a call of `mark` around
 each, at which callgrind writes down what it has counted since the last.
 """
 
