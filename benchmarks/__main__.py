@@ -5,12 +5,12 @@ import os
 import sys
 from collections.abc import Sequence
 
-from benchmarks import backends, bounds, compare, end_to_end, report, signing_in
+from benchmarks import backends, beside_sign_ins, bounds, compare, end_to_end, report, signing_in
 from benchmarks.bounds import Results
 from benchmarks.tables import table
 from benchmarks.workers import cores
 
-PARTS = ("compare", "serve", "sign-in", "stores")
+PARTS = ("compare", "serve", "sign-in", "beside", "stores")
 SIZES = (1_000, 1_000_000)
 
 
@@ -25,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parts = options.parts.split(",")
     if unknown := set(parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    if options.write and (options.only or set(parts) != set(PARTS)):
+        parser.error("--write is for a run of everything: leave out --only and --parts, or the page loses the rest")
     results = Results()
     left: dict[str, str] = {}
     found = compare.chosen([word for word in options.only.split(",") if word], left)
@@ -49,6 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"a page written and synced to this disk: {results.disk_sync.text(0)} µs", end="\n\n")
     finally:
         os.sched_setaffinity(0, everywhere)
+    if "beside" in parts:
+        rounds, seconds = (1, 2.0) if options.quick else (beside_sign_ins.ROUNDS, beside_sign_ins.SECONDS)
+        results.beside = beside_sign_ins.measure(rounds=rounds, seconds=seconds)
+        print(table(beside_sign_ins.HEAD, beside_sign_ins.rows(results.beside)), end="\n\n")
     if "stores" in parts:
         results.stores = backends.measure([each // 100 for each in SIZES] if options.quick else SIZES)
         print(table(backends.HEAD, results.stores), end="\n\n")

@@ -23,6 +23,8 @@ from benchmarks.servers import Server, free_port
 from benchmarks.tables import table
 from benchmarks.workers import cores
 
+ROOT = Path(__file__).parent.parent
+
 CONNECTIONS = 64
 SECONDS = 2
 ROUNDS = 9
@@ -34,6 +36,9 @@ APPS = {
 }
 """For each server: the app without authentication, with the floor, and with powauth."""
 
+NO_COOKIE = ", no cookie sent"
+"""Marks requests without a ``Cookie`` header to the app without authentication: what receiving it takes a server."""
+
 
 class Throughput(NamedTuple):
     """Of one app behind one server.
@@ -42,6 +47,7 @@ class Throughput(NamedTuple):
         per_second: requests answered, for each round.
         of_bare: divided by what the app without authentication answered in the same round.
         of_floor: by what the floor did.
+        added: microseconds of a request less one to the app without authentication, which is sent the same cookie.
     """
 
     server: str
@@ -49,6 +55,7 @@ class Throughput(NamedTuple):
     per_second: Spread
     of_bare: Spread
     of_floor: Spread
+    added: Spread
 
 
 class AppServer(Server):
@@ -62,7 +69,7 @@ class AppServer(Server):
         else:
             command = ["gunicorn", "benchmarks.served:make()", "--bind", address, *GUNICORN]
         pinned = ["taskset", "--cpu-list", str(min(cores()[0]))]
-        environment = ["env", f"POWAUTH_BENCH_APP={name}", f"PYTHONPATH={Path(__file__).parent.parent}"]
+        environment = ["env", f"POWAUTH_BENCH_APP={name}", f"PYTHONPATH={ROOT / 'src'}{os.pathsep}{ROOT}"]
         super().__init__(directory, [*pinned, *environment, sys.executable, "-m", *command])
 
     def answers(self) -> bool:
@@ -93,7 +100,8 @@ def wrk(port: int, cookie: str, seconds: float) -> float:
     """Requests a second, all of them answered with 200."""
     command = ["taskset", "--cpu-list", str(min(cores()[1])), "wrk", "--threads", "1"]
     command += ["--connections", str(CONNECTIONS), "--duration", f"{seconds:g}s"]
-    command += ["--header", f"Cookie: {cookie}", f"http://127.0.0.1:{port}{READ_PATH}"]
+    command += ["--header", f"Cookie: {cookie}"] if cookie else []
+    command += [f"http://127.0.0.1:{port}{READ_PATH}"]
     text = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60 + seconds).stdout
     if (failed := re.search(r"Non-2xx.*|Socket errors: .*[1-9].*", text)) is not None:
         raise RuntimeError(f"wrk: {failed.group()}")
@@ -105,7 +113,11 @@ def wrk(port: int, cookie: str, seconds: float) -> float:
 
 @contextmanager
 def served(kind: str, names: Sequence[str]) -> Iterator[dict[str, tuple[int, str]]]:
-    """For each app the port of its server, and a cookie that is signed in to it."""
+    """For each app the port of its server, and a cookie that is signed in to it.
+
+    The first, without authentication, is sent the last one's cookies, for a server has to receive them all the same;
+    and once more it is there without any.
+    """
     with tempfile.TemporaryDirectory(prefix="powauth-bench-") as parent, ExitStack() as stack:
         found = {}
         for name in names:
@@ -122,21 +134,32 @@ def served(kind: str, names: Sequence[str]) -> Iterator[dict[str, tuple[int, str
                 assert server.ask("GET", READ_PATH)[0] == 401, f"{name} lets in who is not signed in"
             assert server.ask("GET", READ_PATH, cookie)[0] == 200, f"{name} does not let in who is signed in"
             found[name] = (server.port, cookie)
+        bare, last = names[0], names[-1]
+        found[bare] = (found[bare][0], found[last][1])
+        found[bare + NO_COOKIE] = (found[bare][0], "")
         yield found
 
 
 def measure(kind: str, *, rounds: int = ROUNDS, seconds: float = SECONDS) -> list[Throughput]:
     """All apps behind one server, in rounds; the first, which warms them up, does not count."""
-    bare, floor, *_ = names = APPS[kind]
+    bare, floor, *others = APPS[kind]
+    names = (bare + NO_COOKIE, bare, floor, *others)
     rates: dict[str, list[float]] = {name: [] for name in names}
-    with served(kind, names) as places:
+    with served(kind, APPS[kind]) as places:
         for number in range(-1, rounds):
             for name in names if number % 2 == 0 else reversed(names):
                 rate = wrk(*places[name], seconds if number >= 0 else 1)
                 if number >= 0:
                     rates[name].append(rate)
     return [
-        Throughput(kind, name, spread(rates[name]), _of(rates[name], rates[bare]), _of(rates[name], rates[floor]))
+        Throughput(
+            kind,
+            name,
+            spread(rates[name]),
+            _of(rates[name], rates[bare]),
+            _of(rates[name], rates[floor]),
+            spread([1e6 / rate - 1e6 / other for rate, other in zip(rates[name], rates[bare], strict=True)]),
+        )
         for name in names
     ]
 
@@ -150,7 +173,7 @@ def missing() -> str | None:
     return None if shutil.which("wrk") else MISSING_WRK
 
 
-HEAD = ["server", "app", "requests/s", "quartiles", "of no authentication", "of the floor"]
+HEAD = ["server", "app", "requests/s", "quartiles", "of no authentication", "of the floor", "added µs"]
 
 
 def rows(measured: Sequence[Throughput]) -> list[list[str]]:
@@ -163,6 +186,7 @@ def rows(measured: Sequence[Throughput]) -> list[list[str]]:
             f"{each.per_second.low:.0f} - {each.per_second.high:.0f}",
             _percent(each.of_bare),
             _percent(each.of_floor),
+            each.added.text(1),
         ]
         for each in measured
     ]

@@ -11,9 +11,9 @@ request), so it is left out of the count (``--toggle-collect``), unless the inte
 function. What remains was within 0.6 % over other environments, directories and loads of the machine.
 
 **What is compared.** Counts differ between builds of Python and of the C library, so each is put in proportion to a
-yardstick that was counted beside it in the same run, the hand-written middleware of `benchmarks.floor`. On the build
-that the record was made on, the yardstick's count is the same and the proportion is the count. Minor versions of
-Python differ in what is cheap, so each has a record of its own.
+yardstick that was counted beside it in the same run, the hand-written middleware of `benchmarks.contenders.floor`. On
+the build that the record was made on, the yardstick's count is the same and the proportion is the count. Minor versions
+of Python differ in what is cheap, so each has a record of its own.
 
 ``--record`` writes the record: after a change that is meant to cost what it costs, or that saves.
 """

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from benchmarks import bounds, compare, end_to_end, servers, signing_in
+from benchmarks import beside_sign_ins, bounds, compare, end_to_end, servers, signing_in
 from benchmarks.backends import HEAD as STORE_HEAD
 from benchmarks.bounds import Results
 from benchmarks.chart import Bar, chart
@@ -115,6 +115,7 @@ def page(found: Sequence[Contender], results: Results, left: Mapping[str, str]) 
         "serve": _table(end_to_end.HEAD, end_to_end.rows(results.throughput)),
         "sync": "?" if sync is None else sync.text(0),
         "sign-in": _table(signing_in.HEAD, signing_in.rows(results.sign_ins)),
+        "beside": _table(beside_sign_ins.HEAD, beside_sign_ins.rows(results.beside)),
         "stores": _table(STORE_HEAD, results.stores),
         "left": "\n".join(f"- Left out here: {name} ({reason})." for name, reason in left.items()),
         "machine": "\n".join(machine()),

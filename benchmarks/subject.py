@@ -150,9 +150,18 @@ class Subject:
                 answer = self.ask(stranger)
                 assert answer.status == 401, f"{self.contender.name} lets {stranger!r} in: {answer}"
 
+    def settle(self) -> None:
+        """What a process that never stands still has behind it: see `Pair.settle`; then each session is seen once."""
+        if self.pair.settle is not None:
+            self._to_end(self.pair.settle())
+            for cookie in self.cookies:
+                self.ask(cookie)
+
     def block(self, requests: int, *, layered: bool) -> float:
         """Seconds for each of so many requests, one after the other; their making is included."""
         app = self.pair.layered if layered else self.pair.bare
+        if layered:
+            self.settle()
         gc.collect()
         if self.contender.interface == "asgi":
             return self._runner.run(_asgi_block(app, self.cookies, requests)) / requests

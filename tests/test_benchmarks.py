@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from benchmarks import bounds, compare, report
+from benchmarks.__main__ import main as run_all
 from benchmarks.backends import Row
+from benchmarks.beside_sign_ins import SIGN_INS, Answer, Beside, measure_one, times
 from benchmarks.bounds import Results
 from benchmarks.chart import Bar, chart
 from benchmarks.contenders import contenders
@@ -67,20 +69,27 @@ def test_a_layer_that_lets_nobody_in_is_not_measured(tmp_path: Path) -> None:
 
 
 def test_statements_and_writes_are_counted(tmp_path: Path) -> None:
-    with Subject(ALL["powauth-wsgi-sqlite"], Place(tmp_path)) as subject:
-        assert count(subject) == Counts(writes=0, statements=1)
+    for name in ("powauth-wsgi-sqlite", "powauth-sqlite", "powauth-fastapi-sqlite"):
+        (tmp_path / name).mkdir()
+        with Subject(ALL[name], Place(tmp_path / name)) as subject:
+            assert count(subject) == Counts(writes=0, statements=1)
+            assert count(subject) == Counts(writes=0, statements=1)
 
 
 @pytest.mark.skipif(redis_executable() is None, reason="redis-server is not installed")
 def test_round_trips_are_counted_by_the_server(tmp_path: Path) -> None:
-    for name in ("redis-mget", "powauth-redis"):
-        (tmp_path / name).mkdir()
+    expected = {
+        "redis-mget": Counts(round_trips=1, commands=1, writes=0, statements=None),
+        "powauth-redis": Counts(round_trips=1, commands=1, writes=0, statements=0),
+        "powauth-redis-near": Counts(round_trips=0, commands=0, writes=0, statements=0),
+    }
     with directory() as place:
         server = RedisServer(place, durable=False)
         with running(server):
-            for name, statements in (("redis-mget", None), ("powauth-redis", 0)):
+            for name, counts in expected.items():
+                (tmp_path / name).mkdir()
                 with Subject(ALL[name], Place(tmp_path / name, server.url)) as subject:
-                    assert count(subject) == Counts(round_trips=1, commands=1, writes=0, statements=statements)
+                    assert count(subject) == counts
 
 
 def test_a_worker_is_a_process_that_measures_when_told(tmp_path: Path) -> None:
@@ -152,14 +161,20 @@ def measured(added: float) -> Measured:
 
 
 def a_throughput(app: str, of_floor: float) -> Throughput:
-    return Throughput("uvicorn", app, spread([1_000]), spread([0.93]), spread([of_floor]))
+    return Throughput("uvicorn", app, spread([1_000]), spread([0.93]), spread([of_floor]), spread([5]))
+
+
+def a_load(times_later: float) -> Beside:
+    passes, some = round(times_later * 10), spread([1])
+    return Beside("memory", passes, some, some, some, some, spread([times_later]), 1, 1, refused=3, asked=9)
 
 
 def test_bounds_are_held_to_the_median_and_only_where_there_are_figures() -> None:
     results = Results(
         {"floor": measured(2), "powauth-memory": measured(3), "starlette": measured(8)},
         [a_throughput("floor", 1), a_throughput("powauth-memory", 0.94)],
-        [Row("memory", size, 700, read, bare, 1, 1, 1) for size, read, bare in ((1000, 90, 50), (9000, 150, 120))],
+        [Row("memory", size, 700, read, bare, 1, 1, 1) for size, read, bare in ((1000, 90, 50), (9000, 173, 120))],
+        beside=[a_load(1.9), a_load(2.1)],
     )
     found = {verdict.what: verdict for verdict in bounds.verdicts(results)}
     assert [(verdict.bound, verdict.holds) for verdict in found.values()] == [
@@ -167,15 +182,39 @@ def test_bounds_are_held_to_the_median_and_only_where_there_are_figures() -> Non
         ("at least 3", False),
         ("at least 0.95", False),
         ("at least 0.9", True),
-        ("at most 70 (that of a bare read)", True),
+        ("at most 84 (that of a bare read, 70, and 15% of the smaller store's read)", True),
+        ("at most 2", True),
+        ("at most 2", False),
     ]
     assert found["memory, ASGI, to the floor"].measured == "1.50 (1.50 - 1.50)"
-    assert [row[-1] for row in bounds.rows(list(found.values()))].count("does not hold") == 2
+    assert [row[-1] for row in bounds.rows(list(found.values()))].count("does not hold") == 3
+
+
+@pytest.mark.parametrize("part", ["--only=memory", "--parts=compare,serve"])
+def test_a_part_of_the_run_does_not_overwrite_the_page(part: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = report.PAGE.read_bytes()
+    with pytest.raises(SystemExit):
+        run_all(["--write", "--quick", part])
+    assert "--write is for a run of everything" in capsys.readouterr().err
+    assert report.PAGE.read_bytes() == before
+
+
+def test_reads_and_sign_ins_arrive_side_by_side_and_all_are_answered() -> None:
+    pytest.importorskip("uvicorn")
+    found = measure_one("memory", 2, rounds=2, seconds=0.2)
+    assert (found.backend, found.passes, found.asked) == ("memory", 2, 2 * 0.2 * SIGN_INS)
+    assert found.refused < found.asked
+    assert 0 < found.alone.median <= found.alone_late.median
+    assert 0 < found.sign_in <= found.sign_in_late
+
+
+def test_an_answer_that_is_neither_done_nor_refused_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="500"):
+        times([Answer(200, "", 1), Answer(500, "", 1)], 200, 503)
 
 
 def test_every_bound_is_between_contenders_that_exist() -> None:
-    later = {"powauth-redis-near"}
-    assert {name for each in bounds.ADDED for name in (each.one, each.other)} - set(ALL) <= later
+    assert {name for each in bounds.ADDED for name in (each.one, each.other)} <= set(ALL)
 
 
 def test_the_page_holds_what_was_measured_and_says_what_was_not() -> None:
@@ -183,7 +222,7 @@ def test_the_page_holds_what_was_measured_and_says_what_was_not() -> None:
     results = Results({contender.name: measured(2) for contender in found})
     text = report.page(found, results, {"crudauth-memory": "not installed: crudauth"})
     assert "| powauth, memory (ASGI) | 2.00 | 2.00 - 2.00 | 1.00 (1.00 - 1.00) | 1.00 | 1 | 0 | - |" in text
-    assert text.count(report.NOT_MEASURED) == 3
+    assert text.count(report.NOT_MEASURED) == 4
     assert "Left out here: crudauth-memory (not installed: crudauth)." in text
     assert "<!--" not in text
 

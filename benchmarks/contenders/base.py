@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -49,13 +49,15 @@ class Pair:
         layered: with the layer; it answers `READ_PATH` with the e-mail address of the user whose cookie it is given.
         bare: without; it answers as if that user were signed in, from a constant.
         login: the sign-in of ``layered``. Whatever cookies it sets are what later requests present.
-        statements: SQL statements sent so far, as the engine was given them; ``None`` where there is no database.
+        noting: notes the SQL statements that are sent, while it is open; ``None`` where there is no database.
+        settle: what has to be awaited after the app stood still, before it works as one that never does.
     """
 
     layered: Any
     bare: Any
     login: Login = field(default_factory=Login)
-    statements: list[str] | None = None
+    noting: Callable[[], AbstractContextManager[list[str]]] | None = None
+    settle: Callable[[], Awaitable[None]] | None = None
 
 
 @dataclass(frozen=True)

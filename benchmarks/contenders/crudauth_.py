@@ -21,7 +21,7 @@ def _open(*, on_redis: bool) -> Callable[[Place], AbstractAsyncContextManager[Pa
         from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
         from sqlalchemy.orm import DeclarativeBase
 
-        from benchmarks.contenders.powauth_users import note_statements
+        from benchmarks.contenders.statements import noting
 
         class Base(DeclarativeBase): ...
 
@@ -29,7 +29,7 @@ def _open(*, on_redis: bool) -> Callable[[Place], AbstractAsyncContextManager[Pa
             __tablename__ = "users"
 
         engine = create_async_engine(f"sqlite+aiosqlite:///{place.directory / 'app.sqlite3'}")
-        statements: list[str] = []
+        noted = noting(engine)
         async with engine.begin() as connection:
             await connection.exec_driver_sql("PRAGMA journal_mode=WAL")
             await connection.run_sync(Base.metadata.create_all)
@@ -37,7 +37,6 @@ def _open(*, on_redis: bool) -> Callable[[Place], AbstractAsyncContextManager[Pa
         async with sessions() as session, session.begin():
             user: Any = User(email=EMAIL, username="ada", hashed_password=get_password_hash(PASSWORD))
             session.add(user)
-        note_statements(engine.sync_engine, statements)
 
         async def get_session() -> AsyncIterator[AsyncSession]:
             async with sessions() as session:
@@ -61,7 +60,7 @@ def _open(*, on_redis: bool) -> Callable[[Place], AbstractAsyncContextManager[Pa
 
         body = urlencode({"username": EMAIL, "password": PASSWORD}).encode()
         try:
-            yield Pair(app, bare(), Login("/auth/login", body), statements)
+            yield Pair(app, bare(), Login("/auth/login", body), noted)
         finally:
             if client is not None:
                 await client.aclose()

@@ -1,8 +1,8 @@
 """Django's sessions and its users, on each of three session engines."""
 
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -64,24 +64,32 @@ def _urls() -> ModuleType:
     return module
 
 
-def _make(statements: list[str]) -> tuple[Any, Any]:
+def _make() -> tuple[Any, Any]:
     from django.contrib.auth import get_user_model
     from django.core.handlers.wsgi import WSGIHandler
     from django.core.management import call_command
-    from django.db import connection
     from django.test.utils import override_settings
 
     call_command("migrate", verbosity=0)
     get_user_model().objects.create_user("ada", EMAIL, PASSWORD)
 
+    bare = WSGIHandler()
+    with override_settings(MIDDLEWARE=MIDDLEWARE):  # a handler reads them when it is made
+        return WSGIHandler(), bare
+
+
+@contextmanager
+def _noting() -> Iterator[list[str]]:
+    from django.db import connection
+
+    statements: list[str] = []
+
     def note(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
         statements.append(sql)
         return execute(sql, params, many, context)
 
-    connection.execute_wrappers.append(note)
-    bare = WSGIHandler()
-    with override_settings(MIDDLEWARE=MIDDLEWARE):  # a handler reads them when it is made
-        return WSGIHandler(), bare
+    with connection.execute_wrapper(note):
+        yield statements
 
 
 def _open(
@@ -93,10 +101,9 @@ def _open(
 
         _configure(place, engine, cache(place))
         sys.modules[URLS] = _urls()
-        statements: list[str] = []
-        layered, bare = _make(statements)
+        layered, bare = _make()
         try:
-            yield Pair(layered, bare, Login(), statements)
+            yield Pair(layered, bare, Login(), _noting)
         finally:
             connections.close_all()
 

@@ -28,7 +28,7 @@ def _open(*, on_redis: bool) -> Callable[[Place], AbstractAsyncContextManager[Pa
         from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
         from sqlalchemy.orm import DeclarativeBase
 
-        from benchmarks.contenders.powauth_users import note_statements
+        from benchmarks.contenders.statements import noting
 
         class Base(DeclarativeBase): ...
 
@@ -41,7 +41,7 @@ def _open(*, on_redis: bool) -> Callable[[Place], AbstractAsyncContextManager[Pa
             verification_token_secret = "another of its secrets"
 
         engine = create_async_engine(f"sqlite+aiosqlite:///{place.directory / 'app.sqlite3'}")
-        statements: list[str] = []
+        noted = noting(engine)
         async with engine.begin() as connection:
             await connection.exec_driver_sql("PRAGMA journal_mode=WAL")
             await connection.run_sync(Base.metadata.create_all)
@@ -49,7 +49,6 @@ def _open(*, on_redis: bool) -> Callable[[Place], AbstractAsyncContextManager[Pa
         async with sessions() as session:
             manager = UserManager(SQLAlchemyUserDatabase(session, User))
             await manager.create(schemas.BaseUserCreate(email=EMAIL, password=PASSWORD))
-        note_statements(engine.sync_engine, statements)
 
         async def get_session() -> AsyncIterator[AsyncSession]:
             async with sessions() as session:
@@ -82,7 +81,7 @@ def _open(*, on_redis: bool) -> Callable[[Place], AbstractAsyncContextManager[Pa
 
         body = urlencode({"username": EMAIL, "password": PASSWORD}).encode()
         try:
-            yield Pair(app, bare(), Login(body=body), statements)
+            yield Pair(app, bare(), Login(body=body), noted)
         finally:
             await client.aclose()
             await engine.dispose()

@@ -15,7 +15,7 @@ async def open_pair(place: Place) -> AsyncIterator[Pair]:
     from sqlalchemy import create_engine, select
     from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 
-    from benchmarks.contenders.powauth_users import note_statements
+    from benchmarks.contenders.statements import noting
 
     class Base(DeclarativeBase): ...
 
@@ -26,11 +26,10 @@ async def open_pair(place: Place) -> AsyncIterator[Pair]:
         password_hash: Mapped[str]
 
     engine = create_engine(f"sqlite:///{place.directory / 'app.sqlite3'}")
-    statements: list[str] = []
+    noted = noting(engine)
     Base.metadata.create_all(engine)
     with Session(engine) as session, session.begin():
         session.add(User(email=EMAIL, password_hash="not looked at here"))
-    note_statements(engine, statements)
     database = scoped_session(sessionmaker(engine))
 
     app = Flask(__name__)
@@ -58,7 +57,7 @@ async def open_pair(place: Place) -> AsyncIterator[Pair]:
         return ""
 
     try:
-        yield Pair(app, bare(), statements=statements)
+        yield Pair(app, bare(), noting=noted)
     finally:
         engine.dispose()
 

@@ -83,9 +83,9 @@ async def _powauth(place: Place) -> AsyncIterator[Pair]:
     async def login(request_auth: NamedDependency[RequestAuth[Any]]) -> None:
         assert await request_auth.authenticate_user(PARAMS) is not None
 
-    async with guarded(place, memory, asynchronous=True) as (auth, statements):
+    async with guarded(place, memory, asynchronous=True) as (auth, _, noted):
         app = Litestar([me, login], plugins=[PowAuthPlugin(auth)], openapi_config=None)
-        yield Pair(app, _bare(), Login(), statements)
+        yield Pair(app, _bare(), Login(), noted)
 
 
 def _row(where: str, opens: Callable[[Place], AbstractAsyncContextManager[Pair]], *needs: str) -> Contender:

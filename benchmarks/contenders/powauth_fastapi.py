@@ -22,14 +22,14 @@ def bare() -> Any:
     return app
 
 
-def _open(make_backend: MakeBackend) -> Callable[[Place], AbstractAsyncContextManager[Pair]]:
+def _open(make_backend: MakeBackend, *, asynchronous: bool) -> Callable[[Place], AbstractAsyncContextManager[Pair]]:
     @asynccontextmanager
     async def open_pair(place: Place) -> AsyncIterator[Pair]:
         from fastapi import Depends, FastAPI
 
         from powauth.integrations.fastapi import SessionAuthMiddleware, auth_dependency, request_auth
 
-        async with guarded(place, make_backend, asynchronous=True) as (auth, statements):
+        async with guarded(place, make_backend, asynchronous=asynchronous) as (auth, _, noted):
             app = FastAPI(openapi_url=None)
             app.add_middleware(SessionAuthMiddleware, auth=auth)
 
@@ -41,7 +41,7 @@ def _open(make_backend: MakeBackend) -> Callable[[Place], AbstractAsyncContextMa
             async def login(session: Annotated[RequestAuth[User], Depends(request_auth)]) -> None:
                 assert await session.authenticate_user(PARAMS) is not None
 
-            yield Pair(app, bare(), Login(), statements)
+            yield Pair(app, bare(), Login(), noted)
 
     return open_pair
 
@@ -51,7 +51,7 @@ def _row(name: str, where: str, make_backend: MakeBackend, *needs: str, on_redis
         f"powauth-fastapi-{name.lower().split()[0]}",
         f"powauth, {name}, on FastAPI",
         "asgi",
-        _open(make_backend),
+        _open(make_backend, asynchronous=make_backend is not sql),
         keeps(where),
         CHECKS,
         ("fastapi", *needs),
@@ -61,6 +61,6 @@ def _row(name: str, where: str, make_backend: MakeBackend, *needs: str, on_redis
 
 CONTENDERS = (
     _row("memory", "the process", memory),
-    _row("SQLite of the app", "the app's SQLite", sql, "aiosqlite"),
+    _row("SQLite of the app", "the app's SQLite", sql),
     _row("Redis", "Redis", redis, "redis", on_redis=True),
 )

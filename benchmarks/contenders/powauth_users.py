@@ -4,13 +4,14 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, create_engine
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 
 from benchmarks.contenders.base import EMAIL, PASSWORD, Place
+from benchmarks.contenders.statements import Noting, noting
 from powauth import SessionAuth
 from powauth.backends.base import Backend, drive
 from powauth.backends.memory import MemoryBackend
@@ -34,15 +35,6 @@ def cheap_hasher() -> PasswordHasher:
     return PasswordHasher(time_cost=1, memory_cost=8, cheap_and_unsafe=True)
 
 
-def note_statements(engine: Engine, statements: list[str]) -> None:
-    """Append every statement that the engine's databases are given."""
-
-    @event.listens_for(engine, "before_cursor_execute")
-    def note(connection: Any, cursor: Any, statement: str, *more: Any) -> None:
-        del connection, cursor, more
-        statements.append(statement)
-
-
 def create_user_table(directory: Path) -> str:
     """A SQLite database with one user in it; the path of its file."""
     path = directory / "app.sqlite3"
@@ -61,11 +53,12 @@ class Guarded(NamedTuple):
     """powauth, ready to be put in front of an app.
 
     Attributes:
-        statements: that the database of its users, and of its sessions where they are there too, has been given.
+        noting: of the database of its users, and of its sessions where they are there too.
     """
 
     auth: SessionAuth[User]
-    statements: list[str]
+    backend: Backend
+    noting: Noting
 
 
 MakeBackend = Callable[[Place, "Engine | AsyncEngine"], Backend]
@@ -81,14 +74,13 @@ async def guarded(place: Place, make_backend: MakeBackend, *, asynchronous: bool
     path = create_user_table(place.directory)
     engine: Engine | AsyncEngine
     engine = create_async_engine(f"sqlite+aiosqlite:///{path}") if asynchronous else create_engine(f"sqlite:///{path}")
-    statements: list[str] = []
-    note_statements(engine.sync_engine if isinstance(engine, AsyncEngine) else engine, statements)
+    noted = noting(engine)
     users = SQLAlchemyUsers(engine, User, hasher=cheap_hasher())
     backend = make_backend(place, engine)
     try:
         if isinstance(backend, SQLBackend):
             await backend.create_tables()
-        yield Guarded(SessionAuth(secret_key=SECRET, users=users, backend=backend), statements)
+        yield Guarded(SessionAuth(secret_key=SECRET, users=users, backend=backend), backend, noted)
     finally:
         await backend.close()
         await users.close()
@@ -117,6 +109,14 @@ def redis(place: Place, engine: object) -> Backend:
     from powauth.backends.redis import RedisBackend
 
     return RedisBackend(place.redis_url, asynchronous=isinstance(engine, AsyncEngine))
+
+
+def redis_near(place: Place, engine: object) -> Backend:
+    """The same with copies near at hand, of which it hears when they are changed."""
+    del engine
+    from powauth.backends.redis import RedisBackend
+
+    return RedisBackend(place.redis_url, asynchronous=True, near_cache=10_000)
 
 
 def sql(place: Place, engine: "Engine | AsyncEngine") -> Backend:

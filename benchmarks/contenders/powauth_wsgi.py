@@ -67,8 +67,8 @@ def _open(
 ) -> Callable[[Place], AbstractAsyncContextManager[Pair]]:
     @asynccontextmanager
     async def open_pair(place: Place) -> AsyncIterator[Pair]:
-        async with guarded(place, make_backend, asynchronous=False) as (auth, statements):
-            yield Pair(layer(auth), bare_app(), Login(), statements)
+        async with guarded(place, make_backend, asynchronous=False) as (auth, _, noted):
+            yield Pair(layer(auth), bare_app(), Login(), noted)
 
     return open_pair
 
