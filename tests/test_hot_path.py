@@ -277,26 +277,49 @@ def test_a_wsgi_request_leaves_no_circle_for_the_collector() -> None:
         gc.enable()
 
 
-class Responses(SessionAuth[User]):
-    """Counts how often a response is asked about."""
+def test_row_03_a_response_with_nothing_to_do_is_not_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Connection] = []
+    real = SessionAuth.respond
 
-    asked: list[Connection]
+    async def respond(self: SessionAuth[User], connection: Connection, *, failed: bool = False) -> Effects:
+        asked.append(connection)
+        return await real(self, connection, failed=failed)
 
-    async def respond(self, connection: Connection, *, failed: bool = False) -> Effects:
-        self.asked.append(connection)
-        return await super().respond(connection, failed=failed)
-
-
-def test_row_03_a_response_with_nothing_to_do_is_not_asked_about() -> None:
-    Responses.asked = []
-    plug = Plug(Responses)
-    Responses.asked.clear()
+    monkeypatch.setattr(SessionAuth, "respond", respond)
+    plug = Plug()
+    asked.clear()
     plug.serve(reads_nobody, plug.scope())
-    assert Responses.asked == []
+    assert asked == []
     plug.clock.advance(900)
     sent = plug.serve(reads_nobody, plug.scope())
-    assert len(Responses.asked) == 1
+    assert len(asked) == 1
     assert any(name == b"set-cookie" for name, _ in sent[0]["headers"])
+
+
+class Speaks(SessionAuth[User]):
+    """A subclass with a say in what is sent."""
+
+    async def respond(self, connection: Connection, *, failed: bool = False) -> Effects:
+        await super().respond(connection, failed=failed)
+        return Effects("said=1", no_store=True)
+
+
+def test_what_a_subclass_makes_of_respond_is_sent() -> None:
+    plug = Plug(Speaks)
+    sent = plug.serve(reads_nobody, plug.scope())
+    assert (b"set-cookie", b"said=1") in sent[0]["headers"]
+
+
+def test_trm_01_a_second_look_after_a_sign_out_takes_the_cookie_all_the_same() -> None:
+    plug = Plug()
+    connection = FakeConnection([plug.cookie])
+    drive(plug.auth.call(connection))
+    drive(plug.auth.clear_authenticated_user(connection))
+    assert drive(plug.auth.fetch(connection)) is None
+    assert plug.auth.is_due(connection)
+    cleared = drive(plug.auth.respond(connection)).set_cookie
+    assert cleared is not None
+    assert "Max-Age=0" in cleared
 
 
 # --- verified ids are remembered ----------------------------------------------------------------------------------

@@ -160,8 +160,10 @@ class SessionAuth(Authenticator[U]):
         self._id_length = len(self._id_prefix) + ID_CHARS
         self._mac = keyring.mac(SESSION_PURPOSE, self.store.namespace)
         self._decode = lru_cache(maxsize=VERIFIED_IDS)(partial(decode_id, mac=self._mac, prefix=self._id_prefix))
+        # A subclass with a say in who is fetched, or in what is sent, is asked every time.
         own = type(self)
         self._asks_at_once = own.fetch is not SessionAuth.fetch or own.do_fetch is not Authenticator.do_fetch
+        self._always_due = own.respond is not SessionAuth.respond
         self._seal()
 
     def __repr__(self) -> str:
@@ -233,8 +235,8 @@ class SessionAuth(Authenticator[U]):
         state: _State | None = connection.states.get(self.identity)
         if state is None:
             state = connection.states[self.identity] = _State()
-        elif state.fetched:  # once more: only what is found now counts
-            state.presented, state.stored, state.user, state.due = None, None, None, False
+        elif state.fetched:  # once more: only what is found now counts; and a sign-out, if there was one
+            state.presented, state.stored, state.user, state.due = None, None, None, state.cleared
         state.fetched = True
         try:
             value = self.carrier.read(connection)
@@ -361,7 +363,7 @@ class SessionAuth(Authenticator[U]):
     def is_due(self, connection: Connection) -> bool:
         """See `Authenticator.is_due`."""
         state: _State | None = connection.states.get(self.identity)
-        return state is not None and state.due
+        return self._always_due or (state is not None and state.due)
 
     async def respond(self, connection: Connection, *, failed: bool = False) -> Effects:
         """What the response is to carry: a new session's id, a renewed id, the current id again, or its end.
