@@ -326,20 +326,26 @@ class Writer:
         self.process.wait()
 
 
-def map_full(backend: LMDBBackend, seconds: float) -> Fault:
-    """No room in the store; what removals leave is taken again and again."""
+def map_full(site: Site, backend: LMDBBackend, seconds: float) -> Fault:
+    """No room in the store; what removals leave is taken again, and somebody tries to sign in until that is refused."""
 
-    def whole() -> float:
-        filled = _fill_lmdb(backend, (60_000, 2_000, 100))
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            filled += _fill_lmdb(backend, (100,))
-            time.sleep(0.005)
+    def empty(filled: list[bytes]) -> None:
         for key in filled:
             drive(backend.delete(key, int(time.time() * 1000)))
+
+    async def whole() -> float:
+        filled = await asyncio.to_thread(_fill_lmdb, backend, (60_000, 2_000, 100))
+        deadline = time.monotonic() + seconds
+        refused = False
+        async with asyncio.timeout(seconds + PATIENCE_SECONDS):
+            while time.monotonic() < deadline or not refused:
+                filled += await asyncio.to_thread(_fill_lmdb, backend, (100,))
+                refused |= await sign_in(site, "latecomer") is None
+                await asyncio.sleep(0.005)
+        await asyncio.to_thread(empty, filled)
         return time.monotonic()
 
-    return lambda: asyncio.to_thread(whole)
+    return whole
 
 
 def _fill_lmdb(backend: LMDBBackend, sizes: tuple[int, ...]) -> list[bytes]:
@@ -385,7 +391,7 @@ async def lmdb_faults(folder: Path, clients: int, hold: float, report: Report, *
             ("none", held(hold, nothing, nothing)),
             ("a writer stopped in a write", held(hold, writer.begin, lambda: writer.end(signal.SIGCONT))),
             ("a writer killed in a write", held(0, writer.begin, lambda: writer.end(signal.SIGKILL))),
-            ("map full", map_full(backend, hold)),
+            ("map full", map_full(direct, backend, hold)),
         ]
         for name, fault in faults[1:] if brief else faults:
             report(await crowd.during(direct, "LMDB", name, fault))

@@ -1,6 +1,5 @@
 """The apps that `benchmarks.end_to_end` puts behind servers, by the name in ``POWAUTH_BENCH_APP``."""
 
-import gc
 import os
 import tempfile
 from collections.abc import Callable
@@ -34,7 +33,6 @@ def make() -> Any:
     """
     quiet()
     name = os.environ["POWAUTH_BENCH_APP"]
-    app = BARE[name]() if name in BARE else drive(_layered(name))
-    gc.collect()
-    gc.freeze()  # as a server should once its app is up: see docs/performance.md
-    return app
+    if name in BARE:
+        return BARE[name]()
+    return drive(_layered(name))

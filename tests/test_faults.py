@@ -86,4 +86,3 @@ def test_sto_07_lmdb_with_a_stopped_or_killed_writer_full_and_planted_signs_nobo
         assert each.refused == 0, "reading needs neither the writer nor room"
     stopped = found[0]
     assert stopped.slowest > HOLD / 2, "writers waited for the one that was stopped"
-    assert found[2].sign_ins[1], "the map was full"
