@@ -143,10 +143,13 @@ def test_pge_02_nothing_that_is_sent_becomes_a_header(here: Site) -> None:
     assert browser.post("/register", {"email": f"mia@example.com{split}", "password": PASSWORD}).status == 422
 
 
+PRODUCT = "{{7777777*7777777}}"
+"""Its result stands on no page by chance, as 49 may in a session's id."""
+
 PAYLOADS = [
     '"><script>alert(1)</script>',
     "'onfocus=alert(1) autofocus='",
-    "{{7*7}}",
+    PRODUCT,
     "{% include 'base.html' %}",
     "{0.__class__}",
     "{browser.__class__}",
@@ -161,7 +164,7 @@ PAYLOADS = [
 def is_text_only(page: Page, payload: str) -> bool:
     """Whether the payload made no tag, no attribute and no arithmetic."""
     attributes = {name for _, found in page.tags for name in found}
-    evaluated = payload == "{{7*7}}" and "49" in page.html
+    evaluated = payload == PRODUCT and str(7_777_777**2) in page.html
     return not page.find("script") and not {"onfocus", "'onfocus"} & attributes and not evaluated
 
 
