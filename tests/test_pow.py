@@ -802,6 +802,26 @@ def header_auth() -> HeaderAuth:
     return HeaderAuth(users)
 
 
+class AwayAuth(HeaderAuth):
+    """Cannot tell."""
+
+    async def fetch(self, connection: Connection) -> User | None:
+        raise StoreUnavailable("away")
+
+
+def test_another_authenticator_is_called_as_the_session_plug_is(header_auth: HeaderAuth) -> None:
+    assigned = FakeConnection(x_user=ADA["email"])
+    assigned.assign("current_user", None)
+    drive(header_auth.call(assigned))
+    assert header_auth.current_user(assigned) is None
+    assert header_auth.is_due(assigned)
+    away = AwayAuth(header_auth.users)
+    connection = FakeConnection()
+    drive(away.call(connection))
+    with pytest.raises(StoreUnavailable):
+        away.current_user(connection)
+
+
 def test_another_authenticator_fetches_and_has_every_helper(header_auth: HeaderAuth) -> None:
     connection = FakeConnection(x_user=ADA["email"])
     drive(header_auth.call(connection))

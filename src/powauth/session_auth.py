@@ -675,9 +675,8 @@ class SessionAuth(Authenticator[U]):
         Whoever loses a compare-and-set reads again and decides again, so all end with the same id. No id is sent
         that was not seen alive just now: a late response must not overwrite a new sign-in.
         """
-        stored, presented = state.stored, state.presented
-        if stored is None or presented is None:
-            return None
+        # Who has been let in by a session has presented its id.
+        stored, presented = cast("Stored", state.stored), cast("PresentedId", state.presented)
         read_again = False
         try:
             for _ in range(RESPONSE_ATTEMPTS):
