@@ -145,6 +145,21 @@ def test_a_popped_user_is_a_user_and_gone() -> None:
     assert (seen[0].id, seen[1]) == (plug.user.id, "gone")
 
 
+def test_sto_07_one_authenticators_outage_is_not_anothers() -> None:
+    plug = Plug()
+    away = SessionAuth(secret_key=SECRET, users=plug.users, backend=Away(), current_user_key="admin", clock=plug.clock)
+    app, seen = reader(lambda scope: scope["state"]["current_user"])
+    plug_app = asgi.SessionAuthMiddleware(app, plug.auth)
+    away_app = asgi.SessionAuthMiddleware(plug_app, away)
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    drive(away_app(plug.scope(state={}), nothing, send))
+    assert (sent[0]["status"], seen[0].id) == (200, plug.user.id)
+
+
 def test_what_else_a_state_holds_is_a_dicts() -> None:
     state = GuardedState({"more": 1})
     assert (state["more"], state.get("more"), state.get("less", 2), state.setdefault("new", 3)) == (1, 1, 2, 3)

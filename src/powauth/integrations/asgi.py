@@ -168,7 +168,9 @@ class ASGIConnection(Connection):
         that it is: what is assigned here must be there, too.
         """
         scope = self.scope
-        if "state" in scope and _holders(scope) != _SCOPE_ALONE and type(scope["state"]) is not GuardedState:
+        if type(scope.get("state")) is GuardedState:  # another authenticator's work; a copy would look its user up
+            scope["state"][key] = later
+        elif "state" in scope and _holders(scope) != _SCOPE_ALONE:
             self.assign(key, later.value())
         else:
             state = scope["state"] = GuardedState(scope.get("state", ()))
