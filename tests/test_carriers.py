@@ -71,6 +71,26 @@ def test_no_neighbour_hides_the_cookie(before: list[str], after: list[str]) -> N
     assert read(";".join([*before, f"{NAME}=x", *after])) == "x"
 
 
+def read_pair_by_pair(headers: list[str]) -> set[str]:
+    """What the rule says, without a thought for speed: the different values of all cookies of that very name."""
+    pairs = [pair.partition("=") for header in headers for pair in header.split(";")]
+    return {value.strip(" \t") for name, equals, value in pairs if equals and name.strip(" \t") == NAME}
+
+
+pieces = st.sampled_from([NAME, "=", ";", "; ", " ", "\t", "a", "b", f"{NAME}=a", f"; {NAME}=b", ",", "\xa0"])
+
+
+@hurried
+@given(st.lists(st.lists(pieces, max_size=8).map("".join), max_size=3))
+def test_cke_06_what_is_read_fast_is_what_is_read_pair_by_pair(headers: list[str]) -> None:
+    values = read_pair_by_pair(headers)
+    if len(values) > 1:
+        with pytest.raises(ConflictingIds):
+            read(*headers)
+    else:
+        assert read(*headers) == (values.pop() if values else None)
+
+
 @pytest.mark.parametrize(
     ("options", "cookie"),
     [

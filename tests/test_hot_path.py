@@ -4,6 +4,7 @@ import gc
 import inspect
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -19,8 +20,8 @@ from powauth.errors import StoreUnavailable
 from powauth.integrations import asgi, litestar, wsgi
 from powauth.integrations.asgi import GuardedState
 from powauth.session import encode_id
-from powauth.session_auth import VERIFIED_IDS
-from support import SECRET, Clock, FakeConnection, MemoryUsers, User
+from powauth.session_auth import REMEMBERED_BYTES, VERIFIED_IDS
+from support import SECRET, Clock, CountingBackend, FakeConnection, MemoryUsers, User
 
 OTHER_SECRET = SECRET[::-1]
 
@@ -400,7 +401,7 @@ def test_cke_06_values_that_are_no_ids_take_no_memory(counted: tuple[Plug, Count
     plug, mac = counted
     for length in (0, 1, 71, 73, 8_000, 65_536):
         assert look(plug, "A" * length) is None
-    assert (mac.verified, plug.auth._decode.cache_info().currsize) == (0, 0)
+    assert (mac.verified, plug.auth._known_id.cache_info().currsize) == (0, 0)
 
 
 def test_key_06_what_one_authenticator_has_verified_is_nothing_to_another_with_other_keys() -> None:
@@ -427,6 +428,132 @@ def test_an_id_of_the_next_generation_is_another_id() -> None:
     ahead = encode_id(msgspec.structs.replace(stored.session, generation=1), plug.auth._mac)
     assert ahead != plug.cookie.partition("=")[2]
     assert look(plug, ahead) is not None  # row 10: the store has lost a write
+
+
+# --- what follows from a record is remembered, as long as the store still holds it --------------------------------
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The keys of the records that were decoded."""
+    keys: list[bytes] = []
+    real = CredentialsCache.read
+
+    def read(self: CredentialsCache, record: Record) -> Any:
+        keys.append(record.key)
+        return real(self, record)
+
+    monkeypatch.setattr(CredentialsCache, "read", read)
+    return keys
+
+
+def ask(plug: Plug) -> tuple[object, list[str]]:
+    """The current user's id, of a request through the middleware, and the verbs that it took."""
+    app, seen = reader(lambda scope: scope["state"]["current_user"])
+    backend = plug.auth.store.backend
+    assert isinstance(backend, CountingBackend)
+    with backend.counting() as verbs:
+        plug.serve(app, plug.scope(state={}))
+    return seen[0] and seen[0].id, verbs
+
+
+def counting_plug(**options: Any) -> Plug:
+    return Plug(backend=CountingBackend(MemoryBackend()), **options)
+
+
+def test_row_03_the_same_record_is_read_each_time_and_decoded_once(decoded: list[bytes]) -> None:
+    plug = counting_plug()
+    for _ in range(4):
+        assert ask(plug) == (plug.user.id, ["get"])
+    assert len(decoded) == 1
+
+
+def test_row_05_a_remembered_record_grows_old_all_the_same(decoded: list[bytes]) -> None:
+    plug = counting_plug()
+    ask(plug)
+    plug.clock.advance(899.999)
+    assert ask(plug) == (plug.user.id, ["get"])
+    plug.clock.advance(0.001)
+    assert ask(plug) == (plug.user.id, ["get", "update"])
+    assert len(decoded) == 2
+
+
+def test_row_11_a_remembered_record_expires_all_the_same() -> None:
+    plug = counting_plug()
+    ask(plug)
+    plug.clock.advance(1800)
+    assert ask(plug) == (None, ["get"])
+
+
+def test_row_02_a_clock_set_back_is_noticed_though_the_record_is_remembered() -> None:
+    plug = counting_plug()
+    ask(plug)
+    plug.clock.advance(-301)
+    assert ask(plug) == (None, ["get"])
+
+
+def test_trm_01_a_remembered_session_is_gone_with_its_record() -> None:
+    plug = counting_plug()
+    ask(plug)
+    drive(plug.auth.revoke_user(plug.user))
+    assert ask(plug) == (None, ["get"])
+
+
+def test_a_record_that_has_changed_is_read_once_and_decoded_again(decoded: list[bytes]) -> None:
+    plug = counting_plug()
+    ask(plug)
+    other = plug.users.add("other@example.org")
+    plug.users.rows[plug.user.id] = replace(plug.users.rows[plug.user.id], email="new@example.org")
+    drive(plug.auth.store.refresh(plug.user.id, lambda: later(plug.users.snapshot(other)), plug.auth.now()))
+    decoded.clear()
+    assert ask(plug) == (other.id, ["get"])
+    assert ask(plug) == (other.id, ["get"])
+    assert len(decoded) == 1
+
+
+async def later(snapshot: bytes) -> bytes:
+    return snapshot
+
+
+def test_a_record_moved_to_another_key_is_not_taken_for_the_one_remembered() -> None:
+    backend = MemoryBackend()
+    plug = Plug(backend=backend)
+    now = plug.auth.now()
+    mine = drive(
+        backend.get(plug.auth.store.key(drive(plug.auth.store.sessions(plug.user.id, now))[0].session.sid), now)
+    )
+    assert mine is not None
+    assert look(plug, plug.cookie.partition("=")[2]) is not None
+    planted = msgspec.structs.replace(mine, owner=b"credentials:somebody")
+    drive(backend.delete(mine.key, now))
+    assert drive(backend.create(planted, None, now))
+    assert look(plug, plug.cookie.partition("=")[2]) is None
+    assert plug.events[-1] == "unreadable_record"
+
+
+def test_a_long_record_is_decoded_each_time(decoded: list[bytes]) -> None:
+    plug = counting_plug(metadata=lambda connection: {"note": "x" * REMEMBERED_BYTES})
+    for _ in range(3):
+        assert ask(plug) == (plug.user.id, ["get"])
+    assert len(decoded) == 3
+
+
+def test_with_reload_the_user_is_asked_for_each_time_and_the_record_decoded_once(decoded: list[bytes]) -> None:
+    plug = Plug(store=CredentialsCache(CountingBackend(MemoryBackend()), reload=True), backend=None)
+    for _ in range(3):
+        assert ask(plug) == (plug.user.id, ["get"])
+    assert len(decoded) == 1
+    plug.users.rows.clear()
+    assert ask(plug)[0] is None
+
+
+def test_sto_07_a_closed_store_is_out_of_reach_at_once() -> None:
+    plug = Plug()
+    plug.serve(reads_nobody, plug.scope())
+    drive(plug.auth.store.backend.close())
+    app, _ = reader(lambda scope: scope["state"]["current_user"])
+    assert plug.serve(app, plug.scope(state={}))[0]["status"] == 503
+    assert plug.events[-1] == "store_unavailable"
 
 
 class Away(MemoryBackend):

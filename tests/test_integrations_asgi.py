@@ -53,7 +53,7 @@ class Noting(CountingBackend):
 
     def __init__(self, mode: Mode = "inline") -> None:
         super().__init__(MemoryBackend())
-        self.mode = mode
+        self.mode, self.reads_at_once = mode, mode == "inline"
         self.threads: set[int] = set()
 
     async def _enter(self, verb: str) -> None:

@@ -633,7 +633,7 @@ class ResendsUnseen(SessionAuth[User]):
     """Sends the current id again without looking whether it is alive."""
 
     async def _to_send(self, connection: Connection, state: Any) -> Session | None:
-        if state.presented.generation < state.stored.session.generation:
+        if state.known.presented.generation < state.stored.session.generation:
             found: Session = state.stored.session
             return found
         return await super()._to_send(connection, state)
@@ -668,8 +668,8 @@ class KnowsNoGrace(SessionAuth[User]):
     async def fetch(self, connection: Connection) -> User | None:
         user = await super().fetch(connection)
         state = self._state(connection)
-        if state.stored is not None and state.presented is not None:
-            outcome = decide(state.stored.session, state.presented, self.now(), self.policy)
+        if state.stored is not None and state.known is not None:
+            outcome = decide(state.stored.session, state.known.presented, self.now(), self.policy)
             if outcome.name == "RESEND":
                 state.stored = None
                 return None

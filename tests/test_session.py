@@ -28,6 +28,7 @@ from powauth.session import (
     PresentedId,
     Session,
     confirmed,
+    current_between,
     decide,
     decode_id,
     decode_sid,
@@ -50,6 +51,31 @@ def after_renewals(times: int, *, every: Millis = 15 * MINUTE) -> tuple[Session,
         now += every
         session = renewed(session, now, POLICY)
     return session, now
+
+
+ages = st.integers(-CLOCK_TOLERANCE - 2, 2 * POLICY.max_lifetime)
+
+
+@given(
+    st.sampled_from(
+        [POLICY, msgspec.structs.replace(POLICY, renewal=None), msgspec.structs.replace(POLICY, renewal=0)]
+    ),
+    st.integers(0, 3),
+    st.sampled_from([0, MAX_GENERATION]),
+    ages,
+    ages,
+)
+def test_row_03_lasts_as_long_as_current_between_says(
+    policy: Policy, renewals: int, generation: int, age: Millis, later: Millis
+) -> None:
+    session, _ = after_renewals(renewals)
+    if generation:
+        session = msgspec.structs.replace(session, generation=generation, settled=generation)
+    since, until = current_between(session, policy)
+    outcome = decide(session, presented(session), NOW + age, policy)
+    assert (outcome is Outcome.CURRENT) <= (since <= NOW + age < until)
+    if outcome is Outcome.CURRENT and since <= NOW + later < until:
+        assert decide(session, presented(session), NOW + later, policy) is Outcome.CURRENT
 
 
 # --- the table ----------------------------------------------------------------------------------------------------

@@ -306,10 +306,17 @@ def test_on_an_event_loop_reads_stay_and_writes_go(path: Path) -> None:
     asyncio.run(scenario())
 
 
+class Asked(MemoryBackend):
+    """A subclass with a `get` of its own, by which it wants to be asked."""
+
+    async def get(self, key: bytes, now: int) -> Record | None:
+        return await super().get(key, now)
+
+
 def test_a_backend_that_does_not_read_at_once_gets_a_thread_each_time() -> None:
     async def scenario() -> None:
         threads = Threads()
-        backend = OffloadedBackend(MemoryBackend(), threads)
+        backend = OffloadedBackend(Asked(), threads)
         assert await backend.get(KEY, NOW) is await backend.get_fresh(KEY, NOW) is None
         assert threads.count == 2
         with pytest.raises(WouldWaitError):

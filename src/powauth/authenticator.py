@@ -235,6 +235,11 @@ class Authenticator(ABC, Generic[U]):
                 f"another authenticator assigns {self.current_user_key!r} already: give each its own current_user_key"
             )
 
+    def call_at_once(self, connection: Connection) -> bool:
+        """`call`, if that takes no wait; whether it was done. An integration tries this, and else awaits `call`."""
+        del connection
+        return False
+
     async def call(self, connection: Connection) -> None:
         """Fetch the current user and assign it, unless a user, or the fact that there is none, is already assigned.
 

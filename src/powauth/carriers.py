@@ -124,6 +124,7 @@ class CookieCarrier(Carrier):
 
     def _prefixed(self) -> Self:
         self.name = self._prefix + self.name
+        self._named = f"{self.name}="
         return self
 
     def read(self, connection: Connection) -> str | None:
@@ -132,20 +133,21 @@ class CookieCarrier(Carrier):
         The name must match exactly, with only spaces and tabs around it (RFC 6265bis, section 5.4); no neighbour,
         however broken, can hide it, and no quoting or escape is undone.
         """
-        own = self.name
+        own, headers = self.name, connection.cookie_headers()
+        if len(headers) == 1:
+            before, named, after = headers[0].partition(self._named)
+            # What browsers send: the name once, after "; ", or not at all. Anything else is looked at pair by pair.
+            if own not in before and own not in after:
+                if not named:
+                    return None
+                if not before or before.endswith("; "):
+                    return after.partition(";")[0].strip(" \t")
         found: str | None = None
-        for header in connection.cookie_headers():
-            if own not in header:
-                continue
-            for pair in header.split(";"):
-                if own not in pair:
-                    continue
-                name, equals, value = pair.strip(" \t").partition("=")
-                if equals and (name == own or name.rstrip(" \t") == own):
-                    value = value.lstrip(" \t")
-                    if found is not None and found != value:
-                        raise ConflictingIds
-                    found = value
+        for header in headers:
+            for value in _values(header, own):
+                if found is not None and found != value:
+                    raise ConflictingIds
+                found = value
         return found
 
     def write(self, connection: Connection, value: str) -> str | None:
@@ -155,6 +157,16 @@ class CookieCarrier(Carrier):
     def clear(self, connection: Connection) -> str | None:
         """See `Carrier.clear`."""
         return f"{self.name}={self._attributes}; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
+
+
+def _values(header: str, own: str) -> list[str]:
+    """The values of all cookies named ``own`` in a ``Cookie`` header."""
+    values = []
+    for pair in header.split(";"):
+        name, equals, value = pair.strip(" \t").partition("=")
+        if equals and name.rstrip(" \t") == own:
+            values.append(value.lstrip(" \t"))
+    return values
 
 
 class FrameworkSessionCarrier(Carrier):

@@ -199,6 +199,14 @@ def decide(session: Session, presented: PresentedId, now: Millis, policy: Policy
     return Outcome.RESEND
 
 
+def current_between(session: Session, policy: Policy) -> tuple[Millis, Millis]:
+    """From when on, and until when, `decide` says `Outcome.CURRENT` of what it has once said it of."""
+    until = expires_at(session, policy)
+    if policy.renewal is not None and session.generation < MAX_GENERATION:
+        until = min(until, session.renewed_at + policy.renewal)
+    return session.created_at - CLOCK_TOLERANCE, until
+
+
 def confirmed(session: Session, now: Millis, policy: Policy) -> Session:
     """The record once its current generation has been presented."""
     settled, recent = _with_confirmation(session, now, policy.grace)

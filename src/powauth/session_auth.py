@@ -10,7 +10,7 @@ from typing import Final, Self, TypeGuard, cast, get_args
 import msgspec
 
 from powauth.authenticator import SIGN_IN_ATTEMPTS, Authenticator, Unreachable
-from powauth.backends.base import EPOCH_LIFETIME, Backend, Millis
+from powauth.backends.base import EPOCH_LIFETIME, Backend, Millis, Record, WouldWaitError
 from powauth.backends.offloaded import InThread, OffloadedBackend
 from powauth.carriers import Carrier, ConflictingIds, CookieCarrier
 from powauth.connection import MISSING, NO_EFFECTS, Connection, Effects, Later
@@ -30,6 +30,7 @@ from powauth.session import (
     PresentedId,
     Session,
     confirmed,
+    current_between,
     decide,
     decode_id,
     decode_sid,
@@ -52,10 +53,39 @@ METADATA_ATTEMPTS = 16
 """How often a change of metadata is tried again after another writer was faster."""
 
 VERIFIED_IDS = 4096
-"""Ids whose code has been found right and need not be computed again, as long as they are among the last presented."""
+"""How many of the ids presented last are remembered: whether their code was right, and what their record said."""
+
+REMEMBERED_BYTES = 2048
+"""The longest value of a record that is remembered; a session with its user is a few hundred bytes."""
 
 SESSION_PURPOSE = "session"
 """What the ids' key is derived for; other purposes have other keys."""
+
+
+class _KnownId(msgspec.Struct, gc=False):
+    """What an id says that has been verified, the key of its record, and what that led to last.
+
+    The store is read at every request. Only if it still holds the very same record, what follows from that is known:
+    it need not be decoded and decided about again.
+
+    Attributes:
+        sight: a record in which the id was found current, what it holds, and from when until when that remains so.
+    """
+
+    presented: PresentedId
+    key: bytes
+    sight: tuple[Record, Stored, Millis, Millis] | None = None
+
+    def __repr__(self) -> str:
+        return repr(self.presented)
+
+    def current(self, record: Record, now: Millis) -> Stored | None:
+        """What the record holds, if the id is known to be current in it at ``now``."""
+        if self.sight is not None:
+            seen, stored, since, until = self.sight
+            if since <= now < until and seen == record:
+                return stored
+        return None
 
 
 class _State(msgspec.Struct, gc=False):
@@ -63,7 +93,8 @@ class _State(msgspec.Struct, gc=False):
 
     Attributes:
         fetched: the request has been looked at.
-        presented: what its id says, if that is one of ours.
+        known: its id, if that is one of ours.
+        record: what the store has under it, if that could be read at once.
         stored: the session that the user is signed in by.
         due: the response has something to do: the session to carry on, to begin or to end.
         unseen: there may be a session, which could not be read.
@@ -73,7 +104,8 @@ class _State(msgspec.Struct, gc=False):
     """
 
     fetched: bool = False
-    presented: PresentedId | None = None
+    known: _KnownId | None = None
+    record: Record | None = None
     stored: Stored | None = None
     due: bool = False
     unseen: bool = False
@@ -159,7 +191,8 @@ class SessionAuth(Authenticator[U]):
         self._id_prefix = "" if app_name is None else f"{app_name}."
         self._id_length = len(self._id_prefix) + ID_CHARS
         self._mac = keyring.mac(SESSION_PURPOSE, self.store.namespace)
-        self._decode = lru_cache(maxsize=VERIFIED_IDS)(partial(decode_id, mac=self._mac, prefix=self._id_prefix))
+        decode = partial(decode_id, mac=self._mac, prefix=self._id_prefix)
+        self._known_id = lru_cache(maxsize=VERIFIED_IDS)(partial(_known_id, decode, self.store.key))
         # A subclass with a say in who is fetched, or in what is sent, is asked every time.
         own = type(self)
         self._asks_at_once = own.fetch is not SessionAuth.fetch or own.do_fetch is not Authenticator.do_fetch
@@ -202,6 +235,22 @@ class SessionAuth(Authenticator[U]):
 
     # --- the plug's three functions ---------------------------------------------------------------------------------
 
+    def call_at_once(self, connection: Connection) -> bool:
+        """See `Authenticator.call_at_once`: does it for whom nothing has to be waited for and nothing has changed."""
+        if self._asks_at_once:
+            return False
+        key = self.current_user_key
+        if connection.assigned(key) is not MISSING:
+            return True
+        state = self._glance(connection)
+        if not state.fetched:
+            return False
+        if state.stored is None:
+            connection.assign(key, None)
+        else:
+            connection.assign_later(key, Later(self._user_of, state))
+        return True
+
     async def call(self, connection: Connection) -> None:
         """See `Authenticator.call`. The user is made of the session's snapshot when somebody asks for it.
 
@@ -233,52 +282,81 @@ class SessionAuth(Authenticator[U]):
     async def _look(self, connection: Connection) -> _State:
         """Look at what the request presents; what there is to remember of it."""
         state: _State | None = connection.states.get(self.identity)
+        if state is None or state.known is None or state.fetched:
+            state = self._glance(connection)
+        if not state.fetched and state.known is not None:
+            await self._read(connection, state, state.known)
+        return state
+
+    def _glance(self, connection: Connection) -> _State:
+        """As much of `_look` as takes no wait; `_State.fetched` tells whether that was all."""
+        state: _State | None = connection.states.get(self.identity)
         if state is None:
             state = connection.states[self.identity] = _State()
         elif state.fetched:  # once more: only what is found now counts; and a sign-out, if there was one
-            state.presented, state.stored, state.user, state.due = None, None, None, state.cleared
-        state.fetched = True
+            state.fetched = False
+            state.known, state.record, state.stored, state.user, state.due = None, None, None, None, state.cleared
         try:
             value = self.carrier.read(connection)
         except ConflictingIds:
             self._emit("conflicting_ids", connection)
-            return state
-        if value is None:
-            return state
+            value = None
         # What has not the length of an id is none, and takes no room among those that are remembered.
-        state.presented = presented = self._decode(value) if len(value) == self._id_length else None
-        if presented is None:
+        known = self._known_id(value) if value is not None and len(value) == self._id_length else None
+        if known is None:
             if value:
                 self._emit("forged_id", connection)
+            state.fetched = True
             return state
+        state.known = known
         now = self.now()
         try:
-            # Not by `CredentialsCache.get`: a coroutine less on the way of every request.
-            record = await self.store.backend.get(self.store.key(presented.sid), now)
+            state.record = record = self.store.backend.get_at_once(known.key, now)
+        except (WouldWaitError, StoreUnavailable):
+            return state
+        if record is None:
+            self._emit("unknown_id", connection, sid=known.presented.sid)
+            state.fetched = True
+        elif not self.store.reload:
+            state.stored = stored = known.current(record, now)
+            state.fetched = stored is not None
+        return state
+
+    async def _read(self, connection: Connection, state: _State, known: "_KnownId") -> None:
+        """The rest of `_look`, for an id that is one."""
+        state.fetched = True
+        presented, now = known.presented, self.now()
+        try:
+            record = state.record
+            if record is None:
+                record = await self.store.backend.get(known.key, now)
             if record is None:
                 self._emit("unknown_id", connection, sid=presented.sid)
-                return state
-            stored = self.store.read(record)
-            outcome = decide(stored.session, presented, now, self.policy)
-            if outcome is not Outcome.CURRENT:
+                return
+            stored = known.current(record, now)
+            if stored is None:
+                stored = self.store.read(record)
+                outcome = decide(stored.session, presented, now, self.policy)
                 if not outcome.accepted:
                     await self._refuse(connection, stored.session, outcome, now)
-                    return state
-                state.due = True
+                    return
+                if outcome is not Outcome.CURRENT:
+                    state.due = True
+                elif len(record.value) <= REMEMBERED_BYTES:
+                    known.sight = (record, stored, *current_between(stored.session, self.policy))
             if self.store.reload:
                 state.user = await self._fetch_reloaded(connection, state, stored, self._restored(stored.session))
                 if state.user is None:
-                    return state
+                    return
         except UnreadableRecord:
             state.unseen = True
             self._emit("unreadable_record", connection, detail=encode_sid(presented.sid))
-            return state
+            return
         except StoreUnavailable:
             state.unseen = True
             self._emit("store_unavailable", connection, detail="fetch")
             raise
         state.stored = stored
-        return state
 
     def _user_of(self, state: _State) -> U | None:
         """The user of the request's session; ``None``, and no session, if what that keeps of them is unreadable."""
@@ -324,7 +402,7 @@ class SessionAuth(Authenticator[U]):
             raise StoreUnavailable("the user's sessions were revoked again and again during the sign-in; try again")
         await self._replace_presented(connection, state, key, now)
         state.stored = Stored(session, 0, ends)
-        state.presented = state.user = None
+        state.known = state.user = None
         state.signed_in, state.cleared, state.due = True, False, True
         if self.max_sessions is not None:
             await self._end_oldest(key, self.max_sessions, now)
@@ -634,7 +712,7 @@ class SessionAuth(Authenticator[U]):
         """The session that the request is to lose: the one it has, or may have if its record could not be seen."""
         if state.stored is not None:
             return state.stored.session.sid
-        return state.presented.sid if state.presented is not None and state.unseen else None
+        return state.known.presented.sid if state.known is not None and state.unseen else None
 
     def _restored(self, session: Session) -> U:
         try:
@@ -676,7 +754,7 @@ class SessionAuth(Authenticator[U]):
         that was not seen alive just now: a late response must not overwrite a new sign-in.
         """
         # Who has been let in by a session has presented its id.
-        stored, presented = cast("Stored", state.stored), cast("PresentedId", state.presented)
+        stored, presented = cast("Stored", state.stored), cast("_KnownId", state.known).presented
         read_again = False
         try:
             for _ in range(RESPONSE_ATTEMPTS):
@@ -791,6 +869,13 @@ class SessionAuth(Authenticator[U]):
             detail=detail,
         )
         emit(event, self.on_event)
+
+
+def _known_id(
+    decode: Callable[[str], PresentedId | None], key: Callable[[bytes], bytes], value: str, /
+) -> _KnownId | None:
+    presented = decode(value)
+    return None if presented is None else _KnownId(presented, key(presented.sid))
 
 
 def _policy(ttl: Millis, renewal: Duration | None, max_lifetime: Duration, grace: Duration) -> Policy:

@@ -69,6 +69,9 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     expires_at: Millis
     value: bytes
 
+    def __repr__(self) -> str:  # without the value, which holds secrets: error reporters keep what variables look like
+        return f"<Record {self.key!r} of {self.owner!r} version {self.version}>"
+
 
 class Page(msgspec.Struct, frozen=True):
     """One step of `Backend.scan`: some live records, and where to go on (``None`` at the end)."""
@@ -93,7 +96,14 @@ class Backend(ABC):
     shared: bool = True
     """Whether other processes see the same records; an app of several workers needs that."""
     reads_at_once: bool = False
-    """Whether `get_at_once` is worth a try: reads are ``inline``, though ``mode`` is ``blocking`` because of writes."""
+    """Whether `get_at_once` is worth a try, so that an event loop may read by itself what ``mode`` calls blocking."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """A subclass with a `get` of its own is asked by that one: no inherited `get_at_once` passes it by."""
+        super().__init_subclass__(**options)
+        if "get" in cls.__dict__ and "get_at_once" not in cls.__dict__:
+            cls.reads_at_once = False
+            cls.get_at_once = Backend.get_at_once  # type: ignore[method-assign]
 
     @abstractmethod
     async def create(self, record: Record, epoch: int | None, now: Millis) -> bool:
@@ -114,7 +124,7 @@ class Backend(ABC):
         """`get_fresh`, if that takes no wait for a network, a lock or a connection: fit for an event loop's own thread.
 
         Raises:
-            WouldWaitError: if it does, for now or ever; the only error.
+            WouldWaitError: if it does, for now or ever.
         """
         raise WouldWaitError
 

@@ -7,8 +7,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from urllib.parse import quote
 
+import msgspec
+
 from powauth.authenticator import Authenticator, Unreachable, known
-from powauth.connection import MISSING, NO_EFFECTS, Connection, Later, States, with_effects
+from powauth.connection import MISSING, Connection, Later, States, with_effects, with_vary
 from powauth.credentials import Duration
 from powauth.errors import ConfigError, PowauthError
 from powauth.integrations.answers import Answers, OnError, chosen
@@ -167,27 +169,30 @@ class ASGIConnection(Connection):
         A state that an outer middleware holds on to (Starlette's ``request.state``, once touched) stays the plain one
         that it is: what is assigned here must be there, too.
         """
-        scope = self.scope
-        if type(scope.get("state")) is GuardedState:  # another authenticator's work; a copy would look its user up
-            scope["state"][key] = later
-        elif "state" in scope and _holders(scope) != _SCOPE_ALONE:
-            self.assign(key, later.value())
-        else:
-            state = scope["state"] = GuardedState(scope.get("state", ()))
+        state = self.scope.get("state")
+        if state is None:
+            self.scope["state"] = GuardedState({key: later})
+        elif type(state) is GuardedState:  # another authenticator's work; a copy would look its user up
             state[key] = later
+        elif _getrefcount(state) == _SCOPE_ALONE:
+            guarded = self.scope["state"] = GuardedState(state)
+            guarded[key] = later
+        else:
+            self.assign(key, later.value())
 
 
 _getrefcount = getattr(sys, "getrefcount", lambda _: -1)
 """Not every interpreter counts."""
 
 
-def _holders(scope: Scope) -> int:
-    count: int = _getrefcount(scope["state"])
-    return count
+def _count_alone() -> int:
+    scope: Scope = {"state": {}}
+    state = scope.get("state")
+    return int(_getrefcount(state))
 
 
-_SCOPE_ALONE = max(_holders({"state": {}}), 0)
-"""What `_holders` says of a state that nothing but its scope holds; where nobody counts it never says so."""
+_SCOPE_ALONE = max(_count_alone(), 0)
+"""What a state counts that only its scope, and one variable, hold; where nobody counts no state does."""
 
 
 Bound = tuple[Authenticator[Any], type[ASGIConnection], States]
@@ -251,8 +256,8 @@ class SessionAuthMiddleware:
         if scope["type"] == "websocket" and not self.sockets.admits(scope, connection):
             await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": "cross_site_request"})
             return
-        await auth.call(connection)
-        scope = connection.scope
+        if not auth.call_at_once(connection):
+            await auth.call(connection)
         own: Bound = (auth, self.connection_type, connection.states)
         if bound is None:
             scope[SCOPE_KEY] = {key: own}
@@ -263,22 +268,12 @@ class SessionAuthMiddleware:
         if scope["type"] == "websocket":
             await self.sockets.serve(self.app, scope, connection, receive, send)
             return
-        started = False
-
-        def send_with_effects(message: Message) -> Awaitable[None]:
-            nonlocal started
-            if message["type"] != "http.response.start":
-                return send(message)
-            started = True
-            if auth.is_due(connection):
-                return _start(auth, connection, send, message)
-            return send({**message, "headers": with_effects(message.get("headers", ()), NO_EFFECTS)})
-
+        response = _Response(auth, connection, send)
         try:
-            await self.app(scope, receive, send_with_effects)
+            await self.app(scope, receive, response.send)
         except PowauthError as error:
             answer = chosen(scope[ANSWERS_KEY], error, self.answers)(error, connection)
-            if started or answer is None:
+            if response.started or answer is None:
                 raise
             effects = await auth.respond(connection, failed=True)
             headers = with_effects(answer.headers, effects)
@@ -286,9 +281,25 @@ class SessionAuthMiddleware:
             await send({"type": "http.response.body", "body": answer.body})
 
 
-async def _start(auth: Authenticator[Any], connection: Connection, send: Send, message: Message) -> None:
-    effects = await auth.respond(connection, failed=message["status"] >= 500)  # noqa: PLR2004
-    await send({**message, "headers": with_effects(message.get("headers", ()), effects)})
+class _Response(msgspec.Struct):
+    """The way back of a request: what its app sends, with what the authenticator wants of it."""
+
+    auth: Authenticator[Any]
+    connection: ASGIConnection
+    forward: Send
+    started: bool = False
+
+    def send(self, message: Message) -> Awaitable[None]:
+        if message["type"] != "http.response.start":
+            return self.forward(message)
+        self.started = True
+        if self.auth.is_due(self.connection):
+            return self._start(message)
+        return self.forward({**message, "headers": with_vary(message.get("headers", ()))})
+
+    async def _start(self, message: Message) -> None:
+        effects = await self.auth.respond(self.connection, failed=message["status"] >= 500)  # noqa: PLR2004
+        await self.forward({**message, "headers": with_effects(message.get("headers", ()), effects)})
 
 
 def request_auth(scope: Scope, current_user_key: str = "current_user") -> RequestAuth[Any]:
