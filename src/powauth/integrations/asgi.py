@@ -3,7 +3,6 @@
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, MutableMapping, Sequence
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from urllib.parse import quote
 
@@ -40,9 +39,6 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 SCOPE_KEY = "powauth"
 """Where in a scope what `request_auth` binds is, by ``current_user_key``: a `Bound` for each middleware."""
-
-ANSWERS_KEY = "powauth.answers"
-"""Where in a scope the `Answers` of each middleware are, by its ``current_user_key``."""
 
 THREADS = 40
 """Worker threads at once, for each event loop. They are not those that plain handlers run in: a handler that waits for
@@ -195,8 +191,8 @@ _SCOPE_ALONE = max(_count_alone(), 0)
 """What a state counts that only its scope, and one variable, hold; where nobody counts no state does."""
 
 
-Bound = tuple[Authenticator[Any], type[ASGIConnection], States]
-"""What makes a `RequestAuth` of a scope: who authenticates, how they see the scope, what they remember of it."""
+Bound = tuple["SessionAuthMiddleware", States]
+"""What makes a `RequestAuth` of a scope: the middleware that has run, and what its authenticator remembers of it."""
 
 
 class SessionAuthMiddleware:
@@ -236,43 +232,41 @@ class SessionAuthMiddleware:
         self.app = app
         self.auth = auth.for_asgi(in_thread, users_in_thread)
         self.answers = Answers(on_error, sign_in_path)
-        self._own_answers = MappingProxyType({self.auth.current_user_key: self.answers})
         self.sockets = Sockets(self.auth, origins, websocket_recheck)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        if scope["type"] not in ("http", "websocket"):
+        kind = scope["type"]
+        if kind not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
         auth = self.auth
         key = auth.current_user_key
-        bound = scope.get(SCOPE_KEY)
+        bound: dict[str, Bound] | None = scope.get(SCOPE_KEY)
         if bound is not None and key in bound:
-            auth.check_key_is_free(bound[key][0])
+            auth.check_key_is_free(bound[key][0].auth)
             # The same authenticator again, in a sub-app: the outer one sees to everything.
             await self.app(scope, receive, send)
             return
         connection = self.connection_type(scope)
-        if scope["type"] == "websocket" and not self.sockets.admits(scope, connection):
+        if kind == "websocket" and not self.sockets.admits(scope, connection):
             await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": "cross_site_request"})
             return
         if not auth.call_at_once(connection):
             await auth.call(connection)
-        own: Bound = (auth, self.connection_type, connection.states)
+        scope = connection.scope
         if bound is None:
-            scope[SCOPE_KEY] = {key: own}
-            scope[ANSWERS_KEY] = self._own_answers
+            scope[SCOPE_KEY] = {key: (self, connection.states)}
         else:
-            bound[key] = own
-            scope[ANSWERS_KEY] = {**scope[ANSWERS_KEY], key: self.answers}
-        if scope["type"] == "websocket":
+            bound[key] = (self, connection.states)
+        if kind == "websocket":
             await self.sockets.serve(self.app, scope, connection, receive, send)
             return
         response = _Response(auth, connection, send)
         try:
             await self.app(scope, receive, response.send)
         except PowauthError as error:
-            answer = chosen(scope[ANSWERS_KEY], error, self.answers)(error, connection)
+            answer = chosen(answers_in(scope), error, self.answers)(error, connection)
             if response.started or answer is None:
                 raise
             effects = await auth.respond(connection, failed=True)
@@ -311,8 +305,14 @@ def request_auth(scope: Scope, current_user_key: str = "current_user") -> Reques
     bound: Bound | None = scope.get(SCOPE_KEY, {}).get(current_user_key)
     if bound is None:
         raise ConfigError(f"no SessionAuthMiddleware has run for {current_user_key!r}: add it to the app")
-    auth, connection_type, states = bound
-    return RequestAuth(auth, connection_type(scope, states), whole)
+    middleware, states = bound
+    return RequestAuth(middleware.auth, middleware.connection_type(scope, states), whole)
+
+
+def answers_in(scope: Scope) -> dict[str, Answers]:
+    """The `Answers` of each middleware that has run, by its ``current_user_key``."""
+    bound: dict[str, Bound] = scope.get(SCOPE_KEY, {})
+    return {key: middleware.answers for key, (middleware, _) in bound.items()}
 
 
 def blocking_request_auth(scope: Scope, current_user_key: str = "current_user") -> BlockingRequestAuth[Any]:

@@ -146,8 +146,7 @@ class _SecuredDependency(_Dependency[R], SecurityBase):
 def _as_fastapi_raises_it(error: Refused, bound: RequestAuth[Any], connection: HTTPConnection) -> Refused:
     if connection.scope["type"] != "http":
         return error  # no response can be sent: the middleware closes the WebSocket
-    installed = connection.scope.get(asgi.ANSWERS_KEY, {})
-    answers = installed.get(error.current_user_key)
+    answers = asgi.answers_in(connection.scope).get(error.current_user_key or "")
     if answers is not None and (answers.on_error or answers.redirect(error, bound.connection)):
         return error
     if isinstance(error, NotSignedIn):

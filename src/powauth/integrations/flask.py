@@ -128,7 +128,8 @@ class PowAuth(Generic[U]):
         environ, key = request.environ, self.auth.current_user_key
         connection = FlaskConnection(environ)
         outer = connection.assigned(key)
-        drive(self.auth.call(connection))
+        if not self.auth.call_at_once(connection):
+            drive(self.auth.call(connection))
         if outer is not MISSING:  # a middleware around the app has assigned it, and knows nothing of ``g``
             setattr(g, key, outer)
         wsgi.bind(environ, self.auth, connection)

@@ -164,7 +164,7 @@ class PowAuthPlugin(InitPlugin, Generic[U]):
 
     def _answer(self, request: Request[Any, Any, Any], error: PowauthError) -> Response[bytes]:
         scope = cast("asgi.Scope", request.scope)
-        answer = chosen(scope.get(asgi.ANSWERS_KEY, {}), error, self.answers)(error, asgi.ASGIConnection(scope))
+        answer = chosen(asgi.answers_in(scope), error, self.answers)(error, asgi.ASGIConnection(scope))
         if answer is None:
             raise error
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in answer.headers}

@@ -125,7 +125,8 @@ class SessionAuthMiddleware:
             auth.check_key_is_free(bound[key][0])
             return self.app(environ, start_response)  # the same one again, in a sub-app: the outer one sees to all
         connection = WSGIConnection(environ)
-        drive(auth.call(connection))
+        if not auth.call_at_once(connection):
+            drive(auth.call(connection))
         bind(environ, auth, connection)
         environ[ANSWERS_KEY] = answers = {**environ.get(ANSWERS_KEY, {}), key: self.answers}
         started = False
