@@ -187,12 +187,15 @@ class CountingBackend(Backend):
         await self._enter("get")
         return await self.inner.get_fresh(key, now)
 
-    def get_at_once(self, key: bytes, now: Millis) -> Record | None:
+    def peek(self, key: bytes, now: Millis) -> object:
         if self.fail or self.before is not None:  # those belong to `get`
             raise WouldWaitError
-        record = self.inner.get_at_once(key, now)
+        seen = self.inner.peek(key, now)
         self.calls.append("get")
-        return record
+        return seen
+
+    def record_of(self, key: bytes, seen: Any, now: Millis) -> Record | None:
+        return self.inner.record_of(key, seen, now)
 
     async def update(self, record: Record, expected_version: int, now: Millis) -> bool:
         await self._enter("update")

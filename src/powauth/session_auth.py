@@ -69,21 +69,22 @@ class _KnownId(msgspec.Struct, gc=False):
     it need not be decoded and decided about again.
 
     Attributes:
-        sight: a record in which the id was found current, what it holds, and from when until when that remains so.
+        sight: what was seen in the store when the id was found current, the session in it, and from when until when the
+            id remains current in it.
     """
 
     presented: PresentedId
     key: bytes
-    sight: tuple[Record, Stored, Millis, Millis] | None = None
+    sight: tuple[object, Stored, Millis, Millis] | None = None
 
     def __repr__(self) -> str:
         return repr(self.presented)
 
-    def current(self, record: Record, now: Millis) -> Stored | None:
-        """What the record holds, if the id is known to be current in it at ``now``."""
+    def current(self, seen: object, now: Millis) -> Stored | None:
+        """The session in what is seen in the store now, if the id is known to be current in it."""
         if self.sight is not None:
-            seen, stored, since, until = self.sight
-            if since <= now < until and seen == record:
+            before, stored, since, until = self.sight
+            if since <= now < until and before == seen:
                 return stored
         return None
 
@@ -94,7 +95,8 @@ class _State(msgspec.Struct, gc=False):
     Attributes:
         fetched: the request has been looked at.
         known: its id, if that is one of ours.
-        record: what the store has under it, if that could be read at once.
+        seen: what could be seen in the store at once.
+        record: the record in it.
         stored: the session that the user is signed in by.
         due: the response has something to do: the session to carry on, to begin or to end.
         unseen: there may be a session, which could not be read.
@@ -105,6 +107,7 @@ class _State(msgspec.Struct, gc=False):
 
     fetched: bool = False
     known: _KnownId | None = None
+    seen: object = None
     record: Record | None = None
     stored: Stored | None = None
     due: bool = False
@@ -295,7 +298,8 @@ class SessionAuth(Authenticator[U]):
             state = connection.states[self.identity] = _State()
         elif state.fetched:  # once more: only what is found now counts; and a sign-out, if there was one
             state.fetched = False
-            state.known, state.record, state.stored, state.user, state.due = None, None, None, None, state.cleared
+            state.known = state.seen = state.record = state.stored = state.user = None
+            state.due = state.cleared
         try:
             value = self.carrier.read(connection)
         except ConflictingIds:
@@ -311,29 +315,33 @@ class SessionAuth(Authenticator[U]):
         state.known = known
         now = self.now()
         try:
-            state.record = record = self.store.backend.get_at_once(known.key, now)
+            seen = self.store.backend.peek(known.key, now)
+            if not self.store.reload:
+                state.stored = stored = known.current(seen, now)
+                if stored is not None:
+                    state.fetched = True
+                    return state
+            record = None if seen is None else self.store.backend.record_of(known.key, seen, now)
         except (WouldWaitError, StoreUnavailable):
             return state
         if record is None:
             self._emit("unknown_id", connection, sid=known.presented.sid)
             state.fetched = True
-        elif not self.store.reload:
-            state.stored = stored = known.current(record, now)
-            state.fetched = stored is not None
+        state.seen, state.record = seen, record
         return state
 
-    async def _read(self, connection: Connection, state: _State, known: "_KnownId") -> None:
+    async def _read(self, connection: Connection, state: _State, known: _KnownId) -> None:
         """The rest of `_look`, for an id that is one."""
         state.fetched = True
         presented, now = known.presented, self.now()
         try:
-            record = state.record
+            seen, record = state.seen, state.record
             if record is None:
-                record = await self.store.backend.get(known.key, now)
+                seen = record = await self.store.backend.get(known.key, now)
             if record is None:
                 self._emit("unknown_id", connection, sid=presented.sid)
                 return
-            stored = known.current(record, now)
+            stored = known.current(seen, now)
             if stored is None:
                 stored = self.store.read(record)
                 outcome = decide(stored.session, presented, now, self.policy)
@@ -343,7 +351,8 @@ class SessionAuth(Authenticator[U]):
                 if outcome is not Outcome.CURRENT:
                     state.due = True
                 elif len(record.value) <= REMEMBERED_BYTES:
-                    known.sight = (record, stored, *current_between(stored.session, self.policy))
+                    since, until = current_between(stored.session, self.policy)
+                    known.sight = (seen, stored, since, min(until, record.expires_at))
             if self.store.reload:
                 state.user = await self._fetch_reloaded(connection, state, stored, self._restored(stored.session))
                 if state.user is None:

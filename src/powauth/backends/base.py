@@ -81,7 +81,7 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class WouldWaitError(Exception):
-    """`Backend.get_at_once` cannot answer without waiting: call `Backend.get` where waiting is allowed."""
+    """`Backend.peek` cannot answer without waiting: call `Backend.get` where waiting is allowed."""
 
 
 class Backend(ABC):
@@ -96,14 +96,14 @@ class Backend(ABC):
     shared: bool = True
     """Whether other processes see the same records; an app of several workers needs that."""
     reads_at_once: bool = False
-    """Whether `get_at_once` is worth a try, so that an event loop may read by itself what ``mode`` calls blocking."""
+    """Whether `peek` is worth a try, so that an event loop may read by itself what ``mode`` calls blocking."""
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """A subclass with a `get` of its own is asked by that one: no inherited `get_at_once` passes it by."""
+        """A subclass with a `get` of its own is asked by that one: no `peek` that it inherits passes it by."""
         super().__init_subclass__(**options)
-        if "get" in cls.__dict__ and "get_at_once" not in cls.__dict__:
+        if "get" in cls.__dict__ and "peek" not in cls.__dict__:
             cls.reads_at_once = False
-            cls.get_at_once = Backend.get_at_once  # type: ignore[method-assign]
+            cls.peek = Backend.peek  # type: ignore[method-assign]
 
     @abstractmethod
     async def create(self, record: Record, epoch: int | None, now: Millis) -> bool:
@@ -120,13 +120,34 @@ class Backend(ABC):
         """`get` from the engine itself, for a backend whose `get` may answer from a copy nearby; elsewhere the same."""
         return await self.get(key, now)
 
-    def get_at_once(self, key: bytes, now: Millis) -> Record | None:
-        """`get_fresh`, if that takes no wait for a network, a lock or a connection: fit for an event loop's own thread.
+    def peek(self, key: bytes, now: Millis) -> object:
+        """What `get` would find under ``key``, for `record_of`; ``None`` if nothing is there.
+
+        Opaque: it equals what was there before for as long as nobody has written under the key, which can so be told
+        without taking it apart. What has expired may be there or not.
 
         Raises:
-            WouldWaitError: if it does, for now or ever.
+            WouldWaitError: if to look takes a wait for a network, a lock or a connection, for now or ever, and is so
+                not fit for an event loop's own thread.
         """
         raise WouldWaitError
+
+    def record_of(self, key: bytes, seen: Any, now: Millis) -> Record | None:
+        """The live record in what `peek` has seen under ``key``.
+
+        Raises:
+            WouldWaitError: if `get` has something to do about it, such as to remove what has expired.
+        """
+        raise WouldWaitError
+
+    def get_at_once(self, key: bytes, now: Millis) -> Record | None:
+        """`get`, by `peek` and `record_of`.
+
+        Raises:
+            WouldWaitError: if that takes a wait.
+        """
+        seen = self.peek(key, now)
+        return None if seen is None else self.record_of(key, seen, now)
 
     @abstractmethod
     async def update(self, record: Record, expected_version: int, now: Millis) -> bool:

@@ -177,10 +177,10 @@ class LMDBBackend(Backend):
 
     async def get(self, key: bytes, now: Millis) -> Record | None:  # noqa: D102
         try:
-            record = self._get(key)
-        except (EngineError, WouldWaitError):
+            raw = LMDBBackend.peek(self, key, now)  # whatever a subclass has in its place
+        except WouldWaitError:
             raw = self._open().read(lambda txn: txn.get(b"r" + key)) if len(key) <= MAX_KEY_BYTES else None
-            record = None if raw is None else _decode(key, raw)
+        record = None if raw is None else _decode(key, raw)
         if record is None or record.expires_at > now:
             return record
         with contextlib.suppress(StoreUnavailable):  # it is expired all the same, and purge comes by
@@ -188,25 +188,25 @@ class LMDBBackend(Backend):
             self._open().write(lambda txn: _remove_version(txn, key, version, now), removes=True)
         return None
 
-    def get_at_once(self, key: bytes, now: Millis) -> Record | None:  # noqa: D102
-        try:
-            record = self._get(key)
-        except EngineError:
-            raise WouldWaitError from None
-        if record is not None and record.expires_at <= now:
-            raise WouldWaitError  # `get` removes it
-        return record
-
-    def _get(self, key: bytes) -> Record | None:
+    def peek(self, key: bytes, now: Millis) -> bytes | None:  # noqa: D102
         engine = self._engine
         if engine is None:
             raise WouldWaitError
-        txn = engine.begin()
         try:
-            raw = txn.get(b"r" + key)
-        finally:
-            txn.abort()  # not with the last traceback that names it: it holds back old pages
-        return None if raw is None else _decode(key, raw)
+            txn = engine.begin()
+            try:
+                raw: bytes | None = txn.get(b"r" + key)
+            finally:
+                txn.abort()  # not with the last traceback that names it: it holds back old pages
+        except EngineError:
+            raise WouldWaitError from None
+        return raw
+
+    def record_of(self, key: bytes, seen: bytes, now: Millis) -> Record | None:  # noqa: D102
+        record = _decode(key, seen)
+        if record is not None and record.expires_at <= now:
+            raise WouldWaitError  # `get` removes it
+        return record
 
     async def update(self, record: Record, expected_version: int, now: Millis) -> bool:  # noqa: D102
         if len(record.key) > MAX_KEY_BYTES:

@@ -21,7 +21,6 @@ import threading
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from typing import Final
 
 from powauth.backends.base import EPOCH_LIFETIME, Backend, Millis, Mode, Page, Record
@@ -38,11 +37,6 @@ _EPOCH_GROUPS: Final = 1_024
 
 _SWEEP_ON_CREATE: Final = 2
 """Expired records that each `create` removes: more than it adds, so that a store nobody purges does not grow."""
-
-_REMEMBERED: Final = 4_096
-"""How many of the records read last need not be taken apart again; none longer than `_REMEMBERED_BYTES`."""
-
-_REMEMBERED_BYTES: Final = 2_048
 
 _SCAN_STEP: Final = 1_000
 """Records that one step of `scan` looks at beyond its limit, in search of a namespace's."""
@@ -172,11 +166,9 @@ class MemoryBackend(Backend):
         self._closed = False
         self._held = 0
         self._moves = 0
-        self._remembered = lru_cache(maxsize=_REMEMBERED)(_unpack)
         self._clear()
 
     def _clear(self) -> None:
-        self._remembered.cache_clear()
         self._records = _ExpiringMap(_RECORD_GROUPS)
         self._epochs = _ExpiringMap(_EPOCH_GROUPS)
         # Sets of keys, by their owner's hash. Dicts, because the garbage collector looks into every set and tuple.
@@ -212,16 +204,20 @@ class MemoryBackend(Backend):
 
     async def get(self, key: bytes, now: Millis) -> Record | None:
         """Read one live record; without a lock."""
-        return MemoryBackend.get_at_once(self, key, now)  # whatever a subclass has in its place
+        stored = MemoryBackend.peek(self, key, now)  # whatever a subclass has in its place
+        return None if stored is None else self.record_of(key, stored, now)
 
-    def get_at_once(self, key: bytes, now: Millis) -> Record | None:
-        """See `Backend.get_at_once`: it always is."""
+    def peek(self, key: bytes, now: Millis) -> bytes | None:
+        """See `Backend.peek`: it is as short as this."""
         group = self._records.groups[hash(key) & (_RECORD_GROUPS - 1)]
         stored = None if group is None else group.get(key)
         if stored is None:
             self._check_open()  # `close` says that it is closed before it empties the groups
-            return None
-        record = (self._remembered if len(stored) <= _REMEMBERED_BYTES else _unpack)(key, stored)
+        return stored
+
+    def record_of(self, key: bytes, seen: bytes, now: Millis) -> Record | None:
+        """See `Backend.record_of`."""
+        record = _unpack(key, seen)
         return record if record.expires_at > now else None
 
     async def update(self, record: Record, expected_version: int, now: Millis) -> bool:

@@ -1,7 +1,7 @@
 """A blocking backend on an event loop: each verb runs in a worker thread, but for reads that need not wait."""
 
-from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol, TypeVar
 
 from powauth.backends.base import Backend, Millis, Mode, Page, Record, WouldWaitError, drive
 
@@ -33,25 +33,29 @@ class OffloadedBackend(Backend):
 
     async def get(self, key: bytes, now: Millis) -> Record | None:
         """See `Backend.get`."""
-        if self.reads_at_once:
-            try:
-                return self._backend.get_at_once(key, now)
-            except WouldWaitError:
-                pass
-        return await self._in_thread(lambda: drive(self._backend.get(key, now)))
+        return await self._read(self._backend.get, key, now)
 
     async def get_fresh(self, key: bytes, now: Millis) -> Record | None:
         """See `Backend.get_fresh`."""
+        return await self._read(self._backend.get_fresh, key, now)
+
+    async def _read(
+        self, verb: Callable[[bytes, Millis], Coroutine[Any, Any, Record | None]], key: bytes, now: Millis
+    ) -> Record | None:
         if self.reads_at_once:
             try:
                 return self._backend.get_at_once(key, now)
             except WouldWaitError:
                 pass
-        return await self._in_thread(lambda: drive(self._backend.get_fresh(key, now)))
+        return await self._in_thread(lambda: drive(verb(key, now)))
 
-    def get_at_once(self, key: bytes, now: Millis) -> Record | None:
-        """See `Backend.get_at_once`."""
-        return self._backend.get_at_once(key, now)
+    def peek(self, key: bytes, now: Millis) -> object:
+        """See `Backend.peek`."""
+        return self._backend.peek(key, now)
+
+    def record_of(self, key: bytes, seen: Any, now: Millis) -> Record | None:
+        """See `Backend.record_of`."""
+        return self._backend.record_of(key, seen, now)
 
     async def update(self, record: Record, expected_version: int, now: Millis) -> bool:
         """See `Backend.update`."""

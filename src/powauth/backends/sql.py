@@ -212,12 +212,17 @@ class SQLBackend(Backend):
                 self._reader = None
         return _record(rows[0]) if rows else None
 
-    def get_at_once(self, key: bytes, now: Millis) -> Record | None:
-        """See `Backend.get_at_once`. SQLite in WAL mode over an ``Engine``, from the second read on."""
+    def peek(self, key: bytes, now: Millis) -> object:
+        """See `Backend.peek`. SQLite in WAL mode over an ``Engine``, from the second read on."""
         rows = None if self._reader is None else self._reader.read(key, now)
         if rows is None:
             raise WouldWaitError
-        return _record(rows[0]) if rows else None
+        return rows[0] if rows else None
+
+    def record_of(self, key: bytes, seen: Any, now: Millis) -> Record | None:
+        """See `Backend.record_of`."""
+        del key, now  # the statement has looked at them
+        return _record(seen)
 
     async def update(self, record: Record, expected_version: int, now: Millis) -> bool:
         """See `Backend.update`. One statement."""
