@@ -124,7 +124,7 @@ class CookieCarrier(Carrier):
 
     def _prefixed(self) -> Self:
         self.name = self._prefix + self.name
-        self._named = f"{self.name}="
+        self._named = f"; {self.name}="
         return self
 
     def read(self, connection: Connection) -> str | None:
@@ -135,13 +135,10 @@ class CookieCarrier(Carrier):
         """
         own, headers = self.name, connection.cookie_headers()
         if len(headers) == 1:
-            before, named, after = headers[0].partition(self._named)
+            before, named, after = f"; {headers[0]}".partition(self._named)
             # What browsers send: the name once, after "; ", or not at all. Anything else is looked at pair by pair.
             if own not in before and own not in after:
-                if not named:
-                    return None
-                if not before or before.endswith("; "):
-                    return after.partition(";")[0].strip(" \t")
+                return after.partition(";")[0].strip(" \t") if named else None
         found: str | None = None
         for header in headers:
             for value in _values(header, own):

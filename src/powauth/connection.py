@@ -112,7 +112,14 @@ def with_effects(headers: Iterable[tuple[bytes, bytes]], effects: Effects) -> He
     >>> with_effects([(b"vary", b"Accept")], NO_EFFECTS)
     [(b'vary', b'Accept'), (b'vary', b'Cookie')]
     """
-    headers = with_vary(headers)
+    headers = list(headers)
+    for name, value in headers:
+        if name.lower() == b"vary" and _names(value, b"cookie", b"*"):
+            break
+    else:
+        headers.append(_VARY)
+    if effects is NO_EFFECTS:
+        return headers
     if effects.no_store:
         controls = [header for header in headers if header[0].lower() == b"cache-control"]
         strict = any(_names(value, b"no-store") for _, value in controls)
@@ -121,16 +128,6 @@ def with_effects(headers: Iterable[tuple[bytes, bytes]], effects: Effects) -> He
         headers = [header for header in headers if not header[0].lower().endswith(_CACHE_CONTROLS)] + controls
     if effects.set_cookie is not None:
         headers.append((b"set-cookie", effects.set_cookie.encode("ascii")))
-    return headers
-
-
-def with_vary(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """`with_effects` of `NO_EFFECTS`, for a response of which nothing is wanted but that it varies with the cookie."""
-    headers = [*headers]
-    for name, value in headers:
-        if name.lower() == b"vary" and _names(value, b"cookie", b"*"):
-            return headers
-    headers.append(_VARY)
     return headers
 
 

@@ -209,7 +209,8 @@ class MemoryBackend(Backend):
 
     def peek(self, key: bytes, now: Millis) -> bytes | None:
         """See `Backend.peek`: it is as short as this."""
-        group = self._records.groups[hash(key) & (_RECORD_GROUPS - 1)]
+        records = self._records
+        group = records.groups[hash(key) & records.mask]
         stored = None if group is None else group.get(key)
         if stored is None:
             self._check_open()  # `close` says that it is closed before it empties the groups

@@ -26,6 +26,8 @@ class OffloadedBackend(Backend):
         self._backend = backend
         self._in_thread = in_thread
         self.reads_at_once = backend.reads_at_once
+        # The very ones, for they are on the way of every request.
+        self.peek, self.record_of = backend.peek, backend.record_of  # type: ignore[method-assign]
 
     async def create(self, record: Record, epoch: int | None, now: Millis) -> bool:
         """See `Backend.create`."""
@@ -48,14 +50,6 @@ class OffloadedBackend(Backend):
             except WouldWaitError:
                 pass
         return await self._in_thread(lambda: drive(verb(key, now)))
-
-    def peek(self, key: bytes, now: Millis) -> object:
-        """See `Backend.peek`."""
-        return self._backend.peek(key, now)
-
-    def record_of(self, key: bytes, seen: Any, now: Millis) -> Record | None:
-        """See `Backend.record_of`."""
-        return self._backend.record_of(key, seen, now)
 
     async def update(self, record: Record, expected_version: int, now: Millis) -> bool:
         """See `Backend.update`."""

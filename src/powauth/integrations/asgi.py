@@ -9,7 +9,7 @@ from urllib.parse import quote
 import msgspec
 
 from powauth.authenticator import Authenticator, Unreachable, known
-from powauth.connection import MISSING, Connection, Later, States, with_effects, with_vary
+from powauth.connection import MISSING, NO_EFFECTS, Connection, Later, States, with_effects
 from powauth.credentials import Duration
 from powauth.errors import ConfigError, PowauthError
 from powauth.integrations.answers import Answers, OnError, chosen
@@ -167,7 +167,8 @@ class ASGIConnection(Connection):
         """
         state = self.scope.get("state")
         if state is None:
-            self.scope["state"] = GuardedState({key: later})
+            guarded = self.scope["state"] = GuardedState()
+            guarded[key] = later
         elif type(state) is GuardedState:  # another authenticator's work; a copy would look its user up
             state[key] = later
         elif _getrefcount(state) == _SCOPE_ALONE:
@@ -289,7 +290,7 @@ class _Response(msgspec.Struct):
         self.started = True
         if self.auth.is_due(self.connection):
             return self._start(message)
-        return self.forward({**message, "headers": with_vary(message.get("headers", ()))})
+        return self.forward({**message, "headers": with_effects(message.get("headers", ()), NO_EFFECTS)})
 
     async def _start(self, message: Message) -> None:
         effects = await self.auth.respond(self.connection, failed=message["status"] >= 500)  # noqa: PLR2004
