@@ -44,12 +44,24 @@ class Added(NamedTuple):
     limit: float
 
 
+READ = {"-unread": "the user not read", "-plain": "a plain user read", "": "an ORM's user read"}
+"""What a handler does with the current user; neither the floor nor Starlette has an ORM behind it."""
+
+
+def _for_each(what: str, one: str, other: str, direction: Direction, limit: float) -> list[Added]:
+    """The same bound for each way to read the user of powauth's contender, whose name ends in ``*``."""
+    return [
+        Added(f"{what}; {said}", one.replace("*", suffix), other.replace("*", suffix), direction, limit)
+        for suffix, said in READ.items()
+    ]
+
+
 ADDED = (
-    Added("memory, ASGI, to the floor", "powauth-memory", "floor", "at most", 1.8),
-    Added("Starlette's SessionMiddleware to memory, ASGI", "starlette", "powauth-memory", "at least", 3),
-    Added("LMDB, ASGI, to the floor", "powauth-lmdb", "floor", "at most", 2.2),
-    Added("Redis, asyncio, to a bare MGET", "powauth-redis", "redis-mget", "at most", 1.15),
-    Added("Redis, asyncio, near cache, to the floor", "powauth-redis-near", "floor", "at most", 2.5),
+    *_for_each("memory, ASGI, to the floor", "powauth-memory*", "floor", "at most", 1.8),
+    *_for_each("Starlette's SessionMiddleware to memory, ASGI", "starlette", "powauth-memory*", "at least", 3),
+    *_for_each("LMDB, ASGI, to the floor", "powauth-lmdb*", "floor", "at most", 2.2),
+    *_for_each("Redis, asyncio, to a bare MGET", "powauth-redis*", "redis-mget", "at most", 1.15),
+    *_for_each("Redis, asyncio, near cache, to the floor", "powauth-redis-near*", "floor", "at most", 2.5),
     Added("starsessions on Redis to Redis, asyncio", "starsessions-redis", "powauth-redis", "at least", 2),
     Added("Litestar on Redis to Redis, asyncio", "litestar-redis", "powauth-redis", "at least", 2),
     Added("Flask-Session on Redis to Redis, asyncio", "flask-session-redis", "powauth-redis", "at least", 2),

@@ -31,7 +31,7 @@ ROUNDS = 9
 MISSING_WRK = "wrk is missing: apt-get install wrk"
 
 APPS = {
-    "uvicorn": ("bare-asgi", "floor", "powauth-memory", "powauth-lmdb"),
+    "uvicorn": ("bare-asgi", "floor", "powauth-memory-plain", "powauth-memory", "powauth-lmdb-plain", "powauth-lmdb"),
     "gunicorn": ("bare-wsgi", "floor-wsgi", "powauth-wsgi-memory", "powauth-wsgi-lmdb"),
 }
 """For each server: the app without authentication, with the floor, and with powauth."""

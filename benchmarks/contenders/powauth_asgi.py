@@ -1,7 +1,7 @@
 """powauth in front of a plain ASGI app, on each kind of backend."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 
@@ -20,6 +20,7 @@ from benchmarks.contenders.powauth_users import (
     redis_near,
     sql,
 )
+from benchmarks.site import Person
 from powauth.backends.base import Backend
 from powauth.integrations.asgi import SessionAuthMiddleware, request_auth
 
@@ -29,6 +30,11 @@ EmailOf = Callable[[Scope], str | None]
 def _email_of(scope: Scope) -> str | None:
     user: User | None = scope["state"]["current_user"]
     return None if user is None else user.email
+
+
+def _name_of(scope: Scope) -> str | None:
+    user: Person | None = scope["state"]["current_user"]
+    return None if user is None else user.name
 
 
 def _public(scope: Scope) -> str:
@@ -61,39 +67,56 @@ def _open(
     email_of: EmailOf = _email_of,
     *,
     asynchronous: bool = True,
+    plain: bool = False,
     settle: Settle | None = None,
 ) -> Callable[[Place], AbstractAsyncContextManager[Pair]]:
     @asynccontextmanager
     async def open_pair(place: Place) -> AsyncIterator[Pair]:
-        async with guarded(place, make_backend, asynchronous=asynchronous) as (auth, backend, noted):
+        async with guarded(place, make_backend, asynchronous=asynchronous, plain=plain) as (auth, backend, noted):
             layered = SessionAuthMiddleware(asgi_app(email_of, _sign_in), auth)
             yield Pair(layered, asgi_app(anyone), noting=noted, settle=settle and partial(settle, backend))
 
     return open_pair
 
 
+def _contenders(
+    name: str,
+    title: str,
+    make_backend: MakeBackend,
+    where: str,
+    needs: tuple[str, ...] = (),
+    settle: Settle | None = None,
+) -> Iterator[Contender]:
+    """With an ORM's instance for a user, with one of a plain class, and with a handler that looks at none."""
+    for suffix, said, email_of, plain in (
+        ("", "", _email_of, False),
+        ("-plain", "; a plain user", _name_of, True),
+        ("-unread", "; user not read", _public, True),
+    ):
+        yield Contender(
+            name + suffix,
+            title + said,
+            "asgi",
+            _open(make_backend, email_of, plain=plain, settle=settle),
+            keeps(where),
+            CHECKS,
+            needs,
+            redis="redis" in needs,
+            guarded=email_of is not _public,
+        )
+
+
 CONTENDERS = (
-    Contender("powauth-memory", "powauth, memory", "asgi", _open(memory), keeps("the process"), CHECKS),
-    Contender(
-        "powauth-memory-unread",
-        "powauth, memory; user not read",
-        "asgi",
-        _open(memory, _public),
-        keeps("the process"),
-        CHECKS,
-        guarded=False,
-    ),
-    Contender("powauth-lmdb", "powauth, LMDB", "asgi", _open(lmdb), keeps("files of the machine"), CHECKS, ("lmdb",)),
-    Contender("powauth-redis", "powauth, Redis", "asgi", _open(redis), keeps("Redis"), CHECKS, ("redis",), redis=True),
-    Contender(
+    *_contenders("powauth-memory", "powauth, memory", memory, "the process"),
+    *_contenders("powauth-lmdb", "powauth, LMDB", lmdb, "files of the machine", ("lmdb",)),
+    *_contenders("powauth-redis", "powauth, Redis", redis, "Redis", ("redis",)),
+    *_contenders(
         "powauth-redis-near",
         "powauth, Redis with a near cache",
-        "asgi",
-        _open(redis_near, settle=_channel_stands),
-        keeps("Redis, and a copy in the process"),
-        CHECKS,
+        redis_near,
+        "Redis, and a copy in the process",
         ("redis",),
-        redis=True,
+        settle=_channel_stands,
     ),
     Contender(
         "powauth-sqlite",

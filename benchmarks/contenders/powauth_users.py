@@ -1,10 +1,10 @@
 """The users behind powauth's contenders: a table of the app's own, as in any app that uses powauth."""
 
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -12,6 +12,7 @@ from sqlalchemy.orm import DeclarativeBase
 
 from benchmarks.contenders.base import EMAIL, PASSWORD, Place
 from benchmarks.contenders.statements import Noting, noting
+from benchmarks.site import People, Person
 from powauth import SessionAuth
 from powauth.backends.base import Backend, drive
 from powauth.backends.memory import MemoryBackend
@@ -49,6 +50,13 @@ def create_user_table(directory: Path) -> str:
     return str(path)
 
 
+class Visitors(People):
+    """Users of a plain class of the app's own, whoever keeps them: what reading one costs without an ORM."""
+
+    async def authenticate(self, params: Mapping[str, object]) -> Person | None:
+        return Person(str(params["email"]))
+
+
 class Guarded(NamedTuple):
     """powauth, ready to be put in front of an app.
 
@@ -56,7 +64,7 @@ class Guarded(NamedTuple):
         noting: of the database of its users, and of its sessions where they are there too.
     """
 
-    auth: SessionAuth[User]
+    auth: SessionAuth[Any]
     backend: Backend
     noting: Noting
 
@@ -66,10 +74,12 @@ MakeBackend = Callable[[Place, "Engine | AsyncEngine"], Backend]
 
 
 @asynccontextmanager
-async def guarded(place: Place, make_backend: MakeBackend, *, asynchronous: bool) -> AsyncIterator[Guarded]:
+async def guarded(
+    place: Place, make_backend: MakeBackend, *, asynchronous: bool, plain: bool = False
+) -> AsyncIterator[Guarded]:
     """A `SessionAuth` whose users are in the app's database, behind an `AsyncEngine` if ``asynchronous``.
 
-    With a plain `Engine` it never suspends.
+    With a plain `Engine` it never suspends. ``plain`` users are of a plain class.
     """
     path = create_user_table(place.directory)
     engine: Engine | AsyncEngine
@@ -80,7 +90,9 @@ async def guarded(place: Place, make_backend: MakeBackend, *, asynchronous: bool
     try:
         if isinstance(backend, SQLBackend):
             await backend.create_tables()
-        yield Guarded(SessionAuth(secret_key=SECRET, users=users, backend=backend), backend, noted)
+        yield Guarded(
+            SessionAuth(secret_key=SECRET, users=Visitors() if plain else users, backend=backend), backend, noted
+        )
     finally:
         await backend.close()
         await users.close()
