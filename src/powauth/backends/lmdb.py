@@ -24,6 +24,7 @@ The layout is one tree, in which the first byte of a key names the table:
 table  key                            value                                          for
 ====== ============================== ============================================== ==============================
 ``!``  ``layout``                     one byte: `LAYOUT`                             refusing what is newer
+``!``  ``epoch``                      the last epoch given to any owner              ``latest_epoch``
 ``r``  record's key                   header, owner, value                           ``get``, ``scan``
 ``o``  digest of owner, created, key  nothing                                        ``list``, ``delete_owner``
 ``x``  expiry, key                    digest of owner, created                       ``purge``
@@ -42,7 +43,7 @@ import hashlib
 import os
 import struct
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -58,7 +59,20 @@ from powauth.backends._lmdb_engine import (
     acquire,
     release_abandoned,
 )
-from powauth.backends.base import EPOCH_LIFETIME, Backend, Millis, Mode, Page, Record, WouldWaitError, check_namespace
+from powauth.backends.base import (
+    EPOCH_LIFETIME,
+    Backend,
+    Change,
+    Create,
+    Delete,
+    Millis,
+    Mode,
+    Page,
+    Record,
+    Update,
+    WouldWaitError,
+    check_namespace,
+)
 from powauth.errors import ConfigError, StoreUnavailable
 
 _LMDB_KEY_BYTES: Final = 511
@@ -83,6 +97,9 @@ _NUMBER_END: Final = 1 << 63
 _HEADER: Final = struct.Struct(">BQQQH")  # layout, version, created_at, expires_at, bytes of owner
 _PLACE: Final = struct.Struct(">16sQ")  # digest of owner, created_at
 _EPOCH: Final = struct.Struct(">QQ")  # epoch, moved_at
+
+_LATEST_EPOCH: Final = b"!epoch"
+_LATEST_EPOCH_BYTES: Final = 8
 
 
 class LMDBBackend(Backend):
@@ -158,21 +175,7 @@ class LMDBBackend(Backend):
         self._abandon.atexit = False
 
     async def create(self, record: Record, epoch: int | None, now: Millis) -> bool:  # noqa: D102
-        if len(record.key) > MAX_KEY_BYTES:
-            raise ValueError(f"a key has at most {MAX_KEY_BYTES} bytes")
-        _check_owner(record.owner)
-        value = _encode(record)
-
-        def work(txn: Transaction) -> bool:
-            old = _find(txn, record.key)
-            if old is not None and old.expires_at > now:
-                return False
-            if epoch is not None and _epoch(txn, record.owner)[0] != epoch:
-                return False
-            _put(txn, record, value, old)
-            _purge(txn, _PURGE_AT_CREATE, now)
-            return True
-
+        work = _creating(record, epoch, now)
         return self._open().write(work)
 
     async def get(self, key: bytes, now: Millis) -> Record | None:  # noqa: D102
@@ -209,33 +212,24 @@ class LMDBBackend(Backend):
         return None if raw is None else _decode(key, raw)
 
     async def update(self, record: Record, expected_version: int, now: Millis) -> bool:  # noqa: D102
-        if len(record.key) > MAX_KEY_BYTES:
-            return False
-        _check_owner(record.owner)
-        value = _encode(record)
-
-        def work(txn: Transaction) -> bool:
-            old = _find(txn, record.key)
-            if old is None or old.version != expected_version or old.expires_at <= now:
-                return False
-            _put(txn, record, value, old)
-            return True
-
+        work = _updating(record, expected_version, now)
         return self._open().write(work)
 
     async def delete(self, key: bytes, now: Millis) -> bool:  # noqa: D102
-        if len(key) > MAX_KEY_BYTES:
-            return False
-
-        def work(txn: Transaction) -> bool:
-            record = _find(txn, key)
-            if record is None:
-                txn.delete(b"r" + key)  # what cannot be read goes too; its entries go when it would have expired
-                return False
-            _remove(txn, record)
-            return record.expires_at > now
-
+        work = _deleting(key, now)
         return self._open().write(work, removes=True)
+
+    async def change(self, changes: Sequence[Change], now: Millis) -> int:
+        """See `Backend.change`: one transaction, and one wait for the disk."""
+        works = [_changing(change, now) for change in changes]
+
+        def work(txn: Transaction) -> int:
+            for made, each in enumerate(works):
+                if not each(txn):
+                    return made
+            return len(works)
+
+        return self._open().write(work, removes=all(isinstance(change, Delete) for change in changes))
 
     async def list(self, owner: bytes, now: Millis) -> list[Record]:  # noqa: D102
         def work(txn: Transaction) -> list[Record]:
@@ -249,6 +243,9 @@ class LMDBBackend(Backend):
         if advance:
             return engine.write(lambda txn: _advance(txn, owner, now), removes=True)
         return engine.read(lambda txn: _epoch(txn, owner)[0])
+
+    async def latest_epoch(self, now: Millis) -> int:  # noqa: D102
+        return self._open().read(_latest_epoch)
 
     async def delete_owner(self, owner: bytes, now: Millis, keep: bytes | None = None) -> int:  # noqa: D102
         _check_owner(owner)
@@ -359,6 +356,69 @@ def _decode(key: bytes, raw: bytes) -> Record | None:
     return Record(key, raw[_HEADER.size : end], version, created_at, expires_at, raw[end:])
 
 
+Work = Callable[[Transaction], bool]
+
+
+def _changing(change: Change, now: Millis) -> Work:
+    match change:
+        case Create(record, epoch):
+            return _creating(record, epoch, now)
+        case Update(record, expected_version):
+            return _updating(record, expected_version, now)
+        case Delete(key):
+            return _deleting(key, now)
+
+
+def _creating(record: Record, epoch: int | None, now: Millis) -> Work:
+    if len(record.key) > MAX_KEY_BYTES:
+        raise ValueError(f"a key has at most {MAX_KEY_BYTES} bytes")
+    _check_owner(record.owner)
+    value = _encode(record)
+
+    def work(txn: Transaction) -> bool:
+        old = _find(txn, record.key)
+        if old is not None and old.expires_at > now:
+            return False
+        if epoch is not None and not _epoch(txn, record.owner)[0] <= epoch <= _latest_epoch(txn):
+            return False
+        _put(txn, record, value, old)
+        _purge(txn, _PURGE_AT_CREATE, now)
+        return True
+
+    return work
+
+
+def _updating(record: Record, expected_version: int, now: Millis) -> Work:
+    if len(record.key) > MAX_KEY_BYTES:
+        return lambda _: False
+    _check_owner(record.owner)
+    value = _encode(record)
+
+    def work(txn: Transaction) -> bool:
+        old = _find(txn, record.key)
+        if old is None or old.version != expected_version or old.expires_at <= now:
+            return False
+        _put(txn, record, value, old)
+        return True
+
+    return work
+
+
+def _deleting(key: bytes, now: Millis) -> Work:
+    if len(key) > MAX_KEY_BYTES:
+        return lambda _: False
+
+    def work(txn: Transaction) -> bool:
+        record = _find(txn, key)
+        if record is None:
+            txn.delete(b"r" + key)  # what cannot be read goes too; its entries go when it would have expired
+            return False
+        _remove(txn, record)
+        return record.expires_at > now
+
+    return work
+
+
 def _find(txn: Transaction, key: bytes) -> Record | None:
     raw = txn.get(b"r" + key)
     return None if raw is None else _decode(key, raw)
@@ -428,10 +488,16 @@ def _epoch(txn: Transaction, owner: bytes) -> tuple[int, Millis]:
     return epoch, moved_at
 
 
+def _latest_epoch(txn: Transaction) -> int:
+    raw = txn.get(_LATEST_EPOCH)
+    return int.from_bytes(raw, "big") if raw is not None and len(raw) == _LATEST_EPOCH_BYTES else 0
+
+
 def _advance(txn: Transaction, owner: bytes, now: Millis) -> int:
-    """Move an epoch on: to the present time where that is more, so that a number does not come again once forgotten."""
+    """Move an epoch on: past all that were given, and to the present time, should the last of them be unreadable."""
     epoch, moved_at = _epoch(txn, owner)
-    epoch = max(epoch + 1, now)
+    epoch = max(_latest_epoch(txn) + 1, epoch + 1, now)
+    txn.put(_LATEST_EPOCH, epoch.to_bytes(_LATEST_EPOCH_BYTES, "big"))
     txn.delete(b"m" + moved_at.to_bytes(8, "big") + owner)
     txn.put(b"e" + owner, _EPOCH.pack(epoch, now))
     txn.put(b"m" + now.to_bytes(8, "big") + owner, b"")

@@ -1,7 +1,7 @@
 """One way to run a piece of work in a database, for `Engine` and `AsyncEngine` alike.
 
-The work is an ordinary function of a `Connection`, or of a `Session` on one. With an `AsyncEngine` SQLAlchemy runs it in
-a greenlet and suspends the coroutine around each round trip; with an `Engine` the coroutine never suspends.
+The work is an ordinary function of a `Connection`, or of a `Session` on one. With an `AsyncEngine` SQLAlchemy runs it
+in a greenlet and suspends the coroutine around each round trip; with an `Engine` the coroutine never suspends.
 """
 
 from abc import ABC, abstractmethod
