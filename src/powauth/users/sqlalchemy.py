@@ -100,6 +100,8 @@ class SQLAlchemyUsers(UsersContext[U], Generic[U]):
         ConfigError: the model or an option is wrong; the message says which and what to do.
     """
 
+    authenticates_current = True
+
     def __init__(
         self,
         engine: "sa.Engine | AsyncEngine",
