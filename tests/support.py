@@ -214,7 +214,7 @@ class CountingBackend(Backend):
     async def latest_epoch(self, now: Millis) -> int | None:
         if type(self.inner).latest_epoch is Backend.latest_epoch:  # no verb of that backend
             return None
-        await self._enter("latest_epoch")
+        await self._enter("epoch")
         return await self.inner.latest_epoch(now)
 
     async def delete_owner(self, owner: bytes, now: Millis, keep: bytes | None = None) -> int:

@@ -14,11 +14,23 @@ from core_support import a_mac
 from http_support import COMBINATION_IDS, COMBINATIONS, App, apps
 from powauth import Hooks, Limit, SessionAuth, Throttle
 from powauth.backends.base import drive
+from powauth.backends.lmdb import LMDBBackend
 from powauth.backends.memory import MemoryBackend
 from powauth.session import ID_CHARS, encode_id
 from powauth.users.passwords import PasswordHasher
 from powauth.users.sqlalchemy import SQLAlchemyUsers, UserMixin
-from support import OTHER_SECRET, SECRET, Browser, Clock, CountingBackend, Kind, Request, Response
+from support import (
+    OTHER_SECRET,
+    SECRET,
+    Browser,
+    Clock,
+    CountingBackend,
+    FakeConnection,
+    Kind,
+    MemoryUsers,
+    Request,
+    Response,
+)
 from support import make_app as small_app
 
 MakeApp = Callable[..., App]
@@ -72,7 +84,7 @@ def test_reload_is_one_query_more(make_app: MakeApp) -> None:
 
 def test_a_sign_in_is_two_round_trips_and_one_query(make_app: MakeApp) -> None:
     app = make_app(throttle=None)
-    assert cost(app, app.browser(), "/login") == (["latest_epoch", "create"], 1, 1)
+    assert cost(app, app.browser(), "/login") == (["epoch", "create"], 1, 1)
 
 
 def nothing(step: object) -> None:
@@ -87,7 +99,7 @@ def test_a_hook_that_may_change_the_user_is_one_query_more(make_app: MakeApp) ->
 def test_throttling_a_sign_in_is_four_round_trips_more(make_app: MakeApp) -> None:
     app = make_app(throttle=Throttle())
     for _ in range(2):
-        verbs = ["create", "create", "latest_epoch", "create", "delete", "update"]
+        verbs = ["create", "create", "epoch", "create", "delete", "update"]
         assert cost(app, app.browser(), "/login") == (verbs, 1, 1)
         app.clock.advance(2)
     assert cost(app, app.signed_in(), "/private")[0] == ["get"]
@@ -106,10 +118,10 @@ def test_each_counter_is_two_of_them(
     make_app: MakeApp, throttle: Throttle, before: list[str], after: list[str]
 ) -> None:
     app = make_app(throttle=throttle)
-    assert cost(app, app.browser(), "/login") == ([*before, "latest_epoch", "create", *after], 1, 1)
+    assert cost(app, app.browser(), "/login") == ([*before, "epoch", "create", *after], 1, 1)
 
 
-def test_a_failed_sign_in_is_two_round_trips_and_six_after_the_first(make_app: MakeApp) -> None:
+def test_a_failed_sign_in_is_three_round_trips_and_seven_after_the_first(make_app: MakeApp) -> None:
     app = make_app(throttle=Throttle(per_account=Limit(3, 900)))
 
     async def fail(request: Request) -> object:
@@ -117,11 +129,45 @@ def test_a_failed_sign_in_is_two_round_trips_and_six_after_the_first(make_app: M
         return await request.call("authenticate_user", params)
 
     counted = ["create", "get", "update"]
-    assert app.run(app.browser(), fail)[1] == ["create", "create"]
+    assert app.run(app.browser(), fail)[1] == ["create", "create", "epoch"]
     for _ in range(2):
-        assert app.run(app.browser(), fail)[1] == [*counted, *counted]
+        assert app.run(app.browser(), fail)[1] == [*counted, *counted, "epoch"]
     response, verbs = app.run(app.browser(), fail)
     assert (response.status, verbs) == (429, [*counted, "create", "get"])
+
+
+@pytest.mark.parametrize(
+    ("throttle", "commits"),
+    [
+        (None, 1),
+        (Throttle(), 2),
+        (Throttle(per_source=None), 2),
+        (Throttle(per_account=None), 2),
+        (Throttle(per_source=None, per_account=None), 1),
+    ],
+    ids=str,
+)
+def test_on_lmdb_a_sign_in_waits_for_the_disk_once_and_once_for_being_counted(
+    throttle: Throttle | None, commits: int, tmp_path: Path
+) -> None:
+    users, clock, backend = MemoryUsers(), Clock(), LMDBBackend(tmp_path / "sessions")
+    user = users.add("ada@example.org")
+    auth = SessionAuth(secret_key=SECRET, users=users, backend=backend, clock=clock, throttle=throttle)
+
+    def sign_in(password: str = "correct horse", ip: str = "192.0.2.1") -> int:
+        connection = FakeConnection()
+        connection.ip = ip
+        before = backend._open().env.info()["last_txnid"]
+        found = drive(auth.authenticate_user(connection, {"email": user.email, "password": password}))
+        assert (found is not None) == (password == "correct horse")
+        return int(backend._open().env.info()["last_txnid"] - before)
+
+    assert sign_in() == commits
+    clock.advance(2)
+    assert sign_in() == commits  # there was a session of the user, and there are no counters
+    assert sign_in("wrong") == commits - 1
+    assert sign_in(ip="192.0.2.2") <= commits + 1  # there is a counter of the account
+    drive(backend.close())
 
 
 class Base(DeclarativeBase):

@@ -127,15 +127,14 @@ class CredentialsCache:
         """The epoch that `create` must name; read it before the user is read. ``advance`` ends sign-ins in flight."""
         return await self.backend.epoch(self.owner(user_key), now, advance=advance)
 
-    async def create(self, session: Session, epoch: int, expires_at: Millis, now: Millis) -> bool:
-        """Add a new session; ``False`` if the user's sessions were revoked, or the user changed, since ``epoch``."""
-        return await self.backend.create(self._record(session, 0, expires_at), epoch, now)
-
-    async def create_with(
-        self, session: Session, epoch: int, expires_at: Millis, now: Millis, changes: Sequence[Change]
+    async def create(
+        self, session: Session, epoch: int, expires_at: Millis, now: Millis, also: Sequence[Change] = ()
     ) -> int:
-        """`create`, and other changes of the same store after it; how many of all these were made."""
-        return await self.backend.change([Create(self._record(session, 0, expires_at), epoch), *changes], now)
+        """Add a new session, and make ``also``, changes of the same store; how many of all these were made.
+
+        0 if the user's sessions were revoked, or the user changed, since ``epoch``. See `Backend.change`.
+        """
+        return await self.backend.change([Create(self._record(session, 0, expires_at), epoch), *also], now)
 
     async def get(self, sid: bytes, now: Millis) -> Stored | None:
         """The live session named ``sid``: one read.

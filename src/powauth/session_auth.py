@@ -332,31 +332,26 @@ class SessionAuth(Authenticator[U]):
             await self.fetch(connection)
         key = self.users.key(user)
         attempt: _Attempt | None = None if proof is None else connection.states.pop(self._attempt, None)
-        read_before = None if attempt is None else attempt.epoch
-        forgiveness = [] if attempt is None else attempt.admission.forgiveness()
+        admission = UNCOUNTED if attempt is None else attempt.admission
+        epoch = None if attempt is None else attempt.epoch
         for _ in range(SIGN_IN_ATTEMPTS):
-            fresh: U | None
-            if attempt is not None and read_before is not None:
-                begun, epoch, fresh, read_before = attempt.begun, read_before, user, None
+            if attempt is not None and epoch is not None:
+                begun, fresh = attempt.begun, user if self._may_sign_in(user) else None
             else:
                 begun = self.now()
                 epoch = await self.store.epoch(key, begun)
-                fresh = await self.users.reload(user)
-            if not self._may_sign_in(fresh):
-                return None
-            if proof is not None and fresh is not user and self.users.fingerprint(fresh) != proof:
+                fresh = await self._still(user, proof)
+            if fresh is None:
                 return None
             now = self.now()
-            if now - begun > EPOCH_LIFETIME // 2:
-                continue
-            session = self._new_session(connection, key, fresh, now)
-            ends = expires_at(session, self.policy)
-            if not forgiveness:
-                if await self.store.create(session, epoch, ends, now):
+            if now - begun <= EPOCH_LIFETIME // 2:
+                session = self._new_session(connection, key, fresh, now)
+                ends = expires_at(session, self.policy)
+                made = await self.store.create(session, epoch, ends, now, admission.forgiveness())
+                if made:
+                    admission.forgiven(made - 1)
                     break
-            elif made := await self.store.create_with(session, epoch, ends, now, forgiveness):
-                cast("_Attempt", attempt).admission.forgiven(made - 1)
-                break
+            attempt = epoch = None
         else:
             raise StoreUnavailable("the user's sessions were revoked again and again during the sign-in; try again")
         await self._replace_presented(connection, state, key, now)
@@ -703,6 +698,13 @@ class SessionAuth(Authenticator[U]):
     def _may_sign_in(self, user: U | None) -> TypeGuard[U]:
         """Whether a users context's answer is an active user, and not merely something that is not ``None``."""
         return isinstance(user, self.users.user_type) and self.users.is_active(user)
+
+    async def _still(self, user: U, proof: bytes | None) -> U | None:
+        """The user as they are now; ``None`` if they may not sign in, or no longer have the fingerprint ``proof``."""
+        fresh = await self.users.reload(user)
+        if not self._may_sign_in(fresh):
+            return None
+        return fresh if proof is None or self.users.fingerprint(fresh) == proof else None
 
     async def _fetch_reloaded(self, connection: Connection, state: _State, stored: Stored, user: U) -> U | None:
         fresh = await self.users.reload(user)

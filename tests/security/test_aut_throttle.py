@@ -380,7 +380,7 @@ def test_aut_03_it_can_be_switched_off_in_whole_and_in_part(tmp_path: Path) -> N
     assert Door(backend, throttle=Throttle(per_source=None)).guesses(150) == {200: 10, 429: 140}
     off = Door(MemoryBackend(), throttle=Throttle(per_account=None, per_source=None))
     assert off.guesses(150) == {200: 150}
-    assert off.backend.calls == []
+    assert set(off.backend.calls) == {"epoch"}
     assert Door(MemoryBackend(), throttle=Throttle(per_account=None)).guesses(150) == {200: 100, 429: 50}
 
 
