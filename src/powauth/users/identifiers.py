@@ -40,15 +40,16 @@ _FORBIDDEN = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029\ud800-\udfff\"<>()\[\]
 
 _USERNAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9_])?\Z")
 
-_COMMON_EMAIL = re.compile(r"[a-z0-9_+-]+(?:\.[a-z0-9_+-]+)*@((?:[a-z0-9]+(?:-[a-z0-9]+)*\.)+[a-z]+)")
+_COMMON_EMAIL = re.compile(
+    r"(?=[^@]{1,64}@)[a-z0-9_+-]+(?:\.[a-z0-9_+-]+)*"
+    r"@((?:(?=[^.]{1,63}\.)[a-z0-9]+(?:-[a-z0-9]+)*\.)+[a-z]{1,63})"
+)
 """What nearly every address looks like, in lower case; its domain. There is nothing in it to be normalised.
 
 Local part: some of RFC 5322's dot-atoms. Domain: two labels or more of letters, digits and single hyphens, so neither
-Punycode nor another reserved label is among them; the last one is of letters alone, as top-level domains are.
+Punycode nor another reserved label is among them; the last one is of letters alone, as top-level domains are. Lengths
+are those of RFC 5321, section 4.5.3.1.1, and RFC 1035, section 2.3.1.
 """
-
-_MAX_LABEL_LENGTH = 63
-"""Bytes: RFC 1035, section 2.3.1."""
 
 _BLANK_MESSAGE = "can't be blank"
 _FORMAT_MESSAGE = "has invalid format"
@@ -94,18 +95,17 @@ class EmailIdentifier:
     def normalize(self, value: object) -> str:
         """The address in its stored form; see `Identifier.normalize`."""
         text = _text(value, MAX_EMAIL_LENGTH)
+        if text.isascii() and _is_common(lower := text.lower()):
+            return lower  # the library would say the same, in a hundred times the time
         if _FORBIDDEN.search(text):
             raise ValueError(_FORMAT_MESSAGE)
         local, _, domain = text.rpartition("@")
         if len(local.encode()) > MAX_LOCAL_PART_LENGTH:
             raise ValueError(f"should be at most {MAX_LOCAL_PART_LENGTH} characters before the @")
-        lower = text.translate(_TO_LOWER)
-        if _is_common(lower):  # the library would say the same, in a hundred times the time
-            return lower
         try:
             # Exact options: the library takes its defaults from module globals.
             found = validate_email(
-                lower,
+                text.translate(_TO_LOWER),
                 allow_smtputf8=self._international,
                 allow_empty_local=False,
                 allow_quoted_local=False,
@@ -165,11 +165,9 @@ def _is_common(address: str) -> bool:
     match = _COMMON_EMAIL.fullmatch(address)
     if match is None:
         return False
-    domain = match[1]
-    if any(len(label) > _MAX_LABEL_LENGTH for label in domain.split(".")):
-        return False
-    # The library's list when it is asked, for an app may add names to it.
-    return not f".{domain}".endswith(tuple(f".{name}" for name in email_validator.SPECIAL_USE_DOMAIN_NAMES))
+    domain = "." + match[1]
+    # The library's list as it is now: an app may add names of its own.
+    return not any(domain.endswith("." + name) for name in email_validator.SPECIAL_USE_DOMAIN_NAMES)
 
 
 def _same_labels(domain: str, ascii_domain: str) -> bool:
