@@ -5,10 +5,9 @@ it keeps track of objects that are let go of at once. Where a row is all that th
 made of it here. Where the app has asked for more, by what it maps or by listening to events, the ORM does it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Row
 from sqlalchemy.orm import InstrumentedAttribute, Mapper, Session
 from sqlalchemy.orm.attributes import instance_state
 
@@ -53,7 +52,7 @@ class RowLoader(Generic[U]):
             and not any(getattr(dispatch, name) for name in _SESSION_EVENTS)
         )
 
-    def make(self, row: "Row[Any]") -> U:
+    def make(self, row: Sequence[Any]) -> U:
         """The user of a row, detached."""
         user: U = self._manager.new_instance()
         user.__dict__.update(zip(self._names, row, strict=True))
