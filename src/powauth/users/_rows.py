@@ -16,9 +16,6 @@ U = TypeVar("U")
 _LAZY = frozenset({True, "select", "raise", "raise_on_sql", "dynamic", "write_only"})
 """How relationships are loaded of which nothing happens before somebody reads them."""
 
-_SESSION_EVENTS = ("do_orm_execute", "after_begin", "after_transaction_create", "loaded_as_persistent")
-"""Where an app may narrow every query, choose a tenant on the connection, or change what was loaded."""
-
 
 class RowLoader(Generic[U]):
     """Makes detached users of rows of `attributes`.
@@ -45,11 +42,14 @@ class RowLoader(Generic[U]):
 
     def suffices(self) -> bool:
         """Whether a row is all that the ORM would make a user of: as things stand, for listeners may come late."""
-        dispatch = self._sessions.dispatch
-        return (
-            self._plain
-            and not self._manager.dispatch.load
-            and not any(getattr(dispatch, name) for name in _SESSION_EVENTS)
+        of_sessions = self._sessions.dispatch
+        return self._plain and not (
+            self._manager.dispatch.load
+            # Where an app may narrow every query, choose a tenant on the connection, or change what was loaded.
+            or of_sessions.do_orm_execute
+            or of_sessions.after_begin
+            or of_sessions.after_transaction_create
+            or of_sessions.loaded_as_persistent
         )
 
     def make(self, row: Sequence[Any]) -> U:

@@ -14,8 +14,6 @@ from sqlalchemy import Engine, Select
 Row = Sequence[Any]
 Processor = Callable[[Any], Any]
 
-_ENGINE_EVENTS = ("before_execute", "after_execute", "before_cursor_execute", "after_cursor_execute")
-
 _engine_log = logging.getLogger("sqlalchemy.engine.Engine")
 
 
@@ -44,11 +42,14 @@ class SQLiteRows:
     def observed(self) -> bool:
         """Whether somebody wants to see each statement."""
         engine = self._engine
-        dispatch = engine.dispatch
-        return (
-            any(getattr(dispatch, name) for name in _ENGINE_EVENTS)
-            or bool(engine.dialect.dispatch.do_execute)
-            or bool(engine.echo)
+        events = engine.dispatch
+        return bool(
+            events.before_cursor_execute
+            or events.after_cursor_execute
+            or events.before_execute
+            or events.after_execute
+            or engine.dialect.dispatch.do_execute
+            or engine.echo
             or _engine_log.isEnabledFor(logging.INFO)
         )
 
@@ -61,10 +62,8 @@ class SQLiteRows:
         try:
             statement = self._compiled(query)
             parameters = [
-                value if process is None else process(value)
-                for value, process in (
-                    (values.get(name, fixed), process) for name, fixed, process in statement.parameters
-                )
+                values.get(name, fixed) if process is None else process(values.get(name, fixed))
+                for name, fixed, process in statement.parameters
             ]
             cursor = connection.cursor()
             try:
