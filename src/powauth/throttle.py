@@ -13,6 +13,7 @@ Sources: NIST SP 800-63B-4, section 3.2.2 (at most 100 failures in a row); OWASP
 
 import contextlib
 import ipaddress
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Final, NamedTuple
@@ -27,6 +28,7 @@ from powauth.backends.base import (
     Millis,
     Record,
     Update,
+    WouldWaitError,
     check_namespace,
     make_key,
     make_owner,
@@ -220,8 +222,20 @@ class _Counter:
         self.scope = scope
         self._limit = limit
         # Versions of different periods differ, so that what is given back late cannot land in a later one.
-        self._first = Record(key, owner, now, now, now + limit.period, _ONE)
-        self.go_on(None, now)
+        self.record = self._first = Record(key, owner, now, now, now + limit.period, _ONE)
+        self.change: Change = Create(self._first)
+        self.full = False
+
+    def guess(self, backend: Backend, now: Millis) -> None:
+        """Begin from what a glance at the store finds. That it is full, if it is, is found out in its turn."""
+        try:
+            self.go_on(backend.get_at_once(self.record.key, now), now)
+        except WouldWaitError:
+            return
+        except Throttled:
+            self.full = True
+        if self.full:
+            self.go_on(None, now)
 
     def go_on(self, found: Record | None, now: Millis) -> None:
         """Count one more than what was found. ``full`` says that the change does not let the attempt through.
@@ -231,8 +245,7 @@ class _Counter:
         """
         self.full = False
         if found is None:
-            self.record = self._first
-            self.change: Change = Create(self._first)
+            self.record, self.change = self._first, Create(self._first)
             return
         limit = self._limit
         count = _count_of(found)
@@ -327,11 +340,15 @@ class Counters:
 async def _count(backend: Backend, counters: list[_Counter], now: Millis) -> None:
     """Count with each counter, and with none that follows one which is full.
 
-    All are changed at once, on the guess that there is none of them yet; what proves wrong is read and changed anew.
+    All are changed at once, on the guess that there is none of them yet, or of how they stand where a glance at the
+    store costs next to nothing. What proves wrong is read and changed anew.
 
     Raises:
         Throttled: if one is full.
     """
+    if backend.reads_at_once:
+        for each in counters:
+            each.guess(backend, now)
     left, losses = counters, 0
     while left:
         first = left[0]
@@ -377,6 +394,11 @@ def _throttled(scope: str, millis: Millis) -> Throttled:
     return Throttled(scope=scope, retry_after=max(1, -(-millis // 1000)))
 
 
+_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_IPV4 = re.compile(rf"(?:{_OCTET}\.){{3}}{_OCTET}")
+"""An address in the one form that it has."""
+
+
 def source_network(address: str | None) -> str | None:
     """What counts as one source: an IPv4 address, an IPv6 network of 64 bits, or a name that is no address.
 
@@ -385,6 +407,8 @@ def source_network(address: str | None) -> str | None:
     """
     if not address:
         return None
+    if _IPV4.fullmatch(address):
+        return address
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

@@ -175,8 +175,7 @@ class LMDBBackend(Backend):
         self._abandon.atexit = False
 
     async def create(self, record: Record, epoch: int | None, now: Millis) -> bool:  # noqa: D102
-        work = _creating(record, epoch, now)
-        return self._open().write(work)
+        return await self.change([Create(record, epoch)], now) == 1
 
     async def get(self, key: bytes, now: Millis) -> Record | None:  # noqa: D102
         try:
@@ -223,13 +222,19 @@ class LMDBBackend(Backend):
         """See `Backend.change`: one transaction, and one wait for the disk."""
         works = [_changing(change, now) for change in changes]
 
-        def work(txn: Transaction) -> int:
-            for made, each in enumerate(works):
-                if not each(txn):
-                    return made
-            return len(works)
+        removes, creates = (sum(isinstance(change, kind) for change in changes) for kind in (Delete, Create))
 
-        return self._open().write(work, removes=all(isinstance(change, Delete) for change in changes))
+        def work(txn: Transaction) -> int:
+            made = 0
+            for each in works:
+                if not each(txn):
+                    break
+                made += 1
+            if made and creates:
+                _purge(txn, _PURGE_AT_CREATE * creates, now)
+            return made
+
+        return self._open().write(work, removes=removes == len(works))
 
     async def list(self, owner: bytes, now: Millis) -> list[Record]:  # noqa: D102
         def work(txn: Transaction) -> list[Record]:
@@ -339,7 +344,11 @@ def _check_owner(owner: bytes) -> None:
 
 
 def _encode(record: Record) -> bytes:
-    if not all(0 <= number < _NUMBER_END for number in (record.version, record.created_at, record.expires_at)):
+    if not (
+        0 <= record.version < _NUMBER_END
+        and 0 <= record.created_at < _NUMBER_END
+        and 0 <= record.expires_at < _NUMBER_END
+    ):
         raise ValueError("version and times of a record must be from 0 to 2**63 - 1")
     header = _HEADER.pack(LAYOUT, record.version, record.created_at, record.expires_at, len(record.owner))
     return header + record.owner + record.value
@@ -382,7 +391,6 @@ def _creating(record: Record, epoch: int | None, now: Millis) -> Work:
         if epoch is not None and not _epoch(txn, record.owner)[0] <= epoch <= _latest_epoch(txn):
             return False
         _put(txn, record, value, old)
-        _purge(txn, _PURGE_AT_CREATE, now)
         return True
 
     return work
@@ -525,10 +533,14 @@ def _purge(txn: Transaction, limit: int, now: Millis) -> int:
 def _until(txn: Transaction, table: bytes, end: Millis, limit: int) -> list[tuple[bytes, bytes]]:
     """The first entries of a table that is ordered by time, up to and with ``end``."""
     found: list[tuple[bytes, bytes]] = []
-    for entry, value in _walk(txn, table, table):
-        if len(found) == limit or int.from_bytes(entry[1:9], "big") > end:
-            break
-        found.append((entry, value))
+    with txn.cursor() as cursor:
+        there = cursor.set_range(table)
+        while there and len(found) < limit:
+            entry, value = cursor.item()
+            if not entry.startswith(table) or int.from_bytes(entry[1:9], "big") > end:
+                break
+            found.append((entry, value))
+            there = cursor.next()
     return found
 
 
