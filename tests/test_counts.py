@@ -50,6 +50,13 @@ def cost(app: App, browser: Browser, path: str = "/") -> tuple[list[str], int, i
     return verbs, app.users.queries - before, len(response.set_cookies)
 
 
+def asked(app: App, verbs: list[str]) -> list[str]:
+    """Without the glances at counters that an attempt begins with, where a read waits for nothing."""
+    first = next((at for at, verb in enumerate(verbs) if verb != "get"), len(verbs))
+    assert first == 0 or app.backend.reads_at_once
+    return verbs[first:]
+
+
 def test_an_authenticated_request_is_one_read(make_app: MakeApp) -> None:
     app = make_app()
     browser = app.signed_in()
@@ -99,8 +106,9 @@ def test_a_hook_that_may_change_the_user_is_one_query_more(make_app: MakeApp) ->
 def test_throttling_a_sign_in_is_four_round_trips_more(make_app: MakeApp) -> None:
     app = make_app(throttle=Throttle())
     for _ in range(2):
-        verbs = ["create", "create", "epoch", "create", "delete", "update"]
-        assert cost(app, app.browser(), "/login") == (verbs, 1, 1)
+        verbs, queries, cookies = cost(app, app.browser(), "/login")
+        assert asked(app, verbs) == ["create", "create", "epoch", "create", "delete", "update"]
+        assert (queries, cookies) == (1, 1)
         app.clock.advance(2)
     assert cost(app, app.signed_in(), "/private")[0] == ["get"]
 
@@ -118,7 +126,8 @@ def test_each_counter_is_two_of_them(
     make_app: MakeApp, throttle: Throttle, before: list[str], after: list[str]
 ) -> None:
     app = make_app(throttle=throttle)
-    assert cost(app, app.browser(), "/login") == ([*before, "epoch", "create", *after], 1, 1)
+    verbs, queries, cookies = cost(app, app.browser(), "/login")
+    assert (asked(app, verbs), queries, cookies) == ([*before, "epoch", "create", *after], 1, 1)
 
 
 def test_a_failed_sign_in_is_three_round_trips_and_seven_after_the_first(make_app: MakeApp) -> None:
@@ -128,12 +137,12 @@ def test_a_failed_sign_in_is_three_round_trips_and_seven_after_the_first(make_ap
         params = {"email": app.user.email, "password": "six black herons"}
         return await request.call("authenticate_user", params)
 
-    counted = ["create", "get", "update"]
-    assert app.run(app.browser(), fail)[1] == ["create", "create", "epoch"]
+    counted = ["update"] if app.backend.reads_at_once else ["create", "get", "update"]
+    assert asked(app, app.run(app.browser(), fail)[1]) == ["create", "create", "epoch"]
     for _ in range(2):
-        assert app.run(app.browser(), fail)[1] == [*counted, *counted, "epoch"]
+        assert asked(app, app.run(app.browser(), fail)[1]) == [*counted, *counted, "epoch"]
     response, verbs = app.run(app.browser(), fail)
-    assert (response.status, verbs) == (429, [*counted, "create", "get"])
+    assert (response.status, asked(app, verbs)) == (429, [*counted, "create", "get"])
 
 
 @pytest.mark.parametrize(
@@ -165,8 +174,10 @@ def test_on_lmdb_a_sign_in_waits_for_the_disk_once_and_once_for_being_counted(
     assert sign_in() == commits
     clock.advance(2)
     assert sign_in() == commits  # there was a session of the user, and there are no counters
-    assert sign_in("wrong") == commits - 1
-    assert sign_in(ip="192.0.2.2") <= commits + 1  # there is a counter of the account
+    for _ in range(2):
+        assert sign_in("wrong") == commits - 1
+    assert sign_in(ip="192.0.2.2") == commits  # there is a counter of the account, and none of the source
+    assert sign_in() == commits  # and the other way round
     drive(backend.close())
 
 
