@@ -109,6 +109,12 @@ class SteppingBackend(Backend):
         await self._step("advance" if advance else "epoch", () if advance else thing, thing if advance else ())
         return await self.inner.epoch(owner, now, advance=advance)
 
+    async def latest_epoch(self, now: Millis) -> int | None:
+        if not self.world.reads_once:
+            return None
+        await self._step("latest_epoch", (b"epoch:",))
+        return await self.inner.latest_epoch(now)
+
     async def delete_owner(self, owner: bytes, now: Millis, keep: bytes | None = None) -> int:
         await self._step("delete_owner", (), (b"epoch:" + owner, self._all(owner)))
         return await self.inner.delete_owner(owner, now, keep)
@@ -204,6 +210,7 @@ class World:
         self.inner = backend
         options = dict(options)
         reload = bool(options.pop("reload", False))
+        self.reads_once = bool(options.pop("reads_once", True))
         stepping = SteppingBackend(core.backend(backend), self)
         self.auth = core.auth(
             secret_key=SECRET,
@@ -369,7 +376,7 @@ class Scenario:
 
     Attributes:
         plan: sets up a world.
-        options: of `SessionAuth`, and ``reload``.
+        options: of `SessionAuth`; ``reload``; and ``reads_once=False`` for a backend that has no latest epoch.
         reduced: run one order of each class of equivalent ones.
     """
 

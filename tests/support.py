@@ -64,6 +64,7 @@ class MemoryUsers(UsersContext[User]):
     """A users context in a dict. Counts what would be queries."""
 
     user_type = User
+    authenticates_current = True
 
     def __init__(self, mode: Mode = "inline") -> None:
         self.mode: Mode = mode
@@ -212,6 +213,12 @@ class CountingBackend(Backend):
     async def epoch(self, owner: bytes, now: Millis, *, advance: bool = False) -> int:
         await self._enter("epoch")
         return await self.inner.epoch(owner, now, advance=advance)
+
+    async def latest_epoch(self, now: Millis) -> int | None:
+        if type(self.inner).latest_epoch is Backend.latest_epoch:  # no verb of that backend
+            return None
+        await self._enter("epoch")
+        return await self.inner.latest_epoch(now)
 
     async def delete_owner(self, owner: bytes, now: Millis, keep: bytes | None = None) -> int:
         await self._enter("delete_owner")

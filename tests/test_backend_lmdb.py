@@ -336,6 +336,23 @@ def test_an_unreadable_epoch_counts_as_none(backend: LMDBBackend) -> None:
     assert drive(backend.epoch(owner, NOW, advance=True)) > 0
 
 
+@pytest.mark.parametrize("junk", [None, b"", b"junk", b"nine bytes"], ids=["gone", "empty", "short", "long"])
+def test_an_unreadable_latest_epoch_lets_no_create_slip_past(backend: LMDBBackend, junk: bytes | None) -> None:
+    first, other = record().owner, make_owner("app", "2")
+    moved = drive(backend.epoch(first, NOW, advance=True))
+    if junk is None:
+        with backend._open().env.begin(write=True) as txn:
+            txn.delete(b"!epoch")
+    else:
+        plant(backend, b"!epoch", junk)
+    latest = drive(backend.latest_epoch(NOW))
+    assert latest == 0
+    assert not drive(backend.create(record(), latest, NOW))
+    assert drive(backend.epoch(other, NOW - 1, advance=True)) > latest
+    assert drive(backend.epoch(first, NOW - 1, advance=True)) > max(moved, latest)
+    assert drive(backend.create(record(), drive(backend.latest_epoch(NOW)), NOW))
+
+
 # Verbs
 
 
@@ -434,7 +451,7 @@ def test_purge_and_count_go_in_steps(backend: LMDBBackend, monkeypatch: pytest.M
     assert drive(backend.purge(0, NOW + 100)) == 0
     check_indexes(backend)
     assert drive(backend.purge(100, NOW + EPOCH_LIFETIME)) == 21
-    assert set(entries(backend)) == {b"!layout"}
+    assert set(entries(backend)) == {b"!layout", b"!epoch"}
 
 
 def test_an_epoch_that_was_forgotten_does_not_come_again(backend: LMDBBackend) -> None:

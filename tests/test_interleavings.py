@@ -249,7 +249,8 @@ def sign_in_and_revoke_all(world: World) -> Plan:
         await auth.revoke_all()
 
     def check() -> None:
-        began_after = world.when("sign-in", "epoch") > world.when("revoke", "delete_owner")
+        began = max(world.when("sign-in", verb) for verb in ("latest_epoch", "epoch"))
+        began_after = began > world.when("revoke", "delete_owner")
         check_dead(world, *([other.id] if began_after else []))
         check_records(world, int(began_after))
         if began_after:
@@ -524,6 +525,8 @@ async def lock_account(world: World, user: User) -> object:
     return await world.auth.update_account(user, {"locked": True})
 
 
+AGAIN = {"reads_once": False}
+
 SCENARIOS = {
     scenario.name: scenario
     for scenario in [
@@ -543,6 +546,15 @@ SCENARIOS = {
         Scenario("sign-in and password change", sign_in_and_password_change, reduced=True),
         Scenario("sign-in, password change, a thief's renewal", password_change_and_renewal, reduced=True),
         Scenario("sign-in and user update", sign_in_and_update, reduced=True),
+        Scenario("sign-in and revoke-all, the user read again", sign_in_and_revoke_all, AGAIN),
+        Scenario("sign-in and password change, the user read again", sign_in_and_password_change, AGAIN, reduced=True),
+        Scenario(
+            "sign-in, password change, a thief's renewal, the user read again",
+            password_change_and_renewal,
+            AGAIN,
+            reduced=True,
+        ),
+        Scenario("sign-in and user update, the user read again", sign_in_and_update, AGAIN, reduced=True),
         Scenario("renewal and user update", renewal_and_update),
         Scenario("renewal and the user's own update", own_update_and_renewal, reduced=True),
         Scenario("sign-out and snapshot refresh", sign_out_and_update),
@@ -552,6 +564,8 @@ SCENARIOS = {
         Scenario("revoke of a device and its renewal", revoke_a_renewing_device),
         Scenario("sign-in and deletion", sign_in_and_end_of(delete_account)),
         Scenario("sign-in and lock", sign_in_and_end_of(lock_account)),
+        Scenario("sign-in and deletion, the user read again", sign_in_and_end_of(delete_account), AGAIN),
+        Scenario("sign-in and lock, the user read again", sign_in_and_end_of(lock_account), AGAIN),
         Scenario("reload and deletion", reload_and_deletion(True), {"reload": True}, reduced=True),
         Scenario("reload and deletion by the app", reload_and_deletion(False), {"reload": True}, reduced=True),
         Scenario("metadata update and renewal", metadata("theme", age=STALE)),
@@ -683,6 +697,21 @@ class TrustsTheCheck(SessionAuth[User]):
         return await super().create(connection, user)
 
 
+class TakesTheLatestEpochLate(SessionAuth[User]):
+    """Takes an epoch that was read after the user for one that was read before."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.__dict__["_reads_once"] = True
+
+    async def create(self, connection: Connection, user: User, *, proof: bytes | None = None) -> User | None:
+        attempt = connection.states.get(self._attempt)
+        if attempt is not None and attempt.epoch is not None:
+            latest = await self.store.backend.latest_epoch(self.now())
+            connection.states[self._attempt] = msgspec.structs.replace(attempt, epoch=latest)
+        return await super().create(connection, user, proof=proof)
+
+
 class SignsInTheCheckedUser(SessionAuth[User]):
     """Makes the session of the user that was checked, not of the one that is there once the epoch is known."""
 
@@ -762,6 +791,7 @@ BROKEN: Mapping[str, Core] = {
             RenewsEach,
             KnowsNoGrace,
             TrustsTheCheck,
+            TakesTheLatestEpochLate,
             SignsInTheCheckedUser,
             LeavesThePresented,
             TrimsFirst,
@@ -773,11 +803,15 @@ BROKEN: Mapping[str, Core] = {
 
 FOUND: Mapping[str, list[str]] = {
     "IgnoresEpochs": [
-        "sign-in and revoke-all",
-        "sign-in and password change",
-        "sign-in and user update",
-        "sign-in and deletion",
-        "sign-in and lock",
+        name + how
+        for name in (
+            "sign-in and revoke-all",
+            "sign-in and password change",
+            "sign-in and user update",
+            "sign-in and deletion",
+            "sign-in and lock",
+        )
+        for how in ("", ", the user read again")
     ],
     "UpdateCreates": [
         "renewal and sign-out",
@@ -806,7 +840,18 @@ FOUND: Mapping[str, list[str]] = {
         "two requests, and the id comes of age",
         "a slow request, two quick ones, each renews",
     ],
-    "TrustsTheCheck": ["sign-in and password change", "sign-in, password change, a thief's renewal"],
+    "TrustsTheCheck": [
+        "sign-in and password change, the user read again",
+        "sign-in, password change, a thief's renewal",
+        "sign-in, password change, a thief's renewal, the user read again",
+    ],
+    "TakesTheLatestEpochLate": [
+        "sign-in and password change",
+        "sign-in, password change, a thief's renewal",
+        "sign-in and user update",
+        "sign-in and deletion",
+        "sign-in and lock",
+    ],
     "SignsInTheCheckedUser": ["sign-in and user update"],
     "LeavesThePresented": ["renewal and sign-in in one browser", "two sign-ins in one browser"],
     "TrimsFirst": [

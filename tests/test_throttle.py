@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from powauth import ConfigError, CredentialsCache, Limit, SessionAuth, StoreUnavailable, Throttle, Throttled
-from powauth.backends.base import Record, drive
+from powauth.backends.base import Delete, Record, Update, drive
 from powauth.backends.memory import MemoryBackend
 from powauth.keyring import Keyring
 from powauth.throttle import COUNT_ATTEMPTS, LINGER, Admission, Counters
@@ -214,6 +214,59 @@ def test_a_store_that_fails_after_the_password_was_right_takes_nothing_back() ->
     desk.backend.fail["*"] = StoreUnavailable("down")
     drive(admission.succeed())
     drive(admission.undo())
+
+
+def settle(desk: Desk, admission: Admission) -> int:
+    """As a sign-in does: make what is to be forgiven together with a change of its own; how many were made."""
+    changes = admission.forgiveness()
+    made = drive(desk.backend.change(changes, desk.now))
+    admission.forgiven(made)
+    return made
+
+
+def test_what_was_forgiven_with_the_sign_in_is_not_forgiven_twice() -> None:
+    desk = Desk()
+    desk.admit(None, "s")
+    admission = desk.admit("ada", "s")
+    assert [type(change) for change in admission.forgiveness()] == [Delete, Update]
+    assert settle(desk, admission) == 2
+    assert admission.forgiveness() == []
+    assert desk.count == 1
+    with desk.backend.counting() as verbs:
+        drive(admission.succeed())
+    assert (verbs, desk.count) == ([], 1)
+
+
+def test_what_could_not_be_forgiven_with_the_sign_in_is_forgiven_after_it() -> None:
+    desk = Desk()
+    admission = desk.admit("ada", "s")
+    desk.admit("bob", "s")
+    drive(desk.counters.forget(desk.backend, "ada", desk.now))
+    assert settle(desk, admission) == 0  # support has forgotten the account, so the source's turn did not come
+    with desk.backend.counting() as verbs:
+        drive(admission.succeed())
+    assert verbs == ["update", "get", "update"]
+    drive(desk.counters.forget(desk.backend, "bob", desk.now))
+    assert desk.count == 1
+
+    admission = desk.admit("ada", "s")
+    desk.admit("bob", "s")
+    assert settle(desk, admission) == 1  # the account; the source has been counted again
+    with desk.backend.counting() as verbs:
+        drive(admission.succeed())
+    assert verbs == ["get", "update"]
+    drive(desk.counters.forget(desk.backend, "bob", desk.now))
+    assert desk.count == 2
+
+
+def test_a_source_that_is_full_counts_no_account_also_when_its_clock_went_wrong() -> None:
+    desk = Desk(per_source=Limit(1, 60))
+    desk.admit(None, "s")
+    desk.put(expires_at=NOW + 10**9)
+    assert desk.refused("ada", "s") == 60
+    assert desk.record.expires_at == NOW + 60_000
+    assert desk.refused("ada", "s") == 60
+    assert drive(desk.backend.inner.count(NAMESPACE, desk.now)) == 1
 
 
 @pytest.mark.parametrize(

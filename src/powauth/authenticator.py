@@ -472,6 +472,8 @@ class Authenticator(ABC, Generic[U]):
         user: U | None = None,
         params: Mapping[str, object] | None = None,
     ) -> None:
+        if getattr(self.hooks, f"before_{flow}", None) is None:
+            return
         try:
             await self.hooks.before(Step(flow=flow, connection=connection, user=user, params=params))
         except Refused:
@@ -479,7 +481,8 @@ class Authenticator(ABC, Generic[U]):
             raise
 
     async def _after(self, flow: Flow, connection: Connection, user: U | None) -> None:
-        await self.hooks.after(Step(flow=flow, connection=connection, user=user))
+        if getattr(self.hooks, f"after_{flow}", None) is not None:
+            await self.hooks.after(Step(flow=flow, connection=connection, user=user))
 
     async def _proven(
         self, connection: Connection, user: U, params: Mapping[str, object] | None, work: Coroutine[Any, Any, T]

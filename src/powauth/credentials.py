@@ -6,7 +6,7 @@ life; `powauth.session` does. Values are MessagePack, decoded into one typed str
 
 import contextlib
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Self
 
@@ -15,6 +15,8 @@ import msgspec
 from powauth.backends import backend_from_url
 from powauth.backends.base import (
     Backend,
+    Change,
+    Create,
     Millis,
     Record,
     check_namespace,
@@ -125,9 +127,14 @@ class CredentialsCache:
         """The epoch that `create` must name; read it before the user is read. ``advance`` ends sign-ins in flight."""
         return await self.backend.epoch(self.owner(user_key), now, advance=advance)
 
-    async def create(self, session: Session, epoch: int, expires_at: Millis, now: Millis) -> bool:
-        """Add a new session; ``False`` if the user's sessions were revoked, or the user changed, since ``epoch``."""
-        return await self.backend.create(self._record(session, 0, expires_at), epoch, now)
+    async def create(
+        self, session: Session, epoch: int, expires_at: Millis, now: Millis, also: Sequence[Change] = ()
+    ) -> int:
+        """Add a new session, and make ``also``, changes of the same store; how many of all these were made.
+
+        0 if the user's sessions were revoked, or the user changed, since ``epoch``. See `Backend.change`.
+        """
+        return await self.backend.change([Create(self._record(session, 0, expires_at), epoch), *also], now)
 
     async def get(self, sid: bytes, now: Millis) -> Stored | None:
         """The live session named ``sid``: one read.

@@ -70,6 +70,9 @@ def _utc(millis: Millis) -> datetime:
     return datetime.fromtimestamp(millis / 1000, UTC)
 
 
+_PLAIN = (str, int, float, bool, type(None))
+
+
 def checked_metadata(metadata: Mapping[str, Any]) -> Metadata:
     """The metadata, if it is flat, plain and short enough; refused whole otherwise.
 
@@ -78,7 +81,7 @@ def checked_metadata(metadata: Mapping[str, Any]) -> Metadata:
         TypeError: if a value is not of JSON's plain types, or an integer is over 64 bits.
     """
     for name, value in metadata.items():
-        if not isinstance(name, str) or not isinstance(value, str | int | float | bool | None):
+        if not isinstance(name, str) or not isinstance(value, _PLAIN):
             raise TypeError(f"session metadata {name!r} must be a string, a number, a boolean or None")
     try:
         size = len(msgspec.msgpack.encode(metadata))

@@ -62,6 +62,10 @@ SESSION_PURPOSE = "session"
 """What the ids' key is derived for; other purposes have other keys."""
 
 
+_WAY_OF_A_SIGN_IN: Final = ("authenticate_user", "do_create", "create")
+"""A subclass that has a say in one of them may bring another user, or an older copy."""
+
+
 class _KnownId(msgspec.Struct, gc=False):
     """What an id says that has been verified, the key of its record, and what that led to last.
 
@@ -115,6 +119,20 @@ class _State(msgspec.Struct, gc=False):
     signed_in: bool = False
     cleared: bool = False
     user: object = None
+
+
+class _Attempt(msgspec.Struct, gc=False, frozen=True):
+    """What `SessionAuth` remembers of an attempt to sign in from its admission until the session is made.
+
+    Attributes:
+        admission: that it was counted.
+        begun: when it was admitted.
+        epoch: the latest of all users then, before anybody was looked up; ``None`` if it is not to be relied on.
+    """
+
+    admission: Admission
+    begun: Millis
+    epoch: int | None
 
 
 class SessionAuth(Authenticator[U]):
@@ -200,6 +218,13 @@ class SessionAuth(Authenticator[U]):
         own = type(self)
         self._asks_at_once = own.fetch is not SessionAuth.fetch or own.do_fetch is not Authenticator.do_fetch
         self._always_due = own.respond is not SessionAuth.respond
+        # Whether the user of an attempt comes to `create` as `authenticate` has read them.
+        self._reads_once = (
+            users.authenticates_current
+            and self.hooks.before_sign_in is None
+            and all(getattr(own, name) is getattr(SessionAuth, name) for name in _WAY_OF_A_SIGN_IN)
+        )
+        self._attempt: Final = object()  # under which a connection's states hold one
         self._seal()
 
     def __repr__(self) -> str:
@@ -386,27 +411,34 @@ class SessionAuth(Authenticator[U]):
 
         Nothing is adopted from the client, and the session presented is dead once this returns. The user is read after
         the epoch of their sessions, and the session is only made while that epoch stands: so no change of the user,
-        and no revocation, can slip in between unseen.
+        and no revocation, can slip in between unseen. What `admit_sign_in` has read before the user was looked up
+        serves as that epoch, at the first try.
         """
         state = self._state(connection)
         if not state.fetched:
             await self.fetch(connection)
         key = self.users.key(user)
+        attempt: _Attempt | None = None if proof is None else connection.states.pop(self._attempt, None)
+        admission = UNCOUNTED if attempt is None else attempt.admission
+        epoch = None if attempt is None else attempt.epoch
         for _ in range(SIGN_IN_ATTEMPTS):
-            begun = self.now()
-            epoch = await self.store.epoch(key, begun)
-            fresh = await self.users.reload(user)
-            if not self._may_sign_in(fresh):
-                return None
-            if proof is not None and self.users.fingerprint(fresh) != proof:
+            if attempt is not None and epoch is not None:
+                begun, fresh = attempt.begun, user if self._may_sign_in(user) else None
+            else:
+                begun = self.now()
+                epoch = await self.store.epoch(key, begun)
+                fresh = await self._still(user, proof)
+            if fresh is None:
                 return None
             now = self.now()
-            if now - begun > EPOCH_LIFETIME // 2:
-                continue
-            session = self._new_session(connection, key, fresh, now)
-            ends = expires_at(session, self.policy)
-            if await self.store.create(session, epoch, ends, now):
-                break
+            if now - begun <= EPOCH_LIFETIME // 2:
+                session = self._new_session(connection, key, fresh, now)
+                ends = expires_at(session, self.policy)
+                made = await self.store.create(session, epoch, ends, now, admission.forgiveness())
+                if made:
+                    admission.forgiven(made - 1)
+                    break
+            attempt = epoch = None
         else:
             raise StoreUnavailable("the user's sessions were revoked again and again during the sign-in; try again")
         await self._replace_presented(connection, state, key, now)
@@ -668,16 +700,34 @@ class SessionAuth(Authenticator[U]):
 
     # --- throttling -------------------------------------------------------------------------------------------------
 
-    async def admit_sign_in(self, connection: Connection, params: Mapping[str, object]) -> Admission:
-        """See `Authenticator.admit_sign_in`: one write for each of two counters, and a read before it if it exists."""
-        if self._counters is None:
-            return UNCOUNTED
-        account, source = self.users.login_key(params), connection.client_ip()
+    async def authenticate_user(self, connection: Connection, params: Mapping[str, object]) -> U | None:
+        """See `Authenticator.authenticate_user`."""
         try:
-            return await self._counters.admit(self.store.backend, self.now, account=account, source=source)
-        except Throttled as error:
-            self._emit("throttled", connection, detail=error.scope)
+            return await super().authenticate_user(connection, params)
+        finally:
+            connection.states.pop(self._attempt, None)  # or it might be taken for one for somebody read before it
+
+    async def admit_sign_in(self, connection: Connection, params: Mapping[str, object]) -> Admission:
+        """See `Authenticator.admit_sign_in`: one change of the store, if neither counter is there yet.
+
+        Whoever the attempt is for, their epoch as it stands now is remembered for `create`, if that is to be had.
+        """
+        admission = UNCOUNTED
+        if self._counters is not None:
+            account, source = self.users.login_key(params), connection.client_ip()
+            try:
+                admission = await self._counters.admit(self.store.backend, self.now, account=account, source=source)
+            except Throttled as error:
+                self._emit("throttled", connection, detail=error.scope)
+                raise
+        begun = self.now()
+        try:
+            epoch = await self.store.backend.latest_epoch(begun) if self._reads_once else None
+        except StoreUnavailable:
+            await admission.undo()
             raise
+        connection.states[self._attempt] = _Attempt(admission, begun, epoch)
+        return admission
 
     async def admit_proof(self, connection: Connection, user: U) -> Admission:
         """See `Authenticator.admit_proof`."""
@@ -735,6 +785,13 @@ class SessionAuth(Authenticator[U]):
     def _may_sign_in(self, user: U | None) -> TypeGuard[U]:
         """Whether a users context's answer is an active user, and not merely something that is not ``None``."""
         return isinstance(user, self.users.user_type) and self.users.is_active(user)
+
+    async def _still(self, user: U, proof: bytes | None) -> U | None:
+        """The user as they are now; ``None`` if they may not sign in, or no longer have the fingerprint ``proof``."""
+        fresh = await self.users.reload(user)
+        if not self._may_sign_in(fresh):
+            return None
+        return fresh if proof is None or self.users.fingerprint(fresh) == proof else None
 
     async def _fetch_reloaded(self, connection: Connection, state: _State, stored: Stored, user: U) -> U | None:
         fresh = await self.users.reload(user)

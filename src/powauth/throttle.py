@@ -13,13 +13,27 @@ Sources: NIST SP 800-63B-4, section 3.2.2 (at most 100 failures in a row); OWASP
 
 import contextlib
 import ipaddress
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Final, NamedTuple
 
 import msgspec
 
-from powauth.backends.base import Backend, Millis, Record, check_namespace, make_key, make_owner, shard_of
+from powauth.backends.base import (
+    Backend,
+    Change,
+    Create,
+    Delete,
+    Millis,
+    Record,
+    Update,
+    WouldWaitError,
+    check_namespace,
+    make_key,
+    make_owner,
+    shard_of,
+)
 from powauth.credentials import Duration, duration
 from powauth.errors import ConfigError, StoreUnavailable, Throttled
 from powauth.keyring import Keyring
@@ -117,6 +131,16 @@ class Admission:
 
     __slots__ = ()
 
+    def forgiveness(self) -> list[Change]:
+        """What `succeed` begins with: changes for whoever has one of the same store to make, and `forgiven` after it.
+
+        So that a sign-in that makes its session and takes its count back waits for the disk once.
+        """
+        return []
+
+    def forgiven(self, made: int) -> None:
+        """The first ``made`` changes of `forgiveness` were made, and then one was not; or all were."""
+
     async def succeed(self) -> None:
         """The password was right: forget the account's failures, and give the source its attempt back.
 
@@ -132,7 +156,7 @@ UNCOUNTED: Final = Admission()
 
 
 class _Counted(Admission):
-    __slots__ = ("_account", "_backend", "_now", "_source")
+    __slots__ = ("_account", "_backend", "_now", "_source", "_source_moved")
 
     def __init__(
         self, backend: Backend, now: Callable[[], Millis], account: Record | None, source: Record | None = None
@@ -141,33 +165,97 @@ class _Counted(Admission):
         self._now = now
         self._account = account
         self._source = source
+        self._source_moved = False
+
+    def forgiveness(self) -> list[Change]:
+        changes: list[Change] = []
+        if self._account is not None:
+            changes.append(Delete(self._account.key))
+        if self._source is not None and not self._source_moved:
+            given_back = _given_back(self._source, self._now())
+            assert given_back is not None  # noqa: S101 - it counts this attempt
+            changes.append(Update(given_back, self._source.version))
+        return changes
+
+    def forgiven(self, made: int) -> None:
+        if self._account is not None:
+            self._account = None
+            if not made:  # it was gone already, and the source's turn did not come
+                return
+            made -= 1
+        if made:
+            self._source = None
+        else:
+            self._source_moved = True
 
     async def succeed(self) -> None:
         with contextlib.suppress(StoreUnavailable):
-            if self._account is not None:
-                await self._backend.delete(self._account.key, self._now())
-            await self._give_back(self._source)
+            while changes := self.forgiveness():
+                self.forgiven(await self._backend.change(changes, self._now()))
+            await self._give_back(self._source, moved=self._source_moved)
 
     async def undo(self) -> None:
         with contextlib.suppress(StoreUnavailable):
             await self._give_back(self._account)
             await self._give_back(self._source)
 
-    async def _give_back(self, counted: Record | None) -> None:
+    async def _give_back(self, counted: Record | None, *, moved: bool = False) -> None:
         if counted is None:
             return
-        found: Record | None = counted
+        found = await self._backend.get(counted.key, self._now()) if moved else counted
         for _ in range(GIVE_BACK_ATTEMPTS):
             now = self._now()
             if found is None or found.created_at != counted.created_at:  # another period's
                 return
-            count = _count_of(found)
-            if count is None or count == 0:
-                return
-            ends = found.expires_at if count > 1 else min(found.expires_at, now + LINGER)
-            if await self._backend.update(_changed(found, count - 1, ends), found.version, now):
+            given_back = _given_back(found, now)
+            if given_back is None or await self._backend.update(given_back, found.version, now):
                 return
             found = await self._backend.get(counted.key, now)
+
+
+class _Counter:
+    """One counter, and the change that counts one more."""
+
+    __slots__ = ("_first", "_limit", "change", "full", "record", "scope")
+
+    def __init__(self, scope: str, key: bytes, owner: bytes, limit: _Checked, now: Millis) -> None:
+        self.scope = scope
+        self._limit = limit
+        # Versions of different periods differ, so that what is given back late cannot land in a later one.
+        self.record = self._first = Record(key, owner, now, now, now + limit.period, _ONE)
+        self.change: Change = Create(self._first)
+        self.full = False
+
+    def guess(self, backend: Backend, now: Millis) -> None:
+        """Begin from what a glance at the store finds. That it is full, if it is, is found out in its turn."""
+        try:
+            self.go_on(backend.get_at_once(self.record.key, now), now)
+        except WouldWaitError:
+            return
+        except Throttled:
+            self.full = True
+        if self.full:
+            self.go_on(None, now)
+
+    def go_on(self, found: Record | None, now: Millis) -> None:
+        """Count one more than what was found. ``full`` says that the change does not let the attempt through.
+
+        Raises:
+            Throttled: if there were too many, and there is nothing to change.
+        """
+        self.full = False
+        if found is None:
+            self.record, self.change = self._first, Create(self._first)
+            return
+        limit = self._limit
+        count = _count_of(found)
+        # What cannot be read counts as full; and nothing stays so longer than a period, should a clock go wrong.
+        self.full = count is None or count >= limit.attempts
+        ends = now + limit.period if count == 0 else min(found.expires_at, now + limit.period)
+        if self.full and ends == found.expires_at:
+            raise _throttled(self.scope, ends - now)
+        self.record = _changed(found, limit.attempts if count is None or self.full else count + 1, ends)
+        self.change = Update(self.record, found.version)
 
 
 class Counters:
@@ -203,13 +291,20 @@ class Counters:
             StoreUnavailable: if nobody can tell.
         """
         per_source, per_account = self._throttle.per_source, self._throttle.per_account
-        by_source = by_account = None
+        begun = now()
         network = source_network(source)
+        by_source = by_account = None
         if per_source is not None and network is not None:
-            by_source = await self._count(backend, "source", network, per_source, now())
+            by_source = self._counter("source", network, per_source, begun)
         if per_account is not None and account is not None:
-            by_account = await self._count(backend, "account", account, per_account, now())
-        return _Counted(backend, now, by_account, by_source)
+            by_account = self._counter("account", account, per_account, begun)
+        await _count(backend, [each for each in (by_source, by_account) if each is not None], begun)
+        return _Counted(
+            backend,
+            now,
+            None if by_account is None else by_account.record,
+            None if by_source is None else by_source.record,
+        )
 
     async def admit_proof(self, backend: Backend, now: Callable[[], Millis], user_key: str) -> Admission:
         """Count a ``current_password`` that a signed-in user gives.
@@ -223,8 +318,10 @@ class Counters:
         """
         if self._throttle.per_account is None:
             return UNCOUNTED
-        counted = await self._count(backend, "proof", user_key, self._throttle.per_account, now())
-        return _Counted(backend, now, counted)
+        begun = now()
+        counter = self._counter("proof", user_key, self._throttle.per_account, begun)
+        await _count(backend, [counter], begun)
+        return _Counted(backend, now, counter.record)
 
     async def forget(self, backend: Backend, account: str, now: Millis) -> bool:
         """Forget an account's failures; whether there were any."""
@@ -236,33 +333,39 @@ class Counters:
         owner = make_owner(self._namespace, code.hex())
         return make_key(self._namespace, shard_of(owner) + code), owner
 
-    async def _count(self, backend: Backend, scope: str, subject: str, limit: _Checked, now: Millis) -> Record:
-        key, owner = self._names(scope, subject)
-        # Versions of different periods differ, so that what is given back late cannot land in a later one.
-        first = Record(key, owner, now, now, now + limit.period, _encoder.encode(1))
-        found = None
-        for _ in range(COUNT_ATTEMPTS):
-            if found is None and await backend.create(first, None, now):
-                return first
-            found = await backend.get(key, now)
-            if found is None:
-                continue
-            count = _count_of(found)
-            # What cannot be read counts as full; and nothing stays so longer than a period, should a clock go wrong.
-            full = count is None or count >= limit.attempts
-            ends = now + limit.period if count == 0 else min(found.expires_at, now + limit.period)
-            if full and ends == found.expires_at:
-                raise _throttled(scope, ends - now)
-            changed = _changed(found, limit.attempts if count is None or full else count + 1, ends)
-            if await backend.update(changed, found.version, now):
-                if full:
-                    raise _throttled(scope, ends - now)
-                return changed
-        raise _throttled(scope, LINGER)
+    def _counter(self, scope: str, subject: str, limit: _Checked, now: Millis) -> _Counter:
+        return _Counter(scope, *self._names(scope, subject), limit, now)
+
+
+async def _count(backend: Backend, counters: list[_Counter], now: Millis) -> None:
+    """Count with each counter, and with none that follows one which is full.
+
+    All are changed at once, on the guess that there is none of them yet, or of how they stand where a glance at the
+    store costs next to nothing. What proves wrong is read and changed anew.
+
+    Raises:
+        Throttled: if one is full.
+    """
+    if backend.reads_at_once:
+        for each in counters:
+            each.guess(backend, now)
+    left, losses = counters, 0
+    while left:
+        first = left[0]
+        made = await backend.change([first.change] if first.full else [each.change for each in left], now)
+        if made and first.full:
+            raise _throttled(first.scope, first.record.expires_at - now)
+        left, losses = left[made:], 0 if made else losses
+        if left:
+            if losses == COUNT_ATTEMPTS:
+                raise _throttled(left[0].scope, LINGER)
+            losses += 1
+            left[0].go_on(await backend.get(left[0].record.key, now), now)
 
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(int)
+_ONE: Final = _encoder.encode(1)
 
 
 def _count_of(record: Record) -> int | None:
@@ -279,8 +382,21 @@ def _changed(record: Record, count: int, expires_at: Millis) -> Record:
     )
 
 
+def _given_back(record: Record, now: Millis) -> Record | None:
+    """A counter with one less; ``None`` if it stands at nothing, or cannot be read."""
+    count = _count_of(record)
+    if not count:
+        return None
+    return _changed(record, count - 1, record.expires_at if count > 1 else min(record.expires_at, now + LINGER))
+
+
 def _throttled(scope: str, millis: Millis) -> Throttled:
     return Throttled(scope=scope, retry_after=max(1, -(-millis // 1000)))
+
+
+_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_IPV4 = re.compile(rf"(?:{_OCTET}\.){{3}}{_OCTET}")
+"""An address in the one form that it has."""
 
 
 def source_network(address: str | None) -> str | None:
@@ -291,6 +407,8 @@ def source_network(address: str | None) -> str | None:
     """
     if not address:
         return None
+    if _IPV4.fullmatch(address):
+        return address
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

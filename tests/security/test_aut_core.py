@@ -38,6 +38,7 @@ class Stranger:
 class OddUsers(MemoryUsers):
     """A users context whose `authenticate` answers what it is told to."""
 
+    authenticates_current = False
     answer: Any = None
 
     async def authenticate(self, params: Mapping[str, object]) -> User | None:

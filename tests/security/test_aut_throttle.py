@@ -98,7 +98,8 @@ def test_aut_03_a_source_that_sprays_accounts_is_throttled_whatever_it_says_of_i
     assert [response.status for response in tried] == [200] * 100 + [429] * 50
     before = len(door.backend.calls)
     assert door.guess("another@example.org").status == 429
-    assert door.backend.calls[before:] == ["create", "get"]  # and leaves no counter of the account behind
+    glances = ["get", "get"] if door.backend.reads_at_once else []
+    assert door.backend.calls[before:] == [*glances, "create", "get"]  # and leaves no counter of the account behind
     door.clock.advance(PERIOD)
     assert door.guess(password=RIGHT).json() is True
 
@@ -163,7 +164,7 @@ def test_pwd_09_a_change_that_fails_for_another_reason_does_not_count(door: Door
     with door.backend.counting() as verbs:
         assert browser.get("/update").status == 200
     assert verbs[:2] == ["get", "epoch"]
-    assert verbs.count("create") == 1
+    assert verbs.count("create") == (0 if door.backend.reads_at_once else 1)  # a glance finds the one at zero
     assert verbs.count("delete") == 1
 
 
@@ -380,7 +381,7 @@ def test_aut_03_it_can_be_switched_off_in_whole_and_in_part(tmp_path: Path) -> N
     assert Door(backend, throttle=Throttle(per_source=None)).guesses(150) == {200: 10, 429: 140}
     off = Door(MemoryBackend(), throttle=Throttle(per_account=None, per_source=None))
     assert off.guesses(150) == {200: 150}
-    assert off.backend.calls == []
+    assert set(off.backend.calls) == {"epoch"}
     assert Door(MemoryBackend(), throttle=Throttle(per_account=None)).guesses(150) == {200: 100, 429: 50}
 
 

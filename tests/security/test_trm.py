@@ -145,11 +145,12 @@ def test_trm_02_a_renewal_in_flight_does_not_carry_the_old_role_on(app: App) -> 
     assert app.run(browser, role)[0].json() == "admin"
 
 
-def test_trm_02_a_locked_user_cannot_sign_in_and_loses_a_sign_in_under_way(app: App) -> None:
+@pytest.mark.parametrize("when", ["epoch", "create"])
+def test_trm_02_a_locked_user_cannot_sign_in_and_loses_a_sign_in_under_way(app: App, when: str) -> None:
     browser = app.browser()
 
     async def lock(verb: str) -> None:
-        if verb == "epoch":
+        if verb == when:
             app.backend.before = None
             await app.auth.update_account(app.user, {"locked": True})
 

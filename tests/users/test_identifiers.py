@@ -2,11 +2,14 @@
 
 import time
 import unicodedata
+from unittest.mock import patch
 
+import email_validator
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from powauth.users import identifiers
 from powauth.users.identifiers import EmailIdentifier, Identifier, UsernameIdentifier
 
 EMAIL = EmailIdentifier()
@@ -83,6 +86,64 @@ def test_uid_02_composed_and_decomposed_names_are_one_and_lookalike_domains_are_
     assert forms == {"mike@xn--mller-kva.com"}
     assert EMAIL.normalize("mike@ex\u0430mple.com") == "mike@xn--exmple-4nf.com"  # Cyrillic a
     assert EMAIL.normalize("mike@stra\u00dfe.com") != EMAIL.normalize("mike@strasse.com")
+
+
+COMMON = ("a", "z", "0", "9", "A", "K", "-", ".", "_", "+", "@", "example", "com", "xn--", "a" * 62, "test", "\u212a")
+
+
+def by_the_library_alone(address: object) -> str:
+    """The form of an address, or what is wrong with it, where none is taken for a common one."""
+    with patch.object(identifiers, "_is_common", lambda _: False):
+        return form(address)
+
+
+def form(address: object) -> str:
+    try:
+        return EMAIL.normalize(address)
+    except ValueError as error:
+        return f"error: {error}"
+
+
+@given(st.lists(st.sampled_from(COMMON), max_size=12).map("".join))
+@example("mia.o'brien+shop@example.com")
+@example("mia@example-shop.co.uk")
+@example("mia@ex--ample.com")
+@example("mia@xn--bcher-kva.example")
+@example("mia@a.b.c2")
+@example("mia@1.2.3.4")
+@example("mia@shop.test")
+@example("mia@home.arpa")
+@example("mia@local")
+@example("a" * 64 + "@" + "b" * 63 + ".com")
+@example("a@" + "b" * 64 + ".com")
+@example("a@b." + "c" * 64)
+@example("a" * 64 + "@" + "b" * 63 + "." + "c" * 63 + "." + "d" * 58 + ".com")
+def test_uid_01_a_common_address_has_the_form_that_the_library_gives_it(address: str) -> None:
+    assert form(address) == by_the_library_alone(address)
+
+
+@given(
+    st.text(st.sampled_from("az09AZ-._+"), min_size=1, max_size=70),
+    st.from_regex(r"[a-zA-Z0-9.-]{1,190}", fullmatch=True),
+)
+def test_uid_01_so_has_whatever_looks_like_one(local: str, domain: str) -> None:
+    for address in (f"{local}@{domain}", f"{local}@{domain}.org", f" {local}@{domain}.local"):
+        assert form(address) == by_the_library_alone(address)
+
+
+@pytest.mark.parametrize("address", ["mia@example.com", "Mia.Reed+shop@Mail.Example-Shop.CO.UK", "m_i-a.0@x.org"])
+def test_a_common_address_is_not_taken_apart(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identifiers, "validate_email", None)
+    assert EMAIL.normalize(address) == address.lower()
+
+
+def test_a_domain_that_the_app_reserves_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert EMAIL.normalize("mia@shop.intranet") == "mia@shop.intranet"
+    reserved = [*email_validator.SPECIAL_USE_DOMAIN_NAMES, "shop.intranet"]
+    monkeypatch.setattr(email_validator, "SPECIAL_USE_DOMAIN_NAMES", reserved)
+    for domain in ("shop.intranet", "www.shop.intranet"):
+        assert form(f"mia@{domain}") == by_the_library_alone(f"mia@{domain}") == "error: has invalid format"
+    assert EMAIL.normalize("mia@workshop.intranet") == "mia@workshop.intranet"
 
 
 @pytest.mark.parametrize(

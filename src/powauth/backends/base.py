@@ -15,13 +15,14 @@ records of one owner, and their index, live in one place.
 **Epochs** close the race between a revocation and a sign-in in flight. `delete_owner` moves the owner's epoch on, and
 `create` succeeds only while the epoch is the one that its caller had read before it looked at the user. An epoch need
 not be kept for ever: `EPOCH_LIFETIME` after its last move a backend may forget it (and answer 0), because a
-caller gives up a sign-in that takes longer than that.
+caller gives up a sign-in that takes longer than that. Where a backend draws the epochs of all owners from one count,
+the last of them serves before anybody knows whose sign-in it is (`Backend.latest_epoch`).
 """
 
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -80,6 +81,29 @@ class Page(msgspec.Struct, frozen=True):
     cursor: str | None
 
 
+class Create(msgspec.Struct, frozen=True, gc=False):
+    """For `Backend.change`: what `Backend.create` does."""
+
+    record: Record
+    epoch: int | None = None
+
+
+class Update(msgspec.Struct, frozen=True, gc=False):
+    """For `Backend.change`: what `Backend.update` does."""
+
+    record: Record
+    expected_version: int
+
+
+class Delete(msgspec.Struct, frozen=True, gc=False):
+    """For `Backend.change`: what `Backend.delete` does."""
+
+    key: bytes
+
+
+Change = Create | Update | Delete
+
+
 class WouldWaitError(Exception):
     """`Backend.peek` cannot answer without waiting: call `Backend.get` where waiting is allowed."""
 
@@ -107,9 +131,10 @@ class Backend(ABC):
 
     @abstractmethod
     async def create(self, record: Record, epoch: int | None, now: Millis) -> bool:
-        """Add a record; ``False`` if the key holds a live record, or the owner's epoch is not ``epoch``.
+        """Add a record; ``False`` if the key holds a live record, or the owner's epoch has moved on from ``epoch``.
 
-        ``epoch=None`` asks for no epoch: for records that no revocation concerns.
+        ``epoch`` is what `epoch` has answered for the owner, or `latest_epoch`. ``None`` asks for no epoch: for records
+        that no revocation concerns.
         """
 
     @abstractmethod
@@ -157,6 +182,26 @@ class Backend(ABC):
     async def delete(self, key: bytes, now: Millis) -> bool:
         """Remove a record; whether a live one existed, so that the winner of a race knows it won."""
 
+    async def change(self, changes: Sequence[Change], now: Millis) -> int:
+        """Make several changes, in order and up to the first that its verb would answer with ``False``; how many.
+
+        What was made stays made. An engine that has transactions makes them in one, so that they are there together or
+        not at all, after one wait for the disk; here they are made one by one.
+        """
+        for made, change in enumerate(changes):
+            if not await self._make(change, now):
+                return made
+        return len(changes)
+
+    async def _make(self, change: Change, now: Millis) -> bool:
+        match change:
+            case Create(record, epoch):
+                return await self.create(record, epoch, now)
+            case Update(record, expected_version):
+                return await self.update(record, expected_version, now)
+            case Delete(key):
+                return await self.delete(key, now)
+
     @abstractmethod
     async def list(self, owner: bytes, now: Millis) -> list[Record]:
         """All live records of an owner, newest ``created_at`` first, ties by key descending."""
@@ -164,6 +209,15 @@ class Backend(ABC):
     @abstractmethod
     async def epoch(self, owner: bytes, now: Millis, *, advance: bool = False) -> int:
         """The owner's epoch. With ``advance`` it is moved on first, so that no `create` begun earlier succeeds."""
+
+    async def latest_epoch(self, now: Millis) -> int | None:
+        """A number that no owner's epoch is above now, and every epoch that is moved from now on will be.
+
+        A `create` with it lands unless the owner's epoch was moved after this was read, whoever the owner is.
+        ``None`` is the answer of a backend that has no count common to all owners.
+        """
+        del now
+        return None
 
     @abstractmethod
     async def delete_owner(self, owner: bytes, now: Millis, keep: bytes | None = None) -> int:

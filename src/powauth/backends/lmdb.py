@@ -24,6 +24,7 @@ The layout is one tree, in which the first byte of a key names the table:
 table  key                            value                                          for
 ====== ============================== ============================================== ==============================
 ``!``  ``layout``                     one byte: `LAYOUT`                             refusing what is newer
+``!``  ``epoch``                      the last epoch given to any owner              ``latest_epoch``
 ``r``  record's key                   header, owner, value                           ``get``, ``scan``
 ``o``  digest of owner, created, key  nothing                                        ``list``, ``delete_owner``
 ``x``  expiry, key                    digest of owner, created                       ``purge``
@@ -42,7 +43,7 @@ import hashlib
 import os
 import struct
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -58,7 +59,20 @@ from powauth.backends._lmdb_engine import (
     acquire,
     release_abandoned,
 )
-from powauth.backends.base import EPOCH_LIFETIME, Backend, Millis, Mode, Page, Record, WouldWaitError, check_namespace
+from powauth.backends.base import (
+    EPOCH_LIFETIME,
+    Backend,
+    Change,
+    Create,
+    Delete,
+    Millis,
+    Mode,
+    Page,
+    Record,
+    Update,
+    WouldWaitError,
+    check_namespace,
+)
 from powauth.errors import ConfigError, StoreUnavailable
 
 _LMDB_KEY_BYTES: Final = 511
@@ -83,6 +97,9 @@ _NUMBER_END: Final = 1 << 63
 _HEADER: Final = struct.Struct(">BQQQH")  # layout, version, created_at, expires_at, bytes of owner
 _PLACE: Final = struct.Struct(">16sQ")  # digest of owner, created_at
 _EPOCH: Final = struct.Struct(">QQ")  # epoch, moved_at
+
+_LATEST_EPOCH: Final = b"!epoch"
+_LATEST_EPOCH_BYTES: Final = 8
 
 
 class LMDBBackend(Backend):
@@ -158,22 +175,7 @@ class LMDBBackend(Backend):
         self._abandon.atexit = False
 
     async def create(self, record: Record, epoch: int | None, now: Millis) -> bool:  # noqa: D102
-        if len(record.key) > MAX_KEY_BYTES:
-            raise ValueError(f"a key has at most {MAX_KEY_BYTES} bytes")
-        _check_owner(record.owner)
-        value = _encode(record)
-
-        def work(txn: Transaction) -> bool:
-            old = _find(txn, record.key)
-            if old is not None and old.expires_at > now:
-                return False
-            if epoch is not None and _epoch(txn, record.owner)[0] != epoch:
-                return False
-            _put(txn, record, value, old)
-            _purge(txn, _PURGE_AT_CREATE, now)
-            return True
-
-        return self._open().write(work)
+        return await self.change([Create(record, epoch)], now) == 1
 
     async def get(self, key: bytes, now: Millis) -> Record | None:  # noqa: D102
         try:
@@ -209,33 +211,30 @@ class LMDBBackend(Backend):
         return record
 
     async def update(self, record: Record, expected_version: int, now: Millis) -> bool:  # noqa: D102
-        if len(record.key) > MAX_KEY_BYTES:
-            return False
-        _check_owner(record.owner)
-        value = _encode(record)
-
-        def work(txn: Transaction) -> bool:
-            old = _find(txn, record.key)
-            if old is None or old.version != expected_version or old.expires_at <= now:
-                return False
-            _put(txn, record, value, old)
-            return True
-
+        work = _updating(record, expected_version, now)
         return self._open().write(work)
 
     async def delete(self, key: bytes, now: Millis) -> bool:  # noqa: D102
-        if len(key) > MAX_KEY_BYTES:
-            return False
-
-        def work(txn: Transaction) -> bool:
-            record = _find(txn, key)
-            if record is None:
-                txn.delete(b"r" + key)  # what cannot be read goes too; its entries go when it would have expired
-                return False
-            _remove(txn, record)
-            return record.expires_at > now
-
+        work = _deleting(key, now)
         return self._open().write(work, removes=True)
+
+    async def change(self, changes: Sequence[Change], now: Millis) -> int:
+        """See `Backend.change`: one transaction, and one wait for the disk."""
+        works = [_changing(change, now) for change in changes]
+
+        removes, creates = (sum(isinstance(change, kind) for change in changes) for kind in (Delete, Create))
+
+        def work(txn: Transaction) -> int:
+            made = 0
+            for each in works:
+                if not each(txn):
+                    break
+                made += 1
+            if made and creates:
+                _purge(txn, _PURGE_AT_CREATE * creates, now)
+            return made
+
+        return self._open().write(work, removes=removes == len(works))
 
     async def list(self, owner: bytes, now: Millis) -> list[Record]:  # noqa: D102
         def work(txn: Transaction) -> list[Record]:
@@ -249,6 +248,9 @@ class LMDBBackend(Backend):
         if advance:
             return engine.write(lambda txn: _advance(txn, owner, now), removes=True)
         return engine.read(lambda txn: _epoch(txn, owner)[0])
+
+    async def latest_epoch(self, now: Millis) -> int:  # noqa: D102
+        return self._open().read(_latest_epoch)
 
     async def delete_owner(self, owner: bytes, now: Millis, keep: bytes | None = None) -> int:  # noqa: D102
         _check_owner(owner)
@@ -342,7 +344,11 @@ def _check_owner(owner: bytes) -> None:
 
 
 def _encode(record: Record) -> bytes:
-    if not all(0 <= number < _NUMBER_END for number in (record.version, record.created_at, record.expires_at)):
+    if not (
+        0 <= record.version < _NUMBER_END
+        and 0 <= record.created_at < _NUMBER_END
+        and 0 <= record.expires_at < _NUMBER_END
+    ):
         raise ValueError("version and times of a record must be from 0 to 2**63 - 1")
     header = _HEADER.pack(LAYOUT, record.version, record.created_at, record.expires_at, len(record.owner))
     return header + record.owner + record.value
@@ -357,6 +363,68 @@ def _decode(key: bytes, raw: bytes) -> Record | None:
     if layout != LAYOUT or len(raw) < end:
         return None
     return Record(key, raw[_HEADER.size : end], version, created_at, expires_at, raw[end:])
+
+
+Work = Callable[[Transaction], bool]
+
+
+def _changing(change: Change, now: Millis) -> Work:
+    match change:
+        case Create(record, epoch):
+            return _creating(record, epoch, now)
+        case Update(record, expected_version):
+            return _updating(record, expected_version, now)
+        case Delete(key):
+            return _deleting(key, now)
+
+
+def _creating(record: Record, epoch: int | None, now: Millis) -> Work:
+    if len(record.key) > MAX_KEY_BYTES:
+        raise ValueError(f"a key has at most {MAX_KEY_BYTES} bytes")
+    _check_owner(record.owner)
+    value = _encode(record)
+
+    def work(txn: Transaction) -> bool:
+        old = _find(txn, record.key)
+        if old is not None and old.expires_at > now:
+            return False
+        if epoch is not None and not _epoch(txn, record.owner)[0] <= epoch <= _latest_epoch(txn):
+            return False
+        _put(txn, record, value, old)
+        return True
+
+    return work
+
+
+def _updating(record: Record, expected_version: int, now: Millis) -> Work:
+    if len(record.key) > MAX_KEY_BYTES:
+        return lambda _: False
+    _check_owner(record.owner)
+    value = _encode(record)
+
+    def work(txn: Transaction) -> bool:
+        old = _find(txn, record.key)
+        if old is None or old.version != expected_version or old.expires_at <= now:
+            return False
+        _put(txn, record, value, old)
+        return True
+
+    return work
+
+
+def _deleting(key: bytes, now: Millis) -> Work:
+    if len(key) > MAX_KEY_BYTES:
+        return lambda _: False
+
+    def work(txn: Transaction) -> bool:
+        record = _find(txn, key)
+        if record is None:
+            txn.delete(b"r" + key)  # what cannot be read goes too; its entries go when it would have expired
+            return False
+        _remove(txn, record)
+        return record.expires_at > now
+
+    return work
 
 
 def _find(txn: Transaction, key: bytes) -> Record | None:
@@ -428,10 +496,16 @@ def _epoch(txn: Transaction, owner: bytes) -> tuple[int, Millis]:
     return epoch, moved_at
 
 
+def _latest_epoch(txn: Transaction) -> int:
+    raw = txn.get(_LATEST_EPOCH)
+    return int.from_bytes(raw, "big") if raw is not None and len(raw) == _LATEST_EPOCH_BYTES else 0
+
+
 def _advance(txn: Transaction, owner: bytes, now: Millis) -> int:
-    """Move an epoch on: to the present time where that is more, so that a number does not come again once forgotten."""
+    """Move an epoch on: past all that were given, and to the present time, should the last of them be unreadable."""
     epoch, moved_at = _epoch(txn, owner)
-    epoch = max(epoch + 1, now)
+    epoch = max(_latest_epoch(txn) + 1, epoch + 1, now)
+    txn.put(_LATEST_EPOCH, epoch.to_bytes(_LATEST_EPOCH_BYTES, "big"))
     txn.delete(b"m" + moved_at.to_bytes(8, "big") + owner)
     txn.put(b"e" + owner, _EPOCH.pack(epoch, now))
     txn.put(b"m" + now.to_bytes(8, "big") + owner, b"")
@@ -459,10 +533,14 @@ def _purge(txn: Transaction, limit: int, now: Millis) -> int:
 def _until(txn: Transaction, table: bytes, end: Millis, limit: int) -> list[tuple[bytes, bytes]]:
     """The first entries of a table that is ordered by time, up to and with ``end``."""
     found: list[tuple[bytes, bytes]] = []
-    for entry, value in _walk(txn, table, table):
-        if len(found) == limit or int.from_bytes(entry[1:9], "big") > end:
-            break
-        found.append((entry, value))
+    with txn.cursor() as cursor:
+        there = cursor.set_range(table)
+        while there and len(found) < limit:
+            entry, value = cursor.item()
+            if not entry.startswith(table) or int.from_bytes(entry[1:9], "big") > end:
+                break
+            found.append((entry, value))
+            there = cursor.next()
     return found
 
 

@@ -1,9 +1,9 @@
 """A blocking backend on an event loop: each verb runs in a worker thread, but for reads that need not wait."""
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar
 
-from powauth.backends.base import Backend, Millis, Mode, Page, Record, WouldWaitError, drive
+from powauth.backends.base import Backend, Change, Millis, Mode, Page, Record, WouldWaitError, drive
 
 T = TypeVar("T")
 
@@ -59,6 +59,10 @@ class OffloadedBackend(Backend):
         """See `Backend.delete`."""
         return await self._in_thread(lambda: drive(self._backend.delete(key, now)))
 
+    async def change(self, changes: Sequence[Change], now: Millis) -> int:
+        """See `Backend.change`."""
+        return await self._in_thread(lambda: drive(self._backend.change(changes, now)))
+
     async def list(self, owner: bytes, now: Millis) -> list[Record]:
         """See `Backend.list`."""
         return await self._in_thread(lambda: drive(self._backend.list(owner, now)))
@@ -66,6 +70,10 @@ class OffloadedBackend(Backend):
     async def epoch(self, owner: bytes, now: Millis, *, advance: bool = False) -> int:
         """See `Backend.epoch`."""
         return await self._in_thread(lambda: drive(self._backend.epoch(owner, now, advance=advance)))
+
+    async def latest_epoch(self, now: Millis) -> int | None:
+        """See `Backend.latest_epoch`."""
+        return await self._in_thread(lambda: drive(self._backend.latest_epoch(now)))
 
     async def delete_owner(self, owner: bytes, now: Millis, keep: bytes | None = None) -> int:
         """See `Backend.delete_owner`."""

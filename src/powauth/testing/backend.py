@@ -28,8 +28,12 @@ from powauth.backends.base import (
     MAX_OWNER_BYTES,
     MAX_VALUE_BYTES,
     Backend,
+    Change,
+    Create,
+    Delete,
     Millis,
     Record,
+    Update,
     WouldWaitError,
     check_namespace,
     drive,
@@ -566,6 +570,86 @@ class BackendConformance:
 
         self.run(scenario)
 
+    def test_the_latest_epoch_serves_whoever_the_owner_is(self) -> None:
+        async def scenario(backend: Backend) -> None:
+            latest = await backend.latest_epoch(NOW)
+            if latest is None:  # this backend has no count common to all owners
+                return
+            mine, others = self.record(b"a"), self.record(b"b", self.owner("2"))
+            assert await backend.create(mine, latest, NOW) is True
+            assert await backend.delete_owner(others.owner, NOW) == 0
+            assert await backend.create(others, latest, NOW) is False
+            assert await backend.create(self.record(b"c"), latest, NOW) is True
+            later = await backend.latest_epoch(NOW)
+            assert later is not None
+            assert later > latest
+            assert await backend.create(others, later, NOW) is True
+            assert await backend.epoch(self.owner(), NOW, advance=True) > later
+            assert await backend.create(self.record(b"d"), later, NOW) is False
+            assert await backend.create(self.record(b"d"), await backend.latest_epoch(NOW), NOW) is True
+
+        self.run(scenario)
+
+    def test_the_latest_epoch_is_never_given_again(self) -> None:
+        async def scenario(backend: Backend) -> None:
+            latest = await backend.latest_epoch(NOW)
+            if latest is None:
+                return
+            await backend.delete_owner(self.owner(), NOW + MINUTE)
+            later = await backend.latest_epoch(NOW + MINUTE)
+            now = NOW + 3 * EPOCH_LIFETIME
+            await self.drain(backend, now)
+            assert await backend.latest_epoch(now) == later
+            # Nor should the clock have been set back, or an owner come that has had no epoch yet.
+            for owner in (self.owner(), self.owner("2")):
+                moved = await backend.epoch(owner, NOW, advance=True)
+                assert later is not None
+                assert moved > later
+                assert await backend.create(self.record(b"a", owner), later, NOW) is False
+                later = await backend.latest_epoch(NOW)
+
+        self.run(scenario)
+
+    # several changes
+
+    def test_changes_are_made_in_order_up_to_the_first_that_cannot_be(self) -> None:
+        async def scenario(backend: Backend) -> None:
+            a, b, c = (self.record(name) for name in (b"a", b"b", b"c"))
+            changed = msgspec.structs.replace(a, version=1, value=b"changed")
+            assert await backend.change([], NOW) == 0
+            assert await backend.change([Create(a), Create(b, await backend.epoch(b.owner, NOW))], NOW) == 2
+            assert await backend.change([Update(changed, 0), Delete(b.key), Create(c)], NOW) == 3
+            assert await backend.get(a.key, NOW) == changed
+            assert await backend.get(b.key, NOW) is None
+            assert await backend.get(c.key, NOW) == c
+            fails: Change
+            for fails in (Create(c), Update(changed, 0), Delete(self.record(b"d").key)):
+                assert await backend.change([fails, Delete(c.key)], NOW) == 0
+                assert await backend.get(c.key, NOW) == c
+                assert await backend.change([Create(b), fails, Delete(c.key)], NOW) == 1
+                assert await backend.list(self.owner(), NOW) == [c, b, changed]
+                assert await backend.delete(b.key, NOW) is True
+
+        self.run(scenario)
+
+    def test_changes_see_those_before_them_and_ask_for_the_epoch(self) -> None:
+        async def scenario(backend: Backend) -> None:
+            record, epoch = self.record(), await backend.epoch(self.owner(), NOW)
+            changed = msgspec.structs.replace(record, version=1, value=b"changed")
+            changes: list[Change] = [
+                Create(record, epoch),
+                Update(changed, 0),
+                Delete(record.key),
+                Create(record, epoch),
+            ]
+            assert await backend.change(changes, NOW) == 4
+            assert await backend.get(record.key, NOW) == record
+            await backend.delete_owner(self.owner(), NOW)
+            assert await backend.change([Create(record, epoch), Create(self.record(b"b"))], NOW) == 0
+            assert await backend.list(self.owner(), NOW) == []
+
+        self.run(scenario)
+
     def test_a_create_that_began_before_delete_owner_does_not_survive_it(self) -> None:
         async def scenario(backend: Backend) -> None:
             earlier = await backend.epoch(self.owner(), NOW)
@@ -933,6 +1017,7 @@ class BackendConformance:
                 lambda: backend.get(record.key, NOW),
                 lambda: backend.update(record, 0, NOW),
                 lambda: backend.delete(record.key, NOW),
+                lambda: backend.change([Create(record)], NOW),
                 lambda: backend.list(record.owner, NOW),
                 lambda: backend.epoch(record.owner, NOW),
                 lambda: backend.epoch(record.owner, NOW, advance=True),
@@ -1023,6 +1108,23 @@ class BackendConformance:
             for record in records:
                 assert await backend.get(record.key, NOW) is None
             assert await backend.count(self.namespace, NOW) == 0
+
+        self.run(scenario)
+
+    def test_sto_05_no_create_with_the_latest_epoch_slips_past_delete_owner(self) -> None:
+        async def scenario(backend: Backend) -> None:
+            epoch = await backend.latest_epoch(NOW)
+            if epoch is None:
+                return
+            records = [self.record(b"%d" % number) for number in range(self.contenders)]
+
+            async def create(record: Record) -> int:
+                return -await backend.change([Create(record, epoch)], NOW)
+
+            starts: list[Callable[[], Coroutine[Any, Any, int]]] = [lambda r=record: create(r) for record in records]  # type: ignore[misc]
+            starts.insert(len(starts) // 2, lambda: backend.delete_owner(self.owner(), NOW))
+            assert sum(await self.race(backend, starts)) == 0, "as many went as had been created"
+            assert await backend.list(self.owner(), NOW) == []
 
         self.run(scenario)
 

@@ -1,15 +1,15 @@
-"""One way to run a piece of work in a database session, for `Engine` and `AsyncEngine` alike.
+"""One way to run a piece of work in a database, for `Engine` and `AsyncEngine` alike.
 
-The work is an ordinary function of a `Session`. With an `AsyncEngine` SQLAlchemy runs it in a greenlet and suspends the
-coroutine around each round trip; with an `Engine` the coroutine never suspends.
+The work is an ordinary function of a `Connection`, or of a `Session` on one. With an `AsyncEngine` SQLAlchemy runs it
+in a greenlet and suspends the coroutine around each round trip; with an `Engine` the coroutine never suspends.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack, contextmanager
-from typing import ClassVar, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from typing import Any, ClassVar, TypeVar
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, Select
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from powauth.backends.base import Mode
 from powauth.errors import ConfigError, StoreUnavailable
+from powauth.users._sqlite import SQLiteRows
 
 T = TypeVar("T")
 
@@ -29,13 +30,21 @@ class Database(ABC):
     mode: ClassVar[Mode]
 
     @abstractmethod
-    async def run(self, work: Callable[[Session], T]) -> T:
-        """The work's result. What it does not commit is rolled back, and its objects are detached.
+    async def connected(self, work: Callable[[Connection], T]) -> T:
+        """The result of work on a connection. What it does not commit is rolled back.
 
         Raises:
             StoreUnavailable: no connection could be had, or the database failed.
             StatementError: the database is well and refused a value.
         """
+
+    async def rows(self, query: "Select[Any]", parameters: Mapping[str, object]) -> Sequence[Sequence[Any]]:
+        """All rows of a statement, one object for each text of it; raises as `connected` does."""
+        return await self.connected(lambda connection: connection.execute(query, parameters).all())
+
+    async def run(self, work: Callable[[Session], T]) -> T:
+        """The result of work in an ORM session. Its objects are detached; else as `connected`."""
+        return await self.connected(lambda connection: _in_session(work, connection))
 
 
 class SyncDatabase(Database):
@@ -45,13 +54,28 @@ class SyncDatabase(Database):
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._sqlite = SQLiteRows(engine) if SQLiteRows.suits(engine) else None
 
-    async def run(self, work: Callable[[Session], T]) -> T:
-        """See `Database.run`."""
-        with _translated(), ExitStack() as stack:
+    async def rows(self, query: "Select[Any]", parameters: Mapping[str, object]) -> Sequence[Sequence[Any]]:
+        """See `Database.rows`."""
+        if self._sqlite is not None and not self._sqlite.observed:
             with _connecting():
-                connection = stack.enter_context(self._engine.connect())
-            return _in_session(work, connection)
+                connection = self._engine.raw_connection()
+            try:
+                rows = self._sqlite.read(connection, query, parameters)
+            finally:
+                connection.close()
+            if rows is not None:
+                return rows
+        return await super().rows(query, parameters)
+
+    async def connected(self, work: Callable[[Connection], T]) -> T:
+        """See `Database.connected`."""
+        with _translated():
+            with _connecting():
+                connection = self._engine.connect()
+            with connection:
+                return work(connection)
 
 
 class AsyncDatabase(Database):
@@ -62,13 +86,13 @@ class AsyncDatabase(Database):
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def run(self, work: Callable[[Session], T]) -> T:
-        """See `Database.run`."""
+    async def connected(self, work: Callable[[Connection], T]) -> T:
+        """See `Database.connected`."""
         with _translated():
             async with AsyncExitStack() as stack:
                 with _connecting():
                     connection = await stack.enter_async_context(self._engine.connect())
-                return await connection.run_sync(lambda inner: _in_session(work, inner))
+                return await connection.run_sync(work)
 
 
 def database_of(engine: object) -> Database:

@@ -33,6 +33,10 @@ class UsersContext(ABC, Generic[U]):
     user_type: type[U]
     """The app's user type: anything else that `authenticate` may return is no user (ASVS 16.5.3)."""
 
+    authenticates_current: bool = False
+    """Whether `authenticate` answers with the user as the database had them at some moment of the call, as `reload`
+    does, and never with a copy from before it. A sign-in need then not read the user once more."""
+
     @abstractmethod
     def key(self, user: U) -> str:
         """What names the user for ever: immutable, never given to another user, at most 255 bytes in UTF-8.

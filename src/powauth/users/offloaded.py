@@ -17,6 +17,7 @@ class OffloadedUsers(UsersContext[U]):
         self._in_thread = in_thread
         self.user_type = users.user_type
         self.user_id_field = users.user_id_field
+        self.authenticates_current = users.authenticates_current
 
     def key(self, user: U) -> str:
         """See `UsersContext.key`."""

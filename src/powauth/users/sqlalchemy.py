@@ -46,6 +46,7 @@ except ImportError as error:  # pragma: no cover - run in a process of its own
 from powauth.users._columns import fields_of
 from powauth.users._database import database_of
 from powauth.users._models import AccountMixin, EmailMixin, UserMixin, UsernameMixin, UTCDateTime, utc_now
+from powauth.users._rows import RowLoader
 from powauth.users._snapshot import SnapshotCodec
 
 __all__ = ["AccountMixin", "EmailMixin", "SQLAlchemyUsers", "UTCDateTime", "UserMixin", "UsernameMixin", "drive"]
@@ -98,6 +99,8 @@ class SQLAlchemyUsers(UsersContext[U], Generic[U]):
     Raises:
         ConfigError: the model or an option is wrong; the message says which and what to do.
     """
+
+    authenticates_current = True
 
     def __init__(
         self,
@@ -193,8 +196,11 @@ class SQLAlchemyUsers(UsersContext[U], Generic[U]):
                 raise ConfigError("snapshot must not hold password_hash: sessions never carry what proves a user")
         active = ["is_active"] if "is_active" in self._columns else []
         names = dict.fromkeys([self._key, self._user_id, *self._times, *active, *snapshot])
-        self._queries: dict[tuple[tuple[str, bool], ...], sa.Select[Any]] = {}
-        self._loaded = [orm.undefer(self._attribute(name)) for name in (*names, _HASH)]
+        loaded = (*names, _HASH)
+        self._rows = RowLoader(self._model, self._mapper, self._key, loaded)
+        self._of_rows = sa.select(*self._rows.attributes)
+        self._of_entities = sa.select(self._model).options(*(orm.undefer(self._attribute(name)) for name in loaded))
+        self._queries: dict[tuple[object, ...], sa.Select[Any]] = {}
         return SnapshotCodec(self._model, self._mapper, self._key, [self._columns[name] for name in names])
 
     def _attribute(self, name: str) -> orm.InstrumentedAttribute[Any]:
@@ -293,18 +299,15 @@ class SQLAlchemyUsers(UsersContext[U], Generic[U]):
 
     async def _load(self, user: U) -> U | None:
         key, created_at = self._identity(user)
-        return await self._database.run(lambda session: self._read(session, key, created_at))
-
-    def _read(self, session: orm.Session, key: object, created_at: object) -> U | None:
-        found: U | None = session.scalars(*self._query({self._key: key})).unique().one_or_none()
-        return found if found is not None and self._is_same(found, created_at) else None
+        found = await self._users_where({self._key: key})
+        return found[0] if found and self._is_same(found[0], created_at) else None
 
     def _is_same(self, found: U, created_at: object) -> bool:
         return created_at is None or created_at == getattr(found, "created_at", None)
 
     async def _select(self, wanted: Mapping[str, object]) -> U | None:
         try:
-            found = await self._database.run(lambda session: session.scalars(*self._query(wanted)).unique().all())
+            found = await self._users_where(wanted)
         except StatementError:  # a value that the column cannot have
             return None
         # A collation may find "mike" for a name with a dotless i, or with trailing spaces: what was asked for counts.
@@ -315,22 +318,41 @@ class SQLAlchemyUsers(UsersContext[U], Generic[U]):
         ]
         return exact[0] if len(found) == len(exact) == 1 else None
 
+    async def _users_where(self, wanted: Mapping[str, object]) -> Sequence[U]:
+        """At most two users: more are no more use than two."""
+        parameters = {f"wanted_{name}": value for name, value in wanted.items() if value is not None}
+        if not self._rows.suffices():
+            return await self._database.run(lambda session: self._entities(session, wanted, parameters))
+        query = self._query(self._of_rows, wanted)
+        return [self._rows.make(row) for row in await self._database.rows(query, parameters)]
+
+    def _read(self, session: orm.Session, key: object) -> U | None:
+        found = self._entities(session, {self._key: key}, {f"wanted_{self._key}": key})
+        return found[0] if found else None
+
+    def _entities(
+        self, session: orm.Session, wanted: Mapping[str, object], parameters: Mapping[str, object]
+    ) -> Sequence[U]:
+        return session.scalars(self._query(self._of_entities, wanted), parameters).unique().all()
+
     # The parameters of `Select` differ between SQLAlchemy 2.0 and 2.1.
-    def _query(self, wanted: Mapping[str, object]) -> "tuple[sa.Select[Any], dict[str, object]]":
-        """A statement for at most two users, and its parameters. One object for each set of columns.
+    def _query(self, selected: "sa.Select[Any]", wanted: Mapping[str, object]) -> "sa.Select[Any]":
+        """A statement for at most two users. One object for each set of columns.
 
         SQLAlchemy knows a statement again by going through all of it, which takes longer than SQLite's answer; of the
         same object it remembers the result.
         """
-        shape = tuple((name, value is None) for name, value in wanted.items())
+        shape = (selected, *((name, value is None) for name, value in wanted.items()))
         query = self._queries.get(shape)
         if query is None:
             clauses = (
-                self._attribute(name).is_(None) if null else self._attribute(name) == sa.bindparam(f"wanted_{name}")
-                for name, null in shape
+                self._attribute(name).is_(None)
+                if value is None
+                else self._attribute(name) == sa.bindparam(f"wanted_{name}")
+                for name, value in wanted.items()
             )
-            query = self._queries[shape] = sa.select(self._model).options(*self._loaded).where(*clauses).limit(2)
-        return query, {f"wanted_{name}": value for name, value in wanted.items() if value is not None}
+            query = self._queries[shape] = selected.where(*clauses).limit(2)
+        return query
 
     def _identity(self, user: U) -> tuple[Any, datetime | None]:
         """The primary key and, where keys are used again, the time of registration. Never a query."""
@@ -477,7 +499,7 @@ class SQLAlchemyUsers(UsersContext[U], Generic[U]):
         def work(session: orm.Session) -> U | None:
             if not self._update_row(session, key, stored, changes):
                 return None
-            changed = self._read(session, key, None)
+            changed = self._read(session, key)
             session.commit()
             return changed
 
@@ -501,7 +523,7 @@ class SQLAlchemyUsers(UsersContext[U], Generic[U]):
         # Takes the row's lock on every database, and finds out whether it is still the row that was proved.
         if not self._update_row(session, key, stored, {_HASH: self._attribute(_HASH)}):
             return False
-        session.delete(self._read(session, key, None))
+        session.delete(self._read(session, key))
         session.commit()
         return True
 
