@@ -388,8 +388,11 @@ def _creating(record: Record, epoch: int | None, now: Millis) -> Work:
         old = _find(txn, record.key)
         if old is not None and old.expires_at > now:
             return False
-        if epoch is not None and not _epoch(txn, record.owner)[0] <= epoch <= _latest_epoch(txn):
-            return False
+        if epoch is not None:
+            moved_to = _epoch(txn, record.owner)[0]
+            # None was given that is above both: the number is of another store, or of a time that this one has lost.
+            if not moved_to <= epoch <= max(moved_to, _latest_epoch(txn)):
+                return False
         _put(txn, record, value, old)
         return True
 

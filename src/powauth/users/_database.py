@@ -5,11 +5,11 @@ in a greenlet and suspends the coroutine around each round trip; with an `Engine
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
-from sqlalchemy import Connection, Engine, Select
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -17,7 +17,6 @@ from sqlalchemy.orm import Session
 
 from powauth.backends.base import Mode
 from powauth.errors import ConfigError, StoreUnavailable
-from powauth.users._sqlite import SQLiteRows
 
 T = TypeVar("T")
 
@@ -38,10 +37,6 @@ class Database(ABC):
             StatementError: the database is well and refused a value.
         """
 
-    async def rows(self, query: "Select[Any]", parameters: Mapping[str, object]) -> Sequence[Sequence[Any]]:
-        """All rows of a statement, one object for each text of it; raises as `connected` does."""
-        return await self.connected(lambda connection: connection.execute(query, parameters).all())
-
     async def run(self, work: Callable[[Session], T]) -> T:
         """The result of work in an ORM session. Its objects are detached; else as `connected`."""
         return await self.connected(lambda connection: _in_session(work, connection))
@@ -54,20 +49,6 @@ class SyncDatabase(Database):
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._sqlite = SQLiteRows(engine) if SQLiteRows.suits(engine) else None
-
-    async def rows(self, query: "Select[Any]", parameters: Mapping[str, object]) -> Sequence[Sequence[Any]]:
-        """See `Database.rows`."""
-        if self._sqlite is not None and not self._sqlite.observed:
-            with _connecting():
-                connection = self._engine.raw_connection()
-            try:
-                rows = self._sqlite.read(connection, query, parameters)
-            finally:
-                connection.close()
-            if rows is not None:
-                return rows
-        return await super().rows(query, parameters)
 
     async def connected(self, work: Callable[[Connection], T]) -> T:
         """See `Database.connected`."""

@@ -5,9 +5,10 @@ it keeps track of objects that are let go of at once. Where a row is all that th
 made of it here. Where the app has asked for more, by what it maps or by listening to events, the ORM does it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Generic, TypeVar
 
+from sqlalchemy import Row
 from sqlalchemy.orm import InstrumentedAttribute, Mapper, Session
 from sqlalchemy.orm.attributes import instance_state
 
@@ -34,6 +35,7 @@ class RowLoader(Generic[U]):
         self._identity_class = mapper.identity_key_from_primary_key((None,))[0]
         self._plain = (
             mapper.inherits is None
+            and mapper.polymorphic_on is None  # each row says which class it is of
             and not mapper.composites
             and not any(each.raiseload for each in mapper.column_attrs)
             and all(each.lazy in _LAZY for each in mapper.relationships)
@@ -52,7 +54,7 @@ class RowLoader(Generic[U]):
             or of_sessions.loaded_as_persistent
         )
 
-    def make(self, row: Sequence[Any]) -> U:
+    def make(self, row: "Row[Any]") -> U:
         """The user of a row, detached."""
         user: U = self._manager.new_instance()
         user.__dict__.update(zip(self._names, row, strict=True))

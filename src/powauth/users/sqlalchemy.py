@@ -324,7 +324,8 @@ class SQLAlchemyUsers(UsersContext[U], Generic[U]):
         if not self._rows.suffices():
             return await self._database.run(lambda session: self._entities(session, wanted, parameters))
         query = self._query(self._of_rows, wanted)
-        return [self._rows.make(row) for row in await self._database.rows(query, parameters)]
+        rows = await self._database.connected(lambda connection: connection.execute(query, parameters).all())
+        return [self._rows.make(row) for row in rows]
 
     def _read(self, session: orm.Session, key: object) -> U | None:
         found = self._entities(session, {self._key: key}, {f"wanted_{self._key}": key})
