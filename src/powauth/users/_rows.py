@@ -35,7 +35,6 @@ class RowLoader(Generic[U]):
         self._identity_class = mapper.identity_key_from_primary_key((None,))[0]
         self._plain = (
             mapper.inherits is None
-            and mapper.polymorphic_on is None  # each row says which class it is of
             and not mapper.composites
             and not any(each.raiseload for each in mapper.column_attrs)
             and all(each.lazy in _LAZY for each in mapper.relationships)
