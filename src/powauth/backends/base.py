@@ -118,6 +118,8 @@ class Backend(ABC):
     """Whether other processes see the same records; an app of several workers needs that."""
     reads_at_once: bool = False
     """Whether `get_at_once` is worth a try: reads are ``inline``, though ``mode`` is ``blocking`` because of writes."""
+    changes_at_once: bool = False
+    """Whether `change` is one transaction: what it says it has made is there together, or none of it."""
 
     @abstractmethod
     async def create(self, record: Record, epoch: int | None, now: Millis) -> bool:

@@ -26,6 +26,7 @@ class OffloadedBackend(Backend):
         self._backend = backend
         self._in_thread = in_thread
         self.reads_at_once = backend.reads_at_once
+        self.changes_at_once = backend.changes_at_once
 
     async def create(self, record: Record, epoch: int | None, now: Millis) -> bool:
         """See `Backend.create`."""
