@@ -434,9 +434,12 @@ class SessionAuth(Authenticator[U]):
             if now - begun <= EPOCH_LIFETIME // 2:
                 session = self._new_session(connection, key, fresh, now)
                 ends = expires_at(session, self.policy)
-                made = await self.store.create(session, epoch, ends, now, admission.forgiveness())
+                # Only together: a session that is there must not fail for the counters' sake.
+                also = admission.forgiveness() if self.store.backend.changes_at_once else []
+                made = await self.store.create(session, epoch, ends, now, also)
                 if made:
-                    admission.forgiven(made - 1)
+                    if also:
+                        admission.forgiven(made - 1)
                     break
             attempt = epoch = None
         else:

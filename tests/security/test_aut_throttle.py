@@ -197,6 +197,13 @@ def test_aut_03_a_store_that_cannot_count_lets_nobody_try(door: Door) -> None:
         door.backend.fail.clear()
 
 
+@pytest.mark.parametrize("verb", ["delete", "update"])
+def test_aut_03_a_count_that_cannot_be_taken_back_keeps_nobody_out(door: Door, verb: str) -> None:
+    door.backend.fail[verb] = StoreUnavailable("down")
+    assert door.guess(password=RIGHT).json() is True
+    assert drive(door.auth.store.count(door.auth.now())) == 1
+
+
 def burst(backend: Backend, auths: list[SessionAuth[User]], emails: list[str]) -> Counter[str]:
     """All at once, in threads; what each came to."""
     del backend

@@ -121,6 +121,8 @@ class Backend(ABC):
     """Whether other processes see the same records; an app of several workers needs that."""
     reads_at_once: bool = False
     """Whether `peek` is worth a try, so that an event loop may read by itself what ``mode`` calls blocking."""
+    changes_at_once: bool = False
+    """Whether `change` is one transaction: what it says it has made is there together, or none of it."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         """A subclass with a `get` of its own is asked by that one: no `peek` that it inherits passes it by."""

@@ -145,6 +145,7 @@ class LMDBBackend(Backend):
 
     mode: Mode = "blocking"
     reads_at_once: bool = True
+    changes_at_once: bool = True
 
     def __init__(
         self,

@@ -26,6 +26,7 @@ class OffloadedBackend(Backend):
         self._backend = backend
         self._in_thread = in_thread
         self.reads_at_once = backend.reads_at_once
+        self.changes_at_once = backend.changes_at_once
         # The very ones, for they are on the way of every request.
         self.peek, self.record_of = backend.peek, backend.record_of  # type: ignore[method-assign]
 
