@@ -50,7 +50,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from redis.exceptions import NoScriptError, ResponseError
 
-from powauth.backends._redis_clients import NO_MASTER, Client, close_client, from_url, inspect_client, near_cache_option
+from powauth.backends._near_channel import near_cache_option
+from powauth.backends._redis_clients import NO_MASTER, Client, close_client, from_url, inspect_client
 from powauth.backends._redis_invalidations import Invalidations, LoopInvalidations, ThreadInvalidations
 from powauth.backends._redis_scripts import (
     ADVANCE,
