@@ -288,6 +288,8 @@ class Notifications(NearChannel):
 
     store = "PostgreSQL"
     line: type[Line]
+    process = 0
+    """The server's process that listens."""
     _line: Any = None
 
     def __init__(self, cache: NearCache, engine: "Engine | AsyncEngine", table: str, run: Run, timeout: float) -> None:
@@ -304,10 +306,10 @@ class Notifications(NearChannel):
         try:
             channel = await self._look()
             line = self._line = self.line(await self._connect(), self._take)
-            process = await self._open(line, channel)
+            await self._open(line, channel)
             while not self._closed:
                 sent = clock()
-                answer = await line.ask(BEAT, self._table, SOURCE, process, until=sent + HEARTBEAT_TIMEOUT)
+                answer = await line.ask(BEAT, self._table, SOURCE, str(self.process), until=sent + HEARTBEAT_TIMEOUT)
                 if answer != channel:
                     raise ChannelLost("the connection does not listen any more, or the table or its triggers changed")
                 self._stands(generation, sent)
@@ -347,8 +349,8 @@ class Notifications(NearChannel):
         taken.detach()
         return connection
 
-    async def _open(self, line: Line, channel: str) -> str:
-        """Listen, and prove that it is heard; the server's process that serves the connection."""
+    async def _open(self, line: Line, channel: str) -> None:
+        """Listen, and prove that it is heard."""
         until = clock() + self._timeout
         # What the app's hooks on new connections may have begun: nothing is sent within a transaction.
         if line.in_transaction:
@@ -359,14 +361,13 @@ class Notifications(NearChannel):
             until=until,
         )
         await line.listen(channel, until)
-        process = await line.ask("SELECT pg_backend_pid()::text", until=until)
+        self.process = int(await line.ask("SELECT pg_backend_pid()::text", until=until) or 0)
         self._proof, self._proven = PROOF + secrets.token_hex(16), False
         await self._run_work(lambda connection: _NOTIFY(connection, channel=channel, message=self._proof).close())
         # Nothing is asked meanwhile: what arrives only with an answer may not arrive at all.
         while not self._proven:
             if not await line.hear(min(until, clock() + 0.01)) and clock() >= until:
                 raise ChannelRefused("notifications do not arrive, as behind a pooler in transaction mode")
-        return str(process)
 
     def _take(self, message: str) -> None:
         """One message: changed keys, or a proof."""
