@@ -593,15 +593,13 @@ def test_sto_07_a_table_made_anew_is_listened_to_anew(place: Place, driver: str)
     place.run(driver, scenario)
 
 
-@every_driver
+@pytest.mark.parametrize("driver", sorted(ASYNC))
 def test_a_connection_that_does_not_listen_any_more_is_given_up(place: Place, driver: str) -> None:
     async def scenario(backend: SQLBackend) -> None:
         await place.keep(backend, record())
         before = process_of(place, backend)
         notifications = backend._notifications
         assert notifications is not None
-        if driver == "psycopg":  # its thread owns the connection: between two heartbeats
-            pytest.skip("nothing but the thread may use the connection")
         if driver == "asyncpg":
             await notifications._line._connection.execute("UNLISTEN *")
         else:
