@@ -2,7 +2,7 @@
 
 Before PostgreSQL also what reporting costs the writers: those who notify commit one after the other.
 
-Run it with ``python -m benchmarks.near_cache [redis|postgresql]``; it starts servers of its own.
+Run it with ``python -m benchmarks.near_cache [redis|postgresql|writers]``; it starts servers of its own.
 """
 
 import asyncio
@@ -290,14 +290,22 @@ def before_postgresql() -> None:
             for driver in ("psycopg_async", "asyncpg"):
                 print(f"through {driver}:")
                 asyncio.run(main(server, server.url(f"postgresql+{driver}")))
+
+
+def writers_of_postgresql() -> None:
+    with directory() as folder:
+        server = PostgresServer(folder)
+        with running(server):
+            drive(SQLBackend(server.url("postgresql+psycopg"), near_cache=1).create_tables())
             reporting_cost(server, folder)
 
+
+PARTS = {"redis": before_redis, "postgresql": before_postgresql, "writers": writers_of_postgresql}
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--follow"]:
         asyncio.run(follow(sys.argv[2]))
     else:
-        for name, measure in (("redis", before_redis), ("postgresql", before_postgresql)):
-            if sys.argv[1:] in ([], [name]):
-                print(f"before {name}")
-                measure()
+        for name in sys.argv[1:] or PARTS:
+            print(f"{name}:")
+            PARTS[name]()
