@@ -10,8 +10,8 @@ mode) it does not, and neither if the engine's connections go to another databas
 **The heartbeat** is a query on the connection: is the server's process the one that was told to listen, does it still,
 and are the table and its triggers what they were? PostgreSQL (from 13) sends what a process has been notified of before
 it says that the process is ready for the next query, so the answer is also the proof that all up to then was heard. It
-is no ``NOTIFY`` to oneself: each of those wakes every process that listens in the database (80 of them take more than a
-third of a processor, where queries take a fortieth), takes a transaction id, and waits for all writers that notify.
+is no ``NOTIFY`` to oneself: each of those wakes every process that listens in the database (80 of them take more than
+half a processor, where queries take a twentieth), takes a transaction id, and waits for all writers that notify.
 
 **Who else may notify?** Anyone connected to the database, and all that a forged notification does is drop copies.
 """

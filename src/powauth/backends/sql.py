@@ -31,6 +31,9 @@ that an event loop may call `SQLBackend.get_at_once` itself. An ``Engine`` of th
 read: it takes part if its file is in WAL mode, its pool a ``QueuePool`` (the default) or ``NullPool``, and nobody
 listens to the statements that it sends or has them logged.
 
+**A near cache** (PostgreSQL, off by default) answers `SQLBackend.get` from copies in the process, which triggers on the
+table keep right: see `powauth.backends.near_cache`, ``_postgresql_triggers`` and ``_postgresql_notifications``.
+
 **Replicas.** Always point this backend at the primary. A replica that lags shows sessions that were signed out, and
 hides ones that were just made.
 
@@ -51,11 +54,14 @@ finds the tables like any other::
         pass
 
     sessions_table(Base.metadata)
+
+The triggers that a near cache needs are made in a migration that calls ``report_changes(op.get_bind())``.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from random import uniform
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
@@ -230,7 +236,7 @@ class SQLBackend(Backend):
             near = self.near_cache
             if near is not None:
                 record = near.get(key, now)
-                return await read_and_keep(near, key, lambda: self.get_fresh(key, now)) if record is None else record
+                return record or await read_and_keep(near, key, partial(self.get_fresh, key, now))
             rows = await self._read(self._statements.get, key=key, now=now)
             if self._reader is not None and not self._reader.prepare():
                 self._reader = None
