@@ -379,7 +379,8 @@ class Notifications(NearChannel):
         self.process = int(await line.ask("SELECT pg_backend_pid()::text", until=until) or 0)
         self._proof, self._proven = PROOF + secrets.token_hex(16), False
         await self._run_work(lambda connection: _NOTIFY(connection, channel=channel, message=self._proof).close())
-        # Nothing is asked meanwhile: what arrives only with an answer may not arrive at all.
+        # Nothing is asked meanwhile: what arrives only with an answer may not arrive at all. And looked at again and
+        # again: not every line's `hear` ends with a message.
         while not self._proven:
             if not await line.hear(min(until, clock() + 0.01)) and clock() >= until:
                 raise ChannelRefused("notifications do not arrive, as behind a pooler in transaction mode")
