@@ -367,7 +367,13 @@ class SQLBackend(Backend):
                 went += self._statements.forget(connection, now=now - EPOCH_LIFETIME, limit=limit - went).rowcount
             return went
 
-        return await self._write(work, repeatable=True)
+        went = limit
+        try:
+            went = await self._write(work, repeatable=True)
+        finally:
+            if went and self.near_cache is not None:
+                self.near_cache.flushed()  # nobody has said which ones went
+        return went
 
     async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
         """See `Backend.scan`. One statement that looks at ``limit`` records; a page has fewer where some have expired.
