@@ -1,25 +1,26 @@
-"""The near cache before Redis: its lag, what a hit costs, its memory, and what listeners cost the server.
+"""The near cache before Redis and PostgreSQL: its lag, what a hit costs, its memory, what listeners cost the server.
 
-Run it with ``python -m benchmarks.near_cache``; it starts a Redis of its own.
+Before PostgreSQL also what reporting costs the writers: those who notify commit one after the other.
+
+Run it with ``python -m benchmarks.near_cache [redis|postgresql|writers]``; it starts servers of its own.
 """
 
 import asyncio
+import os
+import re
 import statistics
 import subprocess
 import sys
 import time
 import tracemalloc
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import redis
-import redis.asyncio
-
-from benchmarks.servers import RedisServer, running
-from powauth.backends.base import Record, make_key, make_owner, shard_of
+from benchmarks.servers import PostgresServer, RedisServer, directory, family, postgresql_binaries, running
+from powauth.backends.base import Record, drive, make_key, make_owner, shard_of
 from powauth.backends.near_cache import NearCache
 from powauth.backends.redis import RedisBackend
+from powauth.backends.sql import SQLBackend
 
 TRIALS = 2_000
 """Deletes whose lag is measured."""
@@ -31,6 +32,18 @@ WRITES = 5_000
 """Writes that are timed for each number of listeners."""
 
 LISTENERS = (0, 1, 8, 32)
+
+WRITERS = (1, 8, 32)
+"""Who write to PostgreSQL at once."""
+
+RECORDS = 20_000
+"""What they write to."""
+
+ROUNDS = 3
+"""How often that is timed, with and without reports in turn; medians are shown."""
+
+SECONDS = 4
+"""How long each time, and how long the cost of heartbeats is watched."""
 
 NOW = int(time.time() * 1000)
 VALUE = bytes(300)
@@ -44,9 +57,19 @@ def record(number: int) -> Record:
     return Record(key, OWNER, 0, NOW, NOW + 3_600_000, VALUE)
 
 
+Near = RedisBackend | SQLBackend
+
+
+def backend_of(url: str, near_cache: int | None = None) -> Near:
+    """An asynchronous backend."""
+    if url.startswith("redis"):
+        return RedisBackend(url, asynchronous=True, near_cache=near_cache)
+    return SQLBackend(url, near_cache=near_cache)
+
+
 async def follow(url: str) -> None:
     """The other process: has a copy of each record it is told of, and says when that copy is gone."""
-    backend = RedisBackend(url, asynchronous=True, near_cache=1000)
+    backend = backend_of(url, 1000)
     cache = await connected(backend)
     loop = asyncio.get_running_loop()
     lines = asyncio.StreamReader()
@@ -70,7 +93,7 @@ async def follow(url: str) -> None:
     await backend.close()
 
 
-async def connected(backend: RedisBackend) -> NearCache:
+async def connected(backend: Near) -> NearCache:
     """The backend's cache, once its channel stands."""
     cache = backend.near_cache
     assert cache is not None
@@ -86,7 +109,7 @@ async def lags(url: str) -> list[float]:
     other = await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert other.stdin is not None
     assert other.stdout is not None
-    backend = RedisBackend(url, asynchronous=True)
+    backend = backend_of(url)
     found = []
     for number in range(TRIALS):
         await backend.create(record(number), None, NOW)
@@ -104,7 +127,7 @@ async def lags(url: str) -> list[float]:
 
 async def hit(url: str) -> tuple[float, float, float]:
     """Seconds of a hit, of a coroutine that does nothing, and of a read of the server."""
-    backend = RedisBackend(url, asynchronous=True, near_cache=1000)
+    backend = backend_of(url, 1000)
     await connected(backend)
     kept = record(1 << 40)
     await backend.create(kept, None, NOW)
@@ -150,58 +173,139 @@ def memory(records: int = 10_000) -> float:
     return used / records
 
 
-async def write_cost(url: str, listeners: int) -> tuple[float, float]:
-    """Processor seconds of the server for a write, and of one listener for a message, while so many listen."""
-    own = redis.asyncio.Redis.from_url(url)
-    backend = RedisBackend(url, asynchronous=True)
-    near = [RedisBackend(url, asynchronous=True, near_cache=10) for _ in range(listeners)]
+def processor(server: RedisServer | PostgresServer) -> float:
+    """Processor seconds that the server has used, but for processes that have ended."""
+    assert server.process is not None
+    ticks = 0
+    for pid in family(server.process.pid):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+async def listeners_cost(server: RedisServer | PostgresServer, url: str, listeners: int) -> tuple[float, float, float]:
+    """What so many listeners cost: the server's processors while nothing happens (1 is one of them), seconds of the
+    server's processor for a write, and seconds of this process's for a write, all listeners together."""
+    backend = backend_of(url)
+    near = [backend_of(url, 10) for _ in range(listeners)]
     for each in near:
         await connected(each)
     await backend.create(record(0), None, NOW)
-
-    async def used() -> float:
-        found: dict[str, Any] = await own.info("cpu")
-        return float(found["used_cpu_user"]) + float(found["used_cpu_sys"])
-
-    before, here = await used(), time.process_time()
+    before = processor(server)
+    await asyncio.sleep(SECONDS)
+    idle = (processor(server) - before) / SECONDS
+    before, here = processor(server), time.process_time()
     first = record(0)
     for version in range(WRITES):
         changed = Record(first.key, first.owner, version + 1, NOW, first.expires_at, VALUE)
         assert await backend.update(changed, version, NOW)
-    server, here = await used() - before, time.process_time() - here
+    used, here = processor(server) - before, time.process_time() - here
     await backend.delete(record(0).key, NOW)
     for other in (backend, *near):
         await other.close()
-    await own.aclose()
-    return server / WRITES, here / WRITES
+    return idle, used / WRITES, here / WRITES
 
 
-async def main(url: str) -> None:
+UPDATE = """
+\\set n random(1, {records})
+UPDATE powauth_sessions SET version = version + 1, expires_at = {later}, value = decode(repeat('ab', 300), 'hex')
+WHERE key = decode(lpad(to_hex(:n::int), 60, '0'), 'hex') AND version >= 0 AND expires_at > {now};
+"""
+"""What a renewal does, for pgbench: a compare-and-set of one record."""
+
+FILL = """
+INSERT INTO powauth_sessions SELECT decode(lpad(to_hex(i), 60, '0'), 'hex'), '', 0, 0, {later}, decode('ab', 'hex')
+FROM generate_series(1, {records}) AS i
+"""
+
+
+def commits(server: PostgresServer, script: Path, writers: int) -> float:
+    """Writes a second of so many writers, through pgbench."""
+    binaries = postgresql_binaries()
+    assert binaries is not None
+    where = ["-h", "127.0.0.1", "-p", str(server.port), "-U", server.name]
+    how = ["-n", "-M", "prepared", "-c", str(writers), "-j", "2", "-T", str(SECONDS), "-f", str(script)]
+    pgbench = (binaries / "initdb").resolve().with_name("pgbench")  # the other may be but a link
+    command = [str(pgbench), *where, *how, "postgres"]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = re.search(r"tps = ([0-9.]+)", shown)
+    assert found is not None, shown
+    return float(found[1])
+
+
+def reporting_cost(server: PostgresServer, folder: Path) -> None:
+    """What it costs those who write that their changes are reported."""
+    script, later = folder / "update.sql", NOW + 3_600_000
+    script.write_text(UPDATE.format(records=RECORDS, later=later, now=NOW))
+    with server.connect() as connection:
+        connection.execute(FILL.format(records=RECORDS, later=later).encode())
+    found: dict[tuple[str, int], list[float]] = {}
+    for _ in range(ROUNDS):
+        for how in ("DISABLE", "ENABLE ALWAYS"):
+            for event in ("update", "delete", "truncate"):
+                with server.connect() as connection:
+                    connection.execute(f"ALTER TABLE powauth_sessions {how} TRIGGER powauth_sessions_report_{event}")
+            for writers in WRITERS:
+                found.setdefault((how, writers), []).append(commits(server, script, writers))
+    for writers in WRITERS:
+        silent, reported = (statistics.median(found[how, writers]) for how in ("DISABLE", "ENABLE ALWAYS"))
+        print(f"{writers:2} writers: {silent:6.0f} writes/s, {reported:6.0f} when reported")
+
+
+async def main(server: RedisServer | PostgresServer, url: str) -> None:
     found = sorted(await lags(url))
     print(f"lag of a delete in another process ({TRIALS} trials, from its acknowledgement)")
     print(f"    median {statistics.median(found) * 1e6:8.0f} µs")
     print(f"    p99    {found[int(len(found) * 0.99)] * 1e6:8.0f} µs")
     print(f"    most   {found[-1] * 1e6:8.0f} µs")
     near, nothing, far = await hit(url)
-    print(f"get, near at hand   {near * 1e9:8.0f} ns, of which a coroutine that does nothing takes {nothing * 1e9:.0f}")
-    print(f"get, from Redis     {far * 1e9:8.0f} ns")
-    print(f"memory of a record  {memory():8.0f} bytes, with a value of {len(VALUE)}")
+    print(
+        f"get, near at hand    {near * 1e9:8.0f} ns, of which a coroutine that does nothing takes {nothing * 1e9:.0f}"
+    )
+    print(f"get, from the server {far * 1e9:8.0f} ns")
+    print(f"memory of a record   {memory():8.0f} bytes, with a value of {len(VALUE)}")
     first = 0.0
     for listeners in LISTENERS:
-        server, here = await write_cost(url, listeners)
+        idle, used, here = await listeners_cost(server, url, listeners)
         first = first or here
         each = (here - first) / listeners if listeners else 0.0
         print(
-            f"a write, {listeners:2} listeners: {server * 1e6:6.1f} µs of the server's processor, "
-            f"{each * 1e6:6.1f} µs of each listener's"
+            f"{listeners:2} listeners: {idle * 100:4.1f} % of a processor of the server's at rest; a write "
+            f"{used * 1e6:6.1f} µs of the server's processor, {each * 1e6:6.1f} µs of each listener's"
         )
 
+
+def before_redis() -> None:
+    with directory() as folder:
+        server = RedisServer(folder, durable=False)
+        with running(server):
+            asyncio.run(main(server, f"redis://127.0.0.1:{server.port}/0"))
+
+
+def before_postgresql() -> None:
+    with directory() as folder:
+        server = PostgresServer(folder)
+        with running(server):
+            drive(SQLBackend(server.url("postgresql+psycopg"), near_cache=1).create_tables())
+            for driver in ("psycopg_async", "asyncpg"):
+                print(f"through {driver}:")
+                asyncio.run(main(server, server.url(f"postgresql+{driver}")))
+
+
+def writers_of_postgresql() -> None:
+    with directory() as folder:
+        server = PostgresServer(folder)
+        with running(server):
+            drive(SQLBackend(server.url("postgresql+psycopg"), near_cache=1).create_tables())
+            reporting_cost(server, folder)
+
+
+PARTS = {"redis": before_redis, "postgresql": before_postgresql, "writers": writers_of_postgresql}
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--follow"]:
         asyncio.run(follow(sys.argv[2]))
     else:
-        with TemporaryDirectory() as folder:
-            server = RedisServer(Path(folder), durable=False)
-            with running(server):
-                asyncio.run(main(f"redis://127.0.0.1:{server.port}/0"))
+        for name in sys.argv[1:] or PARTS:
+            print(f"{name}:")
+            PARTS[name]()

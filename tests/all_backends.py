@@ -29,11 +29,11 @@ T = TypeVar("T")
 LOCAL = ("memory", "lmdb")
 """Engines within the process."""
 
-SYNC = ("sqlite", "psycopg", "mariadb_pymysql", "redis", "redis_near", "cluster", "sentinel")
+SYNC = ("sqlite", "psycopg", "psycopg_near", "mariadb_pymysql", "redis", "redis_near", "cluster", "sentinel")
 """Engines through a driver for threads: for WSGI."""
 
 ASYNC = (
-    *("aiosqlite", "psycopg_async", "asyncpg", "asyncmy"),
+    *("aiosqlite", "psycopg_async", "psycopg_async_near", "asyncpg", "asyncpg_near", "asyncmy"),
     *("redis_async", "redis_near_async", "cluster_async", "sentinel_async"),
 )
 """Engines through a driver for an event loop: for ASGI."""
@@ -112,7 +112,7 @@ class Bridge(Backend):
 async def wait_for_near_cache(backend: Backend) -> None:
     """Read until the channel stands; what follows goes through the near cache."""
     inner = backend._inner if isinstance(backend, Bridge) else backend
-    assert isinstance(inner, RedisBackend)
+    assert isinstance(inner, RedisBackend | SQLBackend)
     cache = inner.near_cache
     assert cache is not None
     await backend.get(b"near:cache", 0)
@@ -140,7 +140,7 @@ class Stores:
             backend: Backend = MemoryBackend() if name == "memory" else LMDBBackend(folder / "db", durable=False)
             yield backend
             drive(backend.close())
-        elif name in DRIVERS:
+        elif name.removesuffix("_near") in DRIVERS:
             yield self._table(name)
         else:
             kind = name.removesuffix("_async")
@@ -163,25 +163,31 @@ class Stores:
             finally:
                 drive(backend.close())
 
-    def _table(self, driver: str) -> Backend:
+    def _table(self, name: str) -> Backend:
         """The driver's table, emptied; its backend stays open, for to connect takes longer than most tests."""
-        if driver not in self._tables:
+        driver = name.removesuffix("_near")
+        if name not in self._tables:
             where, table = database(kind_of(driver), self._folder), unique_table()
+            near = None if name == driver else 1000
             with where.engine() as engine:
-                drive(SQLBackend(engine, table=table).create_tables())
+                drive(SQLBackend(engine, table=table, near_cache=near).create_tables())
             self._ends.callback(where.drop, table, f"{table}_epochs")
 
             def make() -> Backend:
-                return SQLBackend(where.through(driver), table=table, timeout=redis_servers.PATIENCE)
+                url = where.through(driver)
+                return SQLBackend(url, table=table, timeout=redis_servers.PATIENCE, near_cache=near)
 
-            backend = Bridge(make) if driver in ASYNC else make()
+            backend = Bridge(make) if name in ASYNC else make()
             self._ends.callback(lambda: drive(backend.close()))
-            self._tables[driver] = backend, where, table
+            self._tables[name] = backend, where, table
         else:
-            backend, where, table = self._tables[driver]
+            backend, where, table = self._tables[name]
             with where.engine() as engine, engine.begin() as connection:
-                for name in (table, f"{table}_epochs"):
-                    connection.execute(text(f"DELETE FROM {name}"))
+                for each in (table, f"{table}_epochs"):
+                    connection.execute(text(f"DELETE FROM {each}"))
+        if name != driver:
+            # Reads until the channel stands; nobody reads what was there before.
+            drive(wait_for_near_cache(backend))
         return backend
 
     def _redis(self, kind: str) -> str:

@@ -45,7 +45,7 @@ LINES = (
 WRAPPED = {
     "lmdb": ("backends.lmdb", "backends._lmdb_engine"),
     "redis": ("backends.redis", "backends._redis_clients", "backends._redis_invalidations", "backends._redis_scripts"),
-    "psycopg": ("backends._sql_engine",),
+    "psycopg": ("backends._sql_engine", "backends._postgresql_notifications"),
     "argon2": ("users.passwords",),
     "email_validator": ("users.identifiers",),
     "starlette": ("integrations.starlette", "pages.starlette"),
@@ -161,7 +161,8 @@ def test_each_driver_and_framework_is_imported_by_what_wraps_it_alone() -> None:
     for imported in OUTER:
         top = imported.target.partition(".")[0]
         if top == "sqlalchemy":
-            sql = ("sql", "_sql_engine", "_sql_statements", "_sqlite_reader")
+            sql = {"sql", "_sql_engine", "_sql_statements", "_sqlite_reader"}
+            sql |= {"_postgresql_notifications", "_postgresql_triggers"}
             places: tuple[str, ...] = (*(f"backends.{name}" for name in sql), "users")
             assert imported.module != "users.base"
         else:

@@ -1,10 +1,8 @@
 """The near cache of `RedisBackend` against real servers: what others change, and every way to lose the channel."""
 
 import asyncio
-import contextlib
 import logging
 import os
-import time
 import warnings
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -15,57 +13,19 @@ import redis
 import redis.asyncio
 
 from http_support import App
-from powauth.backends.base import Backend, Millis, Record, drive, make_key, make_owner, shard_of
-from powauth.backends.near_cache import NearCache
+from near_support import NOW, OTHERS, OWNER, cache_of, channel_stands, record, until
+from powauth.backends.base import Backend, Millis, Record, drive
 from powauth.backends.redis import RedisBackend
 from powauth.errors import ConfigError, StoreUnavailable
 from powauth.testing import BackendConformance
-from redis_servers import PATIENCE, Monitor, Server, needs_server, own_sentinel, own_server, wait_for
+from redis_servers import Monitor, Server, needs_server, own_sentinel, own_server, wait_for
 from tcp_proxy import Proxy
 
 pytestmark = needs_server
 
-NOW: Millis = 1_900_000_000_000
-OWNER = make_owner("credentials", "42")
-OTHERS = make_owner("credentials", "43")
-
 both = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "asyncio"])
 
 Scenario = Callable[[RedisBackend], Coroutine[Any, Any, None]]
-
-
-def record(name: bytes = b"a", owner: bytes = OWNER, *, version: int = 0, value: bytes = b"value") -> Record:
-    return Record(make_key("credentials", shard_of(owner) + name), owner, version, NOW, NOW + 1_800_000, value)
-
-
-def cache_of(backend: Backend) -> NearCache:
-    assert isinstance(backend, RedisBackend)
-    assert backend.near_cache is not None
-    return backend.near_cache
-
-
-async def until(backend: Backend, condition: Callable[[], bool], what: str) -> None:
-    """Wait for what another task, or thread, is about to see."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, what
-        if backend.mode == "async":
-            await asyncio.sleep(0.001)
-        else:
-            time.sleep(0.001)  # noqa: ASYNC251 there is no event loop here
-
-
-async def channel_stands(backend: Backend) -> None:
-    """Read until the channel is up: each attempt to make it begins with a read."""
-    deadline = time.monotonic() + PATIENCE
-    while not cache_of(backend).up:
-        assert time.monotonic() < deadline, "a channel"
-        with contextlib.suppress(StoreUnavailable):
-            await backend.get(b"credentials:none", NOW)
-        if backend.mode == "async":
-            await asyncio.sleep(0.001)
-        else:
-            time.sleep(0.001)  # noqa: ASYNC251
 
 
 async def settle(backend: RedisBackend) -> None:

@@ -97,28 +97,6 @@ def from_url(url: str, timeout: float, asynchronous: bool) -> tuple[Callable[[],
     )
 
 
-def near_cache_option(url: str, given: int | None) -> tuple[str, int | None]:
-    """The URL without its option ``near_cache``, and the number of records that it, or the argument, asks for.
-
-    >>> near_cache_option("redis://127.0.0.1:6379/0?near_cache=10000&client_name=web", None)
-    ('redis://127.0.0.1:6379/0?client_name=web', 10000)
-
-    Raises:
-        ConfigError: if it is no number, or said twice.
-    """
-    address, _, query = url.partition("?")
-    options = query.split("&") if query else []
-    found = [option.partition("=")[2] for option in options if option.partition("=")[0] == "near_cache"]
-    if not found:
-        return url, given
-    if len(found) > 1 or given is not None:
-        raise ConfigError("near_cache is said twice: once in the URL, or once as an argument")
-    if not re.fullmatch(r"[0-9]{1,9}", found[0]):
-        raise ConfigError("near_cache in the URL of a Redis backend is a number of records: ?near_cache=10000")
-    rest = "&".join(option for option in options if option.partition("=")[0] != "near_cache")
-    return f"{address}?{rest}" if rest else address, int(found[0])
-
-
 def _options(timeout: float, asynchronous: bool) -> dict[str, Any]:
     """Options of every connection of ours. No retries: the caller knows better what a lost reply means."""
     if asynchronous:

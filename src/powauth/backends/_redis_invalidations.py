@@ -15,11 +15,7 @@ heartbeat also asks who the master is, and a channel to any other is given up.
 
 import asyncio
 import contextlib
-import contextvars
-import logging
 import math
-import threading
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -28,18 +24,13 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from powauth.backends._near_channel import ChannelLost, LoopChannel, NearChannel, ThreadChannel
 from powauth.backends._redis_clients import Client
-from powauth.backends.near_cache import HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT, RETRY_INTERVAL, NearCache, clock
-
-logger = logging.getLogger("powauth")
+from powauth.backends.near_cache import HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT, NearCache, clock
 
 
-class ChannelLost(Exception):
-    """The connection answered, but not as it must."""
-
-
-class Invalidations(ABC):
-    """A channel of which there is one at a time; made by the first read that finds none, and remade in the same way.
+class Invalidations(NearChannel):
+    """The conversation with Redis, but for how it waits.
 
     Args:
         cache: who is told.
@@ -48,36 +39,15 @@ class Invalidations(ABC):
         timeout: seconds for making the connection.
     """
 
+    store = "Redis"
+    telling = (redis.ResponseError, ChannelLost)
+
     def __init__(self, cache: NearCache, client: Callable[[], Client], prefix: str, timeout: float) -> None:
-        self._cache = cache
+        super().__init__(cache, timeout)
         self._client = client
         self._prefix = b"%b:{" % prefix.encode()
-        self._timeout = timeout
-        self._retry_at = 0.0
-        self._complained = False
-        self._closed = False
         self._answered = 0
         self._sentinels: Any = None
-        cache.channel = self
-
-    @abstractmethod
-    def ensure(self) -> None:
-        """See `powauth.backends.near_cache.Channel`."""
-
-    @abstractmethod
-    def forget(self) -> None:
-        """See `powauth.backends.near_cache.Channel`."""
-
-    @abstractmethod
-    async def close(self) -> None:
-        """End it and drop every copy; there will be no other."""
-
-    def _is_due(self) -> bool:
-        at = clock()
-        if self._closed or at < self._retry_at:
-            return False
-        self._retry_at = at + RETRY_INTERVAL
-        return True
 
     def _connection(self, retry: object) -> Any:
         """A connection of the kind and with the options of those in the client's pool, but for what is about pools."""
@@ -118,65 +88,11 @@ class Invalidations(ABC):
         if master != (connection.host, connection.port):
             raise ChannelLost("another master")
 
-    def _stands(self, generation: int, sent: float) -> None:
-        self._cache.heard(generation, sent)
-        if self._complained:
-            self._complained = False
-            logger.info("powauth: the near cache is on again")
 
-    def _end(self) -> None:
-        self._closed = True
-        self._cache.close()
+class LoopInvalidations(Invalidations, LoopChannel):
+    """For an asyncio client."""
 
-    def _complain(self, error: BaseException) -> None:
-        """Once for each outage: the cache is an optimisation, and every read reaches the server meanwhile."""
-        if self._complained or self._closed:
-            return
-        self._complained = True
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        logger.warning(
-            "powauth: the near cache is off and each request asks Redis, until a connection that reports changes "
-            "stands again (%s%s)",
-            type(error).__name__,
-            # What the server refuses is for the operator to know, and holds no value.
-            f": {error}" if isinstance(error, redis.ResponseError | ChannelLost) else "",
-        )
-
-
-class LoopInvalidations(Invalidations):
-    """The channel as a task of the event loop that the first read is on; when that loop ends, so does the channel."""
-
-    _task: "asyncio.Task[None] | None" = None
-    _loop: asyncio.AbstractEventLoop | None = None
     _heard: asyncio.Event
-
-    def ensure(self) -> None:
-        """See `powauth.backends.near_cache.Channel`."""
-        alive = self._task is not None and not self._task.done()
-        if (alive and self._loop is not None and not self._loop.is_closed()) or not self._is_due():
-            return
-        self._loop = asyncio.get_running_loop()
-        # In no request's context: it outlives them all.
-        self._task = self._loop.create_task(self._run(), name="powauth near cache", context=contextvars.Context())
-
-    def forget(self) -> None:
-        """See `powauth.backends.near_cache.Channel`."""
-        self._task = self._loop = None
-        self._retry_at = 0.0
-
-    async def close(self) -> None:
-        """See `Invalidations.close`."""
-        self._end()
-        task, loop = self._task, self._loop
-        if task is None or loop is None or task.done() or loop.is_closed():
-            return
-        if loop is asyncio.get_running_loop():
-            task.cancel()
-            await asyncio.wait([task])
-        else:
-            with contextlib.suppress(RuntimeError):  # it was closed this very moment
-                loop.call_soon_threadsafe(task.cancel)
 
     async def _run(self) -> None:
         generation = self._cache.opened()
@@ -226,46 +142,15 @@ async def _as_it_is(message: Any) -> Any:
     return message
 
 
-class ThreadInvalidations(Invalidations):
-    """The channel as a daemon thread, for a synchronous client."""
+class ThreadInvalidations(Invalidations, ThreadChannel):
+    """For a synchronous client."""
 
-    _thread: threading.Thread | None = None
-    _line: Any = None
+    def _wake(self, line: Any) -> None:
+        line.disconnect()
 
-    def __init__(self, cache: NearCache, client: Callable[[], Client], prefix: str, timeout: float) -> None:
-        super().__init__(cache, client, prefix, timeout)
-        self._starting = threading.Lock()
-
-    def ensure(self) -> None:
-        """See `powauth.backends.near_cache.Channel`."""
-        if self._thread is not None and self._thread.is_alive():
-            return
-        with self._starting:
-            if (self._thread is None or not self._thread.is_alive()) and self._is_due():
-                self._thread = threading.Thread(target=self._run, name="powauth near cache", daemon=True)
-                self._thread.start()
-
-    def forget(self) -> None:
-        """See `powauth.backends.near_cache.Channel`."""
-        self._starting = threading.Lock()
-        self._thread = None
-        self._retry_at = 0.0
-        line, self._line = self._line, None
-        if line is not None:
-            # In a child redis-py closes the descriptor, and does not shut down the connection, which is the parent's.
-            with contextlib.suppress(Exception):
-                line.disconnect()
-
-    async def close(self) -> None:
-        """See `Invalidations.close`."""
-        self._end()
-        with self._starting:
-            thread, line = self._thread, self._line
-        if thread is not None and thread.is_alive():
-            if line is not None:
-                with contextlib.suppress(Exception):
-                    line.disconnect()  # which wakes the thread
-            thread.join(self._timeout)
+    def _abandon(self, line: Any) -> None:
+        # In a child redis-py closes the descriptor, and does not shut down the connection, which is the parent's.
+        line.disconnect()
 
     def _run(self) -> None:
         generation = self._cache.opened()

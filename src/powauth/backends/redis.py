@@ -43,14 +43,15 @@ import secrets
 import threading
 import warnings
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, cast
 
 from redis.exceptions import NoScriptError, ResponseError
 
-from powauth.backends._redis_clients import NO_MASTER, Client, close_client, from_url, inspect_client, near_cache_option
+from powauth.backends._near_channel import changing, near_cache_option, read_and_keep
+from powauth.backends._redis_clients import NO_MASTER, Client, close_client, from_url, inspect_client
 from powauth.backends._redis_invalidations import Invalidations, LoopInvalidations, ThreadInvalidations
 from powauth.backends._redis_scripts import (
     ADVANCE,
@@ -205,7 +206,7 @@ class RedisBackend(Backend):
         near = self.near_cache
         if near is not None:
             record = near.get(key, now)
-            return await self._get_and_keep(near, key, now) if record is None else record
+            return record or await read_and_keep(near, key, partial(self.get_fresh, key, now))
         return await self.get_fresh(key, now)
 
     async def get_fresh(self, key: bytes, now: Millis) -> Record | None:
@@ -215,20 +216,6 @@ class RedisBackend(Backend):
         name = b"%b%b}:r:%b" % (_head(self._prefix, namespace), identifier[:2].hex().encode(), identifier)
         return _unpack(key, await self._get(name), now)
 
-    async def _get_and_keep(self, near: NearCache, key: bytes, now: Millis) -> Record | None:
-        self._check_open()
-        if not near.up and self._invalidations is not None:
-            self._invalidations.ensure()
-        ticket = near.begin(key)
-        if ticket is None:
-            return await self.get_fresh(key, now)
-        record = None
-        try:
-            record = await self.get_fresh(key, now)
-        finally:
-            near.end(ticket, record)
-        return record
-
     async def update(self, record: Record, expected_version: int, now: Millis) -> bool:
         """See `Backend.update`: one ``EVALSHA``."""
         return await self._write(UPDATE, record, expected_version.to_bytes(8, "big", signed=True), now)
@@ -237,7 +224,7 @@ class RedisBackend(Backend):
         """See `Backend.delete`: one ``EVALSHA``."""
         place, identifier = self._locate(key)
         arguments = (secrets.token_bytes(8), now, identifier, place.indexes, RETRY_WINDOW)
-        with self._changing(key):
+        with changing(self.near_cache, key):
             return bool(await self._run(DELETE, (place.records + identifier,), arguments))
 
     async def list(self, owner: bytes, now: Millis) -> list[Record]:
@@ -280,7 +267,7 @@ class RedisBackend(Backend):
         keys = (place.indexes + user, place.epochs + user)
         random: int | bytes = _random()
         total, more = 0, 1
-        with self._changing(owner, whole=True):
+        with changing(self.near_cache, owner, whole=True):
             while more:
                 arguments = (now, place.records, CHUNK, kept, random, EPOCH_LIFETIME)
                 went, more = await self._run(DELETE_OWNER, keys, arguments)
@@ -379,22 +366,8 @@ class RedisBackend(Backend):
         ttl = min(max(record.expires_at - now, 1), MAX_TTL)
         mark = secrets.token_bytes(8)
         arguments = (mark, packed, ttl, record.expires_at, now, identifier, place.records, condition)
-        with self._changing(record.key):
+        with changing(self.near_cache, record.key):
             return bool(await self._run(script, keys if script is CREATE else keys[:2], arguments))
-
-    @contextlib.contextmanager
-    def _changing(self, name: bytes, *, whole: bool = False) -> Iterator[None]:
-        """Nobody is served a copy of the record, or of an owner's, once it has been changed, or may have been."""
-        near = self.near_cache
-        if near is None:
-            yield
-            return
-        drop = near.drop_owner if whole else near.drop
-        drop(name)
-        try:
-            yield
-        finally:
-            drop(name)
 
     async def _run(self, script: Script, keys: Sequence[bytes], arguments: Iterable[object]) -> Any:
         """Run a script by its digest; a server that does not know it (a new one, a restarted one) is told it once."""

@@ -1,0 +1,233 @@
+"""What the channels of all engines have in common: when one is made, where it runs, how it ends, and what the log says.
+
+A channel is a conversation on one connection. It runs as a task of the event loop (`LoopChannel`) or as a daemon thread
+(`ThreadChannel`), begins with the first read that finds none, and is begun anew in the same way after each end.
+"""
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+import re
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+from powauth.backends.base import Record
+from powauth.backends.near_cache import RETRY_INTERVAL, NearCache, clock
+from powauth.errors import ConfigError
+
+logger = logging.getLogger("powauth")
+
+
+class ChannelLost(Exception):
+    """The connection answered, but not as it must. Its text is for the log and holds no value."""
+
+
+class NearChannel(ABC):
+    """A channel of which there is one at a time.
+
+    Args:
+        cache: who is told.
+        timeout: seconds for making the connection.
+    """
+
+    store: str
+    """What the log calls the engine."""
+    telling: tuple[type[BaseException], ...] = (ChannelLost,)
+    """Errors whose text is for the operator to know, and holds no value."""
+
+    def __init__(self, cache: NearCache, timeout: float) -> None:
+        self._cache = cache
+        self._timeout = timeout
+        self._retry_at = 0.0
+        self._complained = False
+        self._closed = False
+        cache.channel = self
+
+    @abstractmethod
+    def ensure(self) -> None:
+        """See `powauth.backends.near_cache.Channel`."""
+
+    @abstractmethod
+    def forget(self) -> None:
+        """See `powauth.backends.near_cache.Channel`."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """End it and drop every copy; there will be no other."""
+
+    def _is_due(self) -> bool:
+        at = clock()
+        if self._closed or at < self._retry_at:
+            return False
+        self._retry_at = at + RETRY_INTERVAL
+        return True
+
+    def _stands(self, generation: int, sent: float) -> None:
+        self._cache.heard(generation, sent)
+        if self._complained:
+            self._complained = False
+            logger.info("powauth: the near cache is on again")
+
+    def _end(self) -> None:
+        self._closed = True
+        self._cache.close()
+
+    def _complain(self, error: BaseException) -> None:
+        """Once for each outage: the cache is an optimisation, and every read reaches the server meanwhile."""
+        if self._complained or self._closed:
+            return
+        self._complained = True
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        logger.warning(
+            "powauth: the near cache is off and each request asks %s, until a connection that reports changes "
+            "stands again (%s%s)",
+            self.store,
+            type(error).__name__,
+            f": {error}" if isinstance(error, self.telling) else "",
+        )
+
+
+class LoopChannel(NearChannel):
+    """The channel as a task of the event loop that the first read is on; when that loop ends, so does the channel."""
+
+    _task: "asyncio.Task[None] | None" = None
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    @abstractmethod
+    async def _run(self) -> None:
+        """The conversation, to its end."""
+
+    def ensure(self) -> None:
+        """See `powauth.backends.near_cache.Channel`."""
+        alive = self._task is not None and not self._task.done()
+        if (alive and self._loop is not None and not self._loop.is_closed()) or not self._is_due():
+            return
+        self._loop = asyncio.get_running_loop()
+        # In no request's context: it outlives them all.
+        self._task = self._loop.create_task(self._run(), name="powauth near cache", context=contextvars.Context())
+
+    def forget(self) -> None:
+        """See `powauth.backends.near_cache.Channel`."""
+        self._task = self._loop = None
+        self._retry_at = 0.0
+
+    async def close(self) -> None:
+        """See `NearChannel.close`."""
+        self._end()
+        task, loop = self._task, self._loop
+        if task is None or loop is None or task.done() or loop.is_closed():
+            return
+        if loop is asyncio.get_running_loop():
+            task.cancel()
+            await asyncio.wait([task])
+        else:
+            with contextlib.suppress(RuntimeError):  # it was closed this very moment
+                loop.call_soon_threadsafe(task.cancel)
+
+
+class ThreadChannel(NearChannel):
+    """The channel as a daemon thread, for a synchronous client."""
+
+    _thread: threading.Thread | None = None
+    _line: Any = None
+
+    def __init__(self, cache: NearCache, timeout: float) -> None:
+        super().__init__(cache, timeout)
+        self._starting = threading.Lock()
+
+    @abstractmethod
+    def _run(self) -> None:
+        """The conversation, to its end, on ``self._line``."""
+
+    @abstractmethod
+    def _wake(self, line: Any) -> None:
+        """Make the thread that waits on the line see that it is to end."""
+
+    @abstractmethod
+    def _abandon(self, line: Any) -> None:
+        """In a forked child: let go of the descriptors, without a word to the server, which is the parent's."""
+
+    def ensure(self) -> None:
+        """See `powauth.backends.near_cache.Channel`."""
+        if self._thread is not None and self._thread.is_alive():
+            return
+        with self._starting:
+            if (self._thread is None or not self._thread.is_alive()) and self._is_due():
+                self._thread = threading.Thread(target=self._run, name="powauth near cache", daemon=True)
+                self._thread.start()
+
+    def forget(self) -> None:
+        """See `powauth.backends.near_cache.Channel`."""
+        self._starting = threading.Lock()
+        self._thread = None
+        self._retry_at = 0.0
+        line, self._line = self._line, None
+        if line is not None:
+            with contextlib.suppress(Exception):
+                self._abandon(line)
+
+    async def close(self) -> None:
+        """See `NearChannel.close`."""
+        self._end()
+        with self._starting:
+            thread, line = self._thread, self._line
+        if thread is not None and thread.is_alive():
+            if line is not None:
+                with contextlib.suppress(Exception):
+                    self._wake(line)
+            thread.join(self._timeout)
+
+
+@contextlib.contextmanager
+def changing(near: NearCache | None, name: bytes, *, whole: bool = False) -> Iterator[None]:
+    """Nobody is served a copy of the record, or of an owner's, once it has been changed, or may have been."""
+    if near is None:
+        yield
+        return
+    drop = near.drop_owner if whole else near.drop
+    drop(name)
+    try:
+        yield
+    finally:
+        drop(name)
+
+
+async def read_and_keep(near: NearCache, key: bytes, read: Callable[[], Awaitable[Record | None]]) -> Record | None:
+    """What the engine says of a record that is not at hand; kept, unless it is reported changed meanwhile."""
+    if not near.up and near.channel is not None:
+        near.channel.ensure()
+    ticket = near.begin(key)
+    if ticket is None:
+        return await read()
+    record = None
+    try:
+        record = await read()
+    finally:
+        near.end(ticket, record)
+    return record
+
+
+def near_cache_option(url: str, given: int | None) -> tuple[str, int | None]:
+    """The URL without its option ``near_cache``, and the number of records that it, or the argument, asks for.
+
+    >>> near_cache_option("redis://127.0.0.1:6379/0?near_cache=10000&client_name=web", None)
+    ('redis://127.0.0.1:6379/0?client_name=web', 10000)
+
+    Raises:
+        ConfigError: if it is no number, or said twice.
+    """
+    address, _, query = url.partition("?")
+    options = query.split("&") if query else []
+    found = [option.partition("=")[2] for option in options if option.partition("=")[0] == "near_cache"]
+    if not found:
+        return url, given
+    if len(found) > 1 or given is not None:
+        raise ConfigError("near_cache is said twice: once in the URL, or once as an argument")
+    if not re.fullmatch(r"[0-9]{1,9}", found[0]):
+        raise ConfigError("near_cache in the URL of a backend is a number of records: ?near_cache=10000")
+    rest = "&".join(option for option in options if option.partition("=")[0] != "near_cache")
+    return f"{address}?{rest}" if rest else address, int(found[0])
