@@ -36,21 +36,27 @@ one that evicts an index cannot revoke what it listed. A full server refuses new
 (`StoreUnavailable`); signing out, and revoking sessions that exist, still work.
 """
 
-import asyncio
 import contextlib
 import re
 import secrets
 import threading
 import warnings
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from redis.exceptions import NoScriptError, ResponseError
 
-from powauth.backends._redis_clients import NO_MASTER, Client, close_client, from_url, inspect_client, near_cache_option
+from powauth.backends._redis_clients import Client, close_client, from_url, inspect_client, near_cache_option
+from powauth.backends._redis_connections import (
+    MAX_AT_ONCE,
+    Commands,
+    LoopConnections,
+    ThreadConnections,
+    ThroughClient,
+)
 from powauth.backends._redis_invalidations import Invalidations, LoopInvalidations, ThreadInvalidations
 from powauth.backends._redis_scripts import (
     ADVANCE,
@@ -78,10 +84,6 @@ if TYPE_CHECKING:
 
 SCAN_COUNT = 100
 """Keys that one step of a scan examines at least; the namespace may own few of a shared server's keys."""
-
-MAX_AT_ONCE = 100
-"""Commands under way at once over an asyncio client made from a URL. Further ones wait, within the time limit: redis-py
-itself refuses what is beyond its pool's 100 connections, and a burst of requests is no outage."""
 
 NAMESPACES = 1024
 """Namespaces whose check is remembered; an app has a few, or one for each tenant."""
@@ -179,11 +181,17 @@ class RedisBackend(Backend):
             self.mode: Mode = "async" if asynchronous else "blocking"
             self._connect, self._clustered = from_url(client, self._timeout, asynchronous)
             self._client: Client | None = None
-            self._limit: contextlib.AbstractAsyncContextManager[None] = asyncio.Semaphore(MAX_AT_ONCE)
         else:
             self.mode, self._clustered = inspect_client(client)
             self._client = cast("Client", client)
-            self._limit = contextlib.nullcontext()
+        self._commands: Commands
+        if self._clustered or not self._owned:
+            at_once = MAX_AT_ONCE if self._owned else None
+            self._commands = ThroughClient(self._open, self.mode, self._clustered, self._timeout, at_once)
+        elif asynchronous:
+            self._commands = LoopConnections(self._open, self._timeout)
+        else:
+            self._commands = ThreadConnections(self._open)
         self.near_cache: NearCache | None = None
         self._invalidations: Invalidations | None = None
         if near_cache is not None:
@@ -350,6 +358,7 @@ class RedisBackend(Backend):
         self._closed = True
         if self._invalidations is not None:
             await self._invalidations.close()
+        await self._commands.close()
         with self._lock:
             client, self._client = self._client, None
         if self._owned and client is not None:
@@ -415,40 +424,22 @@ class RedisBackend(Backend):
             raise _unavailable(error) from error
 
     async def _send(self, *command: object, refusable: bool = False, **options: object) -> Any:
-        """The one place where the engine is called: its reply, or `StoreUnavailable`.
+        """A command's reply, or `StoreUnavailable`.
 
         ``refusable``: the caller wants to see a `ResponseError` itself.
         """
-        return await self._ask(lambda client: client.execute_command(*command, **options), refusable=refusable)
-
-    async def _ask(self, call: Callable[[Client], Any], *, refusable: bool = False) -> Any:
+        if self._closed:
+            self._check_open()
         try:
-            try:
-                return await self._attempt(call)
-            except NO_MASTER:
-                # Nothing was sent. redis-py reorders its list of Sentinels while others go through it, who may then
-                # meet one that is down twice and one that is up not at all.
-                return await self._attempt(call)
+            return await self._commands.ask(*command, **options)
         except StoreUnavailable:
             raise
-        except ResponseError as error:
-            if refusable:
-                raise
-            raise _unavailable(error) from error
         except Exception as error:
             # Not only the errors of redis-py: its asyncio client of a cluster closes, when the topology changes,
             # connections that others are using, and those fail as the moment has it.
+            if refusable and isinstance(error, ResponseError):
+                raise
             raise _unavailable(error) from error
-
-    async def _attempt(self, call: Callable[[Client], Any]) -> Any:
-        client = self._open()
-        if self.mode == "blocking":
-            return call(client)
-        async with asyncio.timeout(self._timeout), self._limit:
-            if self._clustered:
-                # Else redis-py sends the first commands to any node, and is redirected.
-                await cast("Any", client).initialize()
-            return await call(client)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -502,10 +493,7 @@ class RedisBackend(Backend):
             return []
         name = namespace.encode()
         keys = [_Place(self._prefix, name, each[:2]).records + each for each in identifiers]
-        if self._clustered:
-            values = await self._ask(lambda client: cast("Any", client).mget_nonatomic(keys))
-        else:
-            values = await self._send("MGET", *keys)
+        values = await self._send("MGET", *keys)
         found = (_unpack(b"%b:%b" % (name, each), value, now) for each, value in zip(identifiers, values, strict=True))
         return [record for record in found if record is not None]
 
@@ -537,6 +525,8 @@ def _only(reply: Any) -> Any:
 
 def _policies(reply: Any) -> Iterable[str]:
     """The policies in a reply to ``CONFIG GET maxmemory-policy``: of one server, or by node of several."""
+    if isinstance(reply, list):  # of RESP2
+        reply = dict(zip(reply[::2], reply[1::2], strict=True))
     if isinstance(reply, dict):
         for name, value in reply.items():
             if name in {"maxmemory-policy", b"maxmemory-policy"}:
