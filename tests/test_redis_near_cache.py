@@ -6,17 +6,18 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import redis
 import redis.asyncio
 
 from http_support import App
-from powauth.backends.base import Backend, Millis, Record, drive, make_key, make_owner, shard_of
+from powauth.backends.base import Backend, Millis, Record, WouldWaitError, drive, make_key, make_owner, shard_of
 from powauth.backends.near_cache import NearCache
+from powauth.backends.offloaded import OffloadedBackend
 from powauth.backends.redis import RedisBackend
 from powauth.errors import ConfigError, StoreUnavailable
 from powauth.testing import BackendConformance
@@ -30,6 +31,8 @@ OWNER = make_owner("credentials", "42")
 OTHERS = make_owner("credentials", "43")
 
 both = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "asyncio"])
+
+T = TypeVar("T")
 
 Scenario = Callable[[RedisBackend], Coroutine[Any, Any, None]]
 
@@ -175,6 +178,37 @@ def test_a_record_at_hand_costs_no_round_trip(server: Server, asynchronous: bool
         monitor.close()
 
     run(server.url, scenario, asynchronous)
+
+
+def test_on_an_event_loop_a_record_at_hand_takes_no_thread(server: Server, other: RedisBackend) -> None:
+    """A blocking client's copy is served in place; whoever wants the server's word gets a thread, and that word."""
+    threads: list[object] = []
+
+    def in_thread(function: Callable[[], T], /) -> Awaitable[T]:
+        threads.append(function)
+        return asyncio.to_thread(function)
+
+    async def scenario(inner: RedisBackend, backend: OffloadedBackend) -> None:
+        assert await backend.get(record().key, NOW) == record()
+        assert backend.get_nearby(record().key, NOW) == inner.get_nearby(record().key, NOW) == record()
+        assert threads == []
+        with pytest.raises(WouldWaitError):
+            backend.get_at_once(record().key, NOW)
+        assert await backend.get_fresh(record().key, NOW) == record()
+        assert len(threads) == 1
+        assert await backend.get(record(b"none").key, NOW) is None
+        assert len(threads) == 2
+        assert backend.get_nearby(record(b"none").key, NOW) is None
+        assert await backend.delete(record().key, NOW)
+        assert backend.get_nearby(record().key, NOW) is None
+        assert await backend.get(record().key, NOW) is None
+
+    inner = RedisBackend(server.url, timeout=10, near_cache=100)
+    drive(channel_stands(inner))
+    drive(keep(inner, record()))
+    asyncio.run(scenario(inner, OffloadedBackend(inner, in_thread)))
+    drive(inner.close())
+    assert other.get_nearby(record().key, NOW) is None, "where there is no near cache"
 
 
 def test_an_authenticated_request_costs_no_round_trip(server: Server) -> None:

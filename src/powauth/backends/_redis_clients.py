@@ -18,7 +18,6 @@ try:
     import redis.sentinel
     from redis.asyncio.retry import Retry as AsyncRetry
     from redis.backoff import NoBackoff
-    from redis.maint_notifications import MaintNotificationsConfig
     from redis.retry import Retry
 except ImportError as error:
     raise ConfigError("the Redis backend needs redis-py: pip install 'powauth[redis]'") from error

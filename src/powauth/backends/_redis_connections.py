@@ -1,11 +1,11 @@
 """How commands of `powauth.backends.redis` reach the server: over connections of redis-py, or through its client.
 
 Of a *client made from a URL* only the connections are used, which know how to connect (TLS, credentials, database,
-Sentinel), to send and to read. What the client lays over them takes longer than all the rest of a ``GET``: locks of the
-pool, closures for retries, metrics. `ThreadConnections` and `LoopConnections` do without, by one rule: **a connection is
-given back only once its reply has been read whole**; if anything else happened, it is closed. So nobody can be given
-the reply to another's command. Before a connection is used again it must be silent: what has been closed by the server,
-or has said anything unasked, is closed and made anew, so that a restart of the server costs nobody a request.
+Sentinel), to send and to read. What the client lays over them takes longer than all the rest of a ``GET``: the pool's
+locks, closures for retries, metrics. `ThreadConnections` and `LoopConnections` do without, by one rule: **a connection
+is given back only once its reply has been read whole**; if anything else happened, it is closed. So nobody can be given
+the reply to another's command. And a connection must be silent before it is used again: what the server has closed, or
+on which it has said anything unasked, is closed and made anew, so that a restart of the server costs nobody a request.
 
 A cluster, and a *client of the app's own*, are asked as they are (`ThroughClient`).
 
@@ -17,7 +17,7 @@ import contextlib
 import os
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 from weakref import WeakSet
 
@@ -115,12 +115,14 @@ class Connections:
 
     def __init__(self, client: Callable[[], Client]) -> None:
         self._client = client
+        self._known_pool: Any = None
         self._closed = False
         _all.add(self)
 
-    @property
     def _pool(self) -> Any:
-        return cast("Any", self._client()).connection_pool
+        if self._known_pool is None:
+            self._known_pool = cast("Any", self._client()).connection_pool
+        return self._known_pool
 
     def forget(self) -> None:
         """After a fork, in the child: let go of what is the parent's."""
@@ -145,7 +147,7 @@ class ThreadConnections(Connections):
             connection = self._free.pop()
         except IndexError:
             with self._making:
-                connection = self._pool.make_connection()  # which refuses more than the URL allows
+                connection = self._pool().make_connection()  # which refuses more than the URL allows
         try:
             if not _is_ready(connection):
                 _connect(connection)
@@ -178,10 +180,10 @@ class ThreadConnections(Connections):
 
     def forget(self) -> None:
         """See `Connections.forget`."""
-        if self._free:
-            # redis-py closes the child's descriptors of these, and does not shut down what is the parent's.
-            self._pool.reset()
+        # redis-py closes the child's descriptors of these, and does not shut down what is the parent's.
         self._free = []
+        if self._known_pool is not None:
+            self._known_pool.reset()  # it counts what it has made
         self._making = threading.Lock()
 
 
@@ -222,7 +224,7 @@ class LoopConnections(Connections):
 
     def _begin(self, loop: asyncio.AbstractEventLoop | None) -> None:
         self._loop = loop
-        self._left = 0 if loop is None else min(MAX_AT_ONCE, self._pool.max_connections)
+        self._left = 0 if loop is None else min(MAX_AT_ONCE, self._pool().max_connections)
         self._free: list[Slot] = []
         self._busy: set[Slot] = set()
         self._waiting: deque[asyncio.Future[Slot]] = deque()
@@ -290,7 +292,7 @@ class LoopConnections(Connections):
     async def _connect(self, slot: Slot) -> Any:
         connection = slot.connection
         if connection is None:
-            connection = slot.connection = self._pool.make_connection()
+            connection = slot.connection = self._pool().make_connection()
         await connection.disconnect(nowait=True)
         try:
             await connection.connect()
@@ -299,9 +301,7 @@ class LoopConnections(Connections):
         return connection
 
     def _watch(self, slot: Slot, loop: asyncio.AbstractEventLoop, until: float) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        slot.task = task
+        task = slot.task = cast("asyncio.Task[Any]", asyncio.current_task())
         slot.cancelling = task.cancelling()
         slot.until = until
         slot.late = False

@@ -118,6 +118,13 @@ class Backend(ABC):
         """
         raise WouldWaitError
 
+    def get_nearby(self, key: bytes, now: Millis) -> Record | None:
+        """What `get` would answer from a copy nearby; ``None`` if it has to ask. Waits for nothing, and never raises.
+
+        Unlike `get_at_once` it may lag behind the engine, as `get` may: it is no answer for `get_fresh`.
+        """
+        return None
+
     @abstractmethod
     async def update(self, record: Record, expected_version: int, now: Millis) -> bool:
         """Replace the live record of the same key if its version is ``expected_version``. Never creates."""

@@ -1,11 +1,14 @@
 """A blocking backend on an event loop: each verb runs in a worker thread, but for reads that need not wait."""
 
-from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol, TypeVar
 
 from powauth.backends.base import Backend, Millis, Mode, Page, Record, WouldWaitError, drive
 
 T = TypeVar("T")
+
+GetAtOnce = Callable[[bytes, Millis], Record | None]
+Get = Callable[[bytes, Millis], Coroutine[Any, Any, Record | None]]
 
 
 class InThread(Protocol):
@@ -31,27 +34,35 @@ class OffloadedBackend(Backend):
         """See `Backend.create`."""
         return await self._in_thread(lambda: drive(self._backend.create(record, epoch, now)))
 
-    async def get(self, key: bytes, now: Millis) -> Record | None:
-        """See `Backend.get`."""
-        if self.reads_at_once:
-            try:
-                return self._backend.get_at_once(key, now)
-            except WouldWaitError:
-                pass
-        return await self._in_thread(lambda: drive(self._backend.get(key, now)))
+    def get(self, key: bytes, now: Millis) -> Coroutine[Any, Any, Record | None]:
+        """See `Backend.get`: in place if a copy is nearby, or the engine answers at once."""
+        at_once = self._backend.get_at_once if self.reads_at_once else self._get_copy
+        return self._read(at_once, self._backend.get, key, now)
 
-    async def get_fresh(self, key: bytes, now: Millis) -> Record | None:
-        """See `Backend.get_fresh`."""
-        if self.reads_at_once:
-            try:
-                return self._backend.get_at_once(key, now)
-            except WouldWaitError:
-                pass
-        return await self._in_thread(lambda: drive(self._backend.get_fresh(key, now)))
+    def get_fresh(self, key: bytes, now: Millis) -> Coroutine[Any, Any, Record | None]:
+        """See `Backend.get_fresh`: in place if the engine answers at once, and never from a copy."""
+        return self._read(self._backend.get_at_once, self._backend.get_fresh, key, now)
 
     def get_at_once(self, key: bytes, now: Millis) -> Record | None:
         """See `Backend.get_at_once`."""
         return self._backend.get_at_once(key, now)
+
+    def get_nearby(self, key: bytes, now: Millis) -> Record | None:
+        """See `Backend.get_nearby`."""
+        return self._backend.get_nearby(key, now)
+
+    def _get_copy(self, key: bytes, now: Millis) -> Record | None:
+        record = self._backend.get_nearby(key, now)
+        if record is None:
+            raise WouldWaitError
+        return record
+
+    async def _read(self, at_once: GetAtOnce, get: Get, key: bytes, now: Millis) -> Record | None:
+        try:
+            return at_once(key, now)
+        except WouldWaitError:
+            pass
+        return await self._in_thread(lambda: drive(get(key, now)))
 
     async def update(self, record: Record, expected_version: int, now: Millis) -> bool:
         """See `Backend.update`."""

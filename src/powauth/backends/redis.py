@@ -216,6 +216,11 @@ class RedisBackend(Backend):
             return await self._get_and_keep(near, key, now) if record is None else record
         return await self.get_fresh(key, now)
 
+    def get_nearby(self, key: bytes, now: Millis) -> Record | None:
+        """See `Backend.get_nearby`: what the near cache has."""
+        near = self.near_cache
+        return None if near is None else near.get(key, now)
+
     async def get_fresh(self, key: bytes, now: Millis) -> Record | None:
         """See `Backend.get_fresh`: one ``GET``."""
         # Every request comes by here, so it is `_locate` in one expression.
