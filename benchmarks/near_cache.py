@@ -19,6 +19,7 @@ import redis.asyncio
 from benchmarks.servers import RedisServer, running
 from powauth.backends.base import Record, make_key, make_owner, shard_of
 from powauth.backends.near_cache import NearCache
+from powauth.backends.offloaded import OffloadedBackend
 from powauth.backends.redis import RedisBackend
 
 TRIALS = 2_000
@@ -102,14 +103,24 @@ async def lags(url: str) -> list[float]:
     return found
 
 
-async def hit(url: str) -> tuple[float, float, float]:
-    """Seconds of a hit, of a coroutine that does nothing, and of a read of the server."""
+async def hit(url: str) -> tuple[float, float, float, float, float]:
+    """Seconds of a hit (of a blocking client's, too), of nothing at all, and of a read by us and by redis-py."""
     backend = RedisBackend(url, asynchronous=True, near_cache=1000)
     await connected(backend)
     kept = record(1 << 40)
     await backend.create(kept, None, NOW)
     await asyncio.sleep(0.05)
     await backend.get(kept.key, NOW)
+    blocking = RedisBackend(url, near_cache=1000)
+    offloaded = OffloadedBackend(blocking, asyncio.to_thread)
+    while offloaded.get_nearby(kept.key, NOW) is None:
+        await offloaded.get(kept.key, NOW)
+    bare = redis.asyncio.Redis.from_url(url)
+    place, identifier = backend._locate(kept.key)
+    name = place.records + identifier
+
+    async def by_redis_py(key: bytes, now: int) -> None:
+        assert await bare.get(name)
 
     async def nothing(key: bytes, now: int) -> None:
         return None
@@ -126,10 +137,14 @@ async def hit(url: str) -> tuple[float, float, float]:
 
     result = (
         await timed(backend.get, CALLS),
+        await timed(offloaded.get, CALLS),
         await timed(nothing, CALLS),
         await timed(backend.get_fresh, CALLS // 100),
+        await timed(by_redis_py, CALLS // 100),
     )
     await backend.close()
+    await offloaded.close()
+    await bare.aclose()
     return result
 
 
@@ -182,9 +197,11 @@ async def main(url: str) -> None:
     print(f"    median {statistics.median(found) * 1e6:8.0f} µs")
     print(f"    p99    {found[int(len(found) * 0.99)] * 1e6:8.0f} µs")
     print(f"    most   {found[-1] * 1e6:8.0f} µs")
-    near, nothing, far = await hit(url)
+    near, offloaded, nothing, far, bare = await hit(url)
     print(f"get, near at hand   {near * 1e9:8.0f} ns, of which a coroutine that does nothing takes {nothing * 1e9:.0f}")
+    print(f"    blocking client {offloaded * 1e9:8.0f} ns")
     print(f"get, from Redis     {far * 1e9:8.0f} ns")
+    print(f"    by redis-py     {bare * 1e9:8.0f} ns, with its client's own defaults")
     print(f"memory of a record  {memory():8.0f} bytes, with a value of {len(VALUE)}")
     first = 0.0
     for listeners in LISTENERS:

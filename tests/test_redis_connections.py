@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import redis
 
-from powauth.backends._redis_connections import LoopConnections, ThreadConnections
+from powauth.backends._redis_connections import LoopConnections, Slot, ThreadConnections
 from powauth.backends.base import Millis, Record, drive, make_key, make_owner, shard_of
 from powauth.backends.redis import RedisBackend
 from powauth.errors import ConfigWarning, StoreUnavailable
@@ -238,7 +238,7 @@ def test_sto_07_an_earlier_command_is_due_first(server: Server) -> None:
     async def scenario(backend: RedisBackend) -> None:
         connections, loop = loop_of(backend), asyncio.get_running_loop()
         await backend.get(record().key, NOW)
-        later, sooner = connections._free.pop(), await connections._wait(loop, loop.time() + 10)
+        later, sooner = connections._free.pop(), Slot(loop)
         start = loop.time()
         connections._timer.cancel()  # type: ignore[union-attr]
         connections._timer = None
@@ -461,16 +461,38 @@ def test_what_is_under_way_at_the_end_fails(server: Server) -> None:
         connections = loop_of(backend)
         server.pause()
         try:
-            task = asyncio.create_task(backend.get(record().key, NOW))
+            tasks = [asyncio.create_task(backend.get(record().key, NOW)) for _ in range(3)]
+            tasks[2].cancel()
             await asyncio.sleep(0)
-            assert len(connections._busy) == 1
+            assert (len(connections._busy), len(connections._waiting)) == (1, 1)
+            tasks += [asyncio.create_task(backend.get(record().key, NOW))]
+            await asyncio.sleep(0)
+            tasks[3].cancel()
             await backend.close()
-            with pytest.raises(StoreUnavailable):
-                await task
+            for task in (tasks[0], tasks[1]):
+                with pytest.raises(StoreUnavailable):
+                    await task
+            assert connections._free == []
         finally:
             server.resume()
         with pytest.raises(StoreUnavailable, match="closed"):
             await backend.get(record().key, NOW)
+
+    run(server.url + "?max_connections=1", scenario, asynchronous=True)
+
+
+def test_a_connection_made_while_the_backend_is_closed_does_not_stay(server: Server) -> None:
+    async def scenario(backend: RedisBackend) -> None:
+        connections = loop_of(backend)
+        slot = connections._free.pop()
+        task = asyncio.create_task(backend.get(record().key, NOW))  # on a new one
+        await asyncio.sleep(0)
+        (new,) = connections._busy
+        await backend.close()
+        await slot.connection.disconnect()
+        assert await task == record()
+        assert not new.connection.is_connected
+        assert connections._free == []
 
     run(server.url, scenario, asynchronous=True)
 

@@ -190,8 +190,10 @@ class ThreadConnections(Connections):
 class Slot:
     """Place for one command under way, and the connection that it left behind."""
 
-    __slots__ = ("cancelling", "connection", "late", "task", "until")
+    __slots__ = ("cancelling", "connection", "late", "loop", "task", "until")
 
+    loop: asyncio.AbstractEventLoop
+    """On which it may be used."""
     connection: Any
     """``None`` where there is none yet, or the last one failed."""
     task: asyncio.Task[Any]
@@ -203,7 +205,8 @@ class Slot:
     late: bool
     """Whether the task was cancelled because it was not."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
         self.connection = None
 
 
@@ -263,14 +266,15 @@ class LoopConnections(Connections):
                 raise TimeoutError from error
             raise
         self._busy.discard(slot)
-        self._give_back(slot)
+        if not self._give_back(slot):
+            await connection.disconnect(nowait=True)
         return _raised(reply)
 
     async def _wait(self, loop: asyncio.AbstractEventLoop, until: float) -> Slot:
         """A slot that has not been used yet, or the next that is given back."""
         if self._left:
             self._left -= 1
-            return Slot()
+            return Slot(loop)
         waiter: asyncio.Future[Slot] = loop.create_future()
         self._waiting.append(waiter)
         try:
@@ -281,13 +285,17 @@ class LoopConnections(Connections):
                 self._give_back(waiter.result())
             raise
 
-    def _give_back(self, slot: Slot) -> None:
+    def _give_back(self, slot: Slot) -> bool:
+        """To the next that waits, or to whoever comes; ``False`` if it has been closed, or begun anew, meanwhile."""
+        if slot.loop is not self._loop:
+            return False
         while self._waiting:
             waiter = self._waiting.popleft()
             if not waiter.done():
                 waiter.set_result(slot)
-                return
+                return True
         self._free.append(slot)
+        return True
 
     async def _connect(self, slot: Slot) -> Any:
         connection = slot.connection
@@ -329,7 +337,11 @@ class LoopConnections(Connections):
         if self._timer is not None:
             self._timer.cancel()
         slots = [*self._free, *self._busy] if self._loop is asyncio.get_running_loop() else []
+        waiting = self._waiting
         self._begin(None)
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_exception(redis.ConnectionError("closed"))
         for slot in slots:
             if slot.connection is not None:
                 await slot.connection.disconnect()
