@@ -162,6 +162,26 @@ def test_sto_08_a_thread_that_is_interrupted_leaves_its_reply_to_nobody(server: 
     run(server.url, interrupted, asynchronous=False)
 
 
+@both
+def test_sto_08_between_sending_and_reading_nothing_may_happen(server: Server, asynchronous: bool) -> None:
+    """redis-py closes what fails while it reads, but knows nothing of what comes between its calls."""
+
+    async def scenario(backend: RedisBackend) -> None:
+        (connection,) = idle(backend)
+
+        def interrupt() -> None:
+            raise Interruption
+
+        connection.read_response = interrupt
+        with pytest.raises(Interruption):
+            await backend.get(record(b"a").key, NOW)
+        assert not connection.is_connected
+        del connection.read_response
+        await both_are_right(backend)
+
+    run(server.url, scenario, asynchronous)
+
+
 def test_sto_08_cancelled_requests_with_few_connections_lose_none(server: Server) -> None:
     """Those that wait are cancelled too, also in the very moment in which a slot is given to them."""
 

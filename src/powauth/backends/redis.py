@@ -18,6 +18,9 @@ from it removes the record too: there is never a record that `RedisBackend.list`
 **What cannot be read is absent**: another type under our key, a value that is not ours. A record of a newer format than
 this is not overwritten.
 
+**Connections.** Of a client made from a URL only the connections are used, without the layers that redis-py has over
+them; see `powauth.backends._redis_connections`. Clients of the app's own, and clusters, are asked as they are.
+
 **Retries.** Clients made from a URL repeat nothing, but for one further try in a cluster, where the client first learns
 the new topology. A client that the app made may repeat a command whose reply was lost (redis-py: up to ten times), so
 each write carries a random mark that the server keeps: a repeated ``create`` or ``update`` finds its own mark and
