@@ -784,9 +784,10 @@ async def cancel_at_random(backend: RedisBackend, users: int, wanted: int) -> No
 def test_sto_08_a_cancelled_request_leaves_its_reply_to_nobody(single: str) -> None:
     async def scenario(backend: RedisBackend) -> None:
         await cancel_at_random(backend, 50, 1000)
-        client: Any = backend._client
-        assert not client.connection_pool._in_use_connections
-        assert len(client.connection_pool._available_connections) <= 20
+        connections: Any = backend._commands
+        assert not connections._busy
+        assert not connections._waiting
+        assert len(connections._free) <= 20
 
     run_url(single, scenario, True, prefix=unique_prefix())
 
@@ -935,23 +936,6 @@ def test_sto_07_a_server_that_is_loading_is_out_of_reach_until_it_has(tmp_path: 
             assert await backend.get(record().key, NOW) == record()
 
         run_url(server.url, scenario, asynchronous)
-
-
-@both
-def test_sto_07_a_pool_that_is_used_up_is_no_crash(server: Server, asynchronous: bool) -> None:
-    async def scenario(backend: RedisBackend) -> None:
-        assert await backend.create(record(), None, NOW)
-        pool = backend._client.connection_pool  # type: ignore[union-attr]
-        taken = pool.get_connection()
-        taken = await taken if asynchronous else taken
-        cause = await refused(backend.get(record().key, NOW))
-        assert isinstance(cause, redis.exceptions.MaxConnectionsError)
-        released = pool.release(taken)
-        if asynchronous:
-            await released
-        assert await backend.get(record().key, NOW) == record()
-
-    run(scenario, lambda: RedisBackend(server.url + "?max_connections=1", asynchronous=asynchronous))
 
 
 # Sentinel

@@ -146,6 +146,32 @@ def test_sto_12_a_full_cache_makes_room_oldest_first(seconds: Seconds) -> None:
     assert cache.get(record(b"60").key, NOW) is None
 
 
+def test_sto_12_owners_are_known_for_as_long_as_their_copies_are(seconds: Seconds) -> None:
+    cache = NearCache(8, seconds)
+    generation = cache.opened()
+    cache.heard(generation, seconds.at)
+    for number in range(100):
+        assert keep(cache, record(b"%d" % number, str(number % 3)))
+        assert keep(cache, record(b"%d" % number, str(number % 3), version=1)), "in the place of the former"
+        owned = {key for keys in cache._owned.values() for key in keys}
+        assert owned == cache._copies.keys()
+    cache.drop(record(b"99", "0").key)
+    cache.drop(record(b"99", "0").key)
+    cache.drop_owner(record(user="1").owner)
+    cache.drop_owner(record(user="1").owner)
+    assert (
+        {kept.owner for kept, _ in cache._copies.values()}
+        == cache._owned.keys()
+        == {record(user="2").owner, record(user="0").owner}
+    )
+    for number in range(8):
+        cache.drop(record(b"%d" % (99 - number), str((99 - number) % 3)).key)
+    assert (cache._owned, cache._copies) == ({}, {})
+    assert keep(cache, record())
+    cache.lost(generation)
+    assert cache._owned == {}
+
+
 @pytest.mark.parametrize("number", [0, -1, True, 1.5, "10"])
 def test_the_bound_is_a_number(number: Any) -> None:
     with pytest.raises(ConfigError, match="near_cache"):

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 import redis_servers
+from powauth.backends._redis_connections import MAX_AT_ONCE
 from powauth.backends.base import drive, make_key
-from powauth.backends.redis import MAX_AT_ONCE, RedisBackend
+from powauth.backends.redis import RedisBackend
 
 NOW = 1_900_000_000_000
 

@@ -4,9 +4,9 @@ import asyncio
 import logging
 import os
 import warnings
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import redis
@@ -14,7 +14,8 @@ import redis.asyncio
 
 from http_support import App
 from near_support import NOW, OTHERS, OWNER, cache_of, channel_stands, record, until
-from powauth.backends.base import Backend, Millis, Record, drive
+from powauth.backends.base import Backend, Millis, Record, WouldWaitError, drive
+from powauth.backends.offloaded import OffloadedBackend
 from powauth.backends.redis import RedisBackend
 from powauth.errors import ConfigError, StoreUnavailable
 from powauth.testing import BackendConformance
@@ -24,6 +25,8 @@ from tcp_proxy import Proxy
 pytestmark = needs_server
 
 both = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "asyncio"])
+
+T = TypeVar("T")
 
 Scenario = Callable[[RedisBackend], Coroutine[Any, Any, None]]
 
@@ -135,6 +138,39 @@ def test_a_record_at_hand_costs_no_round_trip(server: Server, asynchronous: bool
         monitor.close()
 
     run(server.url, scenario, asynchronous)
+
+
+def test_on_an_event_loop_a_record_at_hand_takes_no_thread(server: Server, other: RedisBackend) -> None:
+    """A blocking client's copy is served in place; whoever wants the server's word gets a thread, and that word."""
+    threads: list[object] = []
+
+    def in_thread(function: Callable[[], T], /) -> Awaitable[T]:
+        threads.append(function)
+        return asyncio.to_thread(function)
+
+    async def scenario(inner: RedisBackend, backend: OffloadedBackend) -> None:
+        assert await backend.get(record().key, NOW) == record()
+        assert backend.get_at_once(record().key, NOW) == inner.get_at_once(record().key, NOW) == record()
+        assert backend.peek(record().key, NOW) is inner.peek(record().key, NOW)
+        assert threads == []
+        assert await backend.get_fresh(record().key, NOW) == record()
+        assert len(threads) == 1
+        assert await backend.get(record(b"none").key, NOW) is None
+        assert len(threads) == 2
+        with pytest.raises(WouldWaitError):
+            backend.peek(record(b"none").key, NOW)
+        assert await backend.delete(record().key, NOW)
+        with pytest.raises(WouldWaitError):
+            backend.peek(record().key, NOW)
+        assert await backend.get(record().key, NOW) is None
+
+    inner = RedisBackend(server.url, timeout=10, near_cache=100)
+    drive(channel_stands(inner))
+    drive(keep(inner, record()))
+    asyncio.run(scenario(inner, OffloadedBackend(inner, in_thread)))
+    drive(inner.close())
+    with pytest.raises(WouldWaitError):  # where there is no near cache
+        other.peek(record().key, NOW)
 
 
 def test_an_authenticated_request_costs_no_round_trip(server: Server) -> None:

@@ -23,7 +23,9 @@ except ImportError as error:
     raise ConfigError("the Redis backend needs redis-py: pip install 'powauth[redis]'") from error
 
 NO_MASTER = (redis.sentinel.MasterNotFoundError, redis.asyncio.sentinel.MasterNotFoundError)
-"""What redis-py raises where no Sentinel names a master."""
+"""What redis-py raises where no Sentinel names a master. Nothing was sent then, and it is worth another try: redis-py
+reorders its list of Sentinels while others go through it, who may meet one that is down twice and one that is up not at
+all."""
 
 
 MANY = 1 << 20

@@ -120,7 +120,7 @@ class Backend(ABC):
     shared: bool = True
     """Whether other processes see the same records; an app of several workers needs that."""
     reads_at_once: bool = False
-    """Whether `peek` is worth a try, so that an event loop may read by itself what ``mode`` calls blocking."""
+    """Whether `peek` sees the engine itself, not merely a copy nearby: an event loop may read what ``mode`` says blocks."""
     changes_at_once: bool = False
     """Whether `change` is one transaction: what it says it has made is there together, or none of it."""
 

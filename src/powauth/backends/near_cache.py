@@ -95,6 +95,7 @@ class NearCache:
         self._lock = threading.Lock()
         self._generation = 0
         self._copies: dict[bytes, tuple[Record, float]] = {}
+        self._owned: dict[bytes, set[bytes]] = {}
         self._reading: dict[bytes, Ticket] = {}
         self._trusted_until = 0.0
         self.channel: Channel | None = None
@@ -116,6 +117,7 @@ class NearCache:
         found = self._copies.get(key)
         if found is None:
             return None
+        # Without the lock: whoever drops a copy takes it out of the dictionary, and nobody changes one.
         record, deadline = found
         at = self._clock()
         return record if at < self._trusted_until and at < deadline and now < record.expires_at else None
@@ -140,20 +142,23 @@ class NearCache:
                 return
             if len(self._copies) >= self._max:
                 for key in [*islice(self._copies, -(-self._max // EVICTED))]:
-                    del self._copies[key]
+                    self._take_out(key)
+            # First, lest there is a copy of which `drop_owner` does not know.
+            self._owned.setdefault(record.owner, set()).add(ticket.key)
             self._copies[ticket.key] = (record, ticket.begun + MAX_AGE)
 
     def drop(self, key: bytes) -> None:
         """The record has changed, or is about to."""
         with self._lock:
             self._reading.pop(key, None)
-            self._copies.pop(key, None)
+            self._take_out(key)
 
     def drop_owner(self, owner: bytes) -> None:
-        """All of an owner's records have changed, or are about to. Looks at every copy: some 30 ns each."""
+        """All of an owner's records have changed, or are about to."""
         with self._lock:
+            # Whose record is being read is not known before it is there.
             self._reading.clear()
-            for key in [key for key, (record, _) in self._copies.items() if record.owner == owner]:
+            for key in self._owned.pop(owner, ()):
                 del self._copies[key]
 
     # For the channel
@@ -173,8 +178,7 @@ class NearCache:
     def flushed(self) -> None:
         """Anything may have changed."""
         with self._lock:
-            self._reading.clear()
-            self._copies.clear()
+            self._forget_all()
 
     def lost(self, generation: int) -> None:
         """The channel is gone."""
@@ -190,8 +194,22 @@ class NearCache:
     def _clear(self) -> None:
         self._generation += 1
         self._trusted_until = 0.0
+        self._forget_all()
+
+    def _forget_all(self) -> None:
         self._reading.clear()
         self._copies.clear()
+        self._owned.clear()
+
+    def _take_out(self, key: bytes) -> None:
+        found = self._copies.pop(key, None)
+        if found is None:
+            return
+        owner = found[0].owner
+        keys = self._owned[owner]
+        keys.discard(key)
+        if not keys:
+            del self._owned[owner]
 
     def _after_fork(self) -> None:
         self._lock = threading.Lock()  # another thread of the parent may have held it

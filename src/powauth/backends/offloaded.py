@@ -1,7 +1,7 @@
 """A blocking backend on an event loop: each verb runs in a worker thread, but for reads that need not wait."""
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, TypeVar
 
 from powauth.backends.base import Backend, Change, Millis, Mode, Page, Record, WouldWaitError, drive
 
@@ -35,22 +35,17 @@ class OffloadedBackend(Backend):
         return await self._in_thread(lambda: drive(self._backend.create(record, epoch, now)))
 
     async def get(self, key: bytes, now: Millis) -> Record | None:
-        """See `Backend.get`."""
-        return await self._read(self._backend.get, key, now)
+        """See `Backend.get`: in place, if the engine answers at once or a copy is nearby."""
+        try:
+            return self._backend.get_at_once(key, now)
+        except WouldWaitError:
+            return await self._in_thread(lambda: drive(self._backend.get(key, now)))
 
     async def get_fresh(self, key: bytes, now: Millis) -> Record | None:
-        """See `Backend.get_fresh`."""
-        return await self._read(self._backend.get_fresh, key, now)
-
-    async def _read(
-        self, verb: Callable[[bytes, Millis], Coroutine[Any, Any, Record | None]], key: bytes, now: Millis
-    ) -> Record | None:
+        """See `Backend.get_fresh`: in place, if the engine answers at once; a backend with copies does not say so."""
         if self.reads_at_once:
-            try:
-                return self._backend.get_at_once(key, now)
-            except WouldWaitError:
-                pass
-        return await self._in_thread(lambda: drive(verb(key, now)))
+            return await self.get(key, now)
+        return await self._in_thread(lambda: drive(self._backend.get_fresh(key, now)))
 
     async def update(self, record: Record, expected_version: int, now: Millis) -> bool:
         """See `Backend.update`."""

@@ -18,6 +18,9 @@ from it removes the record too: there is never a record that `RedisBackend.list`
 **What cannot be read is absent**: another type under our key, a value that is not ours. A record of a newer format than
 this is not overwritten.
 
+**Connections.** Of a client made from a URL only the connections are used, without the layers that redis-py has over
+them; see `powauth.backends._redis_connections`. Clients of the app's own, and clusters, are asked as they are.
+
 **Retries.** Clients made from a URL repeat nothing, but for one further try in a cluster, where the client first learns
 the new topology. A client that the app made may repeat a command whose reply was lost (redis-py: up to ten times), so
 each write carries a random mark that the server keeps: a repeated ``create`` or ``update`` finds its own mark and
@@ -36,14 +39,12 @@ one that evicts an index cannot revoke what it listed. A full server refuses new
 (`StoreUnavailable`); signing out, and revoking sessions that exist, still work.
 """
 
-import asyncio
-import contextlib
 import re
 import secrets
 import threading
 import warnings
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, cast
@@ -51,7 +52,14 @@ from typing import TYPE_CHECKING, Any, cast
 from redis.exceptions import NoScriptError, ResponseError
 
 from powauth.backends._near_channel import changing, near_cache_option, read_and_keep
-from powauth.backends._redis_clients import NO_MASTER, Client, close_client, from_url, inspect_client
+from powauth.backends._redis_clients import Client, close_client, from_url, inspect_client
+from powauth.backends._redis_connections import (
+    MAX_AT_ONCE,
+    Commands,
+    LoopConnections,
+    ThreadConnections,
+    ThroughClient,
+)
 from powauth.backends._redis_invalidations import Invalidations, LoopInvalidations, ThreadInvalidations
 from powauth.backends._redis_scripts import (
     ADVANCE,
@@ -68,7 +76,17 @@ from powauth.backends._redis_scripts import (
     UPDATE,
     Script,
 )
-from powauth.backends.base import EPOCH_LIFETIME, Backend, Millis, Mode, Page, Record, check_namespace, shard_of
+from powauth.backends.base import (
+    EPOCH_LIFETIME,
+    Backend,
+    Millis,
+    Mode,
+    Page,
+    Record,
+    WouldWaitError,
+    check_namespace,
+    shard_of,
+)
 from powauth.backends.near_cache import NearCache
 from powauth.errors import ConfigError, ConfigWarning, StoreUnavailable
 
@@ -79,10 +97,6 @@ if TYPE_CHECKING:
 
 SCAN_COUNT = 100
 """Keys that one step of a scan examines at least; the namespace may own few of a shared server's keys."""
-
-MAX_AT_ONCE = 100
-"""Commands under way at once over an asyncio client made from a URL. Further ones wait, within the time limit: redis-py
-itself refuses what is beyond its pool's 100 connections, and a burst of requests is no outage."""
 
 NAMESPACES = 1024
 """Namespaces whose check is remembered; an app has a few, or one for each tenant."""
@@ -180,11 +194,17 @@ class RedisBackend(Backend):
             self.mode: Mode = "async" if asynchronous else "blocking"
             self._connect, self._clustered = from_url(client, self._timeout, asynchronous)
             self._client: Client | None = None
-            self._limit: contextlib.AbstractAsyncContextManager[None] = asyncio.Semaphore(MAX_AT_ONCE)
         else:
             self.mode, self._clustered = inspect_client(client)
             self._client = cast("Client", client)
-            self._limit = contextlib.nullcontext()
+        self._commands: Commands
+        if self._clustered or not self._owned:
+            at_once = MAX_AT_ONCE if self._owned else None
+            self._commands = ThroughClient(self._open, self.mode, self._clustered, self._timeout, at_once)
+        elif asynchronous:
+            self._commands = LoopConnections(self._open, self._timeout)
+        else:
+            self._commands = ThreadConnections(self._open)
         self.near_cache: NearCache | None = None
         self._invalidations: Invalidations | None = None
         if near_cache is not None:
@@ -208,6 +228,18 @@ class RedisBackend(Backend):
             record = near.get(key, now)
             return record or await read_and_keep(near, key, partial(self.get_fresh, key, now))
         return await self.get_fresh(key, now)
+
+    def peek(self, key: bytes, now: Millis) -> Record:
+        """See `Backend.peek`: what the near cache has."""
+        copy = None if self.near_cache is None else self.near_cache.get(key, now)
+        if copy is None:
+            raise WouldWaitError
+        return copy
+
+    def record_of(self, key: bytes, seen: Record, now: Millis) -> Record | None:
+        """See `Backend.record_of`."""
+        del key, now  # the near cache has looked at them
+        return seen
 
     async def get_fresh(self, key: bytes, now: Millis) -> Record | None:
         """See `Backend.get_fresh`: one ``GET``."""
@@ -337,6 +369,7 @@ class RedisBackend(Backend):
         self._closed = True
         if self._invalidations is not None:
             await self._invalidations.close()
+        await self._commands.close()
         with self._lock:
             client, self._client = self._client, None
         if self._owned and client is not None:
@@ -388,40 +421,22 @@ class RedisBackend(Backend):
             raise _unavailable(error) from error
 
     async def _send(self, *command: object, refusable: bool = False, **options: object) -> Any:
-        """The one place where the engine is called: its reply, or `StoreUnavailable`.
+        """A command's reply, or `StoreUnavailable`.
 
         ``refusable``: the caller wants to see a `ResponseError` itself.
         """
-        return await self._ask(lambda client: client.execute_command(*command, **options), refusable=refusable)
-
-    async def _ask(self, call: Callable[[Client], Any], *, refusable: bool = False) -> Any:
+        if self._closed:
+            self._check_open()
         try:
-            try:
-                return await self._attempt(call)
-            except NO_MASTER:
-                # Nothing was sent. redis-py reorders its list of Sentinels while others go through it, who may then
-                # meet one that is down twice and one that is up not at all.
-                return await self._attempt(call)
+            return await self._commands.ask(*command, **options)
         except StoreUnavailable:
             raise
-        except ResponseError as error:
-            if refusable:
-                raise
-            raise _unavailable(error) from error
         except Exception as error:
             # Not only the errors of redis-py: its asyncio client of a cluster closes, when the topology changes,
             # connections that others are using, and those fail as the moment has it.
+            if refusable and isinstance(error, ResponseError):
+                raise
             raise _unavailable(error) from error
-
-    async def _attempt(self, call: Callable[[Client], Any]) -> Any:
-        client = self._open()
-        if self.mode == "blocking":
-            return call(client)
-        async with asyncio.timeout(self._timeout), self._limit:
-            if self._clustered:
-                # Else redis-py sends the first commands to any node, and is redirected.
-                await cast("Any", client).initialize()
-            return await call(client)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -475,10 +490,7 @@ class RedisBackend(Backend):
             return []
         name = namespace.encode()
         keys = [_Place(self._prefix, name, each[:2]).records + each for each in identifiers]
-        if self._clustered:
-            values = await self._ask(lambda client: cast("Any", client).mget_nonatomic(keys))
-        else:
-            values = await self._send("MGET", *keys)
+        values = await self._send("MGET", *keys)
         found = (_unpack(b"%b:%b" % (name, each), value, now) for each, value in zip(identifiers, values, strict=True))
         return [record for record in found if record is not None]
 
@@ -510,6 +522,8 @@ def _only(reply: Any) -> Any:
 
 def _policies(reply: Any) -> Iterable[str]:
     """The policies in a reply to ``CONFIG GET maxmemory-policy``: of one server, or by node of several."""
+    if isinstance(reply, list):  # of RESP2
+        reply = dict(zip(reply[::2], reply[1::2], strict=True))
     if isinstance(reply, dict):
         for name, value in reply.items():
             if name in {"maxmemory-policy", b"maxmemory-policy"}:

@@ -1,0 +1,405 @@
+"""How commands of `powauth.backends.redis` reach the server: over connections of redis-py, or through its client.
+
+Of a *client made from a URL* only the connections are used, which know how to connect (TLS, credentials, database,
+Sentinel), to send and to read. What the client lays over them takes longer than all the rest of a ``GET``: the pool's
+locks, closures for retries, metrics. `ThreadConnections` and `LoopConnections` do without, by one rule: **a connection
+is given back only once its reply has been read whole**; if anything else happened, it is closed. So nobody can be given
+the reply to another's command. And a connection must be silent before it is used again: what the server has closed, or
+on which it has said anything unasked, is closed and made anew, so that a restart of the server costs nobody a request.
+
+A cluster, and a *client of the app's own*, are asked as they are (`ThroughClient`).
+
+All raise whatever comes; `powauth.backends.redis` makes `StoreUnavailable` of it.
+"""
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+from weakref import WeakSet
+
+import redis
+
+from powauth.backends._redis_clients import NO_MASTER, Client
+from powauth.backends.base import Mode
+
+MAX_AT_ONCE = 100
+"""Commands under way at once over asyncio. Further ones wait, within the time limit: a burst of requests is no
+outage, and many connections help no server that has one thread."""
+
+BROKEN = (redis.ConnectionError, redis.TimeoutError, OSError)
+"""What redis-py raises when it looks at a connection that is closed."""
+
+
+class Commands(Protocol):
+    """What sends a command and gives its reply, as it comes off the wire or as redis-py has parsed it."""
+
+    async def ask(self, *command: object, **options: object) -> Any:
+        """The reply to a command; ``options`` are redis-py's, for a cluster."""
+        ...
+
+    async def close(self) -> None:
+        """Close connections of its own."""
+        ...
+
+
+def pack(command: tuple[object, ...]) -> bytes:
+    r"""A command in Redis's protocol: bytes as they are, all else as text.
+
+    >>> pack(("CONFIG GET", b"port"))
+    b'*3\r\n$6\r\nCONFIG\r\n$3\r\nGET\r\n$4\r\nport\r\n'
+    """
+    names = str(command[0]).split()
+    parts = [b"*%d\r\n" % (len(names) + len(command) - 1)]
+    for argument in (*names, *command[1:]):
+        value = argument if isinstance(argument, bytes) else str(argument).encode()
+        parts.append(b"$%d\r\n%b\r\n" % (len(value), value))
+    return b"".join(parts)
+
+
+class ThroughClient:
+    """Commands through a client of redis-py, as whoever made it has told it to behave.
+
+    Args:
+        client: gives the client, made when it is first needed.
+        timeout: seconds for one command over asyncio, whatever the client does meanwhile.
+        at_once: how many commands may be under way over asyncio; ``None`` leaves it to the client.
+    """
+
+    def __init__(
+        self, client: Callable[[], Client], mode: Mode, clustered: bool, timeout: float, at_once: int | None
+    ) -> None:
+        self._client = client
+        self._blocking = mode == "blocking"
+        self._clustered = clustered
+        self._timeout = timeout
+        self._limit: contextlib.AbstractAsyncContextManager[None] = (
+            contextlib.nullcontext() if at_once is None else asyncio.Semaphore(at_once)
+        )
+
+    async def ask(self, *command: object, **options: object) -> Any:
+        """See `Commands.ask`."""
+        try:
+            return await self._attempt(command, options)
+        except NO_MASTER:  # see NO_MASTER
+            return await self._attempt(command, options)
+
+    async def _attempt(self, command: tuple[object, ...], options: dict[str, object]) -> Any:
+        client: Any = self._client()
+        if self._blocking:
+            return self._call(client, command, options)
+        async with asyncio.timeout(self._timeout), self._limit:
+            if self._clustered:
+                # Else redis-py sends the first commands to any node, and is redirected.
+                await client.initialize()
+            return await self._call(client, command, options)
+
+    def _call(self, client: Any, command: tuple[object, ...], options: dict[str, object]) -> Any:
+        if self._clustered and command[0] == "MGET":
+            return client.mget_nonatomic(command[1:])  # the keys are in slots of several nodes
+        return client.execute_command(*command, **options)
+
+    async def close(self) -> None:
+        """See `Commands.close`: it has none."""
+
+
+class Connections:
+    """Connections with the options of a client's pool, which itself has none.
+
+    Args:
+        client: gives the client, made when it is first needed.
+    """
+
+    def __init__(self, client: Callable[[], Client]) -> None:
+        self._client = client
+        self._known_pool: Any = None
+        self._closed = False
+        _all.add(self)
+
+    def _pool(self) -> Any:
+        if self._known_pool is None:
+            self._known_pool = cast("Any", self._client()).connection_pool
+        return self._known_pool
+
+    def forget(self) -> None:
+        """After a fork, in the child: let go of what is the parent's."""
+        raise NotImplementedError
+
+
+class ThreadConnections(Connections):
+    """For threads: each takes the connection that was given back last, or a new one; the number of threads bounds them.
+
+    redis-py's own time limits hold: for connecting, and for each step of sending and reading.
+    """
+
+    def __init__(self, client: Callable[[], Client]) -> None:
+        super().__init__(client)
+        self._free: list[Any] = []
+        self._making = threading.Lock()
+
+    async def ask(self, *command: object, **options: object) -> Any:
+        """See `Commands.ask`; never suspends."""
+        packed = pack(command)
+        try:
+            connection = self._free.pop()
+        except IndexError:
+            with self._making:
+                connection = self._pool().make_connection()  # which refuses more than the URL allows
+        try:
+            if not _is_ready(connection):
+                _connect(connection)
+            connection.send_packed_command((packed,))
+            try:
+                reply = connection.read_response()
+            except redis.ResponseError as error:  # a reply, too, and read whole
+                reply = error
+        except BaseException:
+            connection.disconnect()
+            self._give_back(connection)
+            raise
+        self._give_back(connection)
+        return _raised(reply)
+
+    def _give_back(self, connection: Any) -> None:
+        self._free.append(connection)
+        if self._closed:
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                self._free.pop().disconnect()
+
+    async def close(self) -> None:
+        """See `Commands.close`. A connection in use is closed by whoever uses it."""
+        self._closed = True
+        self._disconnect()
+
+    def forget(self) -> None:
+        """See `Connections.forget`."""
+        # redis-py closes the child's descriptors of these, and does not shut down what is the parent's.
+        self._free = []
+        if self._known_pool is not None:
+            self._known_pool.reset()  # it counts what it has made
+        self._making = threading.Lock()
+
+
+class Slot:
+    """Place for one command under way, and the connection that it left behind."""
+
+    __slots__ = ("cancelling", "connection", "late", "loop", "task", "until")
+
+    loop: asyncio.AbstractEventLoop
+    """On which it may be used."""
+    connection: Any
+    """``None`` where there is none yet, or the last one failed."""
+    task: asyncio.Task[Any]
+    """Whose command it is."""
+    cancelling: int
+    """How often others had asked that task to stop, as in `asyncio.Timeout`."""
+    until: float
+    """When the reply must be there, in the loop's time."""
+    late: bool
+    """Whether the task was cancelled because it was not."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.connection = None
+
+
+class LoopConnections(Connections):
+    """For the tasks of an event loop: `MAX_AT_ONCE` slots, of which each takes the one that was given back last.
+
+    A command has ``timeout`` seconds in all, for waiting for a slot, for connecting, sending and reading. As the limit
+    is the same for all, *one* timer looks after them, which is set anew when it goes off and not with every command, as
+    `asyncio.timeout` would. What is late is cancelled, as there.
+
+    On another event loop it begins anew: what was on the former is of no use any more.
+    """
+
+    def __init__(self, client: Callable[[], Client], timeout: float) -> None:
+        super().__init__(client)
+        self._timeout = timeout
+        self._begin(None)
+
+    def _begin(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        self._loop = loop
+        self._left = 0 if loop is None else min(MAX_AT_ONCE, self._pool().max_connections)
+        self._free: list[Slot] = []
+        self._busy: set[Slot] = set()
+        self._waiting: deque[asyncio.Future[Slot]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def ask(self, *command: object, **options: object) -> Any:
+        """See `Commands.ask`.
+
+        Raises:
+            TimeoutError: if the reply is not there in time.
+        """
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._begin(loop)
+        packed = pack(command)
+        until = loop.time() + self._timeout
+        slot = self._free.pop() if self._free else await self._wait(loop, until)
+        self._watch(slot, loop, until)
+        try:
+            connection = slot.connection
+            if connection is None or not await _is_ready_async(connection):
+                connection = await self._connect(slot)
+            await connection.send_packed_command((packed,))
+            try:
+                reply = await connection.read_response()
+            except redis.ResponseError as error:  # a reply, too, and read whole
+                reply = error
+        except BaseException as error:
+            self._busy.discard(slot)
+            late = slot.late and slot.task.uncancel() <= slot.cancelling
+            failed, slot.connection = slot.connection, None
+            self._give_back(slot)
+            with contextlib.suppress(Exception):
+                await failed.disconnect(nowait=True)
+            if late and isinstance(error, asyncio.CancelledError):
+                raise TimeoutError from error
+            raise
+        self._busy.discard(slot)
+        if not self._give_back(slot):
+            await connection.disconnect(nowait=True)
+        return _raised(reply)
+
+    async def _wait(self, loop: asyncio.AbstractEventLoop, until: float) -> Slot:
+        """A slot that has not been used yet, or the next that is given back."""
+        if self._left:
+            self._left -= 1
+            return Slot(loop)
+        waiter: asyncio.Future[Slot] = loop.create_future()
+        self._waiting.append(waiter)
+        try:
+            async with asyncio.timeout_at(until):
+                return await waiter
+        except BaseException:
+            if waiter.done() and not waiter.cancelled():
+                self._give_back(waiter.result())
+            raise
+
+    def _give_back(self, slot: Slot) -> bool:
+        """To the next that waits, or to whoever comes; ``False`` if it has been closed, or begun anew, meanwhile."""
+        if slot.loop is not self._loop:
+            return False
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(slot)
+                return True
+        self._free.append(slot)
+        return True
+
+    async def _connect(self, slot: Slot) -> Any:
+        connection = slot.connection
+        if connection is None:
+            connection = slot.connection = self._pool().make_connection()
+        await connection.disconnect(nowait=True)
+        try:
+            await connection.connect()
+        except NO_MASTER:  # see NO_MASTER
+            await connection.connect()
+        return connection
+
+    def _watch(self, slot: Slot, loop: asyncio.AbstractEventLoop, until: float) -> None:
+        task = slot.task = cast("asyncio.Task[Any]", asyncio.current_task())
+        slot.cancelling = task.cancelling()
+        slot.until = until
+        slot.late = False
+        self._busy.add(slot)
+        # Who had to wait for a slot is due before those that took theirs meanwhile.
+        if self._timer is None or until < self._timer.when():
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = loop.call_at(until, self._look, loop)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        if loop is not self._loop:
+            return
+        now = loop.time()
+        for slot in self._busy:
+            if slot.until <= now and not slot.late:
+                slot.late = True
+                slot.task.cancel()
+        due = [slot.until for slot in self._busy if not slot.late]
+        self._timer = loop.call_at(min(due), self._look, loop) if due else None
+
+    async def close(self) -> None:
+        """See `Commands.close`."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        slots = [*self._free, *self._busy] if self._loop is asyncio.get_running_loop() else []
+        waiting = self._waiting
+        self._begin(None)
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_exception(redis.ConnectionError("closed"))
+        for slot in slots:
+            if slot.connection is not None:
+                await slot.connection.disconnect()
+
+    def forget(self) -> None:
+        """See `Connections.forget`."""
+        # Kept: to close them would also take them out of the selector, which the child shares with its parent.
+        _parents.extend(self._free)
+        _parents.extend(self._busy)
+        self._begin(None)
+
+
+def _is_current(connection: Any) -> bool:
+    """Whether it is to the master that Sentinel named last, if there is a Sentinel."""
+    pool = getattr(connection, "connection_pool", None)
+    return pool is None or pool.master_address == (connection.host, connection.port)
+
+
+def _is_ready(connection: Any) -> bool:
+    try:
+        return connection.is_connected and _is_current(connection) and not connection.can_read()
+    except BROKEN:
+        return False
+
+
+async def _is_ready_async(connection: Any) -> bool:
+    try:
+        return connection.is_connected and _is_current(connection) and not await connection.can_read()
+    except BROKEN:
+        return False
+
+
+def _connect(connection: Any) -> None:
+    connection.disconnect()
+    try:
+        connection.connect()
+    except NO_MASTER:  # see NO_MASTER
+        connection.connect()
+
+
+def _raised(reply: Any) -> Any:
+    """The reply, unless it is an error."""
+    if isinstance(reply, redis.ResponseError):
+        try:
+            raise reply
+        finally:
+            del reply  # which its traceback would refer to
+    return reply
+
+
+_all: "WeakSet[Connections]" = WeakSet()
+_parents: list[Slot] = []
+
+
+def _after_fork() -> None:
+    for connections in list(_all):
+        connections.forget()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork)
