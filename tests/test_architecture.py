@@ -44,7 +44,13 @@ LINES = (
 
 WRAPPED = {
     "lmdb": ("backends.lmdb", "backends._lmdb_engine"),
-    "redis": ("backends.redis", "backends._redis_clients", "backends._redis_invalidations", "backends._redis_scripts"),
+    "redis": (
+        "backends.redis",
+        "backends._redis_clients",
+        "backends._redis_connections",
+        "backends._redis_invalidations",
+        "backends._redis_scripts",
+    ),
     "psycopg": ("backends._sql_engine", "backends._postgresql_notifications"),
     "argon2": ("users.passwords",),
     "email_validator": ("users.identifiers",),

@@ -120,7 +120,7 @@ class Backend(ABC):
     shared: bool = True
     """Whether other processes see the same records; an app of several workers needs that."""
     reads_at_once: bool = False
-    """Whether `peek` sees the engine itself, not merely a copy nearby: an event loop may read what ``mode`` says blocks."""
+    """Whether `peek` sees the engine itself, not merely a copy nearby: an event loop may so read a ``blocking`` one."""
     changes_at_once: bool = False
     """Whether `change` is one transaction: what it says it has made is there together, or none of it."""
 

@@ -225,6 +225,27 @@ class BackendConformance:
 
         self.run(scenario)
 
+    def test_what_can_be_seen_is_the_same_until_somebody_writes(self) -> None:
+        async def scenario(backend: Backend) -> None:
+            record = self.record()
+            assert await backend.create(record, None, NOW)
+            seen: list[object] = []
+            for version in range(1, 4):
+                await backend.get(record.key, NOW)  # some see only what was read
+                try:
+                    now_seen = backend.peek(record.key, NOW)
+                    assert now_seen == backend.peek(record.key, NOW + 1)
+                except WouldWaitError:
+                    now_seen = None
+                if now_seen is not None:
+                    assert now_seen not in seen
+                    seen.append(now_seen)
+                    found = backend.record_of(record.key, now_seen, NOW)
+                    assert found == await backend.get(record.key, NOW)
+                assert await backend.update(self.record(version=version, value=b"changed"), version - 1, NOW)
+
+        self.run(scenario)
+
     def test_every_way_to_read_says_the_same(self) -> None:
         async def scenario(backend: Backend) -> None:
             record = self.record()
@@ -236,7 +257,6 @@ class BackendConformance:
                     at_once = backend.get_at_once(record.key, now)
                 except WouldWaitError:
                     return
-                assert backend.reads_at_once
                 assert at_once == found
 
             await check(None, NOW)
