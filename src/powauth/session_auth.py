@@ -66,31 +66,27 @@ _WAY_OF_A_SIGN_IN: Final = ("authenticate_user", "do_create", "create")
 """A subclass that has a say in one of them may bring another user, or an older copy."""
 
 
-class _KnownId(msgspec.Struct, gc=False):
-    """What an id says that has been verified, the key of its record, and what that led to last.
+class _Sight(msgspec.Struct, frozen=True, gc=False):
+    """What was seen in the store when an id was found current in it, and from when until when it remains so.
 
-    The store is read at every request. Only if it still holds the very same record, what follows from that is known:
-    it need not be decoded and decided about again.
-
-    Attributes:
-        sight: what was seen in the store when the id was found current, the session in it, and from when until when the
-            id remains current in it.
+    As long as the store shows the very same, it need not be taken apart and decided about again.
     """
+
+    seen: object
+    stored: Stored
+    since: Millis
+    until: Millis
+
+
+class _KnownId(msgspec.Struct, gc=False):
+    """What an id says that has been verified, the key of its record, and what was seen there last."""
 
     presented: PresentedId
     key: bytes
-    sight: tuple[object, Stored, Millis, Millis] | None = None
+    sight: _Sight | None = None
 
-    def __repr__(self) -> str:
+    def __repr__(self) -> str:  # what was seen holds secrets: error reporters keep what local variables look like
         return repr(self.presented)
-
-    def current(self, seen: object, now: Millis) -> Stored | None:
-        """The session in what is seen in the store now, if the id is known to be current in it."""
-        if self.sight is not None:
-            before, stored, since, until = self.sight
-            if since <= now < until and before == seen:
-                return stored
-        return None
 
 
 class _State(msgspec.Struct, gc=False):
@@ -341,11 +337,10 @@ class SessionAuth(Authenticator[U]):
         now = self.now()
         try:
             seen = self.store.backend.peek(known.key, now)
-            if not self.store.reload:
-                state.stored = stored = known.current(seen, now)
-                if stored is not None:
-                    state.fetched = True
-                    return state
+            sight = known.sight
+            if sight is not None and sight.since <= now < sight.until and sight.seen == seen:
+                state.stored, state.fetched = sight.stored, True
+                return state
             record = None if seen is None else self.store.backend.record_of(known.key, seen, now)
         except (WouldWaitError, StoreUnavailable):
             return state
@@ -360,28 +355,26 @@ class SessionAuth(Authenticator[U]):
         state.fetched = True
         presented, now = known.presented, self.now()
         try:
-            seen, record = state.seen, state.record
+            record = state.record
             if record is None:
-                seen = record = await self.store.backend.get(known.key, now)
+                record = await self.store.backend.get(known.key, now)
             if record is None:
                 self._emit("unknown_id", connection, sid=presented.sid)
                 return
-            stored = known.current(seen, now)
-            if stored is None:
-                stored = self.store.read(record)
-                outcome = decide(stored.session, presented, now, self.policy)
-                if not outcome.accepted:
-                    await self._refuse(connection, stored.session, outcome, now)
-                    return
-                if outcome is not Outcome.CURRENT:
-                    state.due = True
-                elif len(record.value) <= REMEMBERED_BYTES:
-                    since, until = current_between(stored.session, self.policy)
-                    known.sight = (seen, stored, since, min(until, record.expires_at))
+            stored = self.store.read(record)
+            outcome = decide(stored.session, presented, now, self.policy)
+            if not outcome.accepted:
+                await self._refuse(connection, stored.session, outcome, now)
+                return
+            if outcome is not Outcome.CURRENT:
+                state.due = True
             if self.store.reload:
                 state.user = await self._fetch_reloaded(connection, state, stored, self._restored(stored.session))
                 if state.user is None:
                     return
+            elif state.seen is not None and not state.due and len(record.value) <= REMEMBERED_BYTES:
+                since, until = current_between(stored.session, self.policy)
+                known.sight = _Sight(state.seen, stored, since, min(until, record.expires_at))
         except UnreadableRecord:
             state.unseen = True
             self._emit("unreadable_record", connection, detail=encode_sid(presented.sid))
