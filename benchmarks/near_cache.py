@@ -16,6 +16,8 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import redis.asyncio
+
 from benchmarks.servers import PostgresServer, RedisServer, directory, family, postgresql_binaries, running
 from powauth.backends.base import Record, drive, make_key, make_owner, shard_of
 from powauth.backends.near_cache import NearCache
@@ -125,8 +127,8 @@ async def lags(url: str) -> list[float]:
     return found
 
 
-async def hit(url: str) -> tuple[float, float, float]:
-    """Seconds of a hit, of a coroutine that does nothing, and of a read of the server."""
+async def hit(url: str) -> tuple[float, float, float, float]:
+    """Seconds of a hit, of a coroutine that does nothing, of a read of the server, and of redis-py's own (0 if none)."""
     backend = backend_of(url, 1000)
     await connected(backend)
     kept = record(1 << 40)
@@ -147,10 +149,22 @@ async def hit(url: str) -> tuple[float, float, float]:
             await asyncio.sleep(0.01)  # the heartbeat has its turn
         return best
 
+    bare = 0.0
+    if isinstance(backend, RedisBackend):
+        client = redis.asyncio.Redis.from_url(url)
+        place, identifier = backend._locate(kept.key)
+        name = place.records + identifier
+
+        async def by_redis_py(key: bytes, now: int) -> None:
+            assert await client.get(name)
+
+        bare = await timed(by_redis_py, CALLS // 100)
+        await client.aclose()
     result = (
         await timed(backend.get, CALLS),
         await timed(nothing, CALLS),
         await timed(backend.get_fresh, CALLS // 100),
+        bare,
     )
     await backend.close()
     return result
@@ -258,11 +272,13 @@ async def main(server: RedisServer | PostgresServer, url: str) -> None:
     print(f"    median {statistics.median(found) * 1e6:8.0f} µs")
     print(f"    p99    {found[int(len(found) * 0.99)] * 1e6:8.0f} µs")
     print(f"    most   {found[-1] * 1e6:8.0f} µs")
-    near, nothing, far = await hit(url)
+    near, nothing, far, bare = await hit(url)
     print(
         f"get, near at hand    {near * 1e9:8.0f} ns, of which a coroutine that does nothing takes {nothing * 1e9:.0f}"
     )
     print(f"get, from the server {far * 1e9:8.0f} ns")
+    if bare:
+        print(f"    by redis-py      {bare * 1e9:8.0f} ns, with its client's own defaults")
     print(f"memory of a record   {memory():8.0f} bytes, with a value of {len(VALUE)}")
     first = 0.0
     for listeners in LISTENERS:
