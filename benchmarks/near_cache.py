@@ -128,7 +128,7 @@ async def lags(url: str) -> list[float]:
 
 
 async def hit(url: str) -> tuple[float, float, float, float]:
-    """Seconds of a hit, of a coroutine that does nothing, of a read of the server, and of redis-py's own (0 if none)."""
+    """Seconds of a hit, of a coroutine that does nothing, of a read of the server, and of one by redis-py (or 0)."""
     backend = backend_of(url, 1000)
     await connected(backend)
     kept = record(1 << 40)
