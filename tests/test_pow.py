@@ -23,6 +23,7 @@ from powauth import (
     RequestAuth,
     SessionAuth,
     StoreUnavailable,
+    Throttle,
 )
 from powauth.backends.base import EPOCH_LIFETIME, Backend, Millis, Mode, drive, make_key
 from powauth.backends.lmdb import LMDBBackend
@@ -234,6 +235,89 @@ def test_create_starts_over_when_it_took_so_long_that_its_epoch_may_be_forgotten
     with plug.backend.counting() as verbs:
         assert drive(plug.auth.create(plug.request(), plug.ada)) == plug.ada
     assert verbs == ["epoch", "epoch", "create"]
+
+
+# --- reading the user once --------------------------------------------------------------------------------------------
+
+
+class SlowToCheck(MemoryUsers):
+    """Users whose passwords take so long to check that an epoch may be forgotten meanwhile."""
+
+    clock: Clock
+
+    async def authenticate(self, params: Any) -> User | None:
+        found = await super().authenticate(params)
+        self.clock.advance(EPOCH_LIFETIME / 2000 + 1)
+        return found
+
+
+def attempt(plug: Plug) -> tuple[User | None, list[str], int]:
+    """Who is signed in, the verbs, and the queries."""
+    before = plug.users.queries
+    with plug.backend.counting() as verbs:
+        found = drive(plug.auth.authenticate_user(plug.request(), ADA))
+    return found, verbs, plug.users.queries - before
+
+
+def test_a_sign_in_reads_its_user_once() -> None:
+    plug = Plug(throttle=None)
+    assert attempt(plug) == (seen(plug.ada), ["epoch", "create"], 1)
+
+
+def test_a_sign_in_reads_its_user_again_when_the_check_took_too_long() -> None:
+    users = SlowToCheck()
+    plug = Plug(throttle=None, users=users)
+    users.clock = plug.clock
+    assert attempt(plug) == (seen(plug.ada), ["epoch", "epoch", "create"], 2)
+
+
+def test_a_sign_in_reads_its_user_again_where_a_check_may_answer_with_a_copy() -> None:
+    users = MemoryUsers()
+    users.authenticates_current = False
+    assert attempt(Plug(throttle=None, users=users))[1:] == (["epoch", "create"], 2)
+
+
+class OwnCreate(SessionAuth[User]):
+    async def create(self, connection: Any, user: User, *, proof: bytes | None = None) -> User | None:
+        return await super().create(connection, user, proof=proof)
+
+
+class OwnDoCreate(SessionAuth[User]):
+    async def do_create(self, connection: Any, user: User, *, proof: bytes | None = None) -> User | None:
+        return await super().do_create(connection, user, proof=proof)
+
+
+class OwnAuthentication(SessionAuth[User]):
+    async def authenticate_user(self, connection: Any, params: Any) -> User | None:
+        return await super().authenticate_user(connection, params)
+
+
+@pytest.mark.parametrize("kind", [OwnCreate, OwnDoCreate, OwnAuthentication], ids=lambda kind: str(kind.__name__))
+def test_a_sign_in_reads_its_user_again_where_a_subclass_may_bring_another(kind: type[SessionAuth[User]]) -> None:
+    plug = Plug()
+    plug.auth = kind(secret_key=SECRET, users=plug.users, backend=plug.backend, clock=plug.clock, throttle=None)
+    assert attempt(plug) == (seen(plug.ada), ["epoch", "create"], 2)
+
+
+def test_an_attempt_that_failed_serves_no_sign_in_after_it() -> None:
+    plug = Plug(throttle=None)
+    connection = plug.request()
+    old = plug.ada
+    plug.users.rows[old.id] = replace(old, password_hash="another")
+    drive(plug.auth.user_updated(old, plug.users.rows[old.id]))
+    assert drive(plug.auth.authenticate_user(connection, ADA)) is None
+    assert drive(plug.auth.do_create(connection, old, proof=plug.users.fingerprint(old))) is None
+    assert drive(plug.auth.store.count(plug.auth.now())) == 0
+
+
+def test_an_attempt_whose_epoch_cannot_be_read_is_not_counted() -> None:
+    plug = Plug(throttle=Throttle(per_source=None))
+    plug.backend.fail["epoch"] = StoreUnavailable("down")
+    with pytest.raises(StoreUnavailable):
+        attempt(plug)
+    assert plug.backend.calls == ["create", "epoch", "update"]
+    plug.backend.fail.clear()
+    assert attempt(plug)[0] == seen(plug.ada)
 
 
 def test_delete_ends_the_session_and_assigns_nothing() -> None:
