@@ -33,7 +33,7 @@ SYNC = ("sqlite", "psycopg", "psycopg_near", "mariadb_pymysql", "redis", "redis_
 """Engines through a driver for threads: for WSGI."""
 
 ASYNC = (
-    *("aiosqlite", "psycopg_async", "psycopg_async_near", "asyncpg", "asyncpg_near", "asyncmy"),
+    *("aiosqlite", "psycopg_async", "asyncpg", "asyncmy"),
     *("redis_async", "redis_near_async", "cluster_async", "sentinel_async"),
 )
 """Engines through a driver for an event loop: for ASGI."""

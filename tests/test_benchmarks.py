@@ -186,7 +186,7 @@ def test_bounds_are_held_to_the_median_and_only_where_there_are_figures() -> Non
         ("at most 2", True),
         ("at most 2", False),
     ]
-    assert found["memory, ASGI, to the floor"].measured == "1.50 (1.50 - 1.50)"
+    assert found["memory, ASGI, to the floor; an ORM's user read"].measured == "1.50 (1.50 - 1.50)"
     assert [row[-1] for row in bounds.rows(list(found.values()))].count("does not hold") == 3
 
 

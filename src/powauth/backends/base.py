@@ -160,12 +160,8 @@ class Backend(ABC):
         raise WouldWaitError
 
     def record_of(self, key: bytes, seen: Any, now: Millis) -> Record | None:
-        """The live record in what `peek` has seen under ``key``.
-
-        Raises:
-            WouldWaitError: if `get` has something to do about it, such as to remove what has expired.
-        """
-        raise WouldWaitError
+        """The live record in what `peek` has seen under ``key``; ``None`` if it has expired, or cannot be read."""
+        raise NotImplementedError  # of a backend that has a `peek`
 
     def get_at_once(self, key: bytes, now: Millis) -> Record | None:
         """`get`, by `peek` and `record_of`.

@@ -207,9 +207,8 @@ class LMDBBackend(Backend):
 
     def record_of(self, key: bytes, seen: bytes, now: Millis) -> Record | None:  # noqa: D102
         record = _decode(key, seen)
-        if record is not None and record.expires_at <= now:
-            raise WouldWaitError  # `get` removes it
-        return record
+        # What has expired is left to `get`, `create` and `purge`: to remove it is a write.
+        return record if record is not None and record.expires_at > now else None
 
     async def update(self, record: Record, expected_version: int, now: Millis) -> bool:  # noqa: D102
         work = _updating(record, expected_version, now)
