@@ -17,6 +17,9 @@ records of one owner, and their index, live in one place.
 not be kept for ever: `EPOCH_LIFETIME` after its last move a backend may forget it (and answer 0), because a
 caller gives up a sign-in that takes longer than that. Where a backend draws the epochs of all owners from one count,
 the last of them serves before anybody knows whose sign-in it is (`Backend.latest_epoch`).
+
+**Beyond the verbs** there is what some engines do better than by a verb each: `Backend.get_fresh`, `peek` with
+`record_of`, `change` and `latest_epoch`. What stands here in their place is right for every backend.
 """
 
 import hashlib
