@@ -213,6 +213,7 @@ class SessionAuth(Authenticator[U]):
         # A subclass with a say in who is fetched, or in what is sent, is asked every time.
         own = type(self)
         self._asks_at_once = own.fetch is not SessionAuth.fetch or own.do_fetch is not Authenticator.do_fetch
+        self._may_glance = not self._asks_at_once and own.call is SessionAuth.call
         self._always_due = own.respond is not SessionAuth.respond
         # Whether the user of an attempt comes to `create` as `authenticate` has read them.
         self._reads_once = (
@@ -261,7 +262,7 @@ class SessionAuth(Authenticator[U]):
 
     def call_at_once(self, connection: Connection) -> bool:
         """See `Authenticator.call_at_once`: does it for whom nothing has to be waited for and nothing has changed."""
-        if self._asks_at_once:
+        if not self._may_glance:
             return False
         key = self.current_user_key
         if connection.assigned(key) is not MISSING:

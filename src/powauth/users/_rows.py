@@ -1,7 +1,7 @@
 """Users made of rows, as the ORM would make them, at a third of its cost.
 
-A sign-in reads the user twice, each time by itself. What an ORM session does for one query takes longer than the query:
-it keeps track of objects that are let go of at once. Where a row is all that the ORM would make a user of, the user is
+A sign-in reads its user by a query of its own. What an ORM session does for one query takes longer than the query: it
+keeps track of objects that are let go of at once. Where a row is all that the ORM would make a user of, the user is
 made of it here. Where the app has asked for more, by what it maps or by listening to events, the ORM does it.
 """
 
