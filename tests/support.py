@@ -244,8 +244,8 @@ class FakeConnection(Connection):
     """A request and response without a server: for tests of the core."""
 
     def __init__(self, cookies: list[str] | None = None, **headers: str) -> None:
-        super().__init__()
-        self.cookies = cookies or []
+        self.states = {}
+        self.cookie_fields = cookies or []
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
         self.assigns: dict[str, object] = {}
         self.framework_session: dict[str, Any] | None = None
@@ -257,8 +257,8 @@ class FakeConnection(Connection):
     def target(self) -> str:
         return "/"
 
-    def cookie_headers(self) -> list[str]:
-        return self.cookies
+    def cookies(self) -> str:
+        return "; ".join(self.cookie_fields)
 
     def header(self, name: str) -> str | None:
         return self.headers.get(name)

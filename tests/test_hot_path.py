@@ -107,9 +107,35 @@ def reader(read: Callable[[Any], Any]) -> tuple[Any, list[Any]]:
 
 def test_a_request_that_nobody_asks_for_the_user_makes_none() -> None:
     plug = Plug()
-    sent = plug.serve(reads_nobody, plug.scope(state={}))
-    assert (b"vary", b"Cookie") in sent[0]["headers"]
-    assert plug.users.restored == 0
+    for _ in range(3):
+        sent = plug.serve(reads_nobody, plug.scope(state={}))
+        assert (b"vary", b"Cookie") in sent[0]["headers"]
+    assert plug.users.restored == 1  # once in all: the first look sees that it can be done
+
+
+def test_an_authenticator_that_nobody_holds_any_more_goes_with_all_that_it_remembers() -> None:
+    plug = Plug()
+    for _ in range(2):
+        plug.serve(reads_nobody, plug.scope(state={}))
+    alive = weakref.ref(plug.auth)
+    del plug
+    gc.collect()
+    assert alive() is None
+
+
+def test_log_02_what_a_request_looks_like_to_an_error_reporter_is_not_what_it_holds() -> None:
+    plug = Plug()
+    scope = plug.scope(state={})
+    plug.serve(reads_nobody, scope)
+    secret = plug.cookie.partition("=")[2]
+    assert secret not in repr(asgi.ASGIConnection(scope))
+    assert secret not in repr(wsgi.WSGIConnection({"HTTP_COOKIE": plug.cookie}))
+    known = plug.auth._known_id(secret)
+    assert known is not None
+    for remembered in (known, known.sight, *scope["powauth"]["current_user"][1].values()):
+        text = repr(remembered)
+        assert secret not in text
+        assert repr(known.presented.salt)[2:-1] not in text
 
 
 READS: dict[str, Callable[[Any], Any]] = {

@@ -472,7 +472,7 @@ async def test_a_scope_with_little_in_it() -> None:
     assert connection.session() is None
     assert connection.header("user-agent") == "a browser"
     assert connection.header("accept") is None
-    assert connection.cookie_headers() == []
+    assert connection.cookies() == ""
 
 
 async def test_without_anyio_asyncio_lends_its_threads(

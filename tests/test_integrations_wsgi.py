@@ -196,7 +196,7 @@ def test_the_apps_own_mistakes_are_raised(site: Site, error: Exception) -> None:
 
 def test_an_app_without_headers_of_the_request(site: Site) -> None:
     connection = wsgi.WSGIConnection({})
-    assert connection.cookie_headers() == ()
+    assert connection.cookies() == ""
     assert connection.header("user-agent") is None
     assert connection.client_ip() is None
     assert connection.session() is None

@@ -410,7 +410,7 @@ def test_an_id_that_is_gone_when_the_request_is_looked_at_again_is_not_renewed()
     connection = plug.request(plug.sign_in())
     drive(plug.auth.fetch(connection))
     plug.clock.advance(900)
-    connection.cookies = []
+    connection.cookie_fields = []
     assert drive(plug.auth.fetch(connection)) is None
     assert drive(plug.auth.respond(connection)) == NO_EFFECTS
 

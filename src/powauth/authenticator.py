@@ -151,7 +151,7 @@ class Authenticator(ABC, Generic[U]):
 
         A WebSocket's handshake of which this is so must come from an allowed origin.
         """
-        return bool(connection.cookie_headers()) or connection.header("origin") is not None
+        return bool(connection.cookies()) or connection.header("origin") is not None
 
     async def recheck(self, connection: Connection) -> bool:
         """Whether who was signed in on a connection when it began still is: for connections that last.

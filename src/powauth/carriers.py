@@ -133,18 +133,16 @@ class CookieCarrier(Carrier):
         The name must match exactly, with only spaces and tabs around it (RFC 6265bis, section 5.4); no neighbour,
         however broken, can hide it, and no quoting or escape is undone.
         """
-        own, headers = self.name, connection.cookie_headers()
-        if len(headers) == 1:
-            before, named, after = f"; {headers[0]}".partition(self._named)
-            # What browsers send: the name once, after "; ", or not at all. Anything else is looked at pair by pair.
-            if own not in before and own not in after:
-                return after.partition(";")[0].strip(" \t") if named else None
+        own, cookies = self.name, connection.cookies()
+        before, named, after = f"; {cookies}".partition(self._named)
+        # What browsers send: the name once, after "; ", or not at all. Anything else is looked at pair by pair.
+        if own not in before and own not in after:
+            return after.partition(";")[0].strip(" \t") if named else None
         found: str | None = None
-        for header in headers:
-            for value in _values(header, own):
-                if found is not None and found != value:
-                    raise ConflictingIds
-                found = value
+        for value in _values(cookies, own):
+            if found is not None and found != value:
+                raise ConflictingIds
+            found = value
         return found
 
     def write(self, connection: Connection, value: str) -> str | None:

@@ -4,8 +4,8 @@ An integration subclasses `Connection` for its protocol (ASGI, WSGI, Flask); the
 to be done to the response in `Effects`.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from abc import ABC, ABCMeta, abstractmethod
+from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -23,7 +23,7 @@ MISSING: Final = _Missing()
 """Nothing has been assigned, which is not the same as ``None``: nobody is signed in."""
 
 
-class Later(msgspec.Struct, frozen=True, gc=False):
+class Later(msgspec.Struct, frozen=True):
     """Stands for a value that is made when it is first looked up: ``make(of)``. Must lead to no connection."""
 
     make: Callable[[Any], object]
@@ -31,7 +31,8 @@ class Later(msgspec.Struct, frozen=True, gc=False):
 
     def value(self) -> object:
         """Make it."""
-        return self.make(self.of)
+        make = self.make
+        return make(self.of)
 
 
 class Effects(NamedTuple):
@@ -58,12 +59,14 @@ class Connection(ABC):
 
     Several may be made of one request, as long as they share their ``states``. Nothing that the request holds may hold
     a connection: the circle would leave each request for the garbage collector to find.
+
+    Attributes:
+        states: what authenticators remember of the request; empty at first.
     """
 
-    __slots__ = ("states",)
+    __slots__ = ()
 
-    def __init__(self, states: States | None = None) -> None:
-        self.states: States = {} if states is None else states
+    states: States
 
     @abstractmethod
     def method(self) -> str:
@@ -74,8 +77,8 @@ class Connection(ABC):
         """The path and query that the client asked for, as it spelled them, whatever a mount has taken off since."""
 
     @abstractmethod
-    def cookie_headers(self) -> Sequence[str]:
-        """The values of the request's ``Cookie`` fields, undecoded (ISO 8859-1), in order."""
+    def cookies(self) -> str:
+        """The request's ``Cookie`` field, undecoded (ISO 8859-1); several are joined by ``"; "`` (RFC 9113, 8.2.3)."""
 
     @abstractmethod
     def header(self, name: str) -> str | None:
@@ -102,6 +105,10 @@ class Connection(ABC):
         self.assign(key, later.value())
 
 
+class ConnectionStruct(msgspec.StructMeta, ABCMeta):
+    """The metaclass of a `Connection` that is a `msgspec.Struct`: made for every request, in half of a class's time."""
+
+
 def with_effects(headers: Iterable[tuple[bytes, bytes]], effects: Effects) -> Headers:
     """The response's headers once the plug has had its say.
 
@@ -112,9 +119,9 @@ def with_effects(headers: Iterable[tuple[bytes, bytes]], effects: Effects) -> He
     >>> with_effects([(b"vary", b"Accept")], NO_EFFECTS)
     [(b'vary', b'Accept'), (b'vary', b'Cookie')]
     """
-    headers = list(headers)
+    headers = [*headers]
     for name, value in headers:
-        if name.lower() == b"vary" and _names(value, b"cookie", b"*"):
+        if len(name) == _VARY_LENGTH and name.lower() == b"vary" and _names(value, b"cookie", b"*"):
             break
     else:
         headers.append(_VARY)
@@ -132,6 +139,7 @@ def with_effects(headers: Iterable[tuple[bytes, bytes]], effects: Effects) -> He
 
 
 _VARY: Final = (b"vary", b"Cookie")
+_VARY_LENGTH: Final = len(b"vary")
 
 _CACHE_CONTROLS: Final = (b"cache-control", b"surrogate-control")
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import lru_cache, partial
-from typing import Final, Self, TypeGuard, cast, get_args
+from typing import Final, Self, TypeGuard, cast, final, get_args
 
 import msgspec
 
@@ -66,26 +66,34 @@ _WAY_OF_A_SIGN_IN: Final = ("authenticate_user", "do_create", "create")
 """A subclass that has a say in one of them may bring another user, or an older copy."""
 
 
-class _Sight(msgspec.Struct, frozen=True, gc=False):
+@final
+class _Sight(msgspec.Struct, frozen=True):
     """What was seen in the store when an id was found current in it, and from when until when it remains so.
 
-    As long as the store shows the very same, it need not be taken apart and decided about again.
+    As long as the store shows the very same, it need not be taken apart and decided about again. It is also all that is
+    remembered of a request that finds it, until more is asked of `SessionAuth._state`.
+
+    Attributes:
+        later: makes the session's user.
     """
 
     seen: object
     stored: Stored
     since: Millis
     until: Millis
+    later: Later
+
+    __repr__ = object.__repr__  # what was seen holds secrets: error reporters keep what local variables look like
 
 
-class _KnownId(msgspec.Struct, gc=False):
+class _KnownId(msgspec.Struct):
     """What an id says that has been verified, the key of its record, and what was seen there last."""
 
     presented: PresentedId
     key: bytes
     sight: _Sight | None = None
 
-    def __repr__(self) -> str:  # what was seen holds secrets: error reporters keep what local variables look like
+    def __repr__(self) -> str:
         return repr(self.presented)
 
 
@@ -102,7 +110,7 @@ class _State(msgspec.Struct, gc=False):
         unseen: there may be a session, which could not be read.
         signed_in: the session was made during this request.
         cleared: the client is to lose its id.
-        user: as the users context has just loaded them, under ``reload``.
+        user: as just loaded, under ``reload``, or restored to see that it can be done.
     """
 
     fetched: bool = False
@@ -115,6 +123,8 @@ class _State(msgspec.Struct, gc=False):
     signed_in: bool = False
     cleared: bool = False
     user: object = None
+
+    __repr__ = object.__repr__  # as of a `_Sight`
 
 
 class _Attempt(msgspec.Struct, gc=False, frozen=True):
@@ -229,7 +239,8 @@ class SessionAuth(Authenticator[U]):
 
     def now(self) -> Millis:
         """The time by the clock that governs all of this authenticator's parts."""
-        return int(self._clock() * 1000)
+        clock = self._clock
+        return int(clock() * 1000)
 
     def for_asgi(self, in_thread: InThread, users_in_thread: InThread | None = None) -> Self:
         """See `Authenticator.for_asgi`.
@@ -267,14 +278,13 @@ class SessionAuth(Authenticator[U]):
         key = self.current_user_key
         if connection.assigned(key) is not MISSING:
             return True
-        state = self._glance(connection)
-        if not state.fetched:
-            return False
-        if state.stored is None:
+        found = self._glance(connection)
+        if type(found) is _Sight:
+            connection.assign_later(key, found.later)
+            return True
+        if found.fetched:
             connection.assign(key, None)
-        else:
-            connection.assign_later(key, Later(self._user_of, state))
-        return True
+        return found.fetched
 
     async def call(self, connection: Connection) -> None:
         """See `Authenticator.call`. The user is made of the session's snapshot when somebody asks for it.
@@ -306,49 +316,59 @@ class SessionAuth(Authenticator[U]):
 
     async def _look(self, connection: Connection) -> _State:
         """Look at what the request presents; what there is to remember of it."""
-        state: _State | None = connection.states.get(self.identity)
-        if state is None or state.known is None or state.fetched:
-            state = self._glance(connection)
+        state = self._state(connection)
+        if state.known is None or state.fetched:
+            self._glance(connection)
+            state = self._state(connection)
         if not state.fetched and state.known is not None:
             await self._read(connection, state, state.known)
         return state
 
-    def _glance(self, connection: Connection) -> _State:
-        """As much of `_look` as takes no wait; `_State.fetched` tells whether that was all."""
-        state: _State | None = connection.states.get(self.identity)
-        if state is None:
-            state = connection.states[self.identity] = _State()
-        elif state.fetched:  # once more: only what is found now counts; and a sign-out, if there was one
-            state.fetched = False
-            state.known = state.seen = state.record = state.stored = state.user = None
-            state.due = state.cleared
+    def _glance(self, connection: Connection) -> _State | _Sight:
+        """As much of `_look` as takes no wait; of a state ``fetched`` tells whether that was all."""
         try:
             value = self.carrier.read(connection)
         except ConflictingIds:
             self._emit("conflicting_ids", connection)
             value = None
         # What has not the length of an id is none, and takes no room among those that are remembered.
-        known = self._known_id(value) if value is not None and len(value) == self._id_length else None
+        known_id = self._known_id
+        known = known_id(value) if value is not None and len(value) == self._id_length else None
         if known is None:
             if value:
                 self._emit("forged_id", connection)
+            state = self._anew(connection, None)
             state.fetched = True
             return state
-        state.known = known
         now = self.now()
         try:
             seen = self.store.backend.peek(known.key, now)
             sight = known.sight
             if sight is not None and sight.since <= now < sight.until and sight.seen == seen:
+                if self.identity not in connection.states:
+                    connection.states[self.identity] = sight
+                    return sight
+                state = self._anew(connection, known)
                 state.stored, state.fetched = sight.stored, True
                 return state
             record = None if seen is None else self.store.backend.record_of(known.key, seen, now)
         except (WouldWaitError, StoreUnavailable):
-            return state
+            return self._anew(connection, known)
+        state = self._anew(connection, known)
         if record is None:
             self._emit("unknown_id", connection, sid=known.presented.sid)
             state.fetched = True
         state.seen, state.record = seen, record
+        return state
+
+    def _anew(self, connection: Connection, known: _KnownId | None) -> _State:
+        """The state of a look that is about to be taken."""
+        state = self._state(connection)
+        if state.fetched:  # once more: only what is found now counts; and a sign-out, if there was one
+            state.fetched = False
+            state.seen = state.record = state.stored = state.user = None
+            state.due = state.cleared
+        state.known = known
         return state
 
     async def _read(self, connection: Connection, state: _State, known: _KnownId) -> None:
@@ -374,8 +394,10 @@ class SessionAuth(Authenticator[U]):
                 if state.user is None:
                     return
             elif state.seen is not None and not state.due and len(record.value) <= REMEMBERED_BYTES:
+                state.user = self._restored(stored.session)  # what could be restored once can be again
                 since, until = current_between(stored.session, self.policy)
-                known.sight = _Sight(state.seen, stored, since, min(until, record.expires_at))
+                later = Later(self._restored, stored.session)
+                known.sight = _Sight(state.seen, stored, since, min(until, record.expires_at), later)
         except UnreadableRecord:
             state.unseen = True
             self._emit("unreadable_record", connection, detail=encode_sid(presented.sid))
@@ -478,16 +500,16 @@ class SessionAuth(Authenticator[U]):
 
     def is_due(self, connection: Connection) -> bool:
         """See `Authenticator.is_due`."""
-        state: _State | None = connection.states.get(self.identity)
-        return self._always_due or (state is not None and state.due)
+        state = connection.states.get(self.identity)
+        return (type(state) is _State and state.due) or self._always_due
 
     async def respond(self, connection: Connection, *, failed: bool = False) -> Effects:
         """What the response is to carry: a new session's id, a renewed id, the current id again, or its end.
 
         Renewing is best effort: if the store is out of reach the id that the client has stays good.
         """
-        state: _State | None = connection.states.get(self.identity)
-        if state is None or not state.due:
+        state = connection.states.get(self.identity)
+        if type(state) is not _State or not state.due:
             return NO_EFFECTS
         if state.cleared:
             return Effects(self.carrier.clear(connection), no_store=True)
@@ -518,9 +540,9 @@ class SessionAuth(Authenticator[U]):
 
         Once it has said no, nobody is signed in on this connection.
         """
-        state: _State | None = connection.states.get(self.identity)
-        if state is None:
+        if self.identity not in connection.states:
             return True  # whoever is signed in, it was not by a session of ours
+        state = self._state(connection)
         if self.current_user(connection) is None or state.stored is None:
             return False
         alive = await self._seen_again(connection, state, state.stored.session)
@@ -531,7 +553,7 @@ class SessionAuth(Authenticator[U]):
 
     def is_expired(self, connection: Connection) -> bool:
         """See `Authenticator.is_expired`: by the record as it was last read."""
-        state: _State | None = connection.states.get(self.identity)
+        state: _State | _Sight | None = connection.states.get(self.identity)
         if state is None:
             return False
         return state.stored is None or self.now() >= expires_at(state.stored.session, self.policy)
@@ -750,9 +772,10 @@ class SessionAuth(Authenticator[U]):
     # --- inside -----------------------------------------------------------------------------------------------------
 
     def _state(self, connection: Connection) -> _State:
-        state: _State | None = connection.states.get(self.identity)
-        if state is None:
-            state = connection.states[self.identity] = _State()
+        state = connection.states.get(self.identity)
+        if type(state) is not _State:
+            stored = None if state is None else state.stored
+            state = connection.states[self.identity] = _State(stored is not None, stored=stored)
         return state
 
     def _current(self, connection: Connection) -> Stored:

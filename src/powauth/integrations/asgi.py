@@ -9,7 +9,7 @@ from urllib.parse import quote
 import msgspec
 
 from powauth.authenticator import Authenticator, Unreachable, known
-from powauth.connection import MISSING, NO_EFFECTS, Connection, Later, States, with_effects
+from powauth.connection import MISSING, NO_EFFECTS, Connection, ConnectionStruct, Later, States, with_effects
 from powauth.credentials import Duration
 from powauth.errors import ConfigError, PowauthError
 from powauth.integrations.answers import Answers, OnError, chosen
@@ -97,14 +97,13 @@ class GuardedState(dict[str, Any]):
         return GuardedState(self.items())
 
 
-class ASGIConnection(Connection):
+class ASGIConnection(Connection, msgspec.Struct, metaclass=ConnectionStruct, eq=False):
     """An ASGI scope as the plug sees it."""
 
-    __slots__ = ("scope",)
+    scope: Scope
+    states: States = msgspec.field(default_factory=dict)
 
-    def __init__(self, scope: Scope, states: States | None = None) -> None:
-        self.states = {} if states is None else states
-        self.scope = scope
+    __repr__ = object.__repr__  # the scope holds secrets: error reporters keep what local variables look like
 
     def method(self) -> str:
         """See `Connection.method`."""
@@ -118,13 +117,13 @@ class ASGIConnection(Connection):
         query = self.scope.get("query_string", b"").decode("latin-1")
         return f"{path}?{query}" if query else path
 
-    def cookie_headers(self) -> Sequence[str]:
-        """See `Connection.cookie_headers`."""
-        found = []
+    def cookies(self) -> str:
+        """See `Connection.cookies`."""
+        found = b""
         for name, value in self.scope["headers"]:
             if name == b"cookie":
-                found.append(value.decode("latin-1"))
-        return found
+                found = b"%b; %b" % (found, value) if found else value
+        return found.decode("latin-1")
 
     def header(self, name: str) -> str | None:
         """See `Connection.header`."""
@@ -147,9 +146,9 @@ class ASGIConnection(Connection):
     def assigned(self, key: str) -> object:
         """See `Connection.assigned`."""
         state = self.scope.get("state")
-        if state is None:
+        if not state or key not in state:
             return MISSING
-        value = dict.get(state, key, MISSING)
+        value = dict.get(state, key)
         return state[key] if type(value) is Later else value
 
     def assign(self, key: str, value: object) -> None:
@@ -237,35 +236,34 @@ class SessionAuthMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        kind = scope["type"]
-        if kind not in ("http", "websocket"):
+        is_websocket = scope["type"] == "websocket"
+        if not is_websocket and scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         auth = self.auth
         key = auth.current_user_key
-        bound: dict[str, Bound] | None = scope.get(SCOPE_KEY)
-        if bound is not None and key in bound:
+        bound: dict[str, Bound] = scope.setdefault(SCOPE_KEY, {})
+        if key in bound:
             auth.check_key_is_free(bound[key][0].auth)
             # The same authenticator again, in a sub-app: the outer one sees to everything.
             await self.app(scope, receive, send)
             return
-        connection = self.connection_type(scope)
-        if kind == "websocket" and not self.sockets.admits(scope, connection):
+        make = self.connection_type
+        connection = make(scope)
+        if is_websocket and not self.sockets.admits(scope, connection):
             await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": "cross_site_request"})
             return
         if not auth.call_at_once(connection):
             await auth.call(connection)
         scope = connection.scope
-        if bound is None:
-            scope[SCOPE_KEY] = {key: (self, connection.states)}
-        else:
-            bound[key] = (self, connection.states)
-        if kind == "websocket":
+        bound[key] = (self, connection.states)
+        if is_websocket:
             await self.sockets.serve(self.app, scope, connection, receive, send)
             return
         response = _Response(auth, connection, send)
+        app = self.app
         try:
-            await self.app(scope, receive, response.send)
+            await app(scope, receive, response.send)
         except PowauthError as error:
             answer = chosen(answers_in(scope), error, self.answers)(error, connection)
             if response.started or answer is None:
@@ -285,12 +283,14 @@ class _Response(msgspec.Struct):
     started: bool = False
 
     def send(self, message: Message) -> Awaitable[None]:
-        if message["type"] != "http.response.start":
-            return self.forward(message)
-        self.started = True
-        if self.auth.is_due(self.connection):
-            return self._start(message)
-        return self.forward({**message, "headers": with_effects(message.get("headers", ()), NO_EFFECTS)})
+        forward = self.forward
+        if message["type"] == "http.response.start":
+            self.started = True
+            if self.auth.is_due(self.connection):
+                return self._start(message)
+            message = {**message}
+            message["headers"] = with_effects(message.get("headers", ()), NO_EFFECTS)
+        return forward(message)
 
     async def _start(self, message: Message) -> None:
         effects = await self.auth.respond(self.connection, failed=message["status"] >= 500)  # noqa: PLR2004

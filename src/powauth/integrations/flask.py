@@ -34,8 +34,6 @@ EXTENSION = "powauth"
 class FlaskConnection(wsgi.WSGIConnection):
     """A Flask request as the plug sees it: a WSGI environ, Flask's session, and ``g``."""
 
-    __slots__ = ()
-
     def session(self) -> MutableMapping[str, Any] | None:
         """See `Connection.session`."""
         return session

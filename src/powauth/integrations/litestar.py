@@ -47,8 +47,6 @@ Check = Callable[[RequestAuth[Any]], object]
 class LitestarConnection(asgi.ASGIConnection):
     """A Litestar connection as the plug sees it: the current user is ``request.user`` too."""
 
-    __slots__ = ()
-
     def assign(self, key: str, value: object) -> None:
         """See `Connection.assign`."""
         super().assign(key, value)

@@ -1,13 +1,15 @@
 """Pure WSGI: the same core, driven to its end in one step, with no event loop and no thread."""
 
-from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import msgspec
+
 from powauth.authenticator import Authenticator
 from powauth.backends.base import drive
-from powauth.connection import MISSING, NO_EFFECTS, Connection, Effects, States, with_effects
+from powauth.connection import MISSING, NO_EFFECTS, Connection, ConnectionStruct, Effects, States, with_effects
 from powauth.errors import ConfigError, PowauthError
 from powauth.integrations.answers import Answers, OnError, chosen
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
@@ -32,14 +34,13 @@ _UNPREFIXED = frozenset({"CONTENT_TYPE", "CONTENT_LENGTH"})
 """The two headers that CGI, and so WSGI, names otherwise; empty when they are absent (PEP 3333)."""
 
 
-class WSGIConnection(Connection):
+class WSGIConnection(Connection, msgspec.Struct, metaclass=ConnectionStruct, eq=False):
     """A WSGI environ as the plug sees it."""
 
-    __slots__ = ("environ",)
+    environ: "WSGIEnvironment"
+    states: States = msgspec.field(default_factory=dict)
 
-    def __init__(self, environ: "WSGIEnvironment", states: States | None = None) -> None:
-        self.states = {} if states is None else states
-        self.environ = environ
+    __repr__ = object.__repr__  # the environ holds secrets: error reporters keep what local variables look like
 
     def method(self) -> str:
         """See `Connection.method`."""
@@ -53,10 +54,10 @@ class WSGIConnection(Connection):
         path = quote(path, encoding="latin-1")  # PEP 3333: a character for each byte
         return f"{path}?{query}" if query else path
 
-    def cookie_headers(self) -> Sequence[str]:
-        """See `Connection.cookie_headers`."""
-        cookies = self.environ.get("HTTP_COOKIE")
-        return () if cookies is None else (cookies,)
+    def cookies(self) -> str:
+        """See `Connection.cookies`."""
+        cookies: str = self.environ.get("HTTP_COOKIE", "")
+        return cookies
 
     def header(self, name: str) -> str | None:
         """See `Connection.header`."""
@@ -137,8 +138,9 @@ class SessionAuthMiddleware:
             started = True
             return start_response(status, amended(headers, effects), exc_info)
 
+        app = self.app
         try:
-            body = self.app(environ, start)
+            body = app(environ, start)
             return body if started else _BegunBody(body)
         except PowauthError as error:
             answer = chosen(answers, error, self.answers)(error, connection)

@@ -87,10 +87,10 @@ def _signed_in(auth: Authenticator[U], connection: Connection) -> U:
 class _ClientConnection(Connection):
     """The request that a test client does not make."""
 
-    __slots__ = ("_assigned", "_cookies", "_session")
+    __slots__ = ("_assigned", "_cookies", "_session", "states")
 
     def __init__(self, cookies: Sequence[str], session: MutableMapping[str, Any] | None) -> None:
-        super().__init__()
+        self.states = {}
         self._assigned: dict[str, object] = {}
         self._cookies = cookies
         self._session = session
@@ -101,8 +101,8 @@ class _ClientConnection(Connection):
     def target(self) -> str:
         return "/"
 
-    def cookie_headers(self) -> Sequence[str]:
-        return self._cookies
+    def cookies(self) -> str:
+        return "; ".join(self._cookies)
 
     def header(self, name: str) -> str | None:
         return "powauth.testing" if name == "user-agent" else None
