@@ -233,6 +233,7 @@ class SessionAuthMiddleware:
         self.auth = auth.for_asgi(in_thread, users_in_thread)
         self.answers = Answers(on_error, sign_in_path)
         self.sockets = Sockets(self.auth, origins, websocket_recheck)
+        self._connect = self.connection_type  # found at once, where the class would be searched
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -248,8 +249,8 @@ class SessionAuthMiddleware:
             # The same authenticator again, in a sub-app: the outer one sees to everything.
             await self.app(scope, receive, send)
             return
-        make = self.connection_type
-        connection = make(scope)
+        connect = self._connect
+        connection = connect(scope)
         if is_websocket and not self.sockets.admits(scope, connection):
             await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": "cross_site_request"})
             return
@@ -288,7 +289,7 @@ class _Response(msgspec.Struct):
             self.started = True
             if self.auth.is_due(self.connection):
                 return self._start(message)
-            message = {**message}
+            # In place, for what is added is no client's own: an app that sends one message to all may.
             message["headers"] = with_effects(message.get("headers", ()), NO_EFFECTS)
         return forward(message)
 
