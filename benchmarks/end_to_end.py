@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.contenders import contenders
 from benchmarks.contenders.base import READ_PATH
 from benchmarks.figures import Spread, spread
 from benchmarks.requests import OTHER_COOKIE, cookie_header
@@ -31,7 +32,12 @@ ROUNDS = 9
 MISSING_WRK = "wrk is missing: apt-get install wrk"
 
 APPS = {
-    "uvicorn": ("bare-asgi", "floor", "powauth-memory-plain", "powauth-memory", "powauth-lmdb-plain", "powauth-lmdb"),
+    "uvicorn": (
+        "bare-asgi",
+        "floor",
+        "bare-asgi-vary",
+        *(f"powauth-{store}{read}" for store in ("memory", "lmdb") for read in ("-unread", "-plain", "")),
+    ),
     "gunicorn": ("bare-wsgi", "floor-wsgi", "powauth-wsgi-memory", "powauth-wsgi-lmdb"),
 }
 """For each server: the app without authentication, with the floor, and with powauth."""
@@ -48,6 +54,8 @@ class Throughput(NamedTuple):
         of_bare: divided by what the app without authentication answered in the same round.
         of_floor: by what the floor did.
         added: microseconds of a request less one to the app without authentication, which is sent the same cookie.
+        busy: microseconds for which a request has had the server's processor, its kernel's work included.
+        busy_added: those, less the same of the app without authentication.
     """
 
     server: str
@@ -56,6 +64,22 @@ class Throughput(NamedTuple):
     of_bare: Spread
     of_floor: Spread
     added: Spread
+    busy: Spread
+    busy_added: Spread
+
+
+class Visit(NamedTuple):
+    """One app asked for a while."""
+
+    per_second: float
+    busy: float
+
+
+class Place(NamedTuple):
+    """Where an app is, and how to be known there."""
+
+    server: "AppServer"
+    cookie: str
 
 
 class AppServer(Server):
@@ -79,6 +103,12 @@ class AppServer(Server):
             return False
         return True
 
+    def busy_seconds(self) -> float:
+        """For how long its threads have had a processor (proc(5), schedstat)."""
+        assert self.process is not None
+        files = Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
+        return sum(int(file.read_text().split()[0]) for file in files) / 1e9
+
     def ask(self, method: str, path: str, cookie: str = "") -> tuple[int, bytes, str]:
         """Status, body, and the cookies that it sets."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
@@ -96,8 +126,10 @@ GUNICORN = ["--worker-class", "gthread", "--threads", "4", "--log-level", "warni
 """One worker with four threads: its ``sync`` worker would close the connection after each request."""
 
 
-def wrk(port: int, cookie: str, seconds: float) -> float:
-    """Requests a second, all of them answered with 200."""
+def wrk(place: Place, seconds: float) -> Visit:
+    """As many requests as there is time for, all of them answered with 200."""
+    port, cookie = place.server.port, place.cookie
+    before = place.server.busy_seconds()
     command = ["taskset", "--cpu-list", str(min(cores()[1])), "wrk", "--threads", "1"]
     command += ["--connections", str(CONNECTIONS), "--duration", f"{seconds:g}s"]
     command += ["--header", f"Cookie: {cookie}"] if cookie else []
@@ -105,18 +137,20 @@ def wrk(port: int, cookie: str, seconds: float) -> float:
     text = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60 + seconds).stdout
     if (failed := re.search(r"Non-2xx.*|Socket errors: .*[1-9].*", text)) is not None:
         raise RuntimeError(f"wrk: {failed.group()}")
-    found = re.search(r"Requests/sec:\s+([\d.]+)", text)
-    if found is None:
+    rate = re.search(r"Requests/sec:\s+([\d.]+)", text)
+    requests = re.search(r"(\d+) requests in", text)
+    if rate is None or requests is None:
         raise RuntimeError(f"wrk said: {text}")
-    return float(found.group(1))
+    busy = place.server.busy_seconds() - before
+    return Visit(float(rate.group(1)), 1e6 * busy / int(requests.group(1)))
 
 
 @contextmanager
-def served(kind: str, names: Sequence[str]) -> Iterator[dict[str, tuple[int, str]]]:
-    """For each app the port of its server, and a cookie that is signed in to it.
+def served(kind: str, names: Sequence[str]) -> Iterator[dict[str, Place]]:
+    """For each app its server, and a cookie that is signed in to it.
 
-    The first, without authentication, is sent the last one's cookies, for a server has to receive them all the same;
-    and once more it is there without any.
+    Those without authentication are sent the last one's cookies, for a server has to receive them all the same; and the
+    first of them is there once more without any.
     """
     with tempfile.TemporaryDirectory(prefix="powauth-bench-") as parent, ExitStack() as stack:
         found = {}
@@ -131,12 +165,15 @@ def served(kind: str, names: Sequence[str]) -> Iterator[dict[str, tuple[int, str
                 status, _, cookies = server.ask("POST", "/login")
                 assert (status, bool(cookies)) == (200, True), f"{name}: the sign-in was answered {status}"
                 cookie = f"{OTHER_COOKIE}; {cookies}"
-                assert server.ask("GET", READ_PATH)[0] == 401, f"{name} lets in who is not signed in"
+                if contenders()[name].guarded:
+                    assert server.ask("GET", READ_PATH)[0] == 401, f"{name} lets in who is not signed in"
             assert server.ask("GET", READ_PATH, cookie)[0] == 200, f"{name} does not let in who is signed in"
-            found[name] = (server.port, cookie)
+            found[name] = Place(server, cookie)
         bare, last = names[0], names[-1]
-        found[bare] = (found[bare][0], found[last][1])
-        found[bare + NO_COOKIE] = (found[bare][0], "")
+        for name in names:
+            if name.startswith(bare):
+                found[name] = Place(found[name].server, found[last].cookie)
+        found[bare + NO_COOKIE] = Place(found[bare].server, "")
         yield found
 
 
@@ -145,12 +182,14 @@ def measure(kind: str, *, rounds: int = ROUNDS, seconds: float = SECONDS) -> lis
     bare, floor, *others = APPS[kind]
     names = (bare + NO_COOKIE, bare, floor, *others)
     rates: dict[str, list[float]] = {name: [] for name in names}
+    busy: dict[str, list[float]] = {name: [] for name in names}
     with served(kind, APPS[kind]) as places:
         for number in range(-1, rounds):
             for name in names if number % 2 == 0 else reversed(names):
-                rate = wrk(*places[name], seconds if number >= 0 else 1)
+                visit = wrk(places[name], seconds if number >= 0 else 1)
                 if number >= 0:
-                    rates[name].append(rate)
+                    rates[name].append(visit.per_second)
+                    busy[name].append(visit.busy)
     return [
         Throughput(
             kind,
@@ -159,6 +198,8 @@ def measure(kind: str, *, rounds: int = ROUNDS, seconds: float = SECONDS) -> lis
             _of(rates[name], rates[bare]),
             _of(rates[name], rates[floor]),
             spread([1e6 / rate - 1e6 / other for rate, other in zip(rates[name], rates[bare], strict=True)]),
+            spread(busy[name]),
+            spread([one - other for one, other in zip(busy[name], busy[bare], strict=True)]),
         )
         for name in names
     ]
@@ -173,7 +214,17 @@ def missing() -> str | None:
     return None if shutil.which("wrk") else MISSING_WRK
 
 
-HEAD = ["server", "app", "requests/s", "quartiles", "of no authentication", "of the floor", "added µs"]
+HEAD = [
+    "server",
+    "app",
+    "requests/s",
+    "quartiles",
+    "of no authentication",
+    "of the floor",
+    "added µs",
+    "on the processor µs",
+    "added there µs",
+]
 
 
 def rows(measured: Sequence[Throughput]) -> list[list[str]]:
@@ -187,6 +238,8 @@ def rows(measured: Sequence[Throughput]) -> list[list[str]]:
             _percent(each.of_bare),
             _percent(each.of_floor),
             each.added.text(1),
+            each.busy.text(1),
+            each.busy_added.text(1),
         ]
         for each in measured
     ]

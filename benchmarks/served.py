@@ -2,17 +2,37 @@
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders import contenders
-from benchmarks.contenders.base import Place
+from benchmarks.contenders.base import ASGIApp, Place, Receive, Scope, Send
 from benchmarks.contenders.plain import anyone, asgi_app, wsgi_app
 from benchmarks.workers import quiet
 from powauth.backends.base import drive
 
-BARE: dict[str, Callable[[], Any]] = {"bare-asgi": lambda: asgi_app(anyone), "bare-wsgi": lambda: wsgi_app(anyone)}
+
+def _with_vary() -> ASGIApp:
+    """The app without authentication, with the one header that powauth adds: what it takes a server to write that."""
+    app = asgi_app(anyone)
+
+    async def with_vary(scope: Scope, receive: Receive, send: Send) -> None:
+        def sends(message: Any) -> Awaitable[None]:
+            if message["type"] == "http.response.start":
+                message["headers"].append((b"vary", b"Cookie"))
+            return send(message)
+
+        await app(scope, receive, sends)
+
+    return with_vary
+
+
+BARE: dict[str, Callable[[], Any]] = {
+    "bare-asgi": lambda: asgi_app(anyone),
+    "bare-asgi-vary": _with_vary,
+    "bare-wsgi": lambda: wsgi_app(anyone),
+}
 """Those without authentication."""
 
 

@@ -161,7 +161,9 @@ def measured(added: float) -> Measured:
 
 
 def a_throughput(app: str, of_floor: float) -> Throughput:
-    return Throughput("uvicorn", app, spread([1_000]), spread([0.93]), spread([of_floor]), spread([5]))
+    return Throughput(
+        "uvicorn", app, spread([1_000]), spread([0.93]), spread([of_floor]), spread([5]), spread([40]), spread([4])
+    )
 
 
 def a_load(times_later: float) -> Beside:
