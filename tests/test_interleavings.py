@@ -32,6 +32,8 @@ from powauth.session import Session, decide, encode_id, expires_at, renewed
 from powauth.throttle import Limit, Throttle
 from support import CountingBackend, FakeConnection, User
 
+pytestmark = pytest.mark.untraced
+
 BACKENDS: dict[str, Callable[[Path], Backend]] = {
     "memory": lambda _: MemoryBackend(),
     "lmdb": lambda path: LMDBBackend(path / "sessions", durable=False),

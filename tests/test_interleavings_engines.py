@@ -20,6 +20,8 @@ from test_interleavings import SCENARIOS
 
 __all__ = ["stores"]
 
+pytestmark = pytest.mark.untraced
+
 ENGINES = (*SYNC, *ASYNC)
 
 ORDERS = {"psycopg": 10, "mariadb_pymysql": 10, "redis": 40, "sqlite": 40}

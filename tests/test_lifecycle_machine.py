@@ -35,6 +35,8 @@ from powauth.backends.memory import MemoryBackend
 from powauth.session import Outcome, Policy, PresentedId, Session, decide, encode_sid
 from support import CountingBackend, User
 
+pytestmark = pytest.mark.untraced
+
 MAX_LIFETIME = 4 * TTL
 USERS = ("ann", "bob")
 BROWSERS = ("desk", "phone", "thief")

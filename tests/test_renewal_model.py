@@ -21,6 +21,8 @@ from powauth.session import (
     renewed,
 )
 
+pytestmark = pytest.mark.untraced
+
 Decide = Callable[[Session, PresentedId, Millis, Policy], Outcome]
 
 TICK: Millis = 8_000

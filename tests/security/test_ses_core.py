@@ -49,6 +49,7 @@ def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Start]:
 # --- SES-01 -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.untraced
 def test_ses_01_a_hundred_thousand_ids_are_distinct_and_not_of_pythons_generator(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
