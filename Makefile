@@ -11,7 +11,7 @@ BENCH_EXTRAS := lmdb users async redis starlette fastapi litestar flask
 
 test: $(VENV)/.ready lint types
 	scripts/system_packages.sh test
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report= $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report= $(ARGS)
 	$(BIN)/python scripts/coverage_gate.py
 
 demo: $(VENV)/.ready

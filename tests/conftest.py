@@ -9,6 +9,13 @@ import pytest
 
 _LINE = "line of the summary"
 
+_LONGEST = (
+    *("test_browser", "test_postgresql_near_cache", "test_interleavings_engines", "test_benchmarks", "test_demo"),
+    *("test_backend_redis", "test_redis_cluster_faults", "test_faults", "test_interleavings", "test_sql_faults"),
+    *("test_instructions", "test_many_sessions", "test_parallel_processes", "test_redis_near_cache"),
+)
+"""The files that take longest, in this order."""
+
 
 @pytest.fixture
 def report(request: pytest.FixtureRequest) -> Callable[[str], None]:
@@ -30,6 +37,12 @@ def quick_path(tmp_path: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(dir=memory) as path:
         yield Path(path)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest: at the end no worker is to wait for another that has one to do."""
+    places = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.hookimpl(wrapper=True)
