@@ -48,10 +48,17 @@ def launch(playwright: Playwright, *, keeps_pages: bool = False) -> Browser:
 
 
 def fill(page: Page, form: str, **fields: str) -> None:
-    """Fill a form's fields, by name, and send it."""
+    """Fill a form's fields, by name, send it, and wait for the page that answers."""
     for name, value in fields.items():
         page.locator(f"#{form}-{name}").fill(value)
-    page.locator("form", has=page.locator(f"#{form}-{next(iter(fields))}")).get_by_role("button").click()
+    with page.expect_navigation():
+        page.locator("form", has=page.locator(f"#{form}-{next(iter(fields))}")).get_by_role("button").click()
+
+
+def press(page: Page, name: str) -> None:
+    """Press a button, and wait for the page that answers."""
+    with page.expect_navigation():
+        page.get_by_role("button", name=name, exact=True).click()
 
 
 def walk(page: Page, elsewhere: BrowserContext, url: str, email: str = EMAIL) -> Iterator[str]:
@@ -84,11 +91,11 @@ def walk(page: Page, elsewhere: BrowserContext, url: str, email: str = EMAIL) ->
     other.close()
     page.goto(f"{url}/account/sessions")
     yield "sessions"
-    page.get_by_role("button", name="Sign out all other devices").click()
+    press(page, "Sign out all other devices")
     yield "sessions-ended"
     page.goto(f"{url}/login?next=/account")
     yield "login-again"
-    page.get_by_role("button", name="Sign out").click()
+    press(page, "Sign out")
     yield "login-signed-out"
     page.goto(f"{url}/logout")
     yield "failure"

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright, expect, sync_playwright
-from scripts.page_images import CHROMIUM, PASSWORD, SCHEMES, WIDTHS, fill, launch, walk
+from scripts.page_images import CHROMIUM, PASSWORD, SCHEMES, WIDTHS, fill, launch, press, walk
 
 from demo_support import Demo
 
@@ -121,10 +121,6 @@ def shows_sign_in(page: Page, app: str, email: str) -> None:
     expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
     assert page.url.startswith(f"{app}/login")
     assert email not in page.content()
-
-
-def press(page: Page, name: str) -> None:
-    page.get_by_role("button", name=name, exact=True).click()
 
 
 def signed_in(page: Page, app: str, email: str) -> bool:
