@@ -93,6 +93,12 @@ async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"somebody" if user is not None else b"nobody"})
 
 
+async def asgi_public(scope: Any, receive: Any, send: Any) -> None:
+    """Looks at nobody."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
+    await send({"type": "http.response.body", "body": b"somebody"})
+
+
 def asgi_run(
     app: Any, value: bytes | None, expected: bytes, *, assigned: bool = False, cookie_name: str = COOKIE
 ) -> Run:
@@ -240,6 +246,7 @@ FLOOR = "ASGI, floor"
 
 ADDED = {
     FLOOR: "ASGI",
+    "ASGI, memory, user not read": "ASGI, public",
     "ASGI, memory": "ASGI",
     "ASGI, memory, needless": "ASGI",
     "ASGI, memory, SQLAlchemy": "ASGI",
@@ -264,9 +271,11 @@ def scenarios(folder: Path) -> dict[str, Run]:
     middleware = asgi.SessionAuthMiddleware(asgi_app, memory)
     return {
         "ASGI": asgi_run(asgi_app, value, b"somebody", assigned=True),
+        "ASGI, public": asgi_run(asgi_public, value, b"somebody"),
         "WSGI": wsgi_run(wsgi_app, value, assigned=True),
         "Flask": wsgi_run(flask_app(None), value),
         FLOOR: floor(),
+        "ASGI, memory, user not read": asgi_run(asgi.SessionAuthMiddleware(asgi_public, memory), value, b"somebody"),
         "ASGI, memory": asgi_run(middleware, value, b"somebody"),
         "ASGI, memory, needless": asgi_run(needless(middleware), value, b"somebody"),
         "ASGI, memory, SQLAlchemy": asgi_run(
