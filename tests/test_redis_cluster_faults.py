@@ -67,6 +67,15 @@ class Move:
         # The target first: were it last, nobody would own the slot in between.
         for server in (self.target, self.source, *self.masters):
             server.ask("CLUSTER SETSLOT", self.slot, "NODE", node_id(self.target))
+        # A master that has not heard of this move yet could end the next at the same epoch: both would own the slot.
+        wait_for(lambda: len({epochs(server) for server in self.masters}) == 1, "masters that agree")
+
+
+def epochs(server: Server) -> frozenset[tuple[bytes, bytes]]:
+    """Each node and its epoch, as this one knows them."""
+    answer = server.ask("CLUSTER", "NODES")
+    assert isinstance(answer, bytes)
+    return frozenset((fields[0], fields[6]) for fields in map(bytes.split, answer.splitlines()))
 
 
 def slot_of(backend: RedisBackend) -> int:
