@@ -44,7 +44,7 @@ class Added(NamedTuple):
     limit: float
 
 
-READ = {"-unread": "the user not read", "-plain": "a plain user read", "": "an ORM's user read"}
+READ = {"-unread": "the user not read", "-plain": "an immutable user read", "": "an ORM's user read"}
 """What a handler does with the current user; neither the floor nor Starlette has an ORM behind it."""
 
 

@@ -31,6 +31,7 @@ class People(UsersContext[Person]):
 
     user_type = Person
     mode: Mode = "inline"
+    immutable = True
 
     def key(self, user: Person) -> str:
         return user.name

@@ -113,6 +113,39 @@ def test_a_request_that_nobody_asks_for_the_user_makes_none() -> None:
     assert plug.users.restored == 1  # once in all: the first look sees that it can be done
 
 
+@pytest.mark.parametrize("immutable", [False, True])
+@pytest.mark.parametrize("kind", ["ASGI", "WSGI"])
+def test_requests_share_a_user_only_if_nobody_can_change_it(kind: str, immutable: bool) -> None:
+    plug = Plug()
+    plug.users.immutable = immutable
+    app, seen = reader(lambda scope: scope["state"]["current_user"])
+
+    def wsgi_app(environ: Any, start_response: Any) -> list[bytes]:
+        seen.append(environ["powauth.current_user"])
+        start_response("200 OK", [])
+        return []
+
+    for _ in range(3):
+        if kind == "ASGI":
+            plug.serve(app, plug.scope(state={}))
+        else:
+            wsgi.SessionAuthMiddleware(wsgi_app, plug.auth)({"HTTP_COOKIE": plug.cookie}, lambda *_: None)  # type: ignore[arg-type]
+    assert len(seen) >= 3
+    assert None not in seen
+    assert len({id(user) for user in seen}) == (1 if immutable else 3)
+
+
+def test_a_user_who_serves_all_requests_is_another_once_it_was_changed() -> None:
+    plug = Plug()
+    plug.users.immutable = True
+    app, seen = reader(lambda scope: scope["state"]["current_user"])
+    for name in ("Mia", "Tom"):
+        drive(plug.auth.update_account(seen[0] if seen else plug.user, {"name": name}))
+        for _ in range(2):
+            plug.serve(app, plug.scope(state={}))
+    assert [user.name for user in seen] == ["Mia"] * 4 + ["Tom"] * 4
+
+
 def test_an_authenticator_that_nobody_holds_any_more_goes_with_all_that_it_remembers() -> None:
     plug = Plug()
     for _ in range(2):

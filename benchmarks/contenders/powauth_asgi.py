@@ -87,11 +87,11 @@ def _contenders(
     needs: tuple[str, ...] = (),
     settle: Settle | None = None,
 ) -> Iterator[Contender]:
-    """With an ORM's instance for a user, with one of a plain class, and with a handler that looks at none."""
+    """With an ORM's instance for a user, with an immutable one, and with a handler that does not look at the ORM's."""
     for suffix, said, email_of, plain in (
         ("", "", _email_of, False),
-        ("-plain", "; a plain user", _name_of, True),
-        ("-unread", "; user not read", _public, True),
+        ("-plain", "; an immutable user", _name_of, True),
+        ("-unread", "; user not read", _public, False),
     ):
         yield Contender(
             name + suffix,

@@ -51,7 +51,7 @@ def create_user_table(directory: Path) -> str:
 
 
 class Visitors(People):
-    """Users of a plain class of the app's own, whoever keeps them: what reading one costs without an ORM."""
+    """Users who cannot change, whoever keeps them: what reading one costs without an ORM."""
 
     async def authenticate(self, params: Mapping[str, object]) -> Person | None:
         return Person(str(params["email"]))
@@ -79,7 +79,7 @@ async def guarded(
 ) -> AsyncIterator[Guarded]:
     """A `SessionAuth` whose users are in the app's database, behind an `AsyncEngine` if ``asynchronous``.
 
-    With a plain `Engine` it never suspends. ``plain`` users are of a plain class.
+    With a plain `Engine` it never suspends. ``plain`` users are immutable.
     """
     path = create_user_table(place.directory)
     engine: Engine | AsyncEngine

@@ -74,14 +74,14 @@ class _Sight(msgspec.Struct, frozen=True):
     remembered of a request that finds it, until more is asked of `SessionAuth._state`.
 
     Attributes:
-        later: makes the session's user.
+        user: the session's, if one can serve all requests; else what makes another one for each.
     """
 
     seen: object
     stored: Stored
     since: Millis
     until: Millis
-    later: Later
+    user: object
 
     __repr__ = object.__repr__  # what was seen holds secrets: error reporters keep what local variables look like
 
@@ -280,7 +280,10 @@ class SessionAuth(Authenticator[U]):
             return True
         found = self._glance(connection)
         if type(found) is _Sight:
-            connection.assign_later(key, found.later)
+            if type(found.user) is Later:
+                connection.assign_later(key, found.user)
+            else:
+                connection.assign(key, found.user)
             return True
         if found.fetched:
             connection.assign(key, None)
@@ -396,8 +399,8 @@ class SessionAuth(Authenticator[U]):
             elif state.seen is not None and not state.due and len(record.value) <= REMEMBERED_BYTES:
                 state.user = self._restored(stored.session)  # what could be restored once can be again
                 since, until = current_between(stored.session, self.policy)
-                later = Later(self._restored, stored.session)
-                known.sight = _Sight(state.seen, stored, since, min(until, record.expires_at), later)
+                user = state.user if self.users.immutable else Later(self._restored, stored.session)
+                known.sight = _Sight(state.seen, stored, since, min(until, record.expires_at), user)
         except UnreadableRecord:
             state.unseen = True
             self._emit("unreadable_record", connection, detail=encode_sid(presented.sid))

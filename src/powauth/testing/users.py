@@ -12,6 +12,7 @@ As with `powauth.testing.BackendConformance`, each test is a plain method with p
 # ruff: noqa: D102 the name of a test is its sentence
 
 import asyncio
+import contextlib
 import inspect
 import unittest
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -268,6 +269,16 @@ class UsersConformance:
             assert users.key(restored) == users.key(user)
             assert users.is_active(restored) is True
             assert users.snapshot(restored) == snapshot
+
+        self.run(scenario)
+
+    def test_users_who_are_said_to_be_immutable_are(self) -> None:
+        async def scenario(users: UsersContext[Any]) -> None:
+            user = users.restore(users.snapshot(await users.create(self.params())))
+            if users.immutable:
+                with contextlib.suppress(AttributeError, TypeError):
+                    setattr(user, self.user_id_field, self.user_id("tom"))
+                    raise AssertionError("a user's attribute could be set")
 
         self.run(scenario)
 

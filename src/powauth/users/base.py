@@ -37,6 +37,10 @@ class UsersContext(ABC, Generic[U]):
     """Whether `authenticate` answers with the user as the database had them at some moment of the call, as `reload`
     does, and never with a copy from before it. A sign-in need then not read the user once more."""
 
+    immutable: bool = False
+    """Whether nobody can change a user that `restore` made, nor anything it holds, as with a frozen dataclass of texts
+    and numbers. One may then be handed to several requests, and threads, instead of another one to each."""
+
     @abstractmethod
     def key(self, user: U) -> str:
         """What names the user for ever: immutable, never given to another user, at most 255 bytes in UTF-8.

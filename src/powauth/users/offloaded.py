@@ -18,6 +18,7 @@ class OffloadedUsers(UsersContext[U]):
         self.user_type = users.user_type
         self.user_id_field = users.user_id_field
         self.authenticates_current = users.authenticates_current
+        self.immutable = users.immutable
 
     def key(self, user: U) -> str:
         """See `UsersContext.key`."""
