@@ -68,6 +68,10 @@ class Throughput(NamedTuple):
     busy_added: Spread
 
 
+def _tasks(pid: int | str) -> Path:
+    return Path(f"/proc/{pid}/task")
+
+
 class Visit(NamedTuple):
     """One app asked for a while."""
 
@@ -104,9 +108,11 @@ class AppServer(Server):
         return True
 
     def busy_seconds(self) -> float:
-        """For how long its threads have had a processor (proc(5), schedstat)."""
+        """For how long its threads, and those of its workers, have had a processor (proc(5), schedstat)."""
         assert self.process is not None
-        files = Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
+        tasks = _tasks(self.process.pid)
+        workers = [pid for file in tasks.glob("*/children") for pid in file.read_text().split()]
+        files = [*tasks.glob("*/schedstat"), *(file for pid in workers for file in _tasks(pid).glob("*/schedstat"))]
         return sum(int(file.read_text().split()[0]) for file in files) / 1e9
 
     def ask(self, method: str, path: str, cookie: str = "") -> tuple[int, bytes, str]:
