@@ -68,19 +68,15 @@ class Throughput(NamedTuple):
     busy_added: Spread
 
 
-def _tasks(pid: int | str) -> Path:
-    return Path(f"/proc/{pid}/task")
-
-
 class Visit(NamedTuple):
-    """One app asked for a while."""
+    """One app asked for a while: what `Throughput` has for each round."""
 
     per_second: float
     busy: float
 
 
-class Place(NamedTuple):
-    """Where an app is, and how to be known there."""
+class Target(NamedTuple):
+    """An app behind its server, and what it knows a user by."""
 
     server: "AppServer"
     cookie: str
@@ -107,14 +103,6 @@ class AppServer(Server):
             return False
         return True
 
-    def busy_seconds(self) -> float:
-        """For how long its threads, and those of its workers, have had a processor (proc(5), schedstat)."""
-        assert self.process is not None
-        tasks = _tasks(self.process.pid)
-        workers = [pid for file in tasks.glob("*/children") for pid in file.read_text().split()]
-        files = [*tasks.glob("*/schedstat"), *(file for pid in workers for file in _tasks(pid).glob("*/schedstat"))]
-        return sum(int(file.read_text().split()[0]) for file in files) / 1e9
-
     def ask(self, method: str, path: str, cookie: str = "") -> tuple[int, bytes, str]:
         """Status, body, and the cookies that it sets."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
@@ -132,10 +120,10 @@ GUNICORN = ["--worker-class", "gthread", "--threads", "4", "--log-level", "warni
 """One worker with four threads: its ``sync`` worker would close the connection after each request."""
 
 
-def wrk(place: Place, seconds: float) -> Visit:
+def wrk(target: Target, seconds: float) -> Visit:
     """As many requests as there is time for, all of them answered with 200."""
-    port, cookie = place.server.port, place.cookie
-    before = place.server.busy_seconds()
+    port, cookie = target.server.port, target.cookie
+    before = target.server.busy_seconds()
     command = ["taskset", "--cpu-list", str(min(cores()[1])), "wrk", "--threads", "1"]
     command += ["--connections", str(CONNECTIONS), "--duration", f"{seconds:g}s"]
     command += ["--header", f"Cookie: {cookie}"] if cookie else []
@@ -147,12 +135,12 @@ def wrk(place: Place, seconds: float) -> Visit:
     requests = re.search(r"(\d+) requests in", text)
     if rate is None or requests is None:
         raise RuntimeError(f"wrk said: {text}")
-    busy = place.server.busy_seconds() - before
+    busy = target.server.busy_seconds() - before
     return Visit(float(rate.group(1)), 1e6 * busy / int(requests.group(1)))
 
 
 @contextmanager
-def served(kind: str, names: Sequence[str]) -> Iterator[dict[str, Place]]:
+def served(kind: str, names: Sequence[str]) -> Iterator[dict[str, Target]]:
     """For each app its server, and a cookie that is signed in to it.
 
     Those without authentication are sent the last one's cookies, for a server has to receive them all the same; and the
@@ -174,12 +162,12 @@ def served(kind: str, names: Sequence[str]) -> Iterator[dict[str, Place]]:
                 if contenders()[name].guarded:
                     assert server.ask("GET", READ_PATH)[0] == 401, f"{name} lets in who is not signed in"
             assert server.ask("GET", READ_PATH, cookie)[0] == 200, f"{name} does not let in who is signed in"
-            found[name] = Place(server, cookie)
+            found[name] = Target(server, cookie)
         bare, last = names[0], names[-1]
         for name in names:
             if name.startswith(bare):
-                found[name] = Place(found[name].server, found[last].cookie)
-        found[bare + NO_COOKIE] = Place(found[bare].server, "")
+                found[name] = Target(found[name].server, found[last].cookie)
+        found[bare + NO_COOKIE] = Target(found[bare].server, "")
         yield found
 
 
@@ -189,10 +177,10 @@ def measure(kind: str, *, rounds: int = ROUNDS, seconds: float = SECONDS) -> lis
     names = (bare + NO_COOKIE, bare, floor, *others)
     rates: dict[str, list[float]] = {name: [] for name in names}
     busy: dict[str, list[float]] = {name: [] for name in names}
-    with served(kind, APPS[kind]) as places:
+    with served(kind, APPS[kind]) as targets:
         for number in range(-1, rounds):
             for name in names if number % 2 == 0 else reversed(names):
-                visit = wrk(places[name], seconds if number >= 0 else 1)
+                visit = wrk(targets[name], seconds if number >= 0 else 1)
                 if number >= 0:
                     rates[name].append(visit.per_second)
                     busy[name].append(visit.busy)

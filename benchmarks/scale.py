@@ -141,10 +141,7 @@ def _queued(*threads: int) -> float:
 
 
 def _busy(server: RedisServer | None) -> float:
-    """Seconds that a server has had the processor (proc(5), schedstat)."""
-    if server is None or server.process is None:
-        return 0.0
-    return int(Path(f"/proc/{server.process.pid}/schedstat").read_text().split()[0]) / 1e9
+    return 0.0 if server is None or server.process is None else server.busy_seconds()
 
 
 def lmdb_costs(folder: Path, count: int) -> Iterator[Cost]:

@@ -101,6 +101,12 @@ class Server:
             for thread in Path(f"/proc/{pid}/task").iterdir():
                 os.sched_setaffinity(int(thread.name), cores)
 
+    def busy_seconds(self) -> float:
+        """For how long the threads of all its processes have had a processor (proc(5), schedstat)."""
+        assert self.process is not None
+        files = [file for pid in family(self.process.pid) for file in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+        return sum(int(file.read_text().split()[0]) for file in files) / 1e9
+
     def pause(self) -> None:
         """It keeps its connections, and answers nothing."""
         self.signal(signal.SIGSTOP)

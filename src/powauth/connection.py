@@ -31,7 +31,7 @@ class Later(msgspec.Struct, frozen=True):
 
     def value(self) -> object:
         """Make it."""
-        make = self.make
+        make = self.make  # called as ``self.make(…)`` it would be looked for among the methods first
         return make(self.of)
 
 
@@ -106,7 +106,10 @@ class Connection(ABC):
 
 
 class ConnectionStruct(msgspec.StructMeta, ABCMeta):
-    """The metaclass of a `Connection` that is a `msgspec.Struct`: made for every request, in half of a class's time."""
+    """The metaclass of a `Connection` that is a `msgspec.Struct`.
+
+    One is made for every request, and is made sooner than by an ``__init__`` in Python.
+    """
 
 
 def with_effects(headers: Iterable[tuple[bytes, bytes]], effects: Effects) -> Headers:

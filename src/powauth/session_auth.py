@@ -239,7 +239,7 @@ class SessionAuth(Authenticator[U]):
 
     def now(self) -> Millis:
         """The time by the clock that governs all of this authenticator's parts."""
-        clock = self._clock
+        clock = self._clock  # see `Later.value`
         return int(clock() * 1000)
 
     def for_asgi(self, in_thread: InThread, users_in_thread: InThread | None = None) -> Self:
@@ -335,7 +335,7 @@ class SessionAuth(Authenticator[U]):
             self._emit("conflicting_ids", connection)
             value = None
         # What has not the length of an id is none, and takes no room among those that are remembered.
-        known_id = self._known_id
+        known_id = self._known_id  # see `Later.value`
         known = known_id(value) if value is not None and len(value) == self._id_length else None
         if known is None:
             if value:

@@ -1,5 +1,6 @@
 """`UsersConformance` on `SQLAlchemyUsers`, over every database that answers."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from powauth.testing import UsersConformance
 from powauth.users.base import UsersContext
 from powauth.users.sqlalchemy import SQLAlchemyUsers, UserMixin
+from support import MemoryUsers, User
 from users_databases import ASYNC, BLOCKING, Base, cheap_hasher, table_name, url_of
 
 
@@ -62,3 +64,37 @@ class TestAsync(Common):
             await connection.run_sync(Base.metadata.drop_all, TABLES)
         await self.engine.dispose()
         self.hasher.close()
+
+
+@dataclass
+class Mutable:
+    id: str
+    email: str
+
+
+class Liars(MemoryUsers):
+    """Says of its users that nobody can change them, though anybody can."""
+
+    immutable = True
+
+    def restore(self, snapshot: bytes) -> User:
+        user = super().restore(snapshot)
+        return Mutable(user.id, user.email)  # type: ignore[return-value]
+
+
+class Frozen(MemoryUsers):
+    immutable = True
+
+
+class Suite(UsersConformance):
+    def __init__(self, kind: type[MemoryUsers]) -> None:
+        self.kind = kind
+
+    def make_users(self) -> UsersContext[Any]:
+        return self.kind()
+
+
+def test_the_suite_finds_out_who_is_not_as_immutable_as_they_say() -> None:
+    Suite(Frozen).test_users_who_are_said_to_be_immutable_are()
+    with pytest.raises(AssertionError, match="could be set"):
+        Suite(Liars).test_users_who_are_said_to_be_immutable_are()

@@ -249,7 +249,7 @@ class SessionAuthMiddleware:
             # The same authenticator again, in a sub-app: the outer one sees to everything.
             await self.app(scope, receive, send)
             return
-        connect = self._connect
+        connect, app = self._connect, self.app  # see `Later.value`
         connection = connect(scope)
         if is_websocket and not self.sockets.admits(scope, connection):
             await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": "cross_site_request"})
@@ -262,7 +262,6 @@ class SessionAuthMiddleware:
             await self.sockets.serve(self.app, scope, connection, receive, send)
             return
         response = _Response(auth, connection, send)
-        app = self.app
         try:
             await app(scope, receive, response.send)
         except PowauthError as error:
@@ -284,7 +283,7 @@ class _Response(msgspec.Struct):
     started: bool = False
 
     def send(self, message: Message) -> Awaitable[None]:
-        forward = self.forward
+        forward = self.forward  # see `Later.value`
         if message["type"] == "http.response.start":
             self.started = True
             if self.auth.is_due(self.connection):

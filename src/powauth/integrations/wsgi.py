@@ -138,7 +138,7 @@ class SessionAuthMiddleware:
             started = True
             return start_response(status, amended(headers, effects), exc_info)
 
-        app = self.app
+        app = self.app  # see `Later.value`
         try:
             body = app(environ, start)
             return body if started else _BegunBody(body)
