@@ -90,12 +90,12 @@ def _served(directory: Path, kind: str, passes: int) -> Any:
     from sqlalchemy.orm import Session
 
     from powauth import SessionAuth, Throttle
+    from powauth.accounts.passwords import PasswordHasher
+    from powauth.accounts.sqlalchemy import SQLAlchemyUsers
     from powauth.backends.base import Backend
     from powauth.backends.lmdb import LMDBBackend
     from powauth.backends.memory import MemoryBackend
     from powauth.integrations.asgi import SessionAuthMiddleware, request_auth
-    from powauth.users.passwords import PasswordHasher
-    from powauth.users.sqlalchemy import SQLAlchemyUsers
 
     path = directory / "app.sqlite3"
     hasher = PasswordHasher(time_cost=passes)

@@ -24,14 +24,14 @@ from benchmarks.contenders.floor import NAME, ASGIFloor, Sessions
 from benchmarks.contenders.floor import User as FloorUser
 from benchmarks.site import COOKIE, People, Person
 from powauth import SessionAuth
+from powauth.accounts.base import UsersContext
+from powauth.accounts.passwords import PasswordHasher
+from powauth.accounts.sqlalchemy import SQLAlchemyUsers, UserMixin
 from powauth.backends.base import Backend, drive
 from powauth.backends.lmdb import LMDBBackend
 from powauth.backends.memory import MemoryBackend
 from powauth.integrations import asgi, wsgi
 from powauth.integrations.flask import PowAuth
-from powauth.users.base import UsersContext
-from powauth.users.passwords import PasswordHasher
-from powauth.users.sqlalchemy import SQLAlchemyUsers, UserMixin
 
 BLOCKS = 3
 """The median counts: what is in one block and not in the others (a list that grows) is no part of a request."""

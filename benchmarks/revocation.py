@@ -15,7 +15,7 @@ from powauth.backends.base import Backend
 from powauth.backends.lmdb import LMDBBackend
 from powauth.backends.redis import RedisBackend
 from powauth.backends.sql import SQLBackend
-from powauth.session import encode_id, expires_at, new_session
+from powauth.sessions.record import encode_id, expires_at, new_session
 
 SIGNING_IN = 20
 """Clients who sign in as the user, again and again."""

@@ -24,7 +24,7 @@ from benchmarks.contenders.powauth_wsgi import plain
 from benchmarks.figures import Spread, spread
 from benchmarks.requests import wsgi_environ
 from benchmarks.tables import table
-from powauth.users.passwords import PasswordHasher
+from powauth.accounts.passwords import PasswordHasher
 
 TIMES = 200
 WARM_UP = 20
@@ -88,9 +88,9 @@ def _measure(title: str, throttled: bool, parent: Path | None, times: int) -> Si
     from sqlalchemy import create_engine
 
     from powauth import SessionAuth, Throttle
+    from powauth.accounts.sqlalchemy import SQLAlchemyUsers
     from powauth.backends.base import drive
     from powauth.backends.lmdb import LMDBBackend
-    from powauth.users.sqlalchemy import SQLAlchemyUsers
 
     with tempfile.TemporaryDirectory(prefix="powauth-bench-", dir=parent) as directory:
         place = Place(Path(directory))

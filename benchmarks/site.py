@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from powauth import SessionAuth
+from powauth.accounts.base import UsersContext
 from powauth.backends.base import Backend, Mode
 from powauth.integrations.asgi import SessionAuthMiddleware, request_auth
-from powauth.users.base import UsersContext
 
 SECRET = secrets.token_urlsafe(48)
 

@@ -12,10 +12,10 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 
 from powauth import ConfigWarning, CookieCarrier, CredentialsCache, SessionAuth
+from powauth.accounts.sqlalchemy import SQLAlchemyUsers, UserMixin
 from powauth.backends import backend_from_url
 from powauth.backends.base import drive
 from powauth.backends.sql import SQLBackend
-from powauth.users.sqlalchemy import SQLAlchemyUsers, UserMixin
 
 PREFIX = "POWAUTH_DEMO_"
 

@@ -6,7 +6,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.orm import DeclarativeBase
 
 from powauth import CookieCarrier, SessionAuth
-from powauth.users.sqlalchemy import SQLAlchemyUsers, UserMixin
+from powauth.accounts.sqlalchemy import SQLAlchemyUsers, UserMixin
 
 
 class Base(DeclarativeBase): ...

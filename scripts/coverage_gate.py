@@ -7,7 +7,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-CORE = ("session", "keyring", "credentials", "authenticator", "session_auth", "carriers")
+CORE = (
+    "powauth/sessions/",
+    "powauth/http/carriers.py",
+    "powauth/authenticator.py",
+    "powauth/session_auth.py",
+)
+"""Folders and files of the core, from the package down."""
 ELSEWHERE_PERCENT = 95.0
 
 
@@ -22,7 +28,7 @@ def main() -> int:
         summary = file["summary"]
         all_of_it = summary["num_statements"] + summary["num_branches"]
         done = summary["covered_lines"] + summary["covered_branches"]
-        core = Path(name).parent.name == "powauth" and Path(name).stem in CORE
+        core = any(part in Path(name).as_posix() for part in CORE)
         if not core:
             covered, total = covered + done, total + all_of_it
         if done < all_of_it:

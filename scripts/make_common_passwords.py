@@ -1,4 +1,4 @@
-"""Remake src/powauth/users/common_passwords.txt.gz from the word lists of the MIT-licensed package zxcvbn 4.5.0.
+"""Remake src/powauth/accounts/common_passwords.txt.gz from the word lists of the MIT-licensed package zxcvbn 4.5.0.
 
 Run it with that package on the path: ``pip download zxcvbn==4.5.0 --no-deps``, then ``PYTHONPATH=the.whl python`` this
 file. The output depends on nothing but the input: no time stamp, no file name.
@@ -15,7 +15,7 @@ from pathlib import Path
 from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
 SHORTEST = 8
-TARGET = Path(__file__).parents[1] / "src/powauth/users/common_passwords.txt.gz"
+TARGET = Path(__file__).parents[1] / "src/powauth/accounts/common_passwords.txt.gz"
 
 ranked = [word for word in FREQUENCY_LISTS["passwords"] if len(word) >= SHORTEST]
 others = {word for words in FREQUENCY_LISTS.values() for word in words if len(word) >= SHORTEST} - set(ranked)

@@ -14,11 +14,11 @@ from benchmarks.contenders.base import EMAIL, PASSWORD, Place
 from benchmarks.contenders.statements import Noting, noting
 from benchmarks.site import People, Person
 from powauth import SessionAuth
+from powauth.accounts.passwords import PasswordHasher
+from powauth.accounts.sqlalchemy import SQLAlchemyUsers, UserMixin
 from powauth.backends.base import Backend, drive
 from powauth.backends.memory import MemoryBackend
 from powauth.backends.sql import SQLBackend
-from powauth.users.passwords import PasswordHasher
-from powauth.users.sqlalchemy import SQLAlchemyUsers, UserMixin
 
 SECRET = secrets.token_urlsafe(48)
 PARAMS = {"email": EMAIL, "password": PASSWORD}

@@ -4,10 +4,9 @@ A random id with the client, the user's session in a store you choose, ids renew
 in, to sign out and to change an account. One core serves ASGI and WSGI.
 """
 
+from powauth.accounts.base import UsersContext
+from powauth.accounts.throttle import Limit, Throttle
 from powauth.authenticator import Authenticator
-from powauth.carriers import CookieCarrier, FrameworkSessionCarrier
-from powauth.credentials import CredentialsCache
-from powauth.cross_site import CrossSiteDefence
 from powauth.errors import (
     AlreadySignedIn,
     ConfigError,
@@ -25,11 +24,12 @@ from powauth.errors import (
 )
 from powauth.events import Event
 from powauth.hooks import Hooks, Step
-from powauth.metadata import SessionInfo
+from powauth.http.carriers import CookieCarrier, FrameworkSessionCarrier
+from powauth.http.cross_site import CrossSiteDefence
+from powauth.http.metadata import SessionInfo
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
 from powauth.session_auth import SessionAuth
-from powauth.throttle import Limit, Throttle
-from powauth.users.base import UsersContext
+from powauth.sessions.store import CredentialsCache
 
 __all__ = [
     "AlreadySignedIn",

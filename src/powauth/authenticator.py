@@ -9,14 +9,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Mapping
 from typing import Any, Final, Generic, NoReturn, Self, TypeVar, cast
 
+from powauth.accounts.base import U, UsersContext
+from powauth.accounts.offloaded import OffloadedUsers
+from powauth.accounts.throttle import UNCOUNTED, Admission
 from powauth.backends.offloaded import InThread
-from powauth.connection import MISSING, NO_EFFECTS, Connection, Effects
 from powauth.errors import ConfigError, InvalidParams, NotSignedIn, Overloaded, Refused, StoreUnavailable
 from powauth.events import EventName, log
 from powauth.hooks import Flow, Hooks, Step
-from powauth.throttle import UNCOUNTED, Admission
-from powauth.users.base import U, UsersContext
-from powauth.users.offloaded import OffloadedUsers
+from powauth.http.connection import MISSING, NO_EFFECTS, Connection, Effects
 
 T = TypeVar("T")
 

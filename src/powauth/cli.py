@@ -21,11 +21,11 @@ import msgspec
 
 from powauth.backends import SCHEMES, backend_from_url
 from powauth.backends.base import Millis, drive
-from powauth.credentials import CredentialsCache, Stored, UnreadableRecord
 from powauth.errors import PowauthError
-from powauth.metadata import session_info
+from powauth.http.metadata import session_info
 from powauth.pages.shipped import copy_templates
-from powauth.session import decode_sid
+from powauth.sessions.record import decode_sid
+from powauth.sessions.store import CredentialsCache, Stored, UnreadableRecord
 
 T = TypeVar("T")
 

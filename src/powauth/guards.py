@@ -6,10 +6,10 @@ route, decides on what the router has chosen: no spelling of a path gets around 
 
 from datetime import timedelta
 
-from powauth.credentials import Duration
+from powauth.accounts.base import U
 from powauth.errors import AlreadySignedIn, NotFresh
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
-from powauth.users.base import U
+from powauth.sessions.store import Duration
 
 FRESH = timedelta(minutes=15)
 """How recent a sign-in must be for what cannot be undone, unless the app says otherwise."""

@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Generic, Literal
 
-from powauth.connection import Connection
+from powauth.accounts.base import U
 from powauth.errors import ConfigError, Refused
 from powauth.events import log
-from powauth.users.base import U
+from powauth.http.connection import Connection
 
 __all__ = ["Flow", "Hook", "Hooks", "Refused", "Step"]
 

@@ -7,14 +7,14 @@ to one connection, and add nothing to it.
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Generic
 
+from powauth.accounts.base import U
 from powauth.authenticator import Authenticator
-from powauth.connection import Connection
-from powauth.credentials import Duration
 from powauth.errors import ConfigError, NotSignedIn
-from powauth.metadata import SessionInfo
-from powauth.session import Metadata
+from powauth.http.connection import Connection
+from powauth.http.metadata import SessionInfo
 from powauth.session_auth import SessionAuth
-from powauth.users.base import U
+from powauth.sessions.record import Metadata
+from powauth.sessions.store import Duration
 
 Params = Mapping[str, object]
 

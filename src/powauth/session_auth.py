@@ -1,4 +1,4 @@
-"""`SessionAuth`: the session plug. It carries out, for one request, what `powauth.session` decides."""
+"""`SessionAuth`: the session plug. It carries out, for one request, what `powauth.sessions.record` decides."""
 
 import logging
 import time
@@ -9,18 +9,19 @@ from typing import Final, Self, TypeGuard, cast, final, get_args
 
 import msgspec
 
+from powauth.accounts.base import U, UsersContext
+from powauth.accounts.throttle import DEFAULT_THROTTLE, UNCOUNTED, Admission, Counters, Throttle
 from powauth.authenticator import SIGN_IN_ATTEMPTS, Authenticator, Unreachable
 from powauth.backends.base import EPOCH_LIFETIME, Backend, Millis, Record, WouldWaitError
 from powauth.backends.offloaded import InThread, OffloadedBackend
-from powauth.carriers import Carrier, ConflictingIds, CookieCarrier
-from powauth.connection import MISSING, NO_EFFECTS, Connection, Effects, Later
-from powauth.credentials import CredentialsCache, Duration, Stored, UnreadableRecord, duration
 from powauth.errors import ConfigError, NotSignedIn, StoreUnavailable, Throttled
 from powauth.events import Event, EventName, Listener, emit, log
 from powauth.hooks import Hooks
-from powauth.keyring import Keyring, Secrets
-from powauth.metadata import MetadataSource, SessionInfo, checked_metadata, default_metadata, session_info
-from powauth.session import (
+from powauth.http.carriers import Carrier, ConflictingIds, CookieCarrier
+from powauth.http.connection import MISSING, NO_EFFECTS, Connection, Effects, Later
+from powauth.http.metadata import MetadataSource, SessionInfo, checked_metadata, default_metadata, session_info
+from powauth.sessions.keyring import Keyring, Secrets
+from powauth.sessions.record import (
     CLOCK_TOLERANCE,
     ID_CHARS,
     Metadata,
@@ -41,8 +42,7 @@ from powauth.session import (
     new_session,
     renewed,
 )
-from powauth.throttle import DEFAULT_THROTTLE, UNCOUNTED, Admission, Counters, Throttle
-from powauth.users.base import U, UsersContext
+from powauth.sessions.store import CredentialsCache, Duration, Stored, UnreadableRecord, duration
 
 logger = logging.getLogger("powauth")
 

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright, expect, sync_playwright
 from scripts.page_images import CHROMIUM, PASSWORD, SCHEMES, WIDTHS, fill, launch, press, walk
 
-from demo_support import Demo
+from harness.demo_support import Demo
 
 if not CHROMIUM.exists():
     pytest.skip("Chromium is not installed: scripts/system_packages.sh", allow_module_level=True)

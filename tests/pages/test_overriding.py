@@ -11,7 +11,8 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from pages_support import EMAIL, MOUNTS, ORIGIN, PASSWORD, SyncASGI, site
+from harness.pages_support import EMAIL, MOUNTS, ORIGIN, PASSWORD, SyncASGI, site
+from harness.support import SECRET, Clock, MemoryUsers
 from powauth import CredentialsCache, SessionAuth
 from powauth.backends.memory import MemoryBackend
 from powauth.cli import main
@@ -22,7 +23,6 @@ from powauth.pages.devices import device_name
 from powauth.pages.shipped import SHIPPED
 from powauth.pages.site import PagesOptions
 from powauth.pages.starlette import pages as starlette_pages
-from support import SECRET, Clock, MemoryUsers
 
 
 @pytest.mark.parametrize("framework", MOUNTS)

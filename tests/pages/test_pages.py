@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pages_support import EMAIL, MOUNTS, ORIGIN, PASSWORD, Page, Site, site
+from harness.pages_support import EMAIL, MOUNTS, ORIGIN, PASSWORD, Page, Site, site
 
 NEW_PASSWORD = "eight blue herons"
 WHERE = [(name, mount) for name in MOUNTS for mount in ("", "/auth")]

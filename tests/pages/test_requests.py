@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pages_support import EMAIL, HOST, MOUNTS, PASSWORD, User, site
+from harness.pages_support import EMAIL, HOST, MOUNTS, PASSWORD, User, site
 from powauth.errors import ConfigError
 from powauth.integrations import wsgi
 from powauth.integrations.asgi import SessionAuthMiddleware

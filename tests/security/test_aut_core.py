@@ -8,13 +8,13 @@ import pytest
 from fastapi import Depends, FastAPI
 from flask import Flask
 
-from core_support import KINDS
-from http_support import COMBINATION_IDS, COMBINATIONS, App, apps, request_asgi
+from harness.core_support import KINDS
+from harness.http_support import COMBINATION_IDS, COMBINATIONS, App, apps, request_asgi
+from harness.support import Browser, FakeConnection, Kind, MemoryUsers, Request, User
 from powauth import ConfigError
 from powauth.backends.base import drive
 from powauth.errors import StoreUnavailable
 from powauth.integrations import asgi, fastapi, flask, wsgi
-from support import Browser, FakeConnection, Kind, MemoryUsers, Request, User
 
 MakeApp = Callable[..., App]
 

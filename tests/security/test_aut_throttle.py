@@ -15,17 +15,17 @@ import pytest
 from sqlalchemy import create_engine
 from sqlalchemy.orm import DeclarativeBase
 
-from core_support import KINDS, Site, open_backend
-from http_support import COMBINATION_IDS, COMBINATIONS
+from harness.core_support import KINDS, Site, open_backend
+from harness.http_support import COMBINATION_IDS, COMBINATIONS
+from harness.support import Browser, FakeConnection, Kind, MemoryUsers, Request, Response, User, make_app
 from powauth import Hooks, Limit, Refused, SessionAuth, Step, StoreUnavailable, Throttle, Throttled
+from powauth.accounts.passwords import PasswordHasher
+from powauth.accounts.sqlalchemy import SQLAlchemyUsers, UserMixin
 from powauth.backends.base import Backend, Millis, drive
 from powauth.backends.lmdb import LMDBBackend
 from powauth.backends.memory import MemoryBackend
 from powauth.backends.sql import SQLBackend, create_tables
 from powauth.errors import InvalidParams, Overloaded
-from powauth.users.passwords import PasswordHasher
-from powauth.users.sqlalchemy import SQLAlchemyUsers, UserMixin
-from support import Browser, FakeConnection, Kind, MemoryUsers, Request, Response, User, make_app
 
 PERIOD = 900
 WRONG = "six black herons"

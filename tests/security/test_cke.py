@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core_support import BACKENDS, KINDS, Site, hurried, open_backend
+from harness.core_support import BACKENDS, KINDS, Site, hurried, open_backend
+from harness.support import Browser, FakeConnection, Kind, Request, Response, make_app
 from powauth import ConfigError, ConfigWarning, CookieCarrier, StoreUnavailable
 from powauth.backends.base import Backend, drive
 from powauth.backends.memory import MemoryBackend
 from powauth.integrations import asgi, wsgi
-from powauth.keyring import Mac
-from powauth.session import ID_CHARS
-from support import Browser, FakeConnection, Kind, Request, Response, make_app
+from powauth.sessions.keyring import Mac
+from powauth.sessions.record import ID_CHARS
 
 COOKIE = "__Host-auth"
 MAX_COOKIE_BYTES = 4096

@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from pages_support import EMAIL, FORM, HOST, MOUNTS, ORIGIN, PASSWORD, Browser, Site, site
-from powauth.cross_site import CrossSiteDefence
+from harness.pages_support import EMAIL, FORM, HOST, MOUNTS, ORIGIN, PASSWORD, Browser, Site, site
+from powauth.http.cross_site import CrossSiteDefence
 
 STRANGER = {"email": "eve@example.com", "password": "nine grey herons"}
 CROSS_SITE = {"sec-fetch-site": "cross-site", "origin": "https://attacker.example"}

@@ -15,12 +15,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from core_support import BACKENDS, KINDS, NAMESPACE, NOW, Site, a_mac, a_session, open_backend, presented
+from harness.core_support import BACKENDS, KINDS, NAMESPACE, NOW, Site, a_mac, a_session, open_backend, presented
+from harness.support import OTHER_SECRET, SECRET, Kind, MemoryUsers
 from powauth import ConfigError, SessionAuth
 from powauth.backends.base import Backend, drive
-from powauth.credentials import CredentialsCache, UnreadableRecord
-from powauth.keyring import MAC_BYTES, PLACEHOLDERS, Keyring
-from powauth.session import (
+from powauth.sessions.keyring import MAC_BYTES, PLACEHOLDERS, Keyring
+from powauth.sessions.record import (
     GENERATION_BYTES,
     ID_CHARS,
     MAX_GENERATION,
@@ -31,7 +31,7 @@ from powauth.session import (
     decode_id,
     encode_id,
 )
-from support import OTHER_SECRET, SECRET, Kind, MemoryUsers
+from powauth.sessions.store import CredentialsCache, UnreadableRecord
 
 ROOT = Path(__file__).parents[2]
 

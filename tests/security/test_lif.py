@@ -11,14 +11,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from core_support import NAMESPACE, a_mac
-from http_support import COMBINATION_IDS, COMBINATIONS, App, apps, ask_with
+from harness.core_support import NAMESPACE, a_mac
+from harness.http_support import COMBINATION_IDS, COMBINATIONS, App, apps, ask_with
+from harness.support import Browser, CountingBackend, Request
 from powauth import NotSignedIn
 from powauth.backends.base import Millis, Record, drive, make_key
 from powauth.backends.lmdb import LMDBBackend
 from powauth.integrations import asgi, wsgi
-from powauth.session import Session, encode_id
-from support import Browser, CountingBackend, Request
+from powauth.sessions.record import Session, encode_id
 
 RENEWAL, GRACE, TTL, MAX_LIFETIME = 900, 30, 1800, 43_200
 GRACE_AT_MOST = GRACE * 5 / 4

@@ -14,15 +14,15 @@ import pytest
 from sqlalchemy import create_engine
 from sqlalchemy.orm import DeclarativeBase
 
-from core_support import KINDS
+from harness.core_support import KINDS
+from harness.support import SECRET, START, Browser, Clock, CountingBackend, Kind, Request, make_app
 from powauth import Event, SessionAuth, StoreUnavailable
+from powauth.accounts.passwords import PasswordHasher
+from powauth.accounts.sqlalchemy import SQLAlchemyUsers, UserMixin
 from powauth.backends.base import Backend, drive
 from powauth.backends.lmdb import LMDBBackend
 from powauth.backends.sql import SQLBackend, create_tables
-from powauth.session import PresentedId, decode_id, encode_sid
-from powauth.users.passwords import PasswordHasher
-from powauth.users.sqlalchemy import SQLAlchemyUsers, UserMixin
-from support import SECRET, START, Browser, Clock, CountingBackend, Kind, Request, make_app
+from powauth.sessions.record import PresentedId, decode_id, encode_sid
 
 PASSWORD = "seven-red-herons-sing"
 WRONG = "six-black-herons-croak"
@@ -266,7 +266,7 @@ def test_log_02_no_secret_is_in_any_log_at_any_level(kind: Kind, store: str, tmp
 
     # SQLAlchemy's statements are logged at INFO. At DEBUG it logs the rows that it reads too, whatever it is told to
     # hide; the security page says so.
-    powauth = handling(handler, "", "powauth", "powauth.users", "asyncio")
+    powauth = handling(handler, "", "powauth", "powauth.accounts", "asyncio")
     with powauth, handling(handler, "sqlalchemy", level=logging.INFO):
         run = Run(kind, tmp_path, store=store, on_event=listener)
         run.everything()

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from pages_support import EMAIL, MOUNTS, PASSWORD, Browser, Page, Site, site
+from harness.pages_support import EMAIL, MOUNTS, PASSWORD, Browser, Page, Site, site
 from powauth.errors import StoreUnavailable
 
 EVE = "eve@example.com"

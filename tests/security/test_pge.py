@@ -10,10 +10,10 @@ from urllib.parse import quote, urljoin, urlsplit
 import httpx
 import pytest
 
-from pages_support import EMAIL, FORM, HOST, MOUNTS, ORIGIN, PASSWORD, Browser, Page, Site, SyncASGI, site
+from harness.pages_support import EMAIL, FORM, HOST, MOUNTS, ORIGIN, PASSWORD, Browser, Page, Site, SyncASGI, site
 from powauth import CookieCarrier
-from powauth.connection import Connection
 from powauth.errors import ConfigWarning, StoreUnavailable
+from powauth.http.connection import Connection
 from powauth.integrations import wsgi
 from powauth.integrations.asgi import SessionAuthMiddleware
 from powauth.pages import Flows, Messages

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 
+from harness.support import SECRET, MemoryUsers, User
 from powauth import SessionAuth
 from powauth.guards import require_user as guard
 from powauth.integrations import asgi, wsgi
@@ -25,7 +26,6 @@ from powauth.integrations.flask import PowAuth, login_required
 from powauth.integrations.litestar import PowAuthPlugin, require_user
 from powauth.integrations.starlette import SessionAuthBackend, request_auth
 from powauth.testing import sign_in
-from support import SECRET, MemoryUsers, User
 
 SECRET_PAGE = "the secret page"
 

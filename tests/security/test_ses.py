@@ -17,14 +17,14 @@ import pytest
 from flask import Flask
 from msgspec.structs import replace
 
-from core_support import KINDS, a_mac, open_backend
-from http_support import COMBINATION_IDS, COMBINATIONS, App, apps
+from harness.core_support import KINDS, a_mac, open_backend
+from harness.http_support import COMBINATION_IDS, COMBINATIONS, App, apps
+from harness.support import Browser, Kind, Request, Response, User
 from powauth import NotSignedIn
 from powauth.backends.base import Backend, drive
 from powauth.errors import StoreUnavailable
 from powauth.integrations import flask
-from powauth.session import SID_CHARS, encode_id, encode_sid, new_session
-from support import Browser, Kind, Request, Response, User
+from powauth.sessions.record import SID_CHARS, encode_id, encode_sid, new_session
 
 RENEWAL = 900
 

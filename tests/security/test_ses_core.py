@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core_support import BACKENDS, KINDS, NAMESPACE, NOW, Site, a_mac, a_session, hurried, open_backend
+from harness.core_support import BACKENDS, KINDS, NAMESPACE, NOW, Site, a_mac, a_session, hurried, open_backend
+from harness.support import SECRET, MemoryUsers, Request
 from powauth import ConfigError, ConfigWarning, CredentialsCache, SessionAuth
 from powauth.backends.base import Backend, Record, drive, make_key, make_owner, shard_of, split_key
 from powauth.backends.memory import MemoryBackend
-from powauth.credentials import UnreadableRecord
-from powauth.session import (
+from powauth.sessions.record import (
     GENERATION_BYTES,
     SALT_BYTES,
     SHARD_BYTES,
@@ -29,7 +29,7 @@ from powauth.session import (
     encode_sid,
     new_session,
 )
-from support import SECRET, MemoryUsers, Request
+from powauth.sessions.store import UnreadableRecord
 
 Start = Callable[..., Site]
 

@@ -14,13 +14,13 @@ import msgspec
 import pytest
 
 import powauth
-from core_support import BACKENDS, KINDS, NAMESPACE, Site, open_backend
+from harness.core_support import BACKENDS, KINDS, NAMESPACE, Site, open_backend
+from harness.support import SECRET, Browser, Request
 from powauth import MetadataTooLarge
 from powauth.backends.base import Backend, Record, drive, make_key
-from powauth.keyring import MAC_BYTES, Keyring
-from powauth.metadata import MAX_METADATA_BYTES
-from powauth.session import GENERATION_BYTES, ID_BYTES, Session, decode_id, encode_id, encode_sid
-from support import SECRET, Browser, Request
+from powauth.http.metadata import MAX_METADATA_BYTES
+from powauth.sessions.keyring import MAC_BYTES, Keyring
+from powauth.sessions.record import GENERATION_BYTES, ID_BYTES, Session, decode_id, encode_id, encode_sid
 
 SOURCE = Path(powauth.__file__).parent
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from core_support import KINDS, open_backend
-from http_support import COMBINATION_IDS, COMBINATIONS, App, apps
+from harness.core_support import KINDS, open_backend
+from harness.http_support import COMBINATION_IDS, COMBINATIONS, App, apps
+from harness.support import Browser, Kind, Request
 from powauth.backends.base import drive
 from powauth.backends.lmdb import LMDBBackend
 from powauth.backends.memory import MemoryBackend
 from powauth.errors import StoreUnavailable
 from powauth.integrations import asgi, wsgi
-from support import Browser, Kind, Request
 
 RENEWAL = 900
 

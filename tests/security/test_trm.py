@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from http_support import COMBINATION_IDS, COMBINATIONS, App, apps
+from harness.http_support import COMBINATION_IDS, COMBINATIONS, App, apps
+from harness.support import Browser, Request
 from powauth.backends.base import Millis, drive, make_owner
 from powauth.backends.memory import MemoryBackend
 from powauth.errors import StoreUnavailable
-from powauth.session import encode_sid, new_session
-from support import Browser, Request
+from powauth.sessions.record import encode_sid, new_session
 
 RENEWAL = 900
 

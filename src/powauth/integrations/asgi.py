@@ -9,12 +9,12 @@ from urllib.parse import quote
 import msgspec
 
 from powauth.authenticator import Authenticator, Unreachable, known
-from powauth.connection import MISSING, NO_EFFECTS, Connection, ConnectionStruct, Later, States, with_effects
-from powauth.credentials import Duration
 from powauth.errors import ConfigError, PowauthError
-from powauth.integrations.answers import Answers, OnError, chosen
+from powauth.http.answers import Answers, OnError, chosen
+from powauth.http.connection import MISSING, NO_EFFECTS, Connection, ConnectionStruct, Later, States, with_effects
 from powauth.integrations.websockets import POLICY_VIOLATION, RECHECK_SECONDS, Sockets
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
+from powauth.sessions.store import Duration
 
 if TYPE_CHECKING:
     from _collections_abc import dict_items, dict_values

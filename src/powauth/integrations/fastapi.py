@@ -6,17 +6,17 @@ The dependencies are coroutines, because FastAPI would give each plain function 
 from collections.abc import Callable
 from typing import Annotated, Any, Generic, TypeVar
 
+from powauth.accounts.base import U
 from powauth.authenticator import Authenticator
-from powauth.carriers import CookieCarrier
-from powauth.credentials import Duration, duration
 from powauth.errors import ConfigError, NotFresh, NotSignedIn, Refused
 from powauth.guards import FRESH, require_fresh, require_no_user, require_user
+from powauth.http.answers import reason
+from powauth.http.carriers import CookieCarrier
 from powauth.integrations import asgi
-from powauth.integrations.answers import reason
 from powauth.integrations.asgi import SessionAuthMiddleware
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
 from powauth.session_auth import SessionAuth
-from powauth.users.base import U
+from powauth.sessions.store import Duration, duration
 
 try:
     from fastapi import Depends, HTTPException

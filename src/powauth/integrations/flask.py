@@ -7,16 +7,16 @@ from collections.abc import Callable, MutableMapping
 from functools import partial, wraps
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
+from powauth.accounts.base import U
 from powauth.authenticator import Authenticator
 from powauth.backends.base import drive
-from powauth.connection import MISSING, NO_EFFECTS
-from powauth.credentials import Duration, duration
 from powauth.errors import ConfigError, PowauthError
 from powauth.guards import FRESH, require_fresh, require_no_user, require_user
+from powauth.http.answers import Answers, OnError, chosen
+from powauth.http.connection import MISSING, NO_EFFECTS
 from powauth.integrations import wsgi
-from powauth.integrations.answers import Answers, OnError, chosen
 from powauth.request_auth import BlockingRequestAuth
-from powauth.users.base import U
+from powauth.sessions.store import Duration, duration
 
 try:
     from flask import Flask, Response, current_app, g, request, session

@@ -5,21 +5,21 @@ from copy import copy
 from threading import get_ident
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
+from powauth.accounts.base import U
 from powauth.authenticator import Authenticator, Unreachable
-from powauth.carriers import FrameworkSessionCarrier
-from powauth.connection import Later
-from powauth.credentials import Duration, duration
 from powauth.errors import ConfigError, PowauthError, Refused, StoreUnavailable
 from powauth.guards import FRESH
 from powauth.guards import require_fresh as fresh_user
 from powauth.guards import require_no_user as no_user
 from powauth.guards import require_user as user
+from powauth.http.answers import Answers, OnError, chosen, reason
+from powauth.http.carriers import FrameworkSessionCarrier
+from powauth.http.connection import Later
 from powauth.integrations import asgi
-from powauth.integrations.answers import Answers, OnError, chosen, reason
 from powauth.integrations.websockets import POLICY_VIOLATION, RECHECK_SECONDS, TRY_AGAIN_LATER
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
 from powauth.session_auth import SessionAuth
-from powauth.users.base import U
+from powauth.sessions.store import Duration, duration
 
 try:
     import anyio.from_thread

@@ -15,12 +15,12 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from powauth.authenticator import Authenticator
-from powauth.connection import Connection
-from powauth.credentials import Duration, duration
-from powauth.cross_site import CrossSiteDefence
 from powauth.errors import Refused, StoreUnavailable
-from powauth.integrations.answers import reason
+from powauth.http.answers import reason
+from powauth.http.connection import Connection
+from powauth.http.cross_site import CrossSiteDefence
 from powauth.session_auth import SessionAuth
+from powauth.sessions.store import Duration, duration
 
 try:
     import anyio

@@ -9,9 +9,9 @@ import msgspec
 
 from powauth.authenticator import Authenticator
 from powauth.backends.base import drive
-from powauth.connection import MISSING, NO_EFFECTS, Connection, ConnectionStruct, Effects, States, with_effects
 from powauth.errors import ConfigError, PowauthError
-from powauth.integrations.answers import Answers, OnError, chosen
+from powauth.http.answers import Answers, OnError, chosen
+from powauth.http.connection import MISSING, NO_EFFECTS, Connection, ConnectionStruct, Effects, States, with_effects
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
 
 if TYPE_CHECKING:

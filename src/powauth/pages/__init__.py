@@ -1,6 +1,6 @@
 """Ready-made pages to register, sign in and out, edit the account and see one's devices, and their JSON twins."""
 
-from powauth.cross_site import CrossSiteDefence
+from powauth.http.cross_site import CrossSiteDefence
 from powauth.pages.flows import Flows, Renderer
 from powauth.pages.messages import Messages
 from powauth.pages.request import PageRequest, PageResponse

@@ -13,19 +13,19 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from powauth.connection import Connection
-from powauth.credentials import Duration
-from powauth.cross_site import CrossSiteDefence
 from powauth.errors import AlreadySignedIn, ConfigError, InvalidParams, NotFresh, NotSignedIn, PowauthError
 from powauth.guards import FRESH, require_fresh
-from powauth.integrations.answers import answer_to
-from powauth.metadata import SessionInfo
-from powauth.own_path import own_path
+from powauth.http.answers import answer_to
+from powauth.http.connection import Connection
+from powauth.http.cross_site import CrossSiteDefence
+from powauth.http.metadata import SessionInfo
+from powauth.http.own_path import own_path
 from powauth.pages.devices import device_name
 from powauth.pages.messages import Messages
 from powauth.pages.request import JSON, BadRequest, PageRequest, PageResponse, Params
 from powauth.pages.routes import Routes
 from powauth.session_auth import SessionAuth
+from powauth.sessions.store import Duration
 
 logger = logging.getLogger("powauth")
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
-from powauth.connection import Connection
-from powauth.cross_site import media_type
+from powauth.http.connection import Connection
+from powauth.http.cross_site import media_type
 from powauth.request_auth import RequestAuth
 
 MAX_BODY_BYTES = 65_536

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, fields
 
 from powauth.errors import ConfigError
-from powauth.own_path import own_path
+from powauth.http.own_path import own_path
 
 _PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+\Z")
 

@@ -4,14 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypedDict
 
-from powauth.connection import Connection
-from powauth.credentials import Duration
-from powauth.cross_site import CrossSiteDefence
 from powauth.guards import FRESH
+from powauth.http.connection import Connection
+from powauth.http.cross_site import CrossSiteDefence
 from powauth.pages.flows import Flows
 from powauth.pages.messages import Messages
 from powauth.pages.routes import Routes
 from powauth.session_auth import SessionAuth
+from powauth.sessions.store import Duration
 
 
 class Pages(Flows):

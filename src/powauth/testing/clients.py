@@ -12,14 +12,14 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import Request
 
+from powauth.accounts.base import U
 from powauth.authenticator import Authenticator
 from powauth.backends.base import drive
-from powauth.carriers import CookieCarrier
-from powauth.connection import MISSING, Connection
 from powauth.errors import ConfigError, NotSignedIn
+from powauth.http.carriers import CookieCarrier
+from powauth.http.connection import MISSING, Connection
 from powauth.request_auth import RequestAuth
 from powauth.session_auth import SessionAuth
-from powauth.users.base import U
 
 T = TypeVar("T")
 

@@ -20,9 +20,9 @@ from functools import cached_property
 from typing import Any
 from uuid import uuid4
 
+from powauth.accounts.base import UsersContext
 from powauth.backends.base import drive
 from powauth.errors import InvalidParams
-from powauth.users.base import UsersContext
 
 Scenario = Callable[[UsersContext[Any]], Coroutine[Any, Any, None]]
 """What a test does with a users context."""
@@ -76,7 +76,7 @@ NO_PASSWORDS = (
 
 
 class UsersConformance:
-    """What `powauth.users.base.UsersContext` promises; subclass it as ``Test…``.
+    """What `powauth.accounts.base.UsersContext` promises; subclass it as ``Test…``.
 
     Attributes:
         user_id_field: the name of the user id in params and clauses.

@@ -1,0 +1,1 @@
+"""What powauth needs of HTTP: a view of a request, carriers, answers, defences."""

@@ -1,0 +1,1 @@
+"""What tests share: engines, servers, apps, and the ways to drive them."""

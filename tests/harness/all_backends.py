@@ -1,0 +1,220 @@
+"""Every engine that powauth keeps sessions in, by name: an empty store on each, for tests that are the same on all.
+
+An engine that is not there skips its tests and says how to get it. What takes time to start (a cluster, a Sentinel with
+its master and replica) is started once for a module of tests; each store has a prefix or table of its own.
+"""
+
+import asyncio
+import tempfile
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack, contextmanager
+from copy import copy
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from sqlalchemy import text
+
+from harness import redis_servers
+from harness.engines import DRIVERS, Database, database, kind_of, unique_table
+from powauth.backends.base import Backend, Millis, Mode, Page, Record, drive
+from powauth.backends.lmdb import LMDBBackend
+from powauth.backends.memory import MemoryBackend
+from powauth.backends.redis import RedisBackend
+from powauth.backends.sql import SQLBackend
+
+T = TypeVar("T")
+
+LOCAL = ("memory", "lmdb")
+"""Engines within the process."""
+
+SYNC = ("sqlite", "psycopg", "psycopg_near", "mariadb_pymysql", "redis", "redis_near", "cluster", "sentinel")
+"""Engines through a driver for threads: for WSGI."""
+
+ASYNC = (
+    *("aiosqlite", "psycopg_async", "asyncpg", "asyncmy"),
+    *("redis_async", "redis_near_async", "cluster_async", "sentinel_async"),
+)
+"""Engines through a driver for an event loop: for ASGI."""
+
+
+class Bridge(Backend):
+    """An asynchronous backend, whose connections live on an event loop of their own, for whoever asks.
+
+    Awaited on another loop it suspends until its own loop has the answer. Without a running loop, as in a test's look
+    into the store, it waits and never suspends.
+    """
+
+    mode: Mode = "async"
+
+    def __init__(self, make: Callable[[], Backend]) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._waits = False
+        self._inner = make()
+        assert self._inner.mode == "async"
+
+    @property
+    def waiting(self) -> "Bridge":
+        """The same store for a look at it from within an event loop: it waits, whatever runs."""
+        twin = copy(self)
+        twin._waits = True
+        return twin
+
+    async def _ask(self, verb: Coroutine[Any, Any, T]) -> T:
+        answer = asyncio.run_coroutine_threadsafe(verb, self._loop)
+        if self._waits or asyncio._get_running_loop() is None:
+            return answer.result(redis_servers.PATIENCE)
+        return await asyncio.wrap_future(answer)
+
+    async def create(self, record: Record, epoch: int | None, now: Millis) -> bool:
+        return await self._ask(self._inner.create(record, epoch, now))
+
+    async def get(self, key: bytes, now: Millis) -> Record | None:
+        return await self._ask(self._inner.get(key, now))
+
+    async def get_fresh(self, key: bytes, now: Millis) -> Record | None:
+        return await self._ask(self._inner.get_fresh(key, now))
+
+    async def update(self, record: Record, expected_version: int, now: Millis) -> bool:
+        return await self._ask(self._inner.update(record, expected_version, now))
+
+    async def delete(self, key: bytes, now: Millis) -> bool:
+        return await self._ask(self._inner.delete(key, now))
+
+    async def list(self, owner: bytes, now: Millis) -> list[Record]:
+        return await self._ask(self._inner.list(owner, now))
+
+    async def epoch(self, owner: bytes, now: Millis, *, advance: bool = False) -> int:
+        return await self._ask(self._inner.epoch(owner, now, advance=advance))
+
+    async def delete_owner(self, owner: bytes, now: Millis, keep: bytes | None = None) -> int:
+        return await self._ask(self._inner.delete_owner(owner, now, keep))
+
+    async def purge(self, limit: int, now: Millis) -> int:
+        return await self._ask(self._inner.purge(limit, now))
+
+    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
+        return await self._ask(self._inner.scan(namespace, cursor, limit, now))
+
+    async def count(self, namespace: str, now: Millis) -> int:
+        return await self._ask(self._inner.count(namespace, now))
+
+    async def close(self) -> None:
+        await self._ask(self._inner.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+async def wait_for_near_cache(backend: Backend) -> None:
+    """Read until the channel stands; what follows goes through the near cache."""
+    inner = backend._inner if isinstance(backend, Bridge) else backend
+    assert isinstance(inner, RedisBackend | SQLBackend)
+    cache = inner.near_cache
+    assert cache is not None
+    await backend.get(b"near:cache", 0)
+    redis_servers.wait_for(lambda: cache.up, "a near cache with its channel")
+
+
+class Stores:
+    """Makes empty stores; starts what they need when it is first needed, and ends it at its own end."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._ends = ExitStack()
+        self._urls: dict[str, str] = {}
+        self._tables: dict[str, tuple[Backend, Database, str]] = {}
+        self._stem = redis_servers.unique_prefix()
+        self._made = 0
+
+    def close(self) -> None:
+        self._ends.close()
+
+    @contextmanager
+    def store(self, name: str, folder: Path) -> Iterator[Backend]:
+        """An empty store on the engine of that name; ``folder`` is for the files of those that have some."""
+        if name in LOCAL:
+            backend: Backend = MemoryBackend() if name == "memory" else LMDBBackend(folder / "db", durable=False)
+            yield backend
+            drive(backend.close())
+        elif name.removesuffix("_near") in DRIVERS:
+            yield self._table(name)
+        else:
+            kind = name.removesuffix("_async")
+            near = 1000 if kind.endswith("_near") else None
+            url = self._redis(kind.removesuffix("_near"))
+            self._made += 1
+            prefix = f"{self._stem[:50]}-{self._made}"
+            asynchronous = name.endswith("_async")
+
+            def make() -> Backend:
+                return RedisBackend(
+                    url, prefix=prefix, timeout=redis_servers.PATIENCE, asynchronous=asynchronous, near_cache=near
+                )
+
+            backend = Bridge(make) if asynchronous else make()
+            try:
+                if near is not None:
+                    drive(wait_for_near_cache(backend))
+                yield backend
+            finally:
+                drive(backend.close())
+
+    def _table(self, name: str) -> Backend:
+        """The driver's table, emptied; its backend stays open, for to connect takes longer than most tests."""
+        driver = name.removesuffix("_near")
+        if name not in self._tables:
+            where, table = database(kind_of(driver), self._folder), unique_table()
+            near = None if name == driver else 1000
+            with where.engine() as engine:
+                drive(SQLBackend(engine, table=table, near_cache=near).create_tables())
+            self._ends.callback(where.drop, table, f"{table}_epochs")
+
+            def make() -> Backend:
+                url = where.through(driver)
+                return SQLBackend(url, table=table, timeout=redis_servers.PATIENCE, near_cache=near)
+
+            backend = Bridge(make) if name in ASYNC else make()
+            self._ends.callback(lambda: drive(backend.close()))
+            self._tables[name] = backend, where, table
+        else:
+            backend, where, table = self._tables[name]
+            with where.engine() as engine, engine.begin() as connection:
+                for each in (table, f"{table}_epochs"):
+                    connection.execute(text(f"DELETE FROM {each}"))
+        if name != driver:
+            # Reads until the channel stands; nobody reads what was there before.
+            drive(wait_for_near_cache(backend))
+        return backend
+
+    def _redis(self, kind: str) -> str:
+        if kind not in self._urls:
+            self._urls[kind] = self._start(kind)
+        return self._urls[kind]
+
+    def _start(self, kind: str) -> str:
+        if kind == "redis":
+            if not redis_servers.shared_answers():
+                pytest.skip(f"no Redis at {redis_servers.SHARED}: start one, or set POWAUTH_TEST_REDIS")
+            self._ends.callback(redis_servers.clear_shared, self._stem[:50])
+            return redis_servers.SHARED
+        if redis_servers.EXECUTABLE is None:
+            pytest.skip(redis_servers.MISSING)
+        if kind == "cluster":
+            nodes = self._ends.enter_context(redis_servers.own_cluster(self._folder / "cluster"))
+            return "redis+cluster://" + ",".join(node.address for node in nodes)
+        _, _, sentinel = self._ends.enter_context(redis_servers.own_sentinel(self._folder / "sentinel"))
+        return f"redis+sentinel://{sentinel.address}/main"
+
+
+@pytest.fixture(scope="module")
+def stores() -> Iterator[Stores]:
+    memory = Path("/dev/shm")
+    # The disk is no matter to these tests, and SQLite waits for it at each write.
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        made = Stores(Path(folder))
+        yield made
+        made.close()

@@ -1,0 +1,118 @@
+"""What the tests of the core share: a key, a policy, sessions, an app with one user, and the two local backends."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from hypothesis import settings
+
+from harness.support import SECRET, Browser, Clock, CountingBackend, Handler, Kind, MemoryUsers, Request, User, make_app
+from powauth import SessionAuth
+from powauth.backends.base import Backend, Millis, make_owner
+from powauth.backends.lmdb import LMDBBackend
+from powauth.backends.memory import MemoryBackend
+from powauth.events import Event
+from powauth.sessions.keyring import Keyring, Mac
+from powauth.sessions.record import Metadata, Policy, PresentedId, Session, new_session
+
+NOW: Millis = 1_900_000_000_000
+
+POLICY = Policy(ttl=1_800_000, renewal=900_000, max_lifetime=43_200_000, grace=30_000)
+"""The defaults."""
+
+KINDS: tuple[Kind, ...] = ("asgi", "wsgi")
+BACKENDS = ("memory", "lmdb")
+
+NAMESPACE = "credentials"
+
+hurried = settings(deadline=None, max_examples=50)
+"""For property tests: a machine that is busy with other tests fails none of them."""
+
+
+def open_backend(name: str, folder: Path) -> Backend:
+    """A new backend of that name."""
+    return MemoryBackend() if name == "memory" else LMDBBackend(folder / "db", durable=False)
+
+
+def a_mac(secret: Any = SECRET, purpose: str = "session", context: str = NAMESPACE) -> Mac:
+    return Keyring(secret).mac(purpose, context)
+
+
+def a_session(
+    user_key: str = "42", *, now: Millis = NOW, metadata: Metadata | None = None, user: bytes = b"ada", **changes: Any
+) -> Session:
+    """A new session, with fields changed at will."""
+    session = new_session(make_owner(NAMESPACE, user_key), user_key, user, now, {} if metadata is None else metadata)
+    return msgspec.structs.replace(session, **changes)
+
+
+def presented(session: Session, generation: int | None = None) -> PresentedId:
+    """What a client that holds the id of a generation presents."""
+    return PresentedId(session.sid, session.salt, session.generation if generation is None else generation)
+
+
+class Site:
+    """An app behind one middleware: ``/login`` signs its one user in, ``/logout`` out. Its backend counts."""
+
+    def __init__(
+        self, backend: Backend, kind: Kind = "asgi", *, users: MemoryUsers | None = None, **options: Any
+    ) -> None:
+        self.backend = backend if isinstance(backend, CountingBackend) else CountingBackend(backend)
+        self.users = users or MemoryUsers()
+        self.user: User = next(iter(self.users.rows.values()), None) or self.users.add("ada@example.org")
+        self.clock: Clock = options.pop("clock", None) or Clock()
+        self.events: list[Event] = []
+        self.kind = kind
+        if "store" not in options:
+            options["backend"] = self.backend
+        defaults: dict[str, Any] = {
+            "secret_key": SECRET,
+            "users": self.users,
+            "clock": self.clock,
+            "on_event": self.events.append,
+            "throttle": None,  # what sessions cost is told without it
+        }
+        self.auth: SessionAuth[User] = SessionAuth(**defaults | options)
+        self.app = make_app(kind, self.auth, {"/login": self._login, "/logout": self._logout})
+
+    async def _login(self, request: Request) -> object:
+        params = {"email": self.user.email, "password": "correct horse"}
+        return (await request.call("authenticate_user", params)).email
+
+    @staticmethod
+    async def _logout(request: Request) -> object:
+        return await request.call("clear_authenticated_user")
+
+    def serve(self, handlers: Mapping[str, Handler], browser: Browser) -> Browser:
+        """The browser, with its cookies, before an app of other handlers."""
+        return Browser(make_app(self.kind, self.auth, handlers), self.kind, browser.jar)
+
+    def browser(self) -> Browser:
+        return Browser(self.app, self.kind)
+
+    def signed_in(self) -> Browser:
+        browser = self.browser()
+        assert browser.get("/login").status == 200
+        return browser
+
+    @property
+    def cookie_name(self) -> str:
+        return self.auth.carrier.name
+
+    def id_of(self, browser: Browser) -> str:
+        return browser.jar[self.cookie_name]
+
+    def user_of(self, cookie: str | None) -> str | None:
+        """Who a request with this raw ``Cookie`` header is."""
+        response = self.browser().send("/", cookie, {})
+        assert response.status == 200
+        user: str | None = response.json()["user"]
+        return user
+
+    def user_of_id(self, value: str) -> str | None:
+        return self.user_of(f"{self.cookie_name}={value}")
+
+    @property
+    def event_names(self) -> list[str]:
+        return [event.name for event in self.events]

@@ -1,0 +1,66 @@
+"""The demo, started as people start it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+class Demo:
+    """One run of the demo."""
+
+    def __init__(self, data: Path, **settings: str) -> None:
+        self.port, self.flask_port = free_port(), free_port()
+        named = {"PORT": str(self.port), "FLASK_PORT": str(self.flask_port), "DATA": str(data), **settings}
+        self.log = data.with_suffix(".log")
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "demo"],
+                cwd=ROOT,
+                env=os.environ | {f"POWAUTH_DEMO_{name}": value for name, value in named.items()},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        deadline = time.monotonic() + 60
+        while "Ctrl-C stops it" not in self.log.read_text():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.05)
+
+    @property
+    def urls(self) -> tuple[str, str]:
+        return f"http://127.0.0.1:{self.port}", f"http://127.0.0.1:{self.flask_port}"
+
+    def children(self) -> list[int]:
+        """Every process below the demo's own."""
+        parents: dict[int, list[int]] = {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                except (FileNotFoundError, ProcessLookupError):
+                    continue
+                if fields[0] != "Z":
+                    parents.setdefault(int(fields[1]), []).append(int(entry.name))
+        found, todo = [], [self.process.pid]
+        while todo:
+            below = parents.get(todo.pop(), [])
+            found += below
+            todo += below
+        return found
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(30)

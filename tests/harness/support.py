@@ -1,0 +1,439 @@
+"""What many tests share: a clock to turn, users in a dict, a counting backend, and a browser for ASGI and WSGI."""
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from http.cookies import SimpleCookie
+from io import BytesIO
+from typing import Any, Literal
+
+import msgspec
+
+from powauth import SessionAuth
+from powauth.accounts.base import UsersContext
+from powauth.backends.base import Backend, Millis, Mode, Page, Record, WouldWaitError, drive
+from powauth.errors import InvalidParams
+from powauth.http.connection import MISSING, Connection
+from powauth.integrations import asgi, wsgi
+
+SECRET = "Wq9Zx7rT4yUj1aSdPkLmB6eHgQoIi83N2fC5cN0v"
+OTHER_SECRET = "z0YqUO3cTn5bWvD8kRrE2xJ7hGfLs4MpAi6Vd1Xt"
+START = 1_900_000_000.0
+
+
+class Clock:
+    """A clock that moves when told to; seconds since the epoch."""
+
+    def __init__(self, now: float = START) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@dataclass(frozen=True)
+class User:
+    """The app's user type of these tests."""
+
+    id: str
+    email: str
+    password_hash: str = field(repr=False, default="")
+    name: str = ""
+    locked: bool = False
+
+
+class Snapshot(msgspec.Struct, forbid_unknown_fields=True):
+    id: str
+    email: str
+    name: str
+    locked: bool
+
+
+def cheap_hash(password: str) -> str:
+    """For tests of sessions only; `powauth.accounts.passwords` is tested on its own."""
+    return hashlib.sha256(password.encode()).hexdigest()
+
+
+class MemoryUsers(UsersContext[User]):
+    """A users context in a dict. Counts what would be queries."""
+
+    user_type = User
+    authenticates_current = True
+
+    def __init__(self, mode: Mode = "inline") -> None:
+        self.mode: Mode = mode
+        self.rows: dict[str, User] = {}
+        self.queries = 0
+
+    async def _query(self) -> None:
+        self.queries += 1
+
+    def add(self, email: str, password: str = "correct horse", **fields: Any) -> User:
+        user = User(secrets.token_hex(8), email, cheap_hash(password), **fields)
+        self.rows[user.id] = user
+        return user
+
+    def key(self, user: User) -> str:
+        return user.id
+
+    def fingerprint(self, user: User) -> bytes:
+        return f"{user.email} {user.password_hash}".encode()
+
+    def is_active(self, user: User) -> bool:
+        return not user.locked
+
+    def snapshot(self, user: User) -> bytes:
+        return msgspec.msgpack.encode(Snapshot(user.id, user.email, user.name, user.locked))
+
+    def restore(self, snapshot: bytes) -> User:
+        found = msgspec.msgpack.decode(snapshot, type=Snapshot)
+        return User(found.id, found.email, name=found.name, locked=found.locked)
+
+    async def authenticate(self, params: Mapping[str, object]) -> User | None:
+        await self._query()
+        for user in list(self.rows.values()):
+            if user.email == params.get("email"):
+                proven = user.password_hash == cheap_hash(str(params.get("password")))
+                return user if proven and not user.locked else None
+        return None
+
+    async def create(self, params: Mapping[str, object]) -> User:
+        await self._query()
+        email, password = params.get("email"), params.get("password")
+        if not isinstance(email, str) or any(user.email == email for user in self.rows.values()):
+            raise InvalidParams({"email": ["has already been taken"]})
+        return self.add(email, str(password), name=str(params.get("name", "")))
+
+    async def update(self, user: User, params: Mapping[str, object], *, trusted: bool = False) -> User:
+        await self._query()
+        row = self.rows.get(user.id)
+        if row is None:
+            raise InvalidParams({"base": ["no longer exists"]})
+        if not trusted and row.password_hash != cheap_hash(str(params.get("current_password"))):
+            raise InvalidParams({"current_password": ["is wrong"]})
+        changes: dict[str, Any] = {name: params[name] for name in ("email", "name", "locked") if name in params}
+        if "password" in params:
+            changes["password_hash"] = cheap_hash(str(params["password"]))
+        self.rows[user.id] = replace(row, **changes)
+        return self.rows[user.id]
+
+    async def delete(self, user: User, params: Mapping[str, object] | None = None) -> bool:
+        await self._query()
+        row = self.rows.get(user.id)
+        if params is not None and row and row.password_hash != cheap_hash(str(params.get("current_password"))):
+            raise InvalidParams({"current_password": ["is wrong"]})
+        return self.rows.pop(user.id, None) is not None
+
+    async def get_by(self, **clauses: object) -> User | None:
+        await self._query()
+        for user in self.rows.values():
+            if all(getattr(user, name) == value for name, value in clauses.items()):
+                return user
+        return None
+
+    async def reload(self, user: User) -> User | None:
+        await self._query()
+        return self.rows.get(user.id)
+
+    def change(self, params: Mapping[str, object], user: User | None = None) -> Mapping[str, list[str]]:
+        del user
+        return {} if params.get("email") else {"email": ["can't be blank"]}
+
+
+class CountingBackend(Backend):
+    """A backend that counts verbs, and can be told to fail or to run something before a verb."""
+
+    def __init__(self, inner: Backend) -> None:
+        self.inner = inner
+        self.mode = inner.mode
+        self.shared = inner.shared
+        self.reads_at_once = inner.reads_at_once
+        self.calls: list[str] = []
+        self.fail: dict[str, Exception] = {}
+        self.before: Callable[[str], Awaitable[None]] | None = None
+
+    async def _enter(self, verb: str) -> None:
+        self.calls.append(verb)
+        if self.before is not None:
+            await self.before(verb)
+        error = self.fail.get(verb, self.fail.get("*"))
+        if error is not None:
+            raise error
+
+    @contextmanager
+    def counting(self) -> Iterator[list[str]]:
+        """The verbs called within the block."""
+        seen: list[str] = []
+        start = len(self.calls)
+        try:
+            yield seen
+        finally:
+            seen.extend(self.calls[start:])
+
+    async def create(self, record: Record, epoch: int | None, now: Millis) -> bool:
+        await self._enter("create")
+        return await self.inner.create(record, epoch, now)
+
+    async def get(self, key: bytes, now: Millis) -> Record | None:
+        await self._enter("get")
+        return await self.inner.get(key, now)
+
+    async def get_fresh(self, key: bytes, now: Millis) -> Record | None:
+        await self._enter("get")
+        return await self.inner.get_fresh(key, now)
+
+    def peek(self, key: bytes, now: Millis) -> object:
+        if self.fail or self.before is not None:  # those belong to `get`
+            raise WouldWaitError
+        seen = self.inner.peek(key, now)
+        self.calls.append("get")
+        return seen
+
+    def record_of(self, key: bytes, seen: Any, now: Millis) -> Record | None:
+        return self.inner.record_of(key, seen, now)
+
+    async def update(self, record: Record, expected_version: int, now: Millis) -> bool:
+        await self._enter("update")
+        return await self.inner.update(record, expected_version, now)
+
+    async def delete(self, key: bytes, now: Millis) -> bool:
+        await self._enter("delete")
+        return await self.inner.delete(key, now)
+
+    async def list(self, owner: bytes, now: Millis) -> list[Record]:
+        await self._enter("list")
+        return await self.inner.list(owner, now)
+
+    async def epoch(self, owner: bytes, now: Millis, *, advance: bool = False) -> int:
+        await self._enter("epoch")
+        return await self.inner.epoch(owner, now, advance=advance)
+
+    async def latest_epoch(self, now: Millis) -> int | None:
+        if type(self.inner).latest_epoch is Backend.latest_epoch:  # no verb of that backend
+            return None
+        await self._enter("epoch")
+        return await self.inner.latest_epoch(now)
+
+    async def delete_owner(self, owner: bytes, now: Millis, keep: bytes | None = None) -> int:
+        await self._enter("delete_owner")
+        return await self.inner.delete_owner(owner, now, keep)
+
+    async def purge(self, limit: int, now: Millis) -> int:
+        await self._enter("purge")
+        return await self.inner.purge(limit, now)
+
+    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
+        await self._enter("scan")
+        return await self.inner.scan(namespace, cursor, limit, now)
+
+    async def count(self, namespace: str, now: Millis) -> int:
+        await self._enter("count")
+        return await self.inner.count(namespace, now)
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+
+class FakeConnection(Connection):
+    """A request and response without a server: for tests of the core."""
+
+    def __init__(self, cookies: list[str] | None = None, **headers: str) -> None:
+        self.states = {}
+        self.cookie_fields = cookies or []
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.assigns: dict[str, object] = {}
+        self.framework_session: dict[str, Any] | None = None
+        self.ip: str | None = "192.0.2.1"
+
+    def method(self) -> str:
+        return "GET"
+
+    def target(self) -> str:
+        return "/"
+
+    def cookies(self) -> str:
+        return "; ".join(self.cookie_fields)
+
+    def header(self, name: str) -> str | None:
+        return self.headers.get(name)
+
+    def client_ip(self) -> str | None:
+        return self.ip
+
+    def session(self) -> dict[str, Any] | None:
+        return self.framework_session
+
+    def assigned(self, key: str) -> object:
+        return self.assigns.get(key, MISSING)
+
+    def assign(self, key: str, value: object) -> None:
+        self.assigns[key] = value
+
+
+@dataclass
+class Response:
+    """What a `Browser` got."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+    def header(self, name: str) -> str | None:
+        """All values of a header, joined."""
+        values = [value for header, value in self.headers if header.lower() == name.lower()]
+        return ", ".join(values) if values else None
+
+    @property
+    def set_cookies(self) -> list[str]:
+        return [value for name, value in self.headers if name.lower() == "set-cookie"]
+
+    def json(self) -> Any:
+        return msgspec.json.decode(self.body)
+
+
+Kind = Literal["asgi", "wsgi"]
+Handler = Callable[[Any], Awaitable[object]]
+"""A handler of the small app: takes the `App` request below, and gives what goes into the JSON body."""
+
+
+@dataclass
+class Request:
+    """What a handler of `make_app` gets: the request-bound object behind one face for ASGI and WSGI."""
+
+    path: str
+    bound: Any
+    kind: Kind
+
+    async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Call an operation of the request-bound object, awaited where it is a coroutine."""
+        result = getattr(self.bound, name)(*args, **kwargs)
+        return await result if self.kind == "asgi" else result
+
+    @property
+    def user(self) -> Any:
+        return self.bound.current_user
+
+
+def make_app(kind: Kind, auth: SessionAuth[Any], handlers: Mapping[str, Handler]) -> Any:
+    """An app of one middleware and some handlers, by path; ``/`` tells the current user's e-mail."""
+
+    async def index(request: Request) -> object:
+        return {"user": request.user.email if request.user is not None else None}
+
+    async def private(request: Request) -> object:
+        return {"user": request.bound.require_user().email}
+
+    routes: dict[str, Handler] = {"/": index, "/private": private, **handlers}
+    key = auth.current_user_key
+    if kind == "asgi":
+
+        async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
+            del receive
+            body = msgspec.json.encode(
+                await routes[scope["path"]](Request(scope["path"], asgi.request_auth(scope, key), kind))
+            )
+            headers = [(b"content-type", b"application/json")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+
+        return asgi.SessionAuthMiddleware(asgi_app, auth)
+
+    def wsgi_app(environ: Any, start_response: Any) -> list[bytes]:
+        request = Request(environ["PATH_INFO"], wsgi.request_auth(environ, key), kind)
+        body = msgspec.json.encode(drive(_run(routes[request.path], request)))
+        start_response("200 OK", [("Content-Type", "application/json")])
+        return [body]
+
+    return wsgi.SessionAuthMiddleware(wsgi_app, auth)
+
+
+async def _run(handler: Handler, request: Request) -> object:
+    return await handler(request)
+
+
+class Browser:
+    """A client with a cookie jar for one app of `make_app`."""
+
+    def __init__(self, app: Any, kind: Kind, jar: dict[str, str] | None = None) -> None:
+        self.app = app
+        self.kind = kind
+        self.jar: dict[str, str] = {} if jar is None else jar
+
+    def copy(self) -> "Browser":
+        """Another client with the same cookies: a thief, or a second tab's stale request."""
+        return Browser(self.app, self.kind, dict(self.jar))
+
+    def get(self, path: str = "/", *, keep_cookies: bool = True, **headers: str) -> Response:
+        response = self.send(path, self.cookie_header(), headers)
+        if keep_cookies:
+            self.take(response)
+        return response
+
+    def cookie_header(self) -> str | None:
+        return "; ".join(f"{name}={value}" for name, value in self.jar.items()) or None
+
+    def take(self, response: Response) -> None:
+        """Keep the response's cookies, as a browser does."""
+        for line in response.set_cookies:
+            for name, morsel in SimpleCookie(line).items():
+                if morsel["max-age"] == "0":
+                    self.jar.pop(name, None)
+                else:
+                    self.jar[name] = morsel.value
+
+    def send(self, path: str, cookie: str | None, headers: Mapping[str, str]) -> Response:
+        if self.kind == "asgi":
+            return asyncio.run(self.send_asgi(path, cookie, headers))
+        return self._send_wsgi(path, cookie, headers)
+
+    async def send_asgi(self, path: str, cookie: str | None, headers: Mapping[str, str]) -> Response:
+        raw = [(name.lower().replace("_", "-").encode(), value.encode("latin-1")) for name, value in headers.items()]
+        if cookie is not None:
+            raw.append((b"cookie", cookie.encode("latin-1")))
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": path,
+            "query_string": b"",
+            "headers": raw,
+            "client": ("192.0.2.1", 1),
+        }
+        await self.app(scope, receive, send)
+        start = sent[0]
+        found = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in start["headers"]]
+        return Response(start["status"], found, b"".join(message.get("body", b"") for message in sent[1:]))
+
+    def _send_wsgi(self, path: str, cookie: str | None, headers: Mapping[str, str]) -> Response:
+        environ: dict[str, Any] = {
+            "REQUEST_METHOD": "GET",
+            "PATH_INFO": path,
+            "QUERY_STRING": "",
+            "REMOTE_ADDR": "192.0.2.1",
+            "wsgi.input": BytesIO(),
+        }
+        environ.update({f"HTTP_{name.upper().replace('-', '_')}": value for name, value in headers.items()})
+        if cookie is not None:
+            environ["HTTP_COOKIE"] = cookie
+        started: list[tuple[str, list[tuple[str, str]]]] = []
+
+        def start_response(status: str, found: list[tuple[str, str]], exc_info: Any = None) -> None:
+            del exc_info
+            started.append((status, found))
+
+        body = b"".join(self.app(environ, start_response))
+        status, found = started[-1]
+        return Response(int(status.split()[0]), found, body)

@@ -1,0 +1,210 @@
+"""How the id travels: what is read from a request, and what is written."""
+
+import warnings
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.core_support import hurried
+from harness.support import FakeConnection
+from powauth.errors import ConfigError, ConfigWarning
+from powauth.http.carriers import Carrier, ConflictingIds, CookieCarrier, FrameworkSessionCarrier
+
+NAME = "__Host-auth"
+
+
+def the_carrier(**options: Any) -> CookieCarrier:
+    return CookieCarrier(**options).named("auth")
+
+
+def read(*headers: str) -> str | None:
+    return the_carrier().read(FakeConnection(list(headers)))
+
+
+@pytest.mark.parametrize(
+    ("headers", "value"),
+    [
+        ((), None),
+        (("",), None),
+        (("other=x",), None),
+        ((f"{NAME}=x",), "x"),
+        ((f"{NAME}=",), ""),
+        ((f" \t{NAME} \t= \tx \t",), "x"),
+        ((f"a=b;{NAME}=x;c=d",), "x"),
+        (("a=b", f"{NAME}=x"), "x"),
+        ((f"{NAME}=x; {NAME}=x", f"{NAME}=x"), "x"),
+        ((f"{NAME}=a=b=c",), "a=b=c"),
+        ((f'{NAME}="x"',), '"x"'),
+        ((f"{NAME}=%41",), "%41"),
+        ((f"{NAME}=x,y=z",), "x,y=z"),
+        ((NAME,), None),
+        ((f"={NAME}=x",), None),
+        ((f"a={NAME}=x",), None),
+        ((f"{NAME}[]=x; {NAME}.=x; x{NAME}=x; {NAME.lower()}=x; {NAME.upper()}=x; auth=x",), None),
+        ((f"\xa0{NAME}=x; \x0b{NAME}=x; \x1c{NAME}=x; \x85{NAME}=x; \n{NAME}=x",), None),
+    ],
+)
+def test_the_cookie_is_read_by_its_exact_name(headers: tuple[str, ...], value: str | None) -> None:
+    assert read(*headers) == value
+
+
+@pytest.mark.parametrize("headers", [(f"{NAME}=a; {NAME}=b",), (f"{NAME}=b", f"{NAME}=a"), (f"{NAME}=; {NAME}=a",)])
+def test_several_values_that_differ_are_a_conflict(headers: tuple[str, ...]) -> None:
+    with pytest.raises(ConflictingIds):
+        read(*headers)
+
+
+@hurried
+@given(st.lists(st.binary(max_size=80), max_size=4))
+def test_no_cookie_header_makes_reading_fail(headers: list[bytes]) -> None:
+    read(*(header.decode("latin-1") for header in headers))
+
+
+neighbours = st.lists(st.text(st.characters(exclude_characters=";")).filter(lambda text: NAME not in text), max_size=6)
+
+
+@hurried
+@given(neighbours, neighbours)
+def test_no_neighbour_hides_the_cookie(before: list[str], after: list[str]) -> None:
+    assert read(";".join([*before, f"{NAME}=x", *after])) == "x"
+
+
+def read_pair_by_pair(headers: list[str]) -> set[str]:
+    """What the rule says, without a thought for speed: the different values of all cookies of that very name."""
+    pairs = [pair.partition("=") for header in headers for pair in header.split(";")]
+    return {value.strip(" \t") for name, equals, value in pairs if equals and name.strip(" \t") == NAME}
+
+
+pieces = st.sampled_from([NAME, "=", ";", "; ", " ", "\t", "a", "b", f"{NAME}=a", f"; {NAME}=b", ",", "\xa0"])
+
+
+@hurried
+@given(st.lists(st.lists(pieces, max_size=8).map("".join), max_size=3))
+def test_cke_06_what_is_read_fast_is_what_is_read_pair_by_pair(headers: list[str]) -> None:
+    values = read_pair_by_pair(headers)
+    if len(values) > 1:
+        with pytest.raises(ConflictingIds):
+            read(*headers)
+    else:
+        assert read(*headers) == (values.pop() if values else None)
+
+
+@pytest.mark.parametrize(
+    ("options", "cookie"),
+    [
+        ({}, "__Host-auth=x; Path=/; Secure; HttpOnly; SameSite=Lax"),
+        ({"same_site": "Strict"}, "__Host-auth=x; Path=/; Secure; HttpOnly; SameSite=Strict"),
+        ({"same_site": "None"}, "__Host-auth=x; Path=/; Secure; HttpOnly; SameSite=None"),
+        (
+            {"domain": "example.org"},
+            "__Secure-auth=x; Path=/; Domain=example.org; Secure; HttpOnly; SameSite=Lax",
+        ),
+        ({"path": "/app"}, "__Secure-auth=x; Path=/app; Secure; HttpOnly; SameSite=Lax"),
+    ],
+)
+def test_what_is_written(options: dict[str, Any], cookie: str) -> None:
+    assert the_carrier(**options).write(FakeConnection(), "x") == cookie
+
+
+def test_clearing_names_the_cookie_as_writing_did() -> None:
+    for options in ({}, {"domain": "example.org", "path": "/app"}):
+        carrier = the_carrier(**options)
+        written, cleared = carrier.write(FakeConnection(), ""), carrier.clear(FakeConnection())
+        assert cleared == f"{written}; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
+
+
+def test_plain_http_must_be_asked_for_and_warns() -> None:
+    with pytest.warns(ConfigWarning, match="in clear"):
+        carrier = the_carrier(insecure_http=True)
+    assert carrier.write(FakeConnection(), "x") == "auth=x; Path=/; HttpOnly; SameSite=Lax"
+    assert carrier.read(FakeConnection([f"{NAME}=y; auth=x"])) == "x"
+    assert read("auth=x") is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"same_site": "lax"}, "same_site"),
+        ({"same_site": None}, "same_site"),
+        ({"same_site": "Lax; Domain=evil.example"}, "same_site"),
+        ({"same_site": "None", "insecure_http": True}, "needs Secure"),
+        ({"domain": ""}, "domain"),
+        ({"domain": ".example.org"}, "domain"),
+        ({"domain": "example.org; Path=/x"}, "domain"),
+        ({"domain": "example.org\n"}, "domain"),
+        ({"domain": "exämple.org"}, "domain"),
+        ({"domain": "a" * 254}, "domain"),
+        ({"domain": 5}, "domain"),
+        ({"domain": b"example.org"}, "domain"),
+        ({"path": ""}, "path"),
+        ({"path": "app"}, "path"),
+        ({"path": "/a;b"}, "path"),
+        ({"path": "/a\r\nSet-Cookie: a=b"}, "path"),
+        ({"path": "/\n"}, "path"),
+        ({"path": "/" + "a" * 256}, "path"),
+        ({"path": None}, "path"),
+    ],
+)
+def test_a_wrong_option_is_refused(options: dict[str, Any], message: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ConfigError, match=message):
+            CookieCarrier(**options)
+
+
+@pytest.mark.parametrize("carrier", [CookieCarrier(), FrameworkSessionCarrier()])
+@pytest.mark.parametrize(
+    "name", ["", "a b", "a;b", "a=b", "a\n", "ä", "a.b", "a" * 65, "__Host-a", "__secure-a", 5, None, b"a"]
+)
+def test_a_wrong_name_is_refused(carrier: Carrier, name: Any) -> None:
+    with pytest.raises(ConfigError, match="session_key"):
+        carrier.named(name)
+
+
+def test_naming_a_carrier_leaves_the_other_as_it_was() -> None:
+    plain = CookieCarrier()
+    one, two = plain.named("one"), plain.named("two")
+    assert (one.name, two.name) == ("__Host-one", "__Host-two")
+    assert not hasattr(plain, "name")
+
+
+def test_a_cookie_keeps_nothing_beside_the_id() -> None:
+    the_carrier().forget(FakeConnection())
+
+
+def in_framework(**content: Any) -> tuple[FrameworkSessionCarrier, FakeConnection]:
+    connection = FakeConnection()
+    connection.framework_session = dict(content)
+    return FrameworkSessionCarrier().named("auth"), connection
+
+
+def test_the_frameworks_session_carries_the_id() -> None:
+    carrier, connection = in_framework(cart="3 apples")
+    assert carrier.read(connection) is None
+    assert carrier.write(connection, "x") is None
+    assert connection.framework_session == {"cart": "3 apples", "auth": "x"}
+    assert carrier.read(connection) == "x"
+    assert carrier.clear(connection) is None
+    assert carrier.clear(connection) is None
+    assert connection.framework_session == {"cart": "3 apples"}
+
+
+@pytest.mark.parametrize("value", [None, 5, b"x", ["x"], {"x": "y"}])
+def test_what_is_no_text_in_the_frameworks_session_is_no_id(value: object) -> None:
+    carrier, connection = in_framework(auth=value)
+    assert carrier.read(connection) is None
+
+
+def test_forgetting_empties_the_frameworks_session() -> None:
+    carrier, connection = in_framework(auth="x", cart="3 apples")
+    carrier.forget(connection)
+    assert connection.framework_session == {}
+
+
+def test_without_its_middleware_the_framework_has_no_session() -> None:
+    carrier = FrameworkSessionCarrier().named("auth")
+    for use in (carrier.read, carrier.clear, carrier.forget, lambda connection: carrier.write(connection, "x")):
+        with pytest.raises(ConfigError, match="session middleware"):
+            use(FakeConnection())

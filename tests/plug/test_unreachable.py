@@ -1,0 +1,235 @@
+"""The current user while nobody can tell who it is: no use of it gives an answer."""
+
+import asyncio
+import copy
+import json
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import jinja2
+import msgspec
+import pytest
+
+from harness.core_support import KINDS, Site
+from harness.support import Browser, FakeConnection, Kind, User
+from powauth.authenticator import Unreachable
+from powauth.backends.base import drive
+from powauth.backends.memory import MemoryBackend
+from powauth.errors import StoreUnavailable
+from powauth.integrations import asgi, wsgi
+
+
+def unreachable() -> Any:
+    return Unreachable(StoreUnavailable("down"))
+
+
+async def _await(user: Any) -> Any:
+    return await user
+
+
+async def _async_for(user: Any) -> Any:
+    return [each async for each in user]
+
+
+def _match(user: Any) -> str:
+    match user:
+        case User():
+            return "somebody"
+        case _:
+            return "nobody"
+
+
+def _with(user: Any) -> None:
+    with user:
+        pass
+
+
+def _delete(user: Any) -> None:
+    del user.email
+
+
+def _set(user: Any) -> None:
+    user.email = "ada"
+
+
+def _set_item(user: Any) -> None:
+    user["email"] = "ada"
+
+
+def _delete_item(user: Any) -> None:
+    del user["email"]
+
+
+USES: dict[str, Callable[[Any], object]] = {
+    "if user": bool,
+    "not user": lambda user: not user,
+    "user and": lambda user: user and True,
+    "user.email": lambda user: user.email,
+    "getattr with a default": lambda user: getattr(user, "email", None),
+    "hasattr": lambda user: hasattr(user, "email"),
+    "a name of ours": lambda user: user._cause,
+    "__dict__": lambda user: user.__dict__,
+    "__class__": lambda user: user.__class__,
+    "vars": vars,
+    "dir": dir,
+    "isinstance": lambda user: isinstance(user, User),
+    "match": _match,
+    "set": _set,
+    "del": _delete,
+    "== None": lambda user: user == None,  # noqa: E711
+    "!= None": lambda user: user != None,  # noqa: E711
+    "== user": lambda user: user == User("1", "ada"),
+    "user ==": lambda user: User("1", "ada") == user,
+    "== itself": lambda user: user == user,  # noqa: PLR0124
+    "<": lambda user: user < 1,
+    "<=": lambda user: user <= 1,
+    ">": lambda user: user > 1,
+    ">=": lambda user: user >= 1,
+    "1 <": lambda user: 1 < user,  # noqa: SIM300
+    "in a list": lambda user: user in [None, 0],
+    "in a set": lambda user: user in {None, 0},
+    "in itself": lambda user: "admin" in user,
+    "hash": hash,
+    "len": len,
+    "iter": list,
+    "reversed": reversed,
+    "[]": lambda user: user["email"],
+    "[] =": _set_item,
+    "del []": _delete_item,
+    "call": lambda user: user(),
+    "with": _with,
+    "str": str,
+    "bytes": bytes,
+    "int": int,
+    "float": float,
+    "index": lambda user: [1, 2][user],
+    "f-string": lambda user: f"{user}",
+    "f-string with a width": lambda user: f"{user:>20}",
+    "%s": lambda user: "%s" % user,  # noqa: UP031
+    "format": "{}".format,
+    "format an attribute": "{0.email}".format,
+    "await": lambda user: asyncio.run(_await(user)),
+    "async for": lambda user: asyncio.run(_async_for(user)),
+    "json": json.dumps,
+    "json within": lambda user: json.dumps({"user": user}),
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": pickle.dumps,
+    "jinja": lambda user: jinja2.Template("{{ user }}").render(user=user),
+    "jinja, escaped": lambda user: jinja2.Template("{{ user }}", autoescape=True).render(user=user),
+    "jinja if": lambda user: jinja2.Template("{% if user %}in{% else %}out{% endif %}").render(user=user),
+    "jinja not": lambda user: jinja2.Template("{% if not user %}out{% endif %}").render(user=user),
+    "jinja attribute": lambda user: jinja2.Template("{{ user.email }}").render(user=user),
+    "jinja item": lambda user: jinja2.Template("{{ user['email'] }}").render(user=user),
+    "jinja default": lambda user: jinja2.Template("{{ user.email|default('nobody') }}").render(user=user),
+    "jinja tojson": lambda user: jinja2.Template("{{ user|tojson }}").render(user=user),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_each_use_raises(use: str) -> None:
+    with pytest.raises(StoreUnavailable) as raised:
+        USES[use](unreachable())
+    assert str(raised.value) == "down"
+    assert raised.value.__cause__ is not None
+
+
+@pytest.mark.parametrize("encode", [msgspec.json.encode, msgspec.msgpack.encode, msgspec.to_builtins])
+def test_msgspec_encodes_none(encode: Callable[[Any], object]) -> None:
+    with pytest.raises((StoreUnavailable, TypeError)):
+        encode(unreachable())
+
+
+def test_only_its_repr_is_an_answer_for_logs() -> None:
+    assert repr(unreachable()) == "<current user unknown: the session store is out of reach>"
+
+
+def outage(kind: Kind) -> tuple[Site, Browser]:
+    site = Site(MemoryBackend(), kind)
+    browser = site.signed_in()
+    site.backend.fail["get"] = StoreUnavailable("down")
+    return site, browser
+
+
+def test_asgi_state_does_not_say_that_somebody_is_there() -> None:
+    site, browser = outage("asgi")
+    asked: list[str] = []
+
+    async def handler(scope: Any, receive: Any, send: Any) -> None:
+        del receive, send
+        state = scope["state"]
+        with pytest.raises(StoreUnavailable):
+            asked.append("guarded" if state["current_user"] is not None else "anonymous")
+        with pytest.raises(StoreUnavailable):
+            asked.append("guarded" if state.get("current_user") is not None else "anonymous")
+        assert state["other"] == state.get("other") == 1
+        assert state.get("missing") is None
+        with pytest.raises(KeyError):
+            state["missing"]
+        with pytest.raises(StoreUnavailable):
+            bool(dict(state)["current_user"])
+        asgi.request_auth(scope).require_user()
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    state = {"other": 1}
+    headers = [(b"cookie", (browser.cookie_header() or "").encode())]
+    scope = {"type": "http", "path": "/", "headers": headers, "state": state}
+    asyncio.run(asgi.SessionAuthMiddleware(handler, site.auth)(scope, None, send))  # type: ignore[arg-type]
+    assert asked == []
+    assert sent[0]["status"] == 503
+
+
+def test_starlettes_state_does_not_say_that_somebody_is_there() -> None:
+    from starlette.requests import Request
+
+    site, browser = outage("asgi")
+    reached: list[str] = []
+
+    async def handler(scope: Any, receive: Any, send: Any) -> None:
+        del receive, send
+        if Request(scope).state.current_user is None:
+            reached.append("anonymous")
+        reached.append("past the guard")
+
+    async def send(message: Any) -> None:
+        reached.append(str(message.get("status", "body")))
+
+    headers = [(b"cookie", (browser.cookie_header() or "").encode())]
+    scope = {"type": "http", "path": "/", "headers": headers}
+    asyncio.run(asgi.SessionAuthMiddleware(handler, site.auth)(scope, None, send))  # type: ignore[arg-type]
+    assert reached == ["503", "body"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_next_plug_does_not_ask_again_and_a_sign_in_replaces_it(kind: Kind) -> None:
+    site, browser = outage(kind)
+    headers = [(b"cookie", (browser.cookie_header() or "").encode())]
+    connection: Any
+    if kind == "asgi":
+        connection = asgi.ASGIConnection({"headers": headers})
+    else:
+        connection = wsgi.WSGIConnection({"HTTP_COOKIE": browser.cookie_header() or ""})
+    with site.backend.counting() as verbs:
+        drive(site.auth.call(connection))
+        drive(site.auth.call(connection))
+    assert verbs == ["get"]
+    with pytest.raises(StoreUnavailable):
+        site.auth.current_user(connection)
+    site.backend.fail.clear()
+    signed_in = drive(site.auth.do_create(connection, site.user))
+    assert signed_in is not None
+    assert signed_in.id == site.user.id
+    assert site.auth.current_user(connection) == signed_in
+
+
+def test_a_user_that_was_assigned_before_stays() -> None:
+    site, _ = outage("asgi")
+    connection = FakeConnection()
+    connection.assign("current_user", None)
+    drive(site.auth.call(connection))
+    assert site.auth.current_user(connection) is None

@@ -1,0 +1,207 @@
+"""The house: each part imports only from the parts above it, and the core imports no framework and no driver."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import powauth
+
+SOURCE = Path(powauth.__file__).parent
+
+LINES = (
+    ("errors",),
+    ("backends.base",),
+    ("events",),
+    ("backends",),
+    ("sessions",),
+    ("accounts",),
+    ("http",),
+    ("hooks",),
+    ("authenticator",),
+    ("session_auth",),
+    ("request_auth",),
+    ("guards",),
+    ("",),  # powauth itself: what the parts below are made of
+    ("integrations",),
+    ("pages",),
+    ("extensions",),
+    ("testing",),
+    ("cli", "__main__"),
+)
+"""The parts from the top. A part that is a package is one line: its modules may import each other, but in no circle."""
+
+WRAPPED = {
+    "lmdb": ("backends.lmdb", "backends._lmdb_engine"),
+    "redis": (
+        "backends.redis",
+        "backends._redis_clients",
+        "backends._redis_connections",
+        "backends._redis_invalidations",
+        "backends._redis_scripts",
+    ),
+    "psycopg": ("backends._sql_engine", "backends._postgresql_notifications"),
+    "argon2": ("accounts.passwords",),
+    "email_validator": ("accounts.identifiers",),
+    "starlette": ("integrations.starlette", "pages.starlette"),
+    "fastapi": ("integrations.fastapi", "pages.fastapi"),
+    "litestar": ("integrations.litestar", "pages.litestar"),
+    "quart": ("integrations.quart",),
+    "flask": ("integrations.flask", "pages.flask"),
+    "werkzeug": ("integrations.flask",),
+    "anyio": ("integrations.asgi", "integrations.litestar", "integrations.websockets", "testing.clients"),
+    "jinja2": ("pages.rendering",),
+    "blinker": ("integrations.signals",),
+    "pytest": ("testing",),
+    "_typeshed": ("integrations.wsgi", "pages.wsgi"),
+}
+"""Who may import what is no part of Python; besides these, SQLAlchemy has its modules in two packages."""
+
+OPTIONAL = {*WRAPPED, "sqlalchemy", "aiosqlite", "asyncpg", "pymysql", "asyncmy", "trio", "httpx"} - {"_typeshed"}
+
+
+class Import(NamedTuple):
+    """One import of a module, wherever in it."""
+
+    module: str
+    line: int
+    target: str
+
+
+def name_of(path: Path) -> str:
+    """The module's name below ``powauth``; the package itself is the empty one."""
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in sorted(SOURCE.rglob("*.py"))}
+
+
+def imports_of(module: str) -> Iterator[Import]:
+    """All imports of a module, those in functions among them, with the full name of what is imported."""
+    path = MODULES[module]
+    package = [*module.split("."), "x"] if path.name == "__init__.py" else module.split(".")
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(module, node.lineno, alias.name)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = ".".join(["powauth", *package[: len(package) - node.level], *filter(None, [base])])
+            for alias in node.names:
+                below = f"{base}.{alias.name}".removeprefix("powauth.")
+                yield Import(module, node.lineno, f"{base}.{alias.name}" if below in MODULES else base)
+
+
+ALL = [imported for module in MODULES for imported in imports_of(module)]
+INNER = [
+    imported._replace(target=imported.target.removeprefix("powauth").removeprefix("."))
+    for imported in ALL
+    if imported.target.partition(".")[0] == "powauth"
+]
+OUTER = [
+    imported
+    for imported in ALL
+    if (top := imported.target.partition(".")[0]) not in sys.stdlib_module_names and top not in ("powauth", "msgspec")
+]
+
+
+def is_in(module: str, part: str) -> bool:
+    return module == part or (bool(part) and module.startswith(f"{part}."))
+
+
+def line_of(module: str) -> int:
+    """The number of the module's line; the longest name that fits decides."""
+    fitting = [(len(part), number) for number, line in enumerate(LINES) for part in line if is_in(module, part)]
+    assert fitting, f"{module} has no place in the house"
+    return max(fitting)[1]
+
+
+def test_every_module_has_its_place() -> None:
+    assert len(MODULES) > 20
+    for module in MODULES:
+        line_of(module)
+
+
+def test_each_module_imports_only_from_lines_above_it() -> None:
+    wrong = [
+        imported
+        for imported in INNER
+        if (own := line_of(imported.module)) < (other := line_of(imported.target))
+        or (own == other and imported.module.partition(".")[0] != imported.target.partition(".")[0])
+    ]
+    assert wrong == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    below: dict[str, set[str]] = {module: set() for module in MODULES}
+    for imported in INNER:
+        below[imported.module].add(imported.target)
+    left = dict(below)
+    while leaves := [module for module, targets in left.items() if not targets & left.keys()]:
+        for leaf in leaves:
+            del left[leaf]
+    assert left == {}
+
+
+def test_the_core_imports_msgspec_and_the_standard_library_only() -> None:
+    shell = ("backends", "accounts", "integrations", "pages", "extensions", "testing")
+    core = [imported for imported in OUTER if imported.module.partition(".")[0] not in shell]
+    assert core == []
+    assert [imported for imported in OUTER if imported.module.endswith(".base")] == []
+
+
+def test_each_driver_and_framework_is_imported_by_what_wraps_it_alone() -> None:
+    for imported in OUTER:
+        top = imported.target.partition(".")[0]
+        if top == "sqlalchemy":
+            sql = {"sql", "_sql_engine", "_sql_statements", "_sqlite_reader"}
+            sql |= {"_postgresql_notifications", "_postgresql_triggers"}
+            places: tuple[str, ...] = (*(f"backends.{name}" for name in sql), "accounts")
+            assert imported.module != "accounts.base"
+        else:
+            places = WRAPPED.get(top, ())
+        assert any(is_in(imported.module, place) for place in places), imported
+
+
+def test_integrations_and_what_is_below_them_are_not_imported_by_the_core() -> None:
+    edge = line_of("")
+    assert [imported for imported in INNER if line_of(imported.module) <= edge < line_of(imported.target)] == []
+
+
+def test_importing_powauth_imports_no_driver_and_no_framework() -> None:
+    code = "import sys, powauth; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-I", "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    loaded = set(done.stdout.split())
+    assert {"powauth", "msgspec"} <= loaded
+    assert loaded & OPTIONAL == set()
+
+
+def test_what_powauth_exports_is_there() -> None:
+    assert powauth.__all__ == sorted(powauth.__all__)
+    assert all(hasattr(powauth, name) for name in powauth.__all__)
+
+
+def test_every_error_is_exported() -> None:
+    defined = {name for name, value in vars(powauth.errors).items() if isinstance(value, type)}
+    assert defined - set(powauth.__all__) == {"Mapping", "Sequence"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_everything_public_has_a_docstring(module: str) -> None:
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    definitions = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    private = "._" in f".{module}"
+    bare = [
+        node.name
+        for node in tree.body
+        if isinstance(node, definitions) and not node.name.startswith("_") and not ast.get_docstring(node)
+        if "overload" not in [ast.unparse(decorator) for decorator in node.decorator_list]
+    ]
+    assert private or bare == []
+    assert ast.get_docstring(tree)

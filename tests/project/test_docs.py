@@ -1,0 +1,170 @@
+"""The programs in ``docs/``: every block compiles, and those of the framework pages run, with their own tests."""
+
+import ast
+import re
+import secrets
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flask
+import pytest
+from sqlalchemy import create_engine, select
+from sqlalchemy.orm import DeclarativeBase, Session
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.sessions import SessionMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.testclient import TestClient
+from werkzeug.security import generate_password_hash
+
+from harness.support import SECRET, MemoryUsers
+from powauth import SessionAuth
+from powauth.accounts.sqlalchemy import SQLAlchemyUsers, UserMixin
+from powauth.backends.base import drive
+from powauth.integrations.asgi import SessionAuthMiddleware
+from powauth.integrations.flask import PowAuth, current_user
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+RUNNING = ["fastapi.md", "starlette.md", "litestar.md", "flask.md", "plain.md"]
+
+
+def blocks(page: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(), re.DOTALL | re.MULTILINE)
+
+
+def run(page: str) -> dict[str, Any]:
+    """The names that a page's blocks define, run one after the other as one module."""
+    module = types.ModuleType(f"docs_{page.removesuffix('.md')}")
+    sys.modules[module.__name__] = module  # frameworks look up annotations there
+    for block in blocks(page):
+        exec(compile(block, page, "exec"), vars(module))
+    return vars(module)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.name))
+def test_every_block_compiles(page: Path) -> None:
+    for block in blocks(page.name):
+        compile(block, page.name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.name))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+        assert link.startswith("https://") or (page.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("page", RUNNING)
+def test_the_programs_run_and_their_own_tests_pass(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SECRET_KEY", secrets.token_urlsafe(48))
+    names = run(page)
+    user = drive(names["users"].create({"email": "mia@example.org", "password": "five brown owls hoot"}))
+    tests: list[Callable[..., None]] = [names[name] for name in names if name.startswith("test_")]
+    assert tests
+    for test in tests:
+        test(user) if test.__code__.co_argcount else test()
+    names["engine"].dispose()
+
+
+# --- migrating.md ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def names() -> dict[str, Any]:
+    return run("migrating.md")
+
+
+class Base(DeclarativeBase): ...
+
+
+class Account(UserMixin, Base):
+    __tablename__ = "accounts"
+
+
+@pytest.mark.parametrize("method", ["scrypt:1024:8:1", "pbkdf2:sha256:1000"])
+def test_old_hashes_sign_in_once_and_are_replaced(names: dict[str, Any], method: str) -> None:
+    engine = create_engine("sqlite://")
+    Base.metadata.create_all(engine)
+    hasher = names["MovingHasher"](time_cost=1, memory_cost=64, cheap_and_unsafe=True)
+    users = SQLAlchemyUsers(engine, Account, hasher=hasher)
+    params = {"email": "mia@example.org", "password": "five brown owls hoot"}
+    drive(users.create(params))
+    with Session(engine) as session, session.begin():
+        account = session.scalars(select(Account)).one()
+        account.password_hash = generate_password_hash(params["password"], method)
+    assert drive(users.authenticate({**params, "password": "six brown owls hoot"})) is None
+    for _ in range(2):
+        assert drive(users.authenticate(params)) is not None
+        with Session(engine) as session:
+            assert "$argon2id$" in str(session.scalars(select(Account)).one().password_hash)
+    engine.dispose()
+    hasher.close()
+
+
+def test_flasks_old_sessions_move_in_once(names: dict[str, Any]) -> None:
+    users = MemoryUsers()
+    ada = users.add("ada@example.org")
+    app = flask.Flask("moving")
+    app.secret_key = "flask's own, for its session"
+    auth = SessionAuth(secret_key=SECRET, users=users, backend="memory://")
+    PowAuth(app, auth)
+    names["move_in"](app, users.rows.get)
+    app.add_url_rule("/", view_func=lambda: {"user": current_user.email if current_user else None})
+    client = app.test_client()
+    with client.session_transaction() as session:
+        session["_user_id"], session["cart"] = ada.id, "full"
+    assert client.get("/").json == {"user": ada.email}
+    with client.session_transaction() as session:
+        assert dict(session) == {"cart": "full"}
+    assert client.get("/").json == {"user": ada.email}
+    drive(auth.revoke_user(ada))
+    assert client.get("/").json == {"user": None}
+    with client.session_transaction() as session:
+        session["_user_id"] = "unknown"
+    assert client.get("/").json == {"user": None}
+
+
+def test_starlettes_old_sessions_move_in_once(names: dict[str, Any]) -> None:
+    users = MemoryUsers()
+    ada = users.add("ada@example.org")
+    auth = SessionAuth(secret_key=SECRET, users=users, backend="memory://")
+
+    async def whoami(request: Request) -> Response:
+        user = request.state.current_user
+        return JSONResponse({"user": None if user is None else user.email})
+
+    async def old_login(request: Request) -> Response:
+        request.session.update(user_id=ada.id, cart="full")
+        return JSONResponse({})
+
+    async def old_user(scope: Any) -> Any:
+        return users.rows.get(scope["session"].get("user_id"))
+
+    session = Middleware(SessionMiddleware, secret_key="starlette's own", https_only=True)
+    old = Starlette(routes=[Route("/", old_login)], middleware=[session])
+    new = Starlette(
+        routes=[Route("/", whoami)],
+        middleware=[
+            session,
+            Middleware(SessionAuthMiddleware, auth=auth),
+            Middleware(names["MoveIn"], old_user=old_user, forget=lambda scope: scope["session"].pop("user_id", None)),
+        ],
+    )
+    before, after = TestClient(old, base_url="https://app.example"), TestClient(new, base_url="https://app.example")
+    before.get("/")
+    after.cookies.update(before.cookies)
+    assert after.get("/").json() == {"user": ada.email}
+    assert after.get("/").json() == {"user": ada.email}
+    drive(auth.revoke_user(ada))
+    assert after.get("/").json() == {"user": None}
+
+
+def test_the_readme_names_every_page() -> None:
+    readme = (DOCS.parent / "README.md").read_text()
+    assert [page.name for page in PAGES if f"docs/{page.name}" not in readme] == []

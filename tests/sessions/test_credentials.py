@@ -1,0 +1,625 @@
+"""`CredentialsCache`: sessions as records and back, on both local backends."""
+
+import asyncio
+import math
+import secrets
+import sys
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.core_support import BACKENDS, NOW, POLICY, a_session, hurried, open_backend
+from harness.support import CountingBackend
+from powauth.backends.base import EPOCH_LIFETIME, Record, drive, make_key, make_owner
+from powauth.backends.memory import MemoryBackend
+from powauth.errors import ConfigError, ConfigWarning, StoreUnavailable
+from powauth.sessions.record import (
+    GRACE_STEPS,
+    MAX_GENERATION,
+    MAX_TIME,
+    SALT_BYTES,
+    SID_BYTES,
+    Session,
+    expires_at,
+    renewed,
+)
+from powauth.sessions.store import (
+    MAX_DURATION,
+    REFRESH_ATTEMPTS,
+    CredentialsCache,
+    Stored,
+    UnreadableRecord,
+    duration,
+)
+
+T = TypeVar("T")
+
+ENDS = NOW + POLICY.ttl
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[CountingBackend]:
+    opened = CountingBackend(open_backend(request.param, tmp_path))
+    yield opened
+    drive(opened.close())
+
+
+@pytest.fixture
+def cache(backend: CountingBackend) -> CredentialsCache:
+    return CredentialsCache(backend)
+
+
+def added(cache: CredentialsCache, session: Session | None = None) -> Stored:
+    """A session that has been put into the cache."""
+    session = session or a_session()
+    epoch = drive(cache.epoch(session.user_key, NOW))
+    assert drive(cache.create(session, epoch, ENDS, NOW))
+    return Stored(session, 0, ENDS)
+
+
+def all_of(iterator: AsyncIterator[T]) -> list[T]:
+    async def collect() -> list[T]:
+        return [item async for item in iterator]
+
+    return drive(collect())
+
+
+def plant(cache: CredentialsCache, value: bytes, *, sid: bytes | None = None, **changes: Any) -> bytes:
+    """Put a value into the backend as somebody might who can write there; the sid that it lies under."""
+    sid = a_session().sid if sid is None else sid
+    record = Record(make_key(cache.namespace, sid), cache.owner("42"), 0, NOW, ENDS, value)
+    assert drive(cache.backend.create(msgspec.structs.replace(record, **changes), None, NOW))
+    return sid
+
+
+# --- records ------------------------------------------------------------------------------------------------------
+
+
+def test_a_session_comes_back_as_it_was(cache: CredentialsCache) -> None:
+    session = a_session(metadata={"a": 1, "b": 1.5, "c": True, "d": None, "e": "ä"}, user=secrets.token_bytes(300))
+    session = renewed(renewed(session, NOW + 1, POLICY), NOW + 50_000, POLICY)
+    stored = added(cache, session)
+    assert drive(cache.get(session.sid, NOW)) == stored
+    assert drive(cache.sessions("42", NOW)) == [stored]
+
+
+def test_a_session_that_is_not_there_is_none(cache: CredentialsCache) -> None:
+    assert drive(cache.get(a_session().sid, NOW)) is None
+    assert drive(cache.sessions("42", NOW)) == []
+    assert not drive(cache.delete(a_session().sid, NOW))
+    assert drive(cache.delete_user("42", NOW)) == 0
+
+
+def test_an_expired_session_is_not_there(cache: CredentialsCache) -> None:
+    sid = added(cache).session.sid
+    assert drive(cache.get(sid, ENDS - 1)) is not None
+    assert drive(cache.get(sid, ENDS)) is None
+    assert drive(cache.sessions("42", ENDS)) == []
+
+
+def test_no_session_replaces_another(cache: CredentialsCache) -> None:
+    stored = added(cache)
+    assert not drive(cache.create(stored.session, drive(cache.epoch("42", NOW)), ENDS, NOW))
+
+
+def test_a_change_must_find_what_was_read(cache: CredentialsCache) -> None:
+    stored = added(cache)
+    changed = renewed(stored.session, NOW + 1, POLICY)
+    done = drive(cache.update(stored, changed, expires_at(changed, POLICY), NOW + 1))
+    assert done == Stored(changed, 1, NOW + 1 + POLICY.ttl)
+    assert drive(cache.get(changed.sid, NOW + 1)) == done
+    assert drive(cache.update(stored, changed, ENDS, NOW + 1)) is None
+    assert drive(cache.get(changed.sid, NOW + 1)) == done
+
+
+def test_a_change_creates_nothing(cache: CredentialsCache) -> None:
+    stored = added(cache)
+    assert drive(cache.delete(stored.session.sid, NOW))
+    assert drive(cache.update(stored, stored.session, ENDS, NOW)) is None
+    assert drive(cache.get(stored.session.sid, NOW)) is None
+
+
+def test_sessions_are_listed_newest_first_and_each_users_own(cache: CredentialsCache) -> None:
+    made = [added(cache, a_session(now=NOW - age)) for age in (2, 0, 1)]
+    added(cache, a_session("43"))
+    assert drive(cache.sessions("42", NOW)) == [made[1], made[2], made[0]]
+    assert drive(cache.sessions("4", NOW)) == []
+
+
+def test_ending_a_users_sessions_keeps_the_one_named(cache: CredentialsCache) -> None:
+    kept, *_ = [added(cache) for _ in range(3)]
+    other = added(cache, a_session("43"))
+    assert drive(cache.delete_user("42", NOW, keep=kept.session.sid)) == 2
+    assert drive(cache.sessions("42", NOW)) == [kept]
+    assert drive(cache.delete_user("42", NOW)) == 1
+    assert drive(cache.sessions("43", NOW)) == [other]
+
+
+@pytest.mark.parametrize("revoke", ["delete_user", "epoch"])
+def test_a_sign_in_that_began_before_a_revocation_creates_nothing(cache: CredentialsCache, revoke: str) -> None:
+    epoch = drive(cache.epoch("42", NOW))
+    drive(cache.delete_user("42", NOW) if revoke == "delete_user" else cache.epoch("42", NOW, advance=True))
+    assert not drive(cache.create(a_session(), epoch, ENDS, NOW))
+    assert drive(cache.create(a_session("43"), drive(cache.epoch("43", NOW)), ENDS, NOW))
+
+
+def test_users_with_a_colon_are_told_apart(cache: CredentialsCache) -> None:
+    one, two = added(cache, a_session("a:b")), added(cache, a_session("b"))
+    assert drive(cache.sessions("a:b", NOW)) == [one]
+    assert drive(cache.sessions("b", NOW)) == [two]
+    assert sorted(all_of(cache.users(NOW))) == ["a:b", "b"]
+
+
+# --- values that hold no session ----------------------------------------------------------------------------------
+
+FIELDS = (
+    "tag", "sid", "salt", "generation", "user_key", "created_at", "renewed_at", "authenticated_at", "settled", "recent",
+    "metadata", "user",
+)  # fmt: skip
+TEMPLATE = a_session(sid=bytes(range(SID_BYTES)), salt=bytes(SALT_BYTES))
+
+
+def encoded(session: Session, **changes: object) -> bytes:
+    """The record of a session with parts exchanged for anything."""
+    parts = msgspec.msgpack.decode(msgspec.msgpack.encode(session))
+    for name, value in changes.items():
+        parts[FIELDS.index(name)] = value
+    return msgspec.msgpack.encode(parts)
+
+
+def whole() -> list[Any]:
+    parts: list[Any] = msgspec.msgpack.decode(msgspec.msgpack.encode(TEMPLATE))
+    return parts
+
+
+UNREADABLE: dict[str, bytes] = {
+    "empty": b"",
+    "zeros": bytes(200),
+    "json": b'[1, "a"]',
+    "nil": b"\xc0",
+    "an integer": b"\x05",
+    "text": b"\xa3abc",
+    "a map": msgspec.msgpack.encode(msgspec.structs.asdict(TEMPLATE)),
+    "no fields": b"\x90",
+    "the tag alone": b"\x91\x01",
+    "one field less": msgspec.msgpack.encode(whole()[:-1]),
+    "one field more": msgspec.msgpack.encode([*whole(), 0]),
+    "another value after it": msgspec.msgpack.encode(TEMPLATE) + b"\xc0",
+    "deep nesting": b"\x91" * 60_000 + b"\x01",
+    "deep nesting after the fields": b"\x9d" + msgspec.msgpack.encode(TEMPLATE)[1:] + b"\x91" * 60_000 + b"\x01",
+    "a huge array": b"\xdd\xff\xff\xff\xff",
+    "a huge text": b"\x9c\x01\xc6\xff\xff\xff\xff",
+    "invalid UTF-8": encoded(TEMPLATE, user_key="ABCD").replace(b"\xa4ABCD", b"\xa4\xff\xfe\xfd\xfc"),
+    "a surrogate": encoded(TEMPLATE, user_key="ABC").replace(b"\xa3ABC", b"\xa3\xed\xa0\x80"),
+    **{
+        f"{name} is {value!r:.40}": encoded(TEMPLATE, **{name: value})
+        for name, value in (
+            ("tag", 0),
+            ("tag", 2),
+            ("tag", "1"),
+            ("tag", None),
+            ("sid", None),
+            ("sid", "x" * SID_BYTES),
+            ("sid", TEMPLATE.sid[:-1]),
+            ("sid", TEMPLATE.sid + b"x"),
+            ("salt", b""),
+            ("salt", bytes(SALT_BYTES - 1)),
+            ("salt", bytes(SALT_BYTES + 1)),
+            ("salt", None),
+            ("generation", -1),
+            ("generation", MAX_GENERATION + 1),
+            ("generation", 2**64 - 1),
+            ("generation", 0.5),
+            ("generation", math.nan),
+            ("generation", "0"),
+            ("user_key", ""),
+            ("user_key", None),
+            ("user_key", 42),
+            ("user_key", b"42"),
+            ("created_at", -1),
+            ("created_at", MAX_TIME + 1),
+            ("renewed_at", 2**63),
+            ("renewed_at", math.inf),
+            ("authenticated_at", None),
+            ("authenticated_at", True),
+            ("settled", -1),
+            ("recent", None),
+            ("recent", [[1]]),
+            ("recent", [[1, 2, 3]]),
+            ("recent", [[-1, 0]]),
+            ("recent", [[0, 0]] * (GRACE_STEPS + 3)),
+            ("metadata", []),
+            ("metadata", {"a": []}),
+            ("metadata", {"a": {"b": "c"}}),
+            ("metadata", {1: "a"}),
+            ("metadata", {"a": b"x"}),
+            ("user", "text"),
+            ("user", None),
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_a_value_that_is_no_session_counts_as_absent(cache: CredentialsCache, kind: str) -> None:
+    sid = plant(cache, UNREADABLE[kind], sid=TEMPLATE.sid)
+    readable = added(cache)
+    with pytest.raises(UnreadableRecord):
+        drive(cache.get(sid, NOW))
+    assert drive(cache.sessions("42", NOW)) == [readable]
+    assert all_of(cache.scan(NOW)) == [readable]
+    record = drive(cache.backend.get(make_key(cache.namespace, sid), NOW))
+    assert record is not None
+    assert record.value == UNREADABLE[kind]
+
+
+def test_the_template_itself_can_be_read(cache: CredentialsCache) -> None:
+    plant(cache, encoded(TEMPLATE), sid=TEMPLATE.sid)
+    assert drive(cache.get(TEMPLATE.sid, NOW)) == Stored(TEMPLATE, 0, ENDS)
+
+
+memory_cache = CredentialsCache(MemoryBackend())
+
+
+@hurried
+@given(st.one_of(st.binary(max_size=300), st.integers(0, 90).map(lambda cut: msgspec.msgpack.encode(TEMPLATE)[:cut])))
+def test_no_bytes_make_a_session_or_fail_otherwise(value: bytes) -> None:
+    sid = secrets.token_bytes(SID_BYTES)
+    plant(memory_cache, value, sid=sid)
+    with pytest.raises(UnreadableRecord):
+        drive(memory_cache.get(sid, NOW))
+
+
+def test_a_session_moved_under_another_key_is_none(cache: CredentialsCache) -> None:
+    sid = plant(cache, encoded(TEMPLATE))
+    assert sid != TEMPLATE.sid
+    with pytest.raises(UnreadableRecord):
+        drive(cache.get(sid, NOW))
+    assert drive(cache.sessions("42", NOW)) == []
+
+
+@pytest.mark.parametrize("owner", [b"credentials:43", b"credentials:1:42", b"credentials:", b"42", b"credentials:\xff"])
+def test_a_session_that_its_users_revocation_cannot_reach_is_none(cache: CredentialsCache, owner: bytes) -> None:
+    plant(cache, encoded(TEMPLATE), sid=TEMPLATE.sid, owner=owner)
+    with pytest.raises(UnreadableRecord):
+        drive(cache.get(TEMPLATE.sid, NOW))
+
+
+def test_a_session_that_ends_beyond_all_times_is_none(cache: CredentialsCache) -> None:
+    plant(cache, encoded(TEMPLATE), sid=TEMPLATE.sid, expires_at=MAX_TIME + 1)
+    with pytest.raises(UnreadableRecord):
+        drive(cache.get(TEMPLATE.sid, NOW))
+
+
+# --- refreshing ---------------------------------------------------------------------------------------------------
+
+
+class Loader:
+    """Gives a user's snapshot, and notes among the backend's calls when it was asked."""
+
+    def __init__(self, backend: CountingBackend, snapshot: bytes | None = b"new") -> None:
+        self.backend = backend
+        self.snapshot = snapshot
+
+    async def __call__(self) -> bytes | None:
+        self.backend.calls.append("load")
+        return self.snapshot
+
+
+def contend(cache: CredentialsCache, backend: CountingBackend, times: int) -> None:
+    """Before each of the next updates another writer is faster, and renews the session."""
+
+    async def before(verb: str) -> None:
+        nonlocal times
+        if verb == "update" and times > 0:
+            times -= 1
+            inner = cache.on(backend.inner)
+            for stored in await inner.sessions("42", NOW):
+                changed = renewed(stored.session, NOW, POLICY)
+                assert await inner.update(stored, changed, stored.expires_at, NOW) is not None
+
+    backend.before = before
+
+
+def test_a_refresh_reaches_all_sessions_of_the_user_and_no_others(
+    cache: CredentialsCache, backend: CountingBackend
+) -> None:
+    made = [added(cache) for _ in range(3)]
+    other = added(cache, a_session("43"))
+    assert drive(cache.refresh("42", Loader(backend), NOW)) == 3
+    for stored in made:
+        found = drive(cache.get(stored.session.sid, NOW))
+        assert found == Stored(msgspec.structs.replace(stored.session, user=b"new"), 1, ENDS)
+    assert drive(cache.get(other.session.sid, NOW)) == other
+
+
+def test_a_refresh_moves_the_epoch_and_reads_the_sessions_before_it_reads_the_user(
+    cache: CredentialsCache, backend: CountingBackend
+) -> None:
+    added(cache)
+    begun = drive(cache.epoch("42", NOW))
+    with backend.counting() as calls:
+        drive(cache.refresh("42", Loader(backend), NOW))
+    assert calls == ["epoch", "list", "load", "update"]
+    assert not drive(cache.create(a_session(), begun, ENDS, NOW))
+
+
+def test_a_refresh_of_nothing_reads_no_user(cache: CredentialsCache, backend: CountingBackend) -> None:
+    with backend.counting() as calls:
+        assert drive(cache.refresh("42", Loader(backend), NOW)) == 0
+    assert calls == ["epoch", "list"]
+
+
+def test_a_refresh_that_changes_nothing_writes_nothing(cache: CredentialsCache, backend: CountingBackend) -> None:
+    added(cache, a_session(user=b"same"))
+    with backend.counting() as calls:
+        assert drive(cache.refresh("42", Loader(backend, b"same"), NOW)) == 1
+    assert calls == ["epoch", "list", "load"]
+
+
+def test_a_user_who_is_gone_is_refreshed_nowhere(cache: CredentialsCache, backend: CountingBackend) -> None:
+    stored = added(cache)
+    assert drive(cache.refresh("42", Loader(backend, None), NOW)) == 1
+    assert drive(cache.get(stored.session.sid, NOW)) == stored
+
+
+@pytest.mark.parametrize("times", [1, 3, REFRESH_ATTEMPTS - 1])
+def test_a_refresh_that_loses_reads_session_and_user_again(
+    cache: CredentialsCache, backend: CountingBackend, times: int
+) -> None:
+    sid = added(cache).session.sid
+    contend(cache, backend, times)
+    with backend.counting() as calls:
+        assert drive(cache.refresh("42", Loader(backend), NOW)) == 1
+    assert calls == ["epoch", "list", "load", "update", *["get", "load", "update"] * times]
+    found = drive(cache.get(sid, NOW))
+    assert found is not None
+    assert (found.session.user, found.session.generation) == (b"new", times)
+
+
+def test_a_refresh_that_always_loses_gives_up(cache: CredentialsCache, backend: CountingBackend) -> None:
+    added(cache)
+    contend(cache, backend, 10_000)
+    with pytest.raises(StoreUnavailable, match="too fast"):
+        drive(cache.refresh("42", Loader(backend), NOW))
+    assert backend.calls.count("update") == REFRESH_ATTEMPTS
+
+
+@pytest.mark.parametrize("unreadable", [False, True])
+def test_a_session_that_ends_during_a_refresh_is_left_alone(
+    cache: CredentialsCache, backend: CountingBackend, unreadable: bool
+) -> None:
+    sid = added(cache).session.sid
+
+    async def before(verb: str) -> None:
+        if verb == "update":
+            await backend.inner.delete(make_key(cache.namespace, sid), NOW)
+            if unreadable:
+                record = Record(make_key(cache.namespace, sid), cache.owner("42"), 9, NOW, ENDS, b"garbage")
+                await backend.inner.create(record, None, NOW)
+
+    backend.before = before
+    assert drive(cache.refresh("42", Loader(backend), NOW)) == 1
+    assert drive(cache.sessions("42", NOW)) == []
+
+
+def test_a_failure_during_a_refresh_is_told(cache: CredentialsCache, backend: CountingBackend) -> None:
+    added(cache)
+    backend.fail["update"] = StoreUnavailable("down")
+    with pytest.raises(StoreUnavailable, match="down"):
+        drive(cache.refresh("42", Loader(backend), NOW))
+
+
+# --- for administrators -------------------------------------------------------------------------------------------
+
+
+def test_users_are_told_once_each_over_several_pages(cache: CredentialsCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("powauth.sessions.store.SCAN_STEP", 2)
+    for number in range(9):
+        added(cache, a_session(str(number % 4)))
+    other = CredentialsCache(cache.backend, namespace="credentials2")
+    session = a_session("elsewhere")
+    drive(other.create(session, 0, ENDS, NOW))
+    assert sorted(all_of(cache.users(NOW))) == ["0", "1", "2", "3"]
+    assert all_of(other.users(NOW)) == ["elsewhere"]
+    assert len(all_of(cache.scan(NOW))) == drive(cache.count(NOW)) == 9
+    assert all_of(cache.users(ENDS)) == []
+
+
+def test_an_owner_that_is_no_text_hides_no_other(cache: CredentialsCache) -> None:
+    plant(cache, b"garbage", owner=b"credentials:\xff\xfe")
+    added(cache)
+    assert all_of(cache.users(NOW)) == ["42"]
+
+
+def test_purging_removes_what_has_expired_in_bounded_steps(cache: CredentialsCache) -> None:
+    sids = [added(cache).session.sid for _ in range(5)]
+    late = added(cache, a_session("43"))
+    assert drive(cache.update(late, late.session, ENDS + 1, NOW)) is not None
+    assert drive(cache.purge(100, ENDS - 1)) == 0
+    assert drive(cache.purge(2, ENDS)) == 2
+    assert drive(cache.purge(100, ENDS)) == 3
+    assert all(drive(cache.get(sid, NOW)) is None for sid in sids)
+    assert drive(cache.get(late.session.sid, NOW)) is not None
+
+
+def test_purging_forgets_epochs_when_no_sign_in_can_remember_them(cache: CredentialsCache) -> None:
+    drive(cache.epoch("42", NOW, advance=True))
+    drive(cache.purge(100, NOW + EPOCH_LIFETIME - 1))
+    assert drive(cache.epoch("42", NOW)) != 0
+
+
+def test_a_closed_store_is_out_of_reach(tmp_path: Path) -> None:
+    for name in BACKENDS:
+        cache = CredentialsCache(open_backend(name, tmp_path))
+        drive(cache.close())
+        with pytest.raises(StoreUnavailable):
+            drive(cache.get(a_session().sid, NOW))
+
+
+# --- options ------------------------------------------------------------------------------------------------------
+
+
+def test_the_defaults() -> None:
+    cache = CredentialsCache("memory://")
+    assert isinstance(cache.backend, MemoryBackend)
+    assert (cache.ttl, cache.namespace, cache.reload) == (1_800_000, "credentials", False)
+    assert cache.owner("42") == make_owner("credentials", "42")
+
+
+@pytest.mark.parametrize("backend", [None, 5, MemoryBackend, object(), Path("db"), b"memory://"])
+def test_something_else_than_a_backend_is_refused(backend: Any) -> None:
+    with pytest.raises(ConfigError, match="backend must be a Backend or a URL"):
+        CredentialsCache(backend)
+
+
+@pytest.mark.parametrize(
+    "namespace", ["", ":", "a:b", "a b", "-a", ".a", "ä", "a\n", "a" * 64, None, 5, b"a", "a/b", "a*"]
+)
+def test_a_wrong_namespace_is_refused(namespace: Any) -> None:
+    with pytest.raises(ConfigError, match="namespace"):
+        CredentialsCache("memory://", namespace=namespace)
+
+
+@pytest.mark.parametrize("namespace", ["a", "0", "Staging.users_2-b", "a" * 63])
+def test_a_namespace_may_be(namespace: str) -> None:
+    assert CredentialsCache("memory://", namespace=namespace).namespace == namespace
+
+
+def test_a_ttl_over_thirty_minutes_warns_where_it_was_given() -> None:
+    with pytest.warns(ConfigWarning, match="30 minutes") as caught:
+        CredentialsCache("memory://", ttl=timedelta(minutes=30, milliseconds=1))
+    assert Path(caught[0].filename) == Path(__file__)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        CredentialsCache("memory://", ttl=timedelta(minutes=30))
+
+
+def test_a_cache_on_a_wrapped_backend_is_otherwise_the_same(cache: CredentialsCache, backend: CountingBackend) -> None:
+    stored = added(cache)
+    wrapped = cache.on(CountingBackend(backend))
+    assert wrapped.backend is not cache.backend is backend
+    assert (wrapped.ttl, wrapped.namespace, wrapped.reload) == (cache.ttl, cache.namespace, cache.reload)
+    assert drive(wrapped.get(stored.session.sid, NOW)) == stored
+
+
+@pytest.mark.parametrize(
+    ("value", "millis"),
+    [
+        (timedelta(minutes=30), 1_800_000),
+        (timedelta(microseconds=1500), 2),
+        (1, 1_000),
+        (0, 0),
+        (0.0, 0),
+        (-0.0, 0),
+        (1.5, 1_500),
+        (0.0001, 0),
+        (100 * 365 * 24 * 3600, MAX_DURATION),
+    ],
+)
+def test_durations(value: object, millis: int) -> None:
+    assert duration("grace", value) == millis
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "15",
+        "PT15M",
+        None,
+        True,
+        False,
+        b"15",
+        [],
+        {},
+        1j,
+        Decimal(15),
+        math.nan,
+        math.inf,
+        -math.inf,
+        -1,
+        -0.001,
+        1e308,
+        10**400,
+        -(10**400),
+        100 * 365 * 24 * 3600 + 1,
+        timedelta(seconds=-1),
+        timedelta.max,
+        timedelta.min,
+    ],
+)
+def test_what_is_no_duration_is_refused(value: object) -> None:
+    with pytest.raises(ConfigError, match="grace must be"):
+        duration("grace", value)
+
+
+@pytest.mark.parametrize("value", [0, 0.0004, timedelta(0), timedelta(microseconds=1)])
+def test_a_duration_may_have_to_be_more_than_zero(value: object) -> None:
+    with pytest.raises(ConfigError, match="ttl must be more than zero"):
+        duration("ttl", value, at_least=1)
+    assert duration("ttl", 0.001, at_least=1) == 1
+
+
+@hurried
+@given(st.one_of(st.floats(), st.integers(), st.timedeltas()))
+def test_any_number_is_a_duration_in_bounds_or_refused(value: float | timedelta) -> None:
+    try:
+        assert 0 <= duration("ttl", value) <= MAX_DURATION
+    except ConfigError:
+        seconds = value.total_seconds() if isinstance(value, timedelta) else value
+        assert not 0 <= seconds <= MAX_DURATION / 1000
+
+
+def test_the_cache_works_on_an_event_loop_too(cache: CredentialsCache) -> None:
+    stored = added(cache)
+
+    async def read() -> Stored | None:
+        return await cache.get(stored.session.sid, NOW)
+
+    assert asyncio.run(read()) == stored
+
+
+# --- a backend by URL, with an event loop and without --------------------------------------------------------------
+
+
+def test_a_url_chooses_the_driver_for_where_it_runs() -> None:
+    async def there_and_back() -> None:
+        plain = CredentialsCache("postgresql+psycopg://nobody@127.0.0.1:1/none")
+        assert plain.off_event_loop() is plain
+        on_loop = plain.on_event_loop()
+        assert (plain.backend.mode, on_loop.backend.mode) == ("blocking", "async")
+        assert on_loop.on_event_loop() is on_loop
+        off_loop = on_loop.off_event_loop()
+        assert off_loop.backend.mode == "blocking"
+        assert (off_loop.ttl, off_loop.namespace) == (plain.ttl, plain.namespace)
+        for cache in (plain, on_loop, off_loop):
+            await cache.close()
+
+    asyncio.run(there_and_back())
+
+
+def test_without_a_driver_for_the_event_loop_the_other_one_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "asyncmy", None)
+    cache = CredentialsCache("mariadb+pymysql://nobody@127.0.0.1:1/none")
+    assert cache.on_event_loop() is cache
+    drive(cache.close())
+
+
+def test_sqlite_keeps_its_driver_wherever_it_runs(tmp_path: Path) -> None:
+    cache = CredentialsCache(f"sqlite:///{tmp_path / 'db'}")
+    assert cache.on_event_loop() is cache.off_event_loop() is cache
+    assert (cache.backend.mode, cache.backend.reads_at_once) == ("blocking", True)
+    drive(cache.close())
+
+
+def test_a_backend_that_was_given_as_an_object_stays(cache: CredentialsCache) -> None:
+    assert cache.on_event_loop() is cache
+    assert cache.off_event_loop() is cache
