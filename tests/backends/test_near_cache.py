@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from harness.interleavings import Core, Op, Plan, Scenario, SteppingBackend, Violation, World, explore
+from harness.scenarios import STALE
 from harness.support import CountingBackend
-from plug.test_interleavings import STALE
 from powauth import CredentialsCache
 from powauth.backends.base import Backend, Millis, Record, make_key, make_owner, shard_of
 from powauth.backends.memory import MemoryBackend

@@ -15,7 +15,7 @@ import pytest
 
 from harness.all_backends import ASYNC, SYNC, Stores, stores
 from harness.interleavings import Report, explore, sample
-from plug.test_interleavings import SCENARIOS
+from harness.scenarios import SCENARIOS
 from powauth.backends.memory import MemoryBackend
 
 __all__ = ["stores"]
