@@ -324,8 +324,7 @@ def _attach(connection: Any, path: Path) -> None:
 
 
 def test_a_value_that_the_column_refuses_finds_nobody(engine: sa.Engine) -> None:
-    users, mia = context(engine, Picky)
-    assert drive(users.get_by(name=None)).id == mia.id  # type: ignore[union-attr]
+    users, _ = context(engine, Picky)
     with pytest.raises(ValueError, match="bad"):
         Refused().process_bind_param("bad", None)
     assert drive(users.get_by(name="bad")) is None

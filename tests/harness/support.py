@@ -15,7 +15,7 @@ import msgspec
 from powauth import SessionAuth
 from powauth.accounts.base import UsersContext
 from powauth.backends.base import Backend, Millis, Mode, Page, Record, WouldWaitError, drive
-from powauth.errors import InvalidParams
+from powauth.errors import ConfigError, InvalidParams
 from powauth.http.connection import MISSING, Connection
 from powauth.integrations import asgi, wsgi
 
@@ -131,6 +131,8 @@ class MemoryUsers(UsersContext[User]):
         return self.rows.pop(user.id, None) is not None
 
     async def get_by(self, **clauses: object) -> User | None:
+        if None in clauses.values():
+            raise ConfigError("a look-up of None")
         await self._query()
         for user in self.rows.values():
             if all(getattr(user, name) == value for name, value in clauses.items()):

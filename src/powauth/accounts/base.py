@@ -120,7 +120,13 @@ class UsersContext(ABC, Generic[U]):
 
     @abstractmethod
     async def get_by(self, **clauses: object) -> U | None:
-        """The one user whose fields equal the clauses (the user id is normalised first), or ``None``."""
+        """Return the one user whose fields equal the clauses, or ``None``. The user id is normalised first.
+
+        Empty text finds nobody.
+
+        Raises:
+            ValueError: if a clause is ``None``. A value that is missing would otherwise find a user who has none.
+        """
 
     @abstractmethod
     async def reload(self, user: U) -> U | None:

@@ -273,16 +273,21 @@ class SQLAlchemyUsers(UsersContext[U], Generic[U]):
         """See `UsersContext.get_by`. Several users are no user: ``None``.
 
         Raises:
-            ConfigError: a clause names no column, or there is none.
+            ConfigError: a clause names no column or has the value ``None``, or there is no clause.
         """
         if not clauses:
             raise ConfigError("get_by needs a clause, such as email='mia@example.com'")
-        for name in clauses:
+        for name, value in clauses.items():
             if name not in self._columns:
                 raise ConfigError(f"get_by: {self._model.__name__} has no column {name!r}")
+            if value is None:
+                # Otherwise a token that a client left out would find the first user who has none.
+                raise ConfigError(f"get_by: {name} is None, which names nobody; check the value before the look-up")
         try:
-            wanted = {name: self._cleaned(name, value, nullable=True) for name, value in clauses.items()}
+            wanted = {name: self._cleaned(name, value) for name, value in clauses.items()}
         except ValueError:
+            return None
+        if any(value in ("", b"") for value in wanted.values()):
             return None
         return await self._select(wanted)
 
@@ -320,7 +325,7 @@ class SQLAlchemyUsers(UsersContext[U], Generic[U]):
 
     async def _users_where(self, wanted: Mapping[str, object]) -> Sequence[U]:
         """At most two users: more are no more use than two."""
-        parameters = {f"wanted_{name}": value for name, value in wanted.items() if value is not None}
+        parameters = {f"wanted_{name}": value for name, value in wanted.items()}
         if not self._rows.suffices():
             return await self._database.run(lambda session: self._entities(session, wanted, parameters))
         query = self._query(self._of_rows, wanted)
@@ -343,15 +348,10 @@ class SQLAlchemyUsers(UsersContext[U], Generic[U]):
         SQLAlchemy knows a statement again by going through all of it, which takes longer than SQLite's answer; of the
         same object it remembers the result.
         """
-        shape = (selected, *((name, value is None) for name, value in wanted.items()))
+        shape = (selected, *wanted)
         query = self._queries.get(shape)
         if query is None:
-            clauses = (
-                self._attribute(name).is_(None)
-                if value is None
-                else self._attribute(name) == sa.bindparam(f"wanted_{name}")
-                for name, value in wanted.items()
-            )
+            clauses = (self._attribute(name) == sa.bindparam(f"wanted_{name}") for name in wanted)
             query = self._queries[shape] = selected.where(*clauses).limit(2)
         return query
 
@@ -547,7 +547,9 @@ class SQLAlchemyUsers(UsersContext[U], Generic[U]):
 
     async def _refused(self, error: StatementError, values: Mapping[str, Any], key: object) -> Exception:
         """What a refused write means: a value that another user has, or that some constraint does not allow."""
-        unique = [name for name in (self._user_id, *self._fields) if name in values and self._columns[name].unique]
+        # ``None`` is taken by nobody: any number of rows may have it in a unique column.
+        given = [name for name in (self._user_id, *self._fields) if values.get(name) is not None]
+        unique = [name for name in given if self._columns[name].unique]
 
         def taken(session: orm.Session) -> list[str]:
             own = self._attribute(self._key)

@@ -185,7 +185,19 @@ class UsersConformance:
             for value in HOSTILE:
                 assert await users.authenticate(self.params() | {self.user_id_field: value}) is None
                 assert await users.authenticate(self.params(password=value)) is None
-                assert await users.get_by(**{self.user_id_field: value}) is None
+                if value is not None:
+                    assert await users.get_by(**{self.user_id_field: value}) is None
+
+        self.run(scenario)
+
+    def test_a_look_up_of_none_is_an_error(self) -> None:
+        async def scenario(users: UsersContext[Any]) -> None:
+            await users.create(self.params())
+            try:
+                await users.get_by(**{self.user_id_field: None})
+            except ValueError:
+                return
+            raise AssertionError("get_by looked up None")
 
         self.run(scenario)
 
