@@ -123,7 +123,7 @@ class RequestAuth(Generic[U]):
         """See `SessionAuth.revoke_all`."""
         return await self._sessions.revoke_all(self.connection)
 
-    async def update_metadata(self, **changes: str | int | float | bool | None) -> Metadata:
+    async def update_metadata(self, /, **changes: str | int | float | bool | None) -> Metadata:
         """See `SessionAuth.update_metadata`."""
         return await self._sessions.update_metadata(self.connection, **changes)
 
@@ -238,7 +238,7 @@ class BlockingRequestAuth(Generic[U]):
         ended: int = self._run(self._auth.revoke_all())
         return ended
 
-    def update_metadata(self, **changes: str | int | float | bool | None) -> Metadata:
+    def update_metadata(self, /, **changes: str | int | float | bool | None) -> Metadata:
         """See `SessionAuth.update_metadata`."""
         metadata: Metadata = self._run(self._auth.update_metadata(**changes))
         return metadata

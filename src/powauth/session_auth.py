@@ -19,7 +19,15 @@ from powauth.events import Event, EventName, Listener, emit, log
 from powauth.hooks import Hooks
 from powauth.http.carriers import Carrier, ConflictingIds, CookieCarrier
 from powauth.http.connection import MISSING, NO_EFFECTS, Connection, Effects, Later
-from powauth.http.metadata import MetadataSource, SessionInfo, checked_metadata, default_metadata, session_info
+from powauth.http.metadata import (
+    MetadataSource,
+    SessionInfo,
+    changed_metadata,
+    checked_metadata,
+    default_metadata,
+    session_info,
+    shown_address,
+)
 from powauth.sessions.keyring import Keyring, Secrets
 from powauth.sessions.record import (
     CLOCK_TOLERANCE,
@@ -671,8 +679,10 @@ class SessionAuth(Authenticator[U]):
         self._emit("revoked", None, detail=f"everyone: {ended}")
         return ended
 
-    async def update_metadata(self, connection: Connection, **changes: str | int | float | bool | None) -> Metadata:
-        """Add to, or change, what the current session keeps; all of it as it now is.
+    async def update_metadata(self, connection: Connection, /, **changes: str | int | float | bool | None) -> Metadata:
+        """Add to, change or remove what the current session keeps, and return all of it as it now is.
+
+        ``None`` removes a key, also one that powauth wrote, such as ``ip``. The other keys stay as they are.
 
         Raises:
             NotSignedIn: if nobody is signed in, or the session has ended meanwhile.
@@ -684,7 +694,7 @@ class SessionAuth(Authenticator[U]):
         for _ in range(METADATA_ATTEMPTS):
             if stored is None:
                 raise NotSignedIn("the session has ended")
-            merged = checked_metadata(stored.session.metadata | changes)
+            merged = changed_metadata(stored.session.metadata, changes)
             session = msgspec.structs.replace(stored.session, metadata=merged)
             done = await self.store.update(stored, session, stored.expires_at, self.now())
             if done is not None:
@@ -954,7 +964,7 @@ class SessionAuth(Authenticator[U]):
             at=self.now(),
             user_key=user_key,
             session_id=None if sid is None else encode_sid(sid),
-            ip=connection.client_ip() if connection is not None and self._metadata is not None else None,
+            ip=shown_address(connection) if connection is not None and self._metadata is not None else None,
             detail=detail,
         )
         emit(event, self.on_event)

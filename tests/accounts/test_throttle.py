@@ -2,17 +2,14 @@
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from ipaddress import ip_address
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from harness.support import SECRET, Clock, CountingBackend, MemoryUsers
 from powauth import ConfigError, CredentialsCache, Limit, SessionAuth, StoreUnavailable, Throttle, Throttled
-from powauth.accounts.throttle import COUNT_ATTEMPTS, LINGER, Admission, Counters, source_network
+from powauth.accounts.throttle import COUNT_ATTEMPTS, LINGER, Admission, Counters
 from powauth.backends.base import Delete, Record, Update, drive
 from powauth.backends.memory import MemoryBackend
 from powauth.sessions.keyring import Keyring
@@ -177,16 +174,6 @@ def interfere(desk: Desk, verb: str, act: Callable[[], Any]) -> None:
 
     hook: Callable[[str], Awaitable[None]] = before
     desk.backend.before = hook
-
-
-@given(st.ip_addresses(v=4).map(str) | st.from_regex(r"[0-9]{1,3}(\.[0-9]{1,3}){3}", fullmatch=True))
-def test_an_ipv4_address_is_a_source_and_so_is_what_looks_like_one(address: str) -> None:
-    assert source_network(address) == address
-    try:
-        canonical = str(ip_address(address))
-    except ValueError:
-        return
-    assert canonical == address
 
 
 def test_who_loses_every_time_is_throttled_and_not_let_through() -> None:

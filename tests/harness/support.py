@@ -312,7 +312,7 @@ class Request:
     bound: Any
     kind: Kind
 
-    async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+    async def call(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
         """Call an operation of the request-bound object, awaited where it is a coroutine."""
         result = getattr(self.bound, name)(*args, **kwargs)
         return await result if self.kind == "asgi" else result

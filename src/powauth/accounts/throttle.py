@@ -12,14 +12,13 @@ Sources: NIST SP 800-63B-4, section 3.2.2 (at most 100 failures in a row); OWASP
 """
 
 import contextlib
-import ipaddress
-import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Final, NamedTuple
 
 import msgspec
 
+from powauth.accounts.addresses import source_network
 from powauth.backends.base import (
     Backend,
     Change,
@@ -52,9 +51,6 @@ GIVE_BACK_ATTEMPTS = 8
 
 LINGER: Millis = 1000
 """How long a counter that has come back to zero is kept."""
-
-IPV6_PREFIX = 64
-"""One customer has a whole network of this length (RFC 6177), and may send from every address in it."""
 
 
 class Limit(NamedTuple):
@@ -392,27 +388,3 @@ def _given_back(record: Record, now: Millis) -> Record | None:
 
 def _throttled(scope: str, millis: Millis) -> Throttled:
     return Throttled(scope=scope, retry_after=max(1, -(-millis // 1000)))
-
-
-_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
-_IPV4 = re.compile(rf"(?:{_OCTET}\.){{3}}{_OCTET}")
-"""An address in the one form that it has."""
-
-
-def source_network(address: str | None) -> str | None:
-    """What counts as one source: an IPv4 address, an IPv6 network of 64 bits, or a name that is no address.
-
-    >>> source_network("::ffff:192.0.2.1"), source_network("2001:db8:1:2:a::1")
-    ('192.0.2.1', '2001:db8:1:2::/64')
-    """
-    if not address:
-        return None
-    if _IPV4.fullmatch(address):
-        return address
-    try:
-        parsed = ipaddress.IPv6Address(address)
-    except ValueError:
-        return address
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.IPv6Network((int(parsed), IPV6_PREFIX), strict=False))

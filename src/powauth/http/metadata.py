@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from powauth.accounts.addresses import client_address
 from powauth.backends.base import Millis
 from powauth.errors import MetadataTooLarge
 from powauth.http.connection import Connection
@@ -26,8 +27,14 @@ MetadataSource = Callable[[Connection], Metadata]
 
 def default_metadata(connection: Connection) -> Metadata:
     """Where a session was begun: ``ip`` (64 characters) and ``user_agent`` (256): what is longer is cut."""
-    ip, agent = connection.client_ip(), connection.header("user-agent")
-    return {"ip": ip and ip[:MAX_IP_CHARS], "user_agent": agent and agent[:MAX_USER_AGENT_CHARS]}
+    agent = connection.header("user-agent")
+    return {"ip": shown_address(connection), "user_agent": agent and agent[:MAX_USER_AGENT_CHARS]}
+
+
+def shown_address(connection: Connection) -> str | None:
+    """Return the client's address for people to read, without a port. What is no address is cut and else left as is."""
+    reported = connection.client_ip()
+    return client_address(reported) or (reported and reported[:MAX_IP_CHARS])
 
 
 class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +78,17 @@ def _utc(millis: Millis) -> datetime:
 
 
 _PLAIN = (str, int, float, bool, type(None))
+
+
+def changed_metadata(metadata: Metadata, changes: Mapping[str, Any]) -> Metadata:
+    """Return the metadata with ``changes``, in which ``None`` removes a key.
+
+    Raises:
+        MetadataTooLarge, TypeError: as `checked_metadata` does.
+    """
+    removed = {name for name, value in changes.items() if value is None}
+    merged = {**metadata, **changes}
+    return checked_metadata({name: value for name, value in merged.items() if name not in removed})
 
 
 def checked_metadata(metadata: Mapping[str, Any]) -> Metadata:
