@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import stat
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,12 +67,13 @@ def settings() -> Settings:
 
 
 def prepare(chosen: Settings) -> None:
-    """Make the folder, the secret and the tables, once, before any worker starts."""
-    chosen.data.mkdir(parents=True, exist_ok=True)
+    """Make the folder, the secret and the tables, once, before any worker starts. Nobody else can read them."""
+    chosen.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     secret = chosen.data / "secret_key"
-    if not secret.exists():
-        secret.touch(stat.S_IRUSR | stat.S_IWUSR)
+    _make_private(secret)
+    if not secret.stat().st_size:
         secret.write_text(secrets.token_urlsafe(48))
+    _make_private(chosen.database)
     engine = create_engine(f"sqlite:///{chosen.database}")
     with engine.begin() as connection:
         connection.exec_driver_sql("PRAGMA journal_mode=WAL")
@@ -83,6 +83,18 @@ def prepare(chosen: Settings) -> None:
     if isinstance(backend, SQLBackend):
         drive(backend.create_tables())
     drive(backend.close())
+
+
+def _make_private(path: Path) -> None:
+    """Make an empty file that its owner alone can read, or take the others' rights from the one that is there.
+
+    SQLite would make the file of a database with mode 0644. It gives the files beside it (``-wal``, ``-shm``) the mode
+    of that file, but leaves those that are there as they are.
+    """
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    for file in path.parent.glob(f"{path.name}*"):
+        if file.stat().st_mode & 0o077:
+            file.chmod(0o600)
 
 
 def make_auth(*, asynchronous: bool) -> SessionAuth[User]:

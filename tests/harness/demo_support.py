@@ -24,6 +24,7 @@ class Demo:
     def __init__(self, data: Path, **settings: str) -> None:
         self.port, self.flask_port = free_port(), free_port()
         named = {"PORT": str(self.port), "FLASK_PORT": str(self.flask_port), "DATA": str(data), **settings}
+        self.data = data
         self.log = data.with_suffix(".log")
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(

@@ -1,7 +1,9 @@
 """The demo as people run it: real servers, two worker processes each, one browser on both apps."""
 
+import os
 import secrets
 import signal
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -10,12 +12,14 @@ from typing import Any
 
 import httpx
 import pytest
+from demo.config import prepare, settings
 
 from harness.demo_support import Demo
 from harness.engines import database
 from harness.redis_servers import EXECUTABLE, MISSING, own_server
 
 PASSWORD = "nine grey herons wade"
+DATABASE_FILES = ("users.sqlite3", "users.sqlite3-wal", "users.sqlite3-shm")
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +40,11 @@ def both(demo: Demo, request: pytest.FixtureRequest) -> tuple[str, str]:
 def browser() -> Iterator[httpx.Client]:
     with httpx.Client(headers={"user-agent": "a test's browser"}) as client:
         yield client
+
+
+def modes(folder: Path) -> dict[str, int]:
+    """The modes of all that is in a folder, by path."""
+    return {str(path.relative_to(folder)): path.stat().st_mode & 0o777 for path in folder.rglob("*")}
 
 
 def register(browser: httpx.Client, app: str) -> str:
@@ -213,3 +222,67 @@ def test_on_each_backend_with_the_driver_of_each_side(kind: str, tmp_path: Path,
         assert browser.post(f"{other}/session", json={"email": email, "password": PASSWORD}).status_code == 200
         assert known(browser, one)
         assert "synchronous" not in running.log.read_text(), "each side has a driver of its own kind"
+
+
+def test_rep_52_nobody_else_can_read_a_file_of_the_running_demo(demo: Demo, browser: httpx.Client) -> None:
+    register(browser, demo.urls[0])
+    found = modes(demo.data)
+    assert found.pop("sessions") == 0o700
+    assert {
+        "secret_key",
+        "users.sqlite3",
+        "users.sqlite3-wal",
+        "users.sqlite3-shm",
+        "sessions/data.mdb",
+    } <= found.keys()
+    assert {name: oct(mode) for name, mode in found.items() if mode != 0o600} == {}
+
+
+@pytest.fixture
+def no_umask() -> Iterator[None]:
+    """The umask of somebody who gives everybody every right."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("no_umask")
+@pytest.mark.parametrize("backend", ["lmdb://{data}/sessions", "sqlite:///{data}/sessions.db"])
+def test_rep_52_files_of_the_demo_are_private_from_the_moment_they_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    data = tmp_path / "data"
+    monkeypatch.setenv("POWAUTH_DEMO_DATA", str(data))
+    monkeypatch.setenv("POWAUTH_DEMO_BACKEND", backend.format(data=data))
+    late: list[str] = []
+    chmod = os.chmod
+
+    def spy(path: Any, *args: Any, **options: Any) -> None:
+        if not Path(path).is_dir():
+            late.append(str(path))
+        chmod(path, *args, **options)
+
+    monkeypatch.setattr(os, "chmod", spy)
+    prepare(settings())
+    assert late == []
+    with sqlite3.connect(settings().database) as users:  # SQLite makes the two files beside it for who comes first
+        users.execute("SELECT count(*) FROM users")
+        assert data.stat().st_mode & 0o777 == 0o700
+        found = modes(data)
+    users.close()
+    assert found.pop("sessions", 0o700) == 0o700
+    assert {"secret_key", *DATABASE_FILES} < found.keys()
+    assert {name: oct(mode) for name, mode in found.items() if mode != 0o600} == {}
+
+
+def test_rep_52_files_of_an_older_demo_are_made_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POWAUTH_DEMO_DATA", str(tmp_path))
+    prepare(settings())
+    secret = (tmp_path / "secret_key").read_text()
+    left = [tmp_path / name for name in DATABASE_FILES]
+    for path in left:
+        path.touch()
+        path.chmod(0o644)
+    prepare(settings())
+    assert {oct(path.stat().st_mode & 0o777) for path in left if path.exists()} == {"0o600"}
+    assert (tmp_path / "secret_key").read_text() == secret
