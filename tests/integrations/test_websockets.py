@@ -706,6 +706,16 @@ async def test_csr_07_a_handshake_with_the_cookie_and_no_origin_or_two_is_refuse
     assert not await handshake(chat, ORIGIN, cookie)
 
 
+async def test_rep_47_a_handshake_with_a_header_twice_is_refused_also_where_both_are_allowed() -> None:
+    chat = Chat()
+    cookie = await chat.cookie()
+    shop, allowed = (b"origin", b"https://shop.example"), ("https://shop.example", "https://app.example")
+    for origins in ((ORIGIN, ORIGIN), (ORIGIN, shop), (shop, ORIGIN), (ORIGIN, (b"origin", b""))):
+        assert not await handshake(chat, HOST, *origins, cookie, origins=allowed)
+    assert not await handshake(chat, HOST, HOST, ORIGIN, cookie, origins=allowed)
+    assert await handshake(chat, HOST, shop, cookie, origins=allowed)
+
+
 async def test_csr_07_the_own_origin_and_the_configured_ones_are_let_in() -> None:
     chat = Chat()
     cookie = await chat.cookie()

@@ -82,7 +82,11 @@ class Connection(ABC):
 
     @abstractmethod
     def header(self, name: str) -> str | None:
-        """A header of the request, by its lower-case name."""
+        """Return a header of the request, by its lower-case name.
+
+        Several fields of one name come back as one value, with commas between them (RFC 9110, section 5.2), as WSGI
+        servers give them. So two values of a header that has only one are no valid value, on every protocol.
+        """
 
     @abstractmethod
     def client_ip(self) -> str | None:

@@ -16,6 +16,9 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _ORIGIN = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?\Z")
 """A scheme, a host, a port perhaps, and nothing else: no user, no path, no blank."""
 
+_SEVERAL_REFERERS = re.compile(r"[ \t]|,(?:[A-Za-z][A-Za-z0-9+.-]*://|\Z)")
+"""Two ``Referer`` fields as one value. A comma may also be part of a path or a query, where no blank is."""
+
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
@@ -29,6 +32,9 @@ class CrossSiteDefence:
     3. Without that too, the same is asked of the ``Referer``'s origin.
     4. With none of the three it was no browser's form. Only ``application/json`` passes, which no browser sends to
        another site without asking first (Fetch, "CORS-safelisted request-header"): so programs need no ceremony.
+
+    Two values of one of these headers are no valid value, and two of ``Host`` are refused: nobody can tell which one a
+    proxy has looked at.
 
     The own origin is made of the ``Host`` header and of ``https``, whatever a proxy in front says; of ``http`` where
     the cookie is in development mode. A proxy that changes ``Host`` needs the public origin in ``origins``.
@@ -62,9 +68,13 @@ class CrossSiteDefence:
     def allows(self, connection: Connection, origin: str, *, secure: bool = True) -> bool:
         """Whether ``origin``, as a browser sends it, is the request's own or one of `origins`."""
         normal = _normalized(origin)
-        return normal is not None and (normal in self.origins or normal == _own(connection, secure))
+        if normal is None or _has_several_hosts(connection):
+            return False
+        return normal in self.origins or normal == _own(connection, secure)
 
     def _passes(self, connection: Connection, secure: bool) -> bool:
+        if _has_several_hosts(connection):
+            return False
         site, origin = connection.header("sec-fetch-site"), connection.header("origin")
         if site is not None:
             return site in ("same-origin", "none") or (origin is not None and _normalized(origin) in self.origins)
@@ -72,6 +82,8 @@ class CrossSiteDefence:
             return self.allows(connection, origin, secure=secure)
         referer = connection.header("referer")
         if referer is not None:
+            if _SEVERAL_REFERERS.search(referer):
+                return False
             scheme, separator, rest = referer.partition("://")
             host = rest.partition("/")[0].partition("?")[0].partition("#")[0]
             return self.allows(connection, scheme + separator + host, secure=secure)
@@ -82,6 +94,10 @@ def media_type(connection: Connection) -> str | None:
     """The request's media type in lower case, without parameters; ``None`` if it names none."""
     content_type = connection.header("content-type")
     return None if content_type is None else content_type.partition(";")[0].strip(" \t").lower()
+
+
+def _has_several_hosts(connection: Connection) -> bool:
+    return "," in (connection.header("host") or "")
 
 
 def _own(connection: Connection, secure: bool) -> str | None:

@@ -128,11 +128,11 @@ class ASGIConnection(Connection, msgspec.Struct, metaclass=ConnectionStruct, eq=
     def header(self, name: str) -> str | None:
         """See `Connection.header`."""
         wanted = name.encode("ascii")
+        found: bytes | None = None
         for header, value in self.scope["headers"]:
             if header == wanted:
-                text: str = value.decode("latin-1")
-                return text
-        return None
+                found = value if found is None else b"%b, %b" % (found, value)
+        return None if found is None else found.decode("latin-1")
 
     def client_ip(self) -> str | None:
         """See `Connection.client_ip`."""
@@ -251,7 +251,7 @@ class SessionAuthMiddleware:
             return
         connect, app = self._connect, self.app  # see `Later.value`
         connection = connect(scope)
-        if is_websocket and not self.sockets.admits(scope, connection):
+        if is_websocket and not self.sockets.admits(connection):
             await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": "cross_site_request"})
             return
         if not auth.call_at_once(connection):

@@ -86,19 +86,15 @@ class Sockets:
         self.interval = duration("websocket_recheck", recheck, at_least=1) / 1000
         self._silent_until = 0.0
 
-    def admits(self, scope: MutableMapping[str, Any], connection: Connection) -> bool:
-        """Whether a handshake may go on: it acts in nobody's name, or comes from an origin that may.
-
-        One ``Origin`` and one ``Host``: which of two a proxy has looked at nobody can tell.
-        """
+    def admits(self, connection: Connection) -> bool:
+        """Whether a handshake may go on: it acts in nobody's name, or comes from an origin that may."""
         if not self.auth.is_presented(connection):
             return True
-        origins = [value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"]
-        hosts = sum(name == b"host" for name, _ in scope["headers"])
+        origin = connection.header("origin")
         secure = self.auth.carrier.secure if isinstance(self.auth, SessionAuth) else True
-        if len(origins) == 1 and hosts <= 1 and self.defence.allows(connection, origins[0], secure=secure):
+        if origin is not None and self.defence.allows(connection, origin, secure=secure):
             return True
-        logger.warning("refused a WebSocket with the user's cookie from the origin %.200r", origins)
+        logger.warning("refused a WebSocket with the user's cookie from the origin %.200r", origin)
         return False
 
     async def serve(
