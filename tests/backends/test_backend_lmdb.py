@@ -56,7 +56,7 @@ class _Conformance(BackendConformance):
         await backend.close()
         shutil.rmtree(self.path)
 
-    def second(self, backend: Backend) -> Backend | None:
+    def second(self, backend: Backend) -> Backend:
         return ElsewhereBackend(self.path, **self.options)
 
 

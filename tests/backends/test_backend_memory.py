@@ -44,7 +44,7 @@ class TestMemoryBackend(BackendConformance):
 
 class TestBoundedMemoryBackend(BackendConformance):
     def make_backend(self) -> Backend:
-        return MemoryBackend(max_records=1_000)
+        return MemoryBackend(max_records=10_000)
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 2.5, "many"])

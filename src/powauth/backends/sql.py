@@ -59,7 +59,7 @@ The triggers that a near cache needs are made in a migration that calls ``report
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import timedelta
 from functools import partial
 from random import uniform
@@ -195,6 +195,7 @@ class SQLBackend(Backend):
         self._async_engine: AsyncEngine | None = None if isinstance(made, Engine) else made
         self.mode = "async" if self._engine is None else "blocking"
         self._closed = False
+        self._going_on: set[asyncio.Future[Any]] = set()
         self.near_cache: NearCache | None = None
         self._notifications: Notifications | None = None
         if near_cache is not None:
@@ -509,12 +510,24 @@ class SQLBackend(Backend):
             if self._async_engine is None:
                 return await self._attempts(work, repeatable=repeatable)
             async with asyncio.timeout(self._seconds):
-                return await self._attempts(work, repeatable=repeatable)
+                attempts = self._attempts(work, repeatable=repeatable)
+                return await (self._uncancelled(attempts) if self._dialect.name == "sqlite" else attempts)
         except _NotCommittedError as error:
             raise _unavailable(error.__cause__) from error.__cause__
         except (SQLAlchemyError, OSError, EOFError) as error:
             # OSError: also of TimeoutError, and of drivers that let the socket's own error through.
             raise _unavailable(error) from error
+
+    async def _uncancelled(self, attempts: Coroutine[Any, Any, T]) -> T:
+        """Await the attempts, which go on to their end if the caller is cancelled.
+
+        aiosqlite cannot stop a statement. A connection that is closed in the middle of one keeps SQLite's lock until
+        Python's garbage collector finds the cursor, and nobody else could write until then.
+        """
+        task = asyncio.ensure_future(attempts)
+        self._going_on.add(task)
+        task.add_done_callback(self._going_on.discard)
+        return await asyncio.shield(task)
 
     async def _attempts(self, work: Callable[[Connection], T], *, repeatable: bool) -> T:
         deadline = monotonic() + self._seconds

@@ -1,0 +1,357 @@
+"""Stop one verb at each of its steps, and run another one while it stands still.
+
+Threads and tasks that merely run at once meet in a gap between two commands once in a while. Here they always do: the
+first verb is stopped in the gap, the second one runs to its end, or as far as it gets while the first one stands still,
+and then the first one goes on. This is repeated for each step of the first verb.
+
+The steps of a verb are:
+
+- of an ``async`` backend: where it suspends. It is stopped when it would go on, so its command has been answered.
+- of any other backend: each line of its own code, and each call of other code that follows another such call in one
+  line. It is stopped before them. The verb runs in a thread of its own, with a trace function (`sys.settrace`) and a
+  profile function (`sys.setprofile`).
+
+A verb in a loop is stopped twice at each line of it.
+"""
+
+import asyncio
+import builtins
+import os
+import statistics
+import sys
+import threading
+import types
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from functools import partial
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from powauth.backends.base import Backend, drive
+
+A = TypeVar("A")
+B = TypeVar("B")
+T = TypeVar("T")
+
+TICK = 0.001
+"""Seconds from one look at the second verb to the next. Time is counted in ticks, not by the clock: on a busy machine
+the thread that looks is delayed as much as the verb."""
+
+TIMES_AT_A_PLACE = 2
+"""How often a verb is stopped at one place of the code."""
+
+HARMLESS = frozenset({"hash", "id", "isinstance", "issubclass", "len", "max", "min", "repr"})
+"""Built-in functions that neither read nor change anything that others could."""
+
+MAX_STEPS = 400
+"""Steps of one verb that are tried at most."""
+
+TIMES_THE_USUAL = 8
+"""The second verb gets at least this many times what it usually takes."""
+
+STUCK = 120.0
+"""Seconds after which a thread that does not end is an error."""
+
+
+class Race(NamedTuple, Generic[A, B]):
+    """Two verbs, and what must hold when both have returned.
+
+    Attributes:
+        first: The verb that is stopped.
+        second: The verb that runs meanwhile.
+        check: Takes both results and asserts what must hold.
+    """
+
+    first: Callable[[], Coroutine[Any, Any, A]]
+    second: Callable[[], Coroutine[Any, Any, B]]
+    check: Callable[[A, B], Coroutine[Any, Any, None]]
+
+
+class Step(NamedTuple):
+    """A place at which a verb can be stopped, and which time the verb comes by."""
+
+    place: object
+    time: int
+
+    def __str__(self) -> str:
+        return f"{self.place}, time {self.time}"
+
+
+async def run_at_each_step(
+    backend: Backend,
+    next_race: Callable[[], Coroutine[Any, Any, Race[Any, Any]]],
+    steps_into: Sequence[str] = (),
+    patience: float = 0.005,
+) -> None:
+    """Run a race for each step of its first verb.
+
+    Raises:
+        AssertionError: if a check fails. A note names the step.
+    """
+    pace = _Pace(patience)
+    stops: _Stops = _TaskStops(pace) if backend.mode == "async" else _ThreadStops(pace, _files_of(backend, steps_into))
+    todo: list[Step | None] = [None]  # nothing to stop at yet: the first run is for what happens but once
+    known: set[Step] = set()
+    tried = 0
+    while todo and tried < MAX_STEPS:
+        tried += 1
+        stop_at = todo.pop(0)
+        race = await next_race()
+        try:
+            first, second, passed = await stops.run(race, stop_at)
+            await race.check(first, second)
+        except Exception as error:
+            error.add_note(f"the first verb was stopped at: {stop_at or 'its end'}")
+            raise
+        new = [step for step in passed if step not in known]
+        known.update(new)
+        todo += new
+
+
+class _Pace:
+    """How long the second verb gets while the first one stands still."""
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self._usual: list[int] = []
+
+    @property
+    def ticks(self) -> int:
+        usual = statistics.median(self._usual) if self._usual else 0
+        return int(max(self._patience / TICK, TIMES_THE_USUAL * usual, 2))
+
+    def took(self, ticks: int) -> None:
+        """Remember how many ticks a second verb took that was not kept waiting."""
+        self._usual.append(ticks)
+
+
+class _Stops:
+    """Runs one race. Subclasses know how to stop a verb."""
+
+    def __init__(self, pace: _Pace) -> None:
+        self.pace = pace
+
+    async def run(self, race: Race[A, B], stop_at: Step | None) -> tuple[A, B, list[Step]]:
+        """Return both results, and the steps that the first verb came by. Without a stop the second verb runs last."""
+        raise NotImplementedError
+
+
+class _Passed:
+    """The steps that a verb has come by."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self._times: dict[object, int] = {}
+
+    def at(self, place: object) -> Step | None:
+        """Note that the verb comes by a place; ``None`` if it has done so too often."""
+        time = self._times[place] = self._times.get(place, 0) + 1
+        if time > TIMES_AT_A_PLACE:
+            return None
+        step = Step(place, time)
+        self.steps.append(step)
+        return step
+
+
+class _TaskStops(_Stops):
+    """Stops a coroutine where it suspends."""
+
+    async def run(self, race: Race[A, B], stop_at: Step | None) -> tuple[A, B, list[Step]]:
+        passed = _Passed()
+        second: list[asyncio.Task[B]] = []
+        suspensions = 0
+
+        async def between() -> None:
+            nonlocal suspensions
+            suspensions += 1
+            step = Step(f"suspension {suspensions}", 1)
+            passed.steps.append(step)
+            if step != stop_at:
+                return
+            second.append(asyncio.ensure_future(race.second()))
+            for ticks in range(self.pace.ticks):
+                await asyncio.wait(second, timeout=TICK)
+                if second[0].done():
+                    self.pace.took(ticks + 1)
+                    break
+
+        first = await stepping(race.first(), between)
+        if not second:
+            second.append(asyncio.ensure_future(race.second()))
+        return first, await second[0], passed.steps
+
+
+async def _nothing() -> None:
+    return
+
+
+@types.coroutine
+def stepping(
+    coroutine: Coroutine[Any, Any, T],
+    between: Callable[[], Coroutine[Any, Any, None]] = _nothing,
+    suspending: Callable[[], None] = lambda: None,
+) -> Generator[Any, Any, T]:
+    """Run a coroutine, and more where it suspends, all in one task.
+
+    Args:
+        coroutine: What to run.
+        between: Runs after each suspension, before the coroutine goes on.
+        suspending: Is called before each suspension.
+    """
+    resume: Callable[[], Any] = partial(coroutine.send, None)
+    while True:
+        try:
+            awaited = resume()
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        try:
+            suspending()
+            answer = yield awaited
+            yield from between().__await__()
+        except BaseException as error:  # the task is cancelled: the coroutine decides what to do about it
+            resume = partial(coroutine.throw, error)
+        else:
+            resume = partial(coroutine.send, answer)
+
+
+class _ThreadStops(_Stops):
+    """Stops a thread at lines and returns within the files of the backend."""
+
+    def __init__(self, pace: _Pace, is_own: Callable[[str], bool]) -> None:
+        super().__init__(pace)
+        self._is_own = is_own
+
+    async def run(self, race: Race[A, B], stop_at: Step | None) -> tuple[A, B, list[Step]]:
+        thread = _SteppedThread(lambda: drive(race.first()), self._is_own, stop_at)
+        thread.start()
+        second: _Thread[B] = _Thread(lambda: drive(race.second()))
+        try:
+            if thread.wait_for_stop():
+                second.start()
+                for ticks in range(self.pace.ticks):
+                    second.join(TICK)
+                    if not second.is_alive():
+                        self.pace.took(ticks + 1)
+                        break
+        finally:
+            thread.go_on()
+        first = thread.result()
+        if second.ident is None:
+            second.start()
+        return first, second.result(), thread.passed.steps
+
+
+class _Thread(threading.Thread, Generic[T]):
+    """A thread with a result."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        super().__init__(daemon=True)
+        self._work = work
+        self._outcome: list[T] = []
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """Do the work and keep what came of it."""
+        try:
+            self._outcome.append(self._work())
+        except BaseException as error:
+            self._error = error
+
+    def result(self) -> T:
+        """Wait for the end and return the result, or raise what the work raised."""
+        self.join(STUCK)
+        if self._error is not None:
+            raise self._error
+        assert self._outcome, "a verb does not return"
+        return self._outcome[0]
+
+
+class _SteppedThread(_Thread[T]):
+    """A thread that stops at one step."""
+
+    def __init__(self, work: Callable[[], T], is_own: Callable[[str], bool], stop_at: Step | None) -> None:
+        super().__init__(work)
+        self.passed = _Passed()
+        self._is_own = is_own
+        self._stop_at = stop_at
+        self._paused = threading.Event()
+        self._go_on = threading.Event()
+        self._stopped = False
+        self._has_called = False
+
+    def run(self) -> None:
+        """Do the work under a trace and a profile function, which end with it."""
+        sys.setprofile(self._profile)
+        sys.settrace(self._trace)
+        try:
+            super().run()
+        finally:
+            sys.settrace(None)
+            sys.setprofile(None)
+            self._paused.set()
+
+    def wait_for_stop(self) -> bool:
+        """Wait until the thread stands still (``True``), or has ended without coming by the step."""
+        assert self._paused.wait(STUCK), "a verb does not return"
+        return self._stopped
+
+    def go_on(self) -> None:
+        self._go_on.set()
+
+    def _at(self, frame: types.FrameType, what: str) -> None:
+        self._has_called = False
+        step = self.passed.at(f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}, before {what}")  # noqa: PTH119
+        if step is not None and step == self._stop_at:
+            self._stopped = True
+            self._paused.set()
+            self._go_on.wait(STUCK)
+
+    # As `sys.settrace` and `sys.setprofile` demand
+
+    def _trace(self, frame: types.FrameType, event: str, _: object) -> Callable[..., Any] | None:
+        if not self._is_own(frame.f_code.co_filename):
+            return None
+        if event == "line":
+            self._at(frame, "the line")
+        return self._trace
+
+    def _profile(self, frame: types.FrameType, event: str, called: object) -> None:
+        caller = frame if event.startswith("c_") else frame.f_back
+        if caller is None or not self._is_own(caller.f_code.co_filename):
+            return
+        if caller is frame:
+            of = getattr(called, "__self__", None)
+            name = getattr(called, "__name__", "")
+            if isinstance(of, bytes | str | int) or (of is builtins and name in HARMLESS):
+                return
+        elif self._is_own(frame.f_code.co_filename):
+            return
+        else:
+            name = frame.f_code.co_name
+        if event not in {"call", "c_call"}:
+            self._has_called = True
+        elif self._has_called:
+            self._at(caller, f"the call of {name}")
+
+
+def _files_of(backend: Backend, steps_into: Sequence[str]) -> Callable[[str], bool]:
+    """Return a function that tells whether a file holds the backend's own code."""
+    files: set[str] = set()
+    folders: set[str] = set()
+    names = [cls.__module__ for cls in type(backend).__mro__ if cls not in Backend.__mro__]
+    for name in [*names, *steps_into]:
+        module = sys.modules.get(name)
+        path = getattr(module, "__file__", None)
+        if path is None:
+            continue
+        files.add(path)
+        if getattr(module, "__package__", ""):
+            folders.add(os.path.dirname(path))  # noqa: PTH120 compared with the names in code objects
+
+    known: dict[str, bool] = {}
+
+    def is_own(file: str) -> bool:
+        found = known.get(file)
+        if found is None:
+            found = known[file] = file in files or os.path.dirname(file) in folders  # noqa: PTH120
+        return found
+
+    return is_own

@@ -1,0 +1,288 @@
+"""The base of the suite: what a subclass provides, and the tools that the tests share."""
+
+import asyncio
+import functools
+import inspect
+import itertools
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import cached_property
+from typing import Any, TypeVar
+from unittest import SkipTest
+from uuid import uuid4
+
+from powauth.backends.base import (
+    Backend,
+    Create,
+    Millis,
+    Record,
+    WouldWaitError,
+    check_namespace,
+    drive,
+    make_key,
+    make_owner,
+    shard_of,
+)
+from powauth.testing.backend.stepping import Race, run_at_each_step
+
+T = TypeVar("T")
+S = TypeVar("S", bound="Suite")
+
+Scenario = Callable[[Backend], Coroutine[Any, Any, None]]
+"""What a test does with a backend."""
+
+NOW: Millis = 1_900_000_000_123
+"""The present of the suite: a time of the right magnitude (2030). It is no whole second, so rounding shows."""
+
+MINUTE: Millis = 60_000
+TTL: Millis = 30 * MINUTE
+"""Life of a record, unless a test says otherwise."""
+
+BATCH = 50
+"""Records that `Suite.fill` creates in one call of `Backend.change`."""
+
+
+def scenario(method: Callable[[S, Backend], Coroutine[Any, Any, None]]) -> Callable[[S], None]:
+    """Turn a coroutine function that takes a backend into a test: `Suite.run` makes the backend and disposes of it."""
+
+    @functools.wraps(method)
+    def test(self: S) -> None:
+        self.run(lambda backend: method(self, backend))
+
+    # pytest reads the parameters of a test as fixtures, and would follow `functools.wraps` to those of the method.
+    test.__signature__ = inspect.Signature([inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)])  # type: ignore[attr-defined]
+    return test
+
+
+class Suite:
+    """What a subclass of `powauth.testing.BackendConformance` provides, and what its tests use.
+
+    Attributes:
+        contenders: Threads, or tasks, that compete for one record in the tests of concurrency.
+        many: Records of one owner in the tests of size. Set it above the largest page that your engine, or its driver,
+            returns.
+        engine_expires: Set it if the engine removes expired records by its own clock, so that `Backend.purge` need not.
+            Of ``purge`` the suite then asks only that it stays within its limit and removes no live record.
+        steps_into: Names of further modules or packages whose code the tests of interleavings stop in, besides the
+            modules of the backend's classes and those beside them in their package. Only for a backend that is not
+            ``async``: the others are stopped where they suspend.
+        patience: Seconds that a verb gets, beside another one that is stopped, before the suite takes it for one that
+            waits for that other one. A higher value finds more on a slow engine, and takes longer.
+    """
+
+    contenders: int = 50
+    many: int = 1_200
+    engine_expires: bool = False
+    steps_into: Sequence[str] = ()
+    patience: float = 0.005
+
+    # What a subclass provides
+
+    def make_backend(self) -> Backend | Awaitable[Backend]:
+        """Return an empty backend that no other test sees, not even through ``purge``. May be ``async def``.
+
+        An event loop runs during the call. The test of an ``async`` backend runs in the same loop.
+        """
+        raise NotImplementedError
+
+    async def dispose(self, backend: Backend) -> None:
+        """Clean up after a test. Remove here what `make_backend` has made on a shared engine."""
+        await backend.close()
+
+    def second(self, backend: Backend) -> Backend:
+        """Return another connection to the same data, as another process would have it. The suite closes it.
+
+        If there can be none, leave this method as it is: its tests are skipped.
+        """
+        del backend
+        raise SkipTest("this suite makes no second connection: override `second` if the engine can have one")
+
+    def make_unreachable(self) -> Backend | Awaitable[Backend]:
+        """Return a backend whose engine cannot be reached, such as one at a port where nobody listens.
+
+        Every verb of it must raise `StoreUnavailable` within seconds. Without this method the test is skipped.
+        """
+        raise SkipTest("this suite has no unreachable engine: override `make_unreachable`")
+
+    async def break_engine(self, backend: Backend) -> None:
+        """Make the engine of a backend that works fail, without the backend's knowledge: stop it, or drop its table.
+
+        Undo it in `mend_engine`. Without this method the tests of a broken engine are skipped.
+        """
+        del backend
+        raise SkipTest("this suite cannot break its engine: override `break_engine` and `mend_engine`")
+
+    async def mend_engine(self, backend: Backend) -> None:
+        """Undo `break_engine`. What the backend held before may be lost."""
+        del backend
+        raise NotImplementedError
+
+    # What the tests use
+
+    @cached_property
+    def namespace(self) -> str:
+        """A namespace of this test alone: pytest makes an object for each test."""
+        return check_namespace(f"t{uuid4().hex[:16]}")
+
+    def owner(self, user_key: str = "1") -> bytes:
+        """Return an owner in this test's namespace."""
+        return make_owner(self.namespace, user_key)
+
+    def record(
+        self,
+        name: bytes = b"a",
+        owner: bytes | None = None,
+        *,
+        version: int = 0,
+        created_at: Millis = NOW,
+        expires_at: Millis = NOW + TTL,
+        value: bytes = b"value",
+    ) -> Record:
+        """Return a record with the key that its owner's shard demands."""
+        owner = self.owner() if owner is None else owner
+        namespace = owner.partition(b":")[0].decode()
+        key = make_key(namespace, shard_of(owner) + name)
+        return Record(key, owner, version, created_at, expires_at, value)
+
+    def run(self, scenario: Scenario) -> None:
+        """Make a backend, run the scenario on it, dispose of it: all in one event loop if the backend is ``async``."""
+        self._run(self.make_backend, scenario)
+
+    def _run(self, make: Callable[[], Backend | Awaitable[Backend]], scenario: Scenario) -> None:
+        async def whole(backend: Backend) -> None:
+            try:
+                await scenario(backend)
+            finally:
+                await self.dispose(backend)
+
+        async def begin() -> Backend | None:
+            made = make()
+            backend = await made if inspect.isawaitable(made) else made
+            assert backend.mode in {"inline", "blocking", "async"}
+            if backend.mode != "async":
+                return backend
+            await whole(backend)
+            return None
+
+        synchronous = asyncio.run(begin())
+        if synchronous is not None:
+            drive(whole(synchronous))
+
+    async def find(self, backend: Backend, key: bytes, now: Millis) -> Record | None:
+        """Read a record in every way that the backend has. All must agree, before and after each other."""
+        found = [
+            *self._find_at_once(backend, key, now),  # first: `get` might drop a copy that is out of date
+            await backend.get(key, now),
+            await backend.get_fresh(key, now),
+            *self._find_at_once(backend, key, now),
+            await backend.get(key, now),
+        ]
+        assert all(each == found[0] for each in found), f"two ways to read one record differ: {found}"
+        record = found[0]
+        assert record is None or record.key == key
+        for each in found:
+            if each is not None:
+                assert_types(each)
+        return record
+
+    def _find_at_once(self, backend: Backend, key: bytes, now: Millis) -> list[Record | None]:
+        try:
+            return [backend.get_at_once(key, now)]
+        except WouldWaitError:
+            return []
+
+    async def fill(self, backend: Backend, records: Sequence[Record], now: Millis) -> None:
+        """Create many records: in few transactions, or several at once."""
+        batches = [records[start : start + BATCH] for start in range(0, len(records), BATCH)]
+
+        async def create(batch: Sequence[Record]) -> None:
+            assert await backend.change([Create(record) for record in batch], now) == len(batch)
+
+        await self.race(backend, [lambda batch=batch: create(batch) for batch in batches])  # type: ignore[misc]
+
+    async def expect_purged(self, backend: Backend, records: Sequence[Record], now: Millis) -> None:
+        """Purge, and check that exactly these records went, also for a clock that is behind."""
+        total = await self.drain(backend, now)
+        if not self.engine_expires:
+            assert total == len(records)
+            for record in records:
+                assert await self.find(backend, record.key, record.created_at) is None
+                assert record not in await backend.list(record.owner, record.created_at)
+
+    async def race(self, backend: Backend, starts: Sequence[Callable[[], Coroutine[Any, Any, T]]]) -> list[T]:
+        """Run all of them at once, in threads or in tasks as the backend's mode demands. Results are in order."""
+        if backend.mode == "async":
+            return list(await asyncio.gather(*(start() for start in starts)))
+        results: dict[int, T] = {}
+        errors: list[BaseException] = []
+        barrier = threading.Barrier(len(starts))
+
+        def body(position: int, start: Callable[[], Coroutine[Any, Any, T]]) -> None:
+            try:
+                barrier.wait(timeout=60)
+                results[position] = drive(start())
+            except BaseException as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=body, args=item) for item in enumerate(starts)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if errors:
+            raise errors[0]
+        return [results[position] for position in range(len(starts))]
+
+    async def at_each_step(
+        self, backend: Backend, prepare: Callable[[bytes], Coroutine[Any, Any, Race[Any, Any]]]
+    ) -> None:
+        """Stop a verb at each of its steps in turn and run another one there; see `powauth.testing.backend.stepping`.
+
+        Args:
+            backend: The backend.
+            prepare: Sets up one race for the owner that it is given. Each step gets an owner of its own.
+        """
+        numbers, shards = itertools.count(), set[bytes]()
+
+        async def next_race() -> Race[Any, Any]:
+            # Keys hold the shard of the owner, and not the owner: two owners of one shard would share them.
+            owner = next(owner for owner in (self.owner(f"{n}") for n in numbers) if shard_of(owner) not in shards)
+            shards.add(shard_of(owner))
+            return await prepare(owner)
+
+        await run_at_each_step(backend, next_race, self.steps_into, self.patience)
+
+    async def drain(self, backend: Backend, now: Millis, limit: int = 10) -> int:
+        """Purge until a step finds nothing; return how many records and epochs were removed."""
+        total = 0
+        while went := await backend.purge(limit, now):
+            assert 0 < went <= limit
+            total += went
+        return total
+
+    async def walk(
+        self, backend: Backend, namespace: str, now: Millis = NOW, limit: int = 3, meanwhile: Scenario | None = None
+    ) -> list[Record]:
+        """Return the records of all pages of a scan. ``meanwhile`` runs after each page."""
+        seen: list[Record] = []
+        cursor: str | None = None
+        for _ in range(10_000):
+            page = await backend.scan(namespace, cursor, limit, now)
+            seen += page.records
+            cursor = page.cursor
+            if cursor is None:
+                for record in seen:
+                    assert_types(record)
+                return seen
+            assert isinstance(cursor, str)
+            if meanwhile is not None:
+                await meanwhile(backend)
+        raise AssertionError("the scan does not end")
+
+
+def assert_types(record: Record) -> None:
+    """Check that the parts of a record are of the declared types: ``memoryview``, for one, equals ``bytes``."""
+    assert type(record) is Record
+    for name, kind in Record.__annotations__.items():
+        expected = int if kind is Millis else kind
+        assert type(getattr(record, name)) is expected, f"{name} is a {type(getattr(record, name)).__name__}"
