@@ -20,7 +20,7 @@ from powauth.errors import (
     Throttled,
 )
 from powauth.http.connection import Connection, Headers
-from powauth.http.own_path import own_path
+from powauth.http.own_path import own_path, path_below
 
 RETRY_AFTER_SECONDS = 5
 """How long a client is asked to wait: engines restart and fail over in seconds."""
@@ -44,7 +44,8 @@ class Answers:
 
     Args:
         on_error: asked first.
-        sign_in_path: where people sign in. Whoever asks for a page and may not see it is sent there, and the path asked
+        sign_in_path: where people sign in, as a path of the app: a ``root_path`` or ``SCRIPT_NAME`` that the app is
+            served below is put before it. Whoever asks for a page and may not see it is sent there, and the path asked
             for goes along as ``next``; programs get 401 or 403. ``None`` sends nobody anywhere.
 
     Raises:
@@ -69,10 +70,11 @@ class Answers:
         if self.sign_in_path is None or not isinstance(error, NotSignedIn | NotFresh):
             return None
         target = own_path(connection.target())
-        if not for_people(connection) or (target or "").partition("?")[0] == self.sign_in_path:
+        sign_in_path = path_below(connection.prefix(), self.sign_in_path)
+        if not for_people(connection) or (target or "").partition("?")[0] == sign_in_path:
             return None
         query = "" if target is None else f"?next={quote(target, safe='/')}"
-        return see_other(self.sign_in_path + query)
+        return see_other(sign_in_path + query)
 
 
 def chosen(answers: Mapping[str, Answers], error: PowauthError, own: Answers) -> Answers:

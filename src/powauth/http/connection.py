@@ -50,6 +50,9 @@ class Effects(NamedTuple):
 NO_EFFECTS: Final = Effects()
 
 
+PREFIX: Final = "prefix"
+"""Where the states of a connection hold the path below which the middleware is mounted, if there is one."""
+
 States = dict[object, Any]
 """What each authenticator remembers between a request and its response, by its ``identity``."""
 
@@ -75,6 +78,14 @@ class Connection(ABC):
     @abstractmethod
     def target(self) -> str:
         """The path and query that the client asked for, as it spelled them, whatever a mount has taken off since."""
+
+    def prefix(self) -> str:
+        """Return the path below which the app is served, percent-encoded: ``""`` or, for example, ``/api``.
+
+        It is the ``root_path`` of ASGI or the ``SCRIPT_NAME`` of WSGI that powauth's middleware has seen. A mount
+        inside of the middleware does not count.
+        """
+        return ""
 
     @abstractmethod
     def cookies(self) -> str:

@@ -29,3 +29,18 @@ def own_path(value: object) -> str | None:
         return quote(value, safe=_KEPT)
     except UnicodeEncodeError:
         return None
+
+
+def path_below(prefix: str, path: str) -> str:
+    """Return a path of the app as the client must ask for it: below the prefix that a server or proxy took off.
+
+    A path that is below the prefix already stays as it is. So does every path if the prefix would lead to another
+    origin: a proxy may take the prefix from a header that clients can send.
+
+    >>> path_below("/api", "/login"), path_below("/api", "/api/login"), path_below("//evil.example", "/login")
+    ('/api/login', '/api/login', '/login')
+    """
+    prefix = prefix.rstrip("/")
+    if not prefix or path == prefix or path.startswith((f"{prefix}/", f"{prefix}?")):
+        return path
+    return own_path(prefix + path) or path

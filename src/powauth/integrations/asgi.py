@@ -3,15 +3,24 @@
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
+from urllib.parse import quote, unquote
 
 import msgspec
 
 from powauth.authenticator import Authenticator, Unreachable, known
 from powauth.errors import ConfigError, PowauthError
 from powauth.http.answers import Answers, OnError, chosen
-from powauth.http.connection import MISSING, NO_EFFECTS, Connection, ConnectionStruct, Later, States, with_effects
+from powauth.http.connection import (
+    MISSING,
+    NO_EFFECTS,
+    PREFIX,
+    Connection,
+    ConnectionStruct,
+    Later,
+    States,
+    with_effects,
+)
 from powauth.integrations.websockets import POLICY_VIOLATION, RECHECK_SECONDS, Sockets
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
 from powauth.sessions.store import Duration
@@ -43,6 +52,13 @@ SCOPE_KEY = "powauth"
 THREADS = 40
 """Worker threads at once, for each event loop. They are not those that plain handlers run in: a handler that waits for
 one of its own kind, while all are taken by handlers that do the same, would wait for ever."""
+
+
+SERVER_ERROR: Final = 500
+"""The status of a response to an error that the app did not expect."""
+
+MAX_HELD_BYTES: Final = 65_536
+"""The longest body of status 500 that is held; error pages are shorter."""
 
 
 class GuardedState(dict[str, Any]):
@@ -114,8 +130,15 @@ class ASGIConnection(Connection, msgspec.Struct, metaclass=ConnectionStruct, eq=
         """See `Connection.target`."""
         raw: bytes | None = self.scope.get("raw_path")
         path = quote(self.scope["path"]) if raw is None else raw.decode("latin-1")
+        root, plain = _deployed_at(self.scope), unquote(path)
+        if root and plain != root and not plain.startswith(f"{root}/"):  # the server or a proxy has taken it off
+            path = quote(root) + path
         query = self.scope.get("query_string", b"").decode("latin-1")
         return f"{path}?{query}" if query else path
+
+    def prefix(self) -> str:
+        """See `Connection.prefix`."""
+        return quote(self.states.get(PREFIX, ""))
 
     def cookies(self) -> str:
         """See `Connection.cookies`."""
@@ -175,6 +198,12 @@ class ASGIConnection(Connection, msgspec.Struct, metaclass=ConnectionStruct, eq=
             guarded[key] = later
         else:
             self.assign(key, later.value())
+
+
+def _deployed_at(scope: Scope) -> str:
+    """The ``root_path`` of the outermost app; Starlette's mounts make ``root_path`` longer, in this same scope."""
+    root: str = scope.get("app_root_path", scope.get("root_path", ""))
+    return root.rstrip("/")
 
 
 _getrefcount = getattr(sys, "getrefcount", lambda _: -1)
@@ -251,6 +280,8 @@ class SessionAuthMiddleware:
             return
         connect, app = self._connect, self.app  # see `Later.value`
         connection = connect(scope)
+        if root := scope.get("root_path"):  # a mount inside of this middleware makes it longer
+            connection.states[PREFIX] = root
         if is_websocket and not self.sockets.admits(connection):
             await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": "cross_site_request"})
             return
@@ -261,30 +292,55 @@ class SessionAuthMiddleware:
         if is_websocket:
             await self.sockets.serve(self.app, scope, connection, receive, send)
             return
-        response = _Response(auth, connection, send)
+        response = _Response(auth, connection, self.answers, send, send)
         try:
             await app(scope, receive, response.send)
         except PowauthError as error:
-            answer = chosen(answers_in(scope), error, self.answers)(error, connection)
-            if response.started or answer is None:
+            if not await response.answer(error):
+                await response.release()
                 raise
-            effects = await auth.respond(connection, failed=True)
-            headers = with_effects(answer.headers, effects)
-            await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-            await send({"type": "http.response.body", "body": answer.body})
+        except Exception as error:
+            if response.answered and isinstance(error.__cause__, PowauthError):
+                return  # Litestar has an error of its own for one that comes after a response
+            await response.release()
+            raise
+        else:
+            if response.held is not None:
+                await response.release()
 
 
 class _Response(msgspec.Struct):
-    """The way back of a request: what its app sends, with what the authenticator wants of it."""
+    """The way back of a request: what its app sends, with what the authenticator wants of it.
+
+    A sub-app with its own error handling makes a response of status 500 out of an error of powauth's. Starlette and
+    FastAPI then raise the error to the middleware outside, so the response is held until they have done so. Others
+    only send it, while they handle the error. In both cases the client gets the answer to the error instead.
+
+    Attributes:
+        server: the server's ``send``.
+        forward: where messages of the app go: to the server, to `held`, or nowhere.
+        started: the server has got the start of a response.
+        answered: that response was the answer to an error.
+        held: the messages of a response of status 500.
+    """
 
     auth: Authenticator[Any]
     connection: ASGIConnection
+    answers: Answers
+    server: Send
     forward: Send
     started: bool = False
+    answered: bool = False
+    held: list[Message] | None = None
 
     def send(self, message: Message) -> Awaitable[None]:
         forward = self.forward  # see `Later.value`
         if message["type"] == "http.response.start":
+            if message["status"] == SERVER_ERROR and not self.started:
+                return self._fail(message, sys.exception())
+            if self.held is not None:  # the app has thought better of it
+                self.held = None
+                forward = self.forward = self.server
             self.started = True
             if self.auth.is_due(self.connection):
                 return self._start(message)
@@ -293,8 +349,46 @@ class _Response(msgspec.Struct):
         return forward(message)
 
     async def _start(self, message: Message) -> None:
-        effects = await self.auth.respond(self.connection, failed=message["status"] >= 500)  # noqa: PLR2004
-        await self.forward({**message, "headers": with_effects(message.get("headers", ()), effects)})
+        effects = await self.auth.respond(self.connection, failed=message["status"] >= SERVER_ERROR)
+        await self.server({**message, "headers": with_effects(message.get("headers", ()), effects)})
+
+    async def _fail(self, message: Message, handled: BaseException | None) -> None:
+        if not (isinstance(handled, PowauthError) and await self.answer(handled)):
+            self.held = [message]
+            self.forward = self._hold
+
+    async def _hold(self, message: Message) -> None:
+        held = self.held = [*(self.held or ()), message]
+        size = sum(len(part.get("body", b"")) for part in held)
+        if message["type"] != "http.response.body" or size > MAX_HELD_BYTES:
+            await self.release()
+
+    async def release(self) -> None:
+        """Send what is held."""
+        held, self.held, self.forward = self.held, None, self.server
+        for message in held or ():
+            if message["type"] == "http.response.start":
+                self.started = True
+                await self._start(message)
+            else:
+                await self.server(message)
+
+    async def answer(self, error: PowauthError) -> bool:
+        """Send the answer to an error instead of the app's response; whether the client has got one."""
+        if self.started:
+            return self.answered
+        answer = chosen(answers_in(self.connection.scope), error, self.answers)(error, self.connection)
+        if answer is None:
+            return False
+        self.held, self.forward, self.started, self.answered = None, _discard, True, True
+        headers = with_effects(answer.headers, await self.auth.respond(self.connection, failed=True))
+        await self.server({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await self.server({"type": "http.response.body", "body": answer.body})
+        return True
+
+
+async def _discard(message: Message) -> None:
+    del message
 
 
 def request_auth(scope: Scope, current_user_key: str = "current_user") -> RequestAuth[Any]:
@@ -314,6 +408,12 @@ def answers_in(scope: Scope) -> dict[str, Answers]:
     """The `Answers` of each middleware that has run, by its ``current_user_key``."""
     bound: dict[str, Bound] = scope.get(SCOPE_KEY, {})
     return {key: middleware.answers for key, (middleware, _) in bound.items()}
+
+
+def connection_of(scope: Scope) -> ASGIConnection:
+    """The connection of a scope, with the states that a middleware which has run keeps of it."""
+    bound: dict[str, Bound] = scope.get(SCOPE_KEY, {})
+    return ASGIConnection(scope, *(states for _, states in [*bound.values()][:1]))
 
 
 def blocking_request_auth(scope: Scope, current_user_key: str = "current_user") -> BlockingRequestAuth[Any]:

@@ -12,6 +12,7 @@ from powauth.errors import ConfigError, NotFresh, NotSignedIn, Refused
 from powauth.guards import FRESH, require_fresh, require_no_user, require_user
 from powauth.http.answers import reason
 from powauth.http.carriers import CookieCarrier
+from powauth.http.connection import PREFIX
 from powauth.integrations import asgi
 from powauth.integrations.asgi import SessionAuthMiddleware
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
@@ -146,6 +147,10 @@ class _SecuredDependency(_Dependency[R], SecurityBase):
 def _as_fastapi_raises_it(error: Refused, bound: RequestAuth[Any], connection: HTTPConnection) -> Refused:
     if connection.scope["type"] != "http":
         return error  # no response can be sent: the middleware closes the WebSocket
+    root = getattr(connection.scope.get("app"), "root_path", "")
+    if root and "app_root_path" not in connection.scope:
+        # FastAPI tells what is outside of it only to what is inside of it.
+        bound.connection.states.setdefault(PREFIX, root)
     answers = asgi.answers_in(connection.scope).get(error.current_user_key or "")
     if answers is not None and (answers.on_error or answers.redirect(error, bound.connection)):
         return error

@@ -6,6 +6,7 @@ It uses Flask's own hooks, so that Flask's ``session`` can carry the id and Flas
 from collections.abc import Callable, MutableMapping
 from functools import partial, wraps
 from typing import Any, Generic, ParamSpec, TypeVar, overload
+from urllib.parse import quote
 
 from powauth.accounts.base import U
 from powauth.authenticator import Authenticator
@@ -19,7 +20,7 @@ from powauth.request_auth import BlockingRequestAuth
 from powauth.sessions.store import Duration, duration
 
 try:
-    from flask import Flask, Response, current_app, g, request, session
+    from flask import Flask, Response, current_app, g, got_request_exception, request, session
     from werkzeug.datastructures import Headers
     from werkzeug.local import LocalProxy
 except ImportError as error:
@@ -30,6 +31,9 @@ R = TypeVar("R")
 
 EXTENSION = "powauth"
 
+SERVER_ERROR = 500
+"""The status of a response to an error that the app did not expect."""
+
 
 class FlaskConnection(wsgi.WSGIConnection):
     """A Flask request as the plug sees it: a WSGI environ, Flask's session, and ``g``."""
@@ -37,6 +41,10 @@ class FlaskConnection(wsgi.WSGIConnection):
     def session(self) -> MutableMapping[str, Any] | None:
         """See `Connection.session`."""
         return session
+
+    def prefix(self) -> str:
+        """See `Connection.prefix`: where Flask's own app is."""
+        return quote(self.environ.get("SCRIPT_NAME", ""), encoding="latin-1")
 
     def assign(self, key: str, value: object) -> None:
         """See `Connection.assign`."""
@@ -93,6 +101,9 @@ class PowAuth(Generic[U]):
         app.after_request(self._respond)
         if len(installed) == 1:
             app.register_error_handler(PowauthError, self._answer)
+            app.handle_user_exception = partial(  # type: ignore[method-assign]
+                self._handle_user_exception, app, app.handle_user_exception
+            )
 
     def request_auth(self) -> BlockingRequestAuth[U]:
         """The request-bound object of the current request.
@@ -137,12 +148,20 @@ class PowAuth(Generic[U]):
         bound = environ.get(wsgi.REQUEST_AUTH_KEY, {}).get(self.auth.current_user_key)
         if bound is not None:  # an earlier hook may have answered before this one's turn came
             connection = FlaskConnection(environ, bound[2])
-            effects = wsgi.respond(self.auth, connection, failed=response.status_code >= 500)  # noqa: PLR2004
+            effects = wsgi.respond(self.auth, connection, failed=response.status_code >= SERVER_ERROR)
             if effects is NO_EFFECTS and "vary" not in response.headers:
                 response.headers.add(*wsgi.VARY)
             else:
                 response.headers = Headers(wsgi.amended(response.headers, effects))
         return response
+
+    def _handle_user_exception(self, app: Flask, handle: Callable[..., Any], *arguments: Any) -> Any:
+        """Let Flask handle an error first. A blueprint's handler of all exceptions hides the app's one of powauth's."""
+        handled, error = handle(*arguments), arguments[-1]
+        if not isinstance(error, PowauthError):
+            return handled
+        response = app.make_response(handled)
+        return self._answer(error) if response.status_code == SERVER_ERROR else response
 
     def _answer(self, error: PowauthError) -> Response:
         answers = {key: installed.answers for key, installed in current_app.extensions[EXTENSION].items()}
@@ -151,6 +170,15 @@ class PowAuth(Generic[U]):
             raise error
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers]
         return Response(answer.body, answer.status, headers)
+
+
+def _note(sender: Flask, exception: BaseException, **_: object) -> None:
+    """Tell the WSGI middleware around an app without the extension what Flask answers with status 500."""
+    if isinstance(exception, PowauthError) and wsgi.ANSWERS_KEY in request.environ:
+        request.environ[wsgi.ERROR_KEY] = exception
+
+
+got_request_exception.connect(_note)
 
 
 def _guarded(view: Callable[P, R], guard: Callable[[], object]) -> Callable[P, R]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from copy import copy
+from functools import partial
 from threading import get_ident
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
@@ -15,6 +16,7 @@ from powauth.guards import require_user as user
 from powauth.http.answers import Answers, OnError, chosen, reason
 from powauth.http.carriers import FrameworkSessionCarrier
 from powauth.http.connection import Later
+from powauth.http.own_path import path_below
 from powauth.integrations import asgi
 from powauth.integrations.websockets import POLICY_VIOLATION, RECHECK_SECONDS, TRY_AGAIN_LATER
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
@@ -99,7 +101,7 @@ class PowAuthPlugin(InitPlugin, Generic[U]):
             raise ConfigError(f"auth must be an Authenticator, such as a SessionAuth, not {type(auth).__name__}")
         self.auth = auth
         self.dependency = dependency
-        self.answers = Answers(on_error, sign_in_path)
+        Answers(on_error, sign_in_path)  # wrong ones are refused here, and not only when an app takes the plugin
         self._options: dict[str, Any] = {
             "on_error": on_error,
             "sign_in_path": sign_in_path,
@@ -124,7 +126,8 @@ class PowAuthPlugin(InitPlugin, Generic[U]):
                 f"there is a dependency {self.dependency!r} already: give this plugin its own name for it"
             )
         middleware = SessionAuthMiddleware if plugins[0] is self else asgi.SessionAuthMiddleware
-        prototype = middleware(_nothing, self.auth, **self._options)
+        options = {**self._options, "sign_in_path": _below(app_config.path, self._options["sign_in_path"])}
+        prototype = middleware(_nothing, self.auth, **options)
 
         def around(app: asgi.ASGIApp) -> asgi.ASGIApp:
             # Litestar makes one for each route; they share the authenticator and its clients.
@@ -137,7 +140,7 @@ class PowAuthPlugin(InitPlugin, Generic[U]):
         app_config.dependencies[self.dependency] = Provide(self._request_auth, sync_to_thread=False)
         app_config.dependencies[f"blocking_{self.dependency}"] = Provide(self._blocking, sync_to_thread=False)
         if plugins[0] is self:
-            app_config.exception_handlers.setdefault(PowauthError, self._answer)
+            app_config.exception_handlers.setdefault(PowauthError, partial(_answer, prototype.answers))
         return app_config
 
     def _request_auth(self, scope: Scope) -> Any:
@@ -160,14 +163,22 @@ class PowAuthPlugin(InitPlugin, Generic[U]):
 
         return BlockingRequestAuth(bound, run)
 
-    def _answer(self, request: Request[Any, Any, Any], error: PowauthError) -> Response[bytes]:
-        scope = cast("asgi.Scope", request.scope)
-        answer = chosen(asgi.answers_in(scope), error, self.answers)(error, asgi.ASGIConnection(scope))
-        if answer is None:
-            raise error
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in answer.headers}
-        media_type = headers.pop("content-type", None)
-        return Response(answer.body, status_code=answer.status, headers=headers, media_type=media_type)
+
+def _answer(own: Answers, request: Request[Any, Any, Any], error: PowauthError) -> Response[bytes]:
+    scope = cast("asgi.Scope", request.scope)
+    answer = chosen(asgi.answers_in(scope), error, own)(error, asgi.connection_of(scope))
+    if answer is None:
+        raise error
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in answer.headers}
+    media_type = headers.pop("content-type", None)
+    return Response(answer.body, status_code=answer.status, headers=headers, media_type=media_type)
+
+
+def _below(path: str | None, sign_in_path: str | None) -> str | None:
+    """The path of the app's own sign-in page; Litestar puts the app's ``path`` before those of all handlers."""
+    if not path or sign_in_path is None or "{" in path:
+        return sign_in_path
+    return path_below(path if path.startswith("/") else f"/{path}", sign_in_path)
 
 
 async def _nothing(scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:

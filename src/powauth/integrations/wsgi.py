@@ -1,5 +1,6 @@
 """Pure WSGI: the same core, driven to its end in one step, with no event loop and no thread."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,16 @@ from powauth.authenticator import Authenticator
 from powauth.backends.base import drive
 from powauth.errors import ConfigError, PowauthError
 from powauth.http.answers import Answers, OnError, chosen
-from powauth.http.connection import MISSING, NO_EFFECTS, Connection, ConnectionStruct, Effects, States, with_effects
+from powauth.http.connection import (
+    MISSING,
+    NO_EFFECTS,
+    PREFIX,
+    Connection,
+    ConnectionStruct,
+    Effects,
+    States,
+    with_effects,
+)
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
 
 if TYPE_CHECKING:
@@ -22,6 +32,9 @@ ENVIRON_PREFIX = "powauth."
 
 REQUEST_AUTH_KEY = "powauth.request_auth"
 """Where in an environ what `request_auth` binds is, by ``current_user_key``: a `Bound` for each middleware."""
+
+ERROR_KEY = "powauth.error"
+"""Where in an environ a framework's integration notes the error that the framework makes a response out of."""
 
 ANSWERS_KEY = "powauth.answers"
 """Where in an environ the `Answers` of each middleware are, by its ``current_user_key``."""
@@ -53,6 +66,10 @@ class WSGIConnection(Connection, msgspec.Struct, metaclass=ConnectionStruct, eq=
         query = self.environ.get("QUERY_STRING", "")
         path = quote(path, encoding="latin-1")  # PEP 3333: a character for each byte
         return f"{path}?{query}" if query else path
+
+    def prefix(self) -> str:
+        """See `Connection.prefix`."""
+        return quote(self.states.get(PREFIX, ""), encoding="latin-1")
 
     def cookies(self) -> str:
         """See `Connection.cookies`."""
@@ -126,30 +143,89 @@ class SessionAuthMiddleware:
             auth.check_key_is_free(bound[key][0])
             return self.app(environ, start_response)  # the same one again, in a sub-app: the outer one sees to all
         connection = WSGIConnection(environ)
+        if root := environ.get("SCRIPT_NAME"):  # a mount inside of this middleware makes it longer
+            connection.states[PREFIX] = root
         if not auth.call_at_once(connection):
             drive(auth.call(connection))
         bind(environ, auth, connection)
-        environ[ANSWERS_KEY] = answers = {**environ.get(ANSWERS_KEY, {}), key: self.answers}
-        started = False
-
-        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
-            nonlocal started
-            effects = respond(auth, connection, failed=exc_info is not None or status.startswith("5"))
-            started = True
-            return start_response(status, amended(headers, effects), exc_info)
-
+        environ[ANSWERS_KEY] = {**environ.get(ANSWERS_KEY, {}), key: self.answers}
+        response = _Response(auth, connection, self.answers, start_response)
         app = self.app  # see `Later.value`
         try:
-            body = app(environ, start)
-            return body if started else _BegunBody(body)
+            body = app(environ, response.start)
+            if not response.started:
+                body = _BegunBody(body)
         except PowauthError as error:
-            answer = chosen(answers, error, self.answers)(error, connection)
-            if started or answer is None:
+            if response.answered is None and not response.answer(error):
                 raise
-            headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers]
-            effects = respond(auth, connection, failed=True)
-            start_response(f"{answer.status} {answer.reason}", amended(headers, effects))
-            return [answer.body]
+            return [response.answered or b""]
+        if response.answered is None:
+            return body
+        _close(body)
+        return [response.answered]
+
+
+class _Response(msgspec.Struct):
+    """The way back of a request: what its app starts, with what the authenticator wants of it.
+
+    A sub-app with its own error handling makes a response of status 500 out of an error of powauth's. The client gets
+    the answer to the error instead.
+
+    Attributes:
+        started: the server has got the start of a response.
+        answered: the body of the answer to an error, if that is the response.
+    """
+
+    auth: Authenticator[Any]
+    connection: WSGIConnection
+    answers: Answers
+    server: "StartResponse"
+    started: bool = False
+    answered: bytes | None = None
+
+    def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
+        if status.startswith("5"):
+            return self._start_failed(status, headers, exc_info)
+        auth, server = self.auth, self.server  # see `Later.value`
+        effects = respond(auth, self.connection, failed=exc_info is not None)
+        self.started = True
+        return server(status, amended(headers, effects), exc_info)
+
+    def _start_failed(self, status: str, headers: list[tuple[str, str]], exc_info: Any) -> Callable[[bytes], object]:
+        error = _handled(self.connection.environ, exc_info)
+        if status.startswith("500") and isinstance(error, PowauthError) and self.answer(error):
+            return _discard
+        effects = respond(self.auth, self.connection, failed=True)
+        self.started = True
+        return self.server(status, amended(headers, effects), exc_info)
+
+    def answer(self, error: PowauthError) -> bool:
+        """Start the answer to an error instead of the app's response; whether there is one."""
+        answers = self.connection.environ[ANSWERS_KEY]
+        answer = None if self.started else chosen(answers, error, self.answers)(error, self.connection)
+        if answer is None:
+            return False
+        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers]
+        effects = respond(self.auth, self.connection, failed=True)
+        self.started, self.answered = True, answer.body
+        self.server(f"{answer.status} {answer.reason}", amended(headers, effects))
+        return True
+
+
+def _handled(environ: "WSGIEnvironment", exc_info: Any) -> BaseException | None:
+    """The error that the app makes a response of status 500 out of, as far as it tells."""
+    noted: BaseException | None = environ.pop(ERROR_KEY, None)
+    return noted or (exc_info[1] if exc_info else sys.exception())
+
+
+def _discard(part: bytes) -> None:
+    del part
+
+
+def _close(body: object) -> None:
+    close = getattr(body, "close", None)
+    if close is not None:
+        close()
 
 
 class _BegunBody:
@@ -169,9 +245,7 @@ class _BegunBody:
         return self._parts
 
     def close(self) -> None:
-        close = getattr(self._body, "close", None)
-        if close is not None:
-            close()
+        _close(self._body)
 
 
 def bind(environ: "WSGIEnvironment", auth: Authenticator[Any], connection: WSGIConnection) -> None:

@@ -19,7 +19,7 @@ from powauth.http.answers import answer_to
 from powauth.http.connection import Connection
 from powauth.http.cross_site import CrossSiteDefence
 from powauth.http.metadata import SessionInfo
-from powauth.http.own_path import own_path
+from powauth.http.own_path import own_path, path_below
 from powauth.pages.devices import device_name
 from powauth.pages.messages import Messages
 from powauth.pages.request import JSON, BadRequest, PageRequest, PageResponse, Params
@@ -346,9 +346,11 @@ class Flows:
         default: str | None = None,
     ) -> PageResponse:
         """On to the page asked for before, else to the app's own destination, else to one of these pages."""
-        path = own_path(target) or destination
-        if path is not None:
-            return _redirect(path)
+        asked = own_path(target)
+        if asked is not None:
+            return _redirect(asked)
+        if destination is not None:
+            return _redirect(path_below(request.connection.prefix(), destination))
         return self._own(request, default or self.routes.account, done)
 
     def _own(self, request: PageRequest, path: str, done: str | None) -> PageResponse:

@@ -39,7 +39,7 @@ class Routes:
     """The style sheet."""
 
     after_register: str | None = None
-    """Where registering leads: a path of the origin, whatever the mount. ``None``: the account page."""
+    """Where registering leads: a path of the app, wherever the pages are mounted. ``None``: the account page."""
 
     after_login: str | None = None
     """Where signing in leads, if no page was asked for before. ``None``: the account page."""
