@@ -914,11 +914,13 @@ def test_sto_07_a_replica_in_place_of_the_master_refuses_writes(server: Server, 
 def test_sto_07_a_server_that_is_loading_is_out_of_reach_until_it_has(tmp_path: Path, asynchronous: bool) -> None:
     with own_server(tmp_path / "first") as server:
         with server.client() as client:
+            client.config_set("rdbcompression", "no")
             for number in range(600):
-                client.set(f"k{number}", "x" * 200)
+                client.set(f"k{number}", "x" * 20_000)
             client.save()
         server.kill()
-        server.options = ("--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024")
+        # While it loads, it answers after every 2 MB.
+        server.options = ("--key-load-delay", "1000")
 
         async def scenario(backend: RedisBackend) -> None:
             starting = threading.Thread(target=server.start)

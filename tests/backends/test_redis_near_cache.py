@@ -444,7 +444,8 @@ def test_a_failover_moves_the_channel_to_the_new_master(tmp_path: Path, asynchro
 def test_without_the_right_to_listen_every_read_asks_the_server(
     server: Server, asynchronous: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server.ask("ACL SETUSER", "app", "on", ">secret-word", "~*", "+@all", "-client|tracking")
+    # Redis 6.2 can take away only the whole command.
+    server.ask("ACL SETUSER", "app", "on", ">secret-word", "~*", "+@all", "-client")
 
     async def scenario() -> None:
         url = f"redis://app:secret-word@127.0.0.1:{server.port}/0?near_cache=10"

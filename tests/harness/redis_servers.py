@@ -1,7 +1,8 @@
 """Real Redis servers for tests: the shared one, and own ones on free ports, which end with the test that started them.
 
 The shared server is at 127.0.0.1:6379, or where ``POWAUTH_TEST_REDIS`` says; tests use it under prefixes of their own
-and never flush it. What stops, fills, or replicates is done to a server of the test's own.
+and never flush it. What stops, fills, or replicates is done to a server of the test's own. The tests start the
+executable that ``POWAUTH_TEST_REDIS_SERVER`` names, or else the first of redis-server and valkey-server on the PATH.
 """
 
 import os
@@ -20,7 +21,9 @@ import pytest
 import redis
 import redis.cluster
 
-EXECUTABLE = shutil.which("redis-server") or shutil.which("valkey-server")
+EXECUTABLE = (
+    os.environ.get("POWAUTH_TEST_REDIS_SERVER") or shutil.which("redis-server") or shutil.which("valkey-server")
+)
 MISSING = "needs redis-server or valkey-server on the PATH: apt-get install redis-server"
 SHARED = os.environ.get("POWAUTH_TEST_REDIS", "redis://127.0.0.1:6379/0")
 
@@ -58,6 +61,16 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def free_cluster_port() -> int:
+    """A free port whose cluster bus, which Redis 6.2 always places 10,000 ports higher, is free too."""
+    while True:
+        port = free_port()
+        bus = port + 10_000
+        if bus < 1 << 16:
+            with suppress(OSError), socket.create_server(("127.0.0.1", bus)):
+                return port
 
 
 def wait_for(condition: Callable[[], bool], what: str, patience: float = PATIENCE) -> None:
@@ -254,9 +267,8 @@ def own_server(directory: Path, *options: str) -> Iterator[Server]:
 def own_sentinel(directory: Path) -> Iterator[tuple[Server, Server, SentinelServer]]:
     """A master, its replica in step, and a Sentinel that decides alone."""
     master = Server(directory / "master")
-    replica = Server(
-        directory / "replica", "--replicaof", f"127.0.0.1 {master.port}", "--repl-diskless-sync-delay", "0"
-    )
+    follow = ("--replicaof", "127.0.0.1", str(master.port))
+    replica = Server(directory / "replica", *follow, "--repl-diskless-sync-delay", "0")
     master.options = ("--repl-diskless-sync-delay", "0")
     with running(master, replica):
         wait_for(lambda: _is_linked(replica), "a replica in step")
@@ -272,8 +284,9 @@ def own_cluster(directory: Path, masters: int = 3, replicas: int = 0) -> Iterato
     servers = [
         Server(
             directory / f"node-{number}",
-            *("--cluster-enabled", "yes", "--cluster-port", str(free_port()), "--cluster-node-timeout", "1500"),
+            *("--cluster-enabled", "yes", "--cluster-node-timeout", "1500"),
             *("--cluster-require-full-coverage", "no", "--repl-diskless-sync-delay", "0"),
+            port=free_cluster_port(),
         )
         for number in range(masters * (1 + replicas))
     ]
@@ -282,10 +295,9 @@ def own_cluster(directory: Path, masters: int = 3, replicas: int = 0) -> Iterato
             server.ask("CLUSTER SET-CONFIG-EPOCH", number + 1)
         bounds = [16384 * number // masters for number in range(masters + 1)]
         for server, first, end in zip(servers[:masters], bounds, bounds[1:], strict=False):
-            server.ask("CLUSTER ADDSLOTSRANGE", first, end - 1)
+            server.ask("CLUSTER ADDSLOTS", *range(first, end))
         for server in servers[1:]:
-            bus = server.options[server.options.index("--cluster-port") + 1]
-            servers[0].ask("CLUSTER MEET", "127.0.0.1", server.port, bus)
+            servers[0].ask("CLUSTER MEET", "127.0.0.1", server.port)
         wait_for(lambda: all(_knows(server, len(servers)) for server in servers), "a cluster that knows its nodes")
         for number, server in enumerate(servers[masters:]):
             server.ask("CLUSTER REPLICATE", node_id(servers[number % masters]))
