@@ -13,7 +13,7 @@ from powauth.accounts.base import U, UsersContext
 from powauth.accounts.offloaded import OffloadedUsers
 from powauth.accounts.throttle import UNCOUNTED, Admission
 from powauth.backends.offloaded import InThread
-from powauth.errors import ConfigError, InvalidParams, NotSignedIn, Overloaded, Refused, StoreUnavailable
+from powauth.errors import ConfigError, InvalidParams, MoreNeeded, NotSignedIn, Overloaded, Refused, StoreUnavailable
 from powauth.events import EventName, log
 from powauth.hooks import Flow, Hooks, Step
 from powauth.http.connection import MISSING, NO_EFFECTS, Connection, Effects
@@ -27,7 +27,8 @@ SIGN_IN_ATTEMPTS = 8
 NOT_LOOKED_AT: Final = (StoreUnavailable, Overloaded)
 """What ends an attempt without telling whether the password was wrong, so that it does not count as a failure.
 
-A hook's `Refused` is not among them: it may have looked at a second factor, whose guesses must count too.
+A hook's `Refused` is not among them: it may have looked at a second factor, whose guesses must count too. `MoreNeeded`
+says that the password was right, and that no second factor was looked at.
 """
 
 
@@ -197,6 +198,14 @@ class Authenticator(ABC, Generic[U]):
         del connection, user
         return UNCOUNTED
 
+    async def admit_second_factor(self, connection: Connection, params: Mapping[str, object]) -> None:
+        """Count that ``params`` hold the right password and a second factor was asked for.
+
+        Raises:
+            Throttled: if there were too many.
+        """
+        del connection, params
+
     def for_asgi(self, in_thread: InThread, users_in_thread: InThread | None = None) -> Self:
         """This authenticator for an event loop, where nothing may block it.
 
@@ -297,6 +306,7 @@ class Authenticator(ABC, Generic[U]):
 
         Raises:
             Throttled: if it was tried too often; ``params`` were not looked at.
+            MoreNeeded: if a hook asks for a second factor. The right password does not count as a failure.
             Refused: if a hook says so.
         """
         check_params(params)
@@ -315,6 +325,10 @@ class Authenticator(ABC, Generic[U]):
             raise StoreUnavailable("the user changed again and again during the sign-in; try again")
         except NOT_LOOKED_AT:
             await admission.undo()
+            raise
+        except MoreNeeded:
+            await admission.undo()
+            await self.admit_second_factor(connection, params)
             raise
 
     async def sign_in(self, connection: Connection, user: U) -> U | None:
@@ -476,6 +490,9 @@ class Authenticator(ABC, Generic[U]):
             return
         try:
             await self.hooks.before(Step(flow=flow, connection=connection, user=user, params=params))
+        except MoreNeeded:
+            self._note("second_factor_required", connection, user, detail=flow)
+            raise
         except Refused:
             self._note("refused", connection, user, detail=flow)
             raise

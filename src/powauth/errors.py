@@ -43,7 +43,8 @@ class Throttled(PowauthError):
     """Too many attempts: this one was not looked at (429 with ``Retry-After``). Says nothing about any account.
 
     Attributes:
-        scope: Which counter was full: ``"account"``, ``"source"``, or ``"proof"`` (a ``current_password``).
+        scope: Which counter was full: ``"account"``, ``"source"``, ``"proof"`` (a ``current_password``), or
+            ``"factor"`` (right passwords without the second factor).
         retry_after: Seconds until it is worth trying again.
     """
 
@@ -75,6 +76,30 @@ class AlreadySignedIn(Refused):
 
 class NotFresh(Refused):
     """The user is signed in, but proved who they are too long ago for this: they must sign in again."""
+
+
+class MoreNeeded(Refused):
+    """The user has proven one factor, and a hook asks for another one before they get a session (401).
+
+    Raise it from ``before_sign_in`` while the other factor is missing. The right password is then no failure. It does
+    not clear the account's earlier failures: only a sign-in does. Raise `Refused` if the other factor is *wrong*.
+    That counts as a failure, so that nobody can guess codes without limit.
+
+    Attributes:
+        factors: the names of the factors that the client may send, such as ``("totp", "passkey")``.
+
+    Raises:
+        ConfigError: if ``factors`` is no sequence of names.
+
+    >>> MoreNeeded(["totp"]).factors
+    ('totp',)
+    """
+
+    def __init__(self, factors: Sequence[str], *, current_user_key: str | None = None) -> None:
+        if isinstance(factors, str) or not factors or not all(isinstance(factor, str) for factor in factors):
+            raise ConfigError(f"factors must be names such as ['totp'], not {factors!r}")
+        super().__init__("a second factor is required", current_user_key=current_user_key)
+        self.factors = tuple(factors)
 
 
 class CrossSiteRequest(PowauthError):

@@ -22,6 +22,7 @@ EventName = Literal[
     "signed_in",
     "sign_in_refused",
     "refused",
+    "second_factor_required",
     "throttled",
     "signed_out",
     "sign_out_failed",

@@ -5,10 +5,11 @@
 ...         raise Refused("confirm your e-mail address first")
 >>> hooks = Hooks(before_sign_in=only_the_confirmed)
 
-A hook before a flow may refuse it by raising `Refused`, which is answered 403 with its message; any other error ends it
-too. A hook after a flow cannot undo what has happened: an error in it is logged, and that is all. Hooks are plain
-functions or coroutine functions. A plain one runs where the request does, so on an event loop it must not wait; a
-coroutine function needs an event loop.
+A hook before a flow may refuse it by raising `Refused`, which is answered 403 with its message; any other error ends
+it too. ``before_sign_in`` asks for a second factor by raising `MoreNeeded`, which is answered 401 with the factors. A
+hook after a flow cannot undo what has happened: an error in it is logged, and that is all. Hooks are plain functions
+or coroutine functions. A plain one runs where the request does, so on an event loop it must not wait; a coroutine
+function needs an event loop.
 """
 
 import inspect
@@ -18,11 +19,11 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Generic, Literal
 
 from powauth.accounts.base import U
-from powauth.errors import ConfigError, Refused
+from powauth.errors import ConfigError, MoreNeeded, Refused
 from powauth.events import log
 from powauth.http.connection import Connection
 
-__all__ = ["Flow", "Hook", "Hooks", "Refused", "Step"]
+__all__ = ["Flow", "Hook", "Hooks", "MoreNeeded", "Refused", "Step"]
 
 Flow = Literal["authentication", "sign_in", "sign_out", "registration", "update", "deletion"]
 
@@ -58,8 +59,9 @@ class Hooks(Generic[U]):
             guessed, because what is refused here is not counted. There is no ``after``: what comes of it is
             ``before_sign_in``, or the event ``sign_in_refused``.
         before_sign_in: ``user`` is proven and about to get a session, by whichever door: a password, a registration, a
-            change of password, `RequestAuth.sign_in`. The place to ask for a second factor. It may be asked again if
-            the user changes meanwhile.
+            change of password, `RequestAuth.sign_in`. The place to ask for a second factor: raise `MoreNeeded` if it
+            is missing, which is not counted as a failure, and `Refused` if it is wrong, which is. It may be asked
+            again if the user changes meanwhile.
         after_sign_in: ``user`` has a new session on this connection.
         before_sign_out: a request to sign out.
         after_sign_out: ``user`` was signed out.

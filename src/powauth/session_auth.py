@@ -772,6 +772,17 @@ class SessionAuth(Authenticator[U]):
             self._emit("throttled", connection, user_key=key, detail=error.scope)
             raise
 
+    async def admit_second_factor(self, connection: Connection, params: Mapping[str, object]) -> None:
+        """See `Authenticator.admit_second_factor`."""
+        account = self.users.login_key(params)
+        if self._counters is None or account is None:
+            return
+        try:
+            await self._counters.admit_second_factor(self.store.backend, self.now, account)
+        except Throttled as error:
+            self._emit("throttled", connection, detail=error.scope)
+            raise
+
     async def forget_failures(self, params: Mapping[str, object]) -> bool:
         """Let an account be signed in to again at once, for the app's own code; whether it had failures.
 

@@ -319,8 +319,24 @@ class Counters:
         await _count(backend, [counter], begun)
         return _Counted(backend, now, counter.record)
 
+    async def admit_second_factor(self, backend: Backend, now: Callable[[], Millis], account: str) -> None:
+        """Count a right password for which a hook asked for a second factor: at most `MAX_PER_ACCOUNT` in a period.
+
+        Nothing gives the count back. It bounds the guesses at a second factor if a hook asks for the factor again
+        where it should refuse a wrong one. It is far above the number of sign-ins of a user.
+
+        Raises:
+            Throttled: if there were too many.
+            StoreUnavailable: if nobody can tell.
+        """
+        if self._throttle.per_account is not None:
+            begun = now()
+            limit = _Checked(MAX_PER_ACCOUNT, self._throttle.per_account.period)
+            await _count(backend, [self._counter("factor", account, limit, begun)], begun)
+
     async def forget(self, backend: Backend, account: str, now: Millis) -> bool:
         """Forget an account's failures; whether there were any."""
+        await backend.delete(self._names("factor", account)[0], now)
         return await backend.delete(self._names("account", account)[0], now)
 
     def _names(self, scope: str, subject: str) -> tuple[bytes, bytes]:

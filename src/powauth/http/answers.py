@@ -11,6 +11,7 @@ from powauth.errors import (
     ConfigError,
     CrossSiteRequest,
     InvalidParams,
+    MoreNeeded,
     NotFresh,
     NotSignedIn,
     Overloaded,
@@ -104,14 +105,16 @@ def see_other(path: str) -> Answer:
 def answer_to(error: PowauthError) -> Answer | None:
     """What a program is told of ``error``, or ``None`` if it is the app's own mistake.
 
-    401 `NotSignedIn`, 403 `AlreadySignedIn`, `NotFresh` and `CrossSiteRequest`, 422 `InvalidParams` with
-    ``{"errors": {field: [message, …]}}``; with ``Retry-After`` 429 `Throttled`, and 503 `StoreUnavailable` and
-    `Overloaded`. No message of an engine's is passed on.
+    401 `NotSignedIn`, and `MoreNeeded` with ``{"factors": [name, …]}``, 403 `AlreadySignedIn`, `NotFresh` and
+    `CrossSiteRequest`, 422 `InvalidParams` with ``{"errors": {field: [message, …]}}``; with ``Retry-After`` 429
+    `Throttled`, and 503 `StoreUnavailable` and `Overloaded`. No message of an engine's is passed on.
     """
     if isinstance(error, InvalidParams):
         return _json(422, "Unprocessable Content", {"errors": error.errors})
     if isinstance(error, NotSignedIn):
         return _json(401, "Unauthorized", {"error": reason(error)})
+    if isinstance(error, MoreNeeded):
+        return _json(401, "Unauthorized", {"error": reason(error), "factors": error.factors})
     if isinstance(error, Refused):
         why = {"reason": str(error)} if type(error) is Refused and str(error) else {}  # the words of the app's own hook
         return _json(403, "Forbidden", {"error": reason(error), **why})
@@ -130,6 +133,8 @@ def reason(error: Refused) -> str:
     """The word for a guard's no that a program can tell from others."""
     if isinstance(error, NotSignedIn):
         return "not_signed_in"
+    if isinstance(error, MoreNeeded):
+        return "second_factor_required"
     if isinstance(error, NotFresh):
         return "fresh_sign_in_required"
     return "already_signed_in" if isinstance(error, AlreadySignedIn) else "refused"

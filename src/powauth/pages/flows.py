@@ -5,7 +5,7 @@ for people it asks its renderer for a page, and without a renderer it serves pro
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from powauth.errors import AlreadySignedIn, ConfigError, InvalidParams, NotFresh, NotSignedIn, PowauthError
+from powauth.errors import AlreadySignedIn, ConfigError, InvalidParams, MoreNeeded, NotFresh, NotSignedIn, PowauthError
 from powauth.guards import FRESH, require_fresh
 from powauth.http.answers import answer_to
 from powauth.http.connection import Connection
@@ -211,25 +211,31 @@ class Flows:
 
     async def _login(self, request: PageRequest) -> PageResponse:
         params = await request.params()
-        user = await request.auth.authenticate_user(_fields(params))
+        try:
+            user = await request.auth.authenticate_user(_fields(params))
+        except MoreNeeded as error:
+            if self._for_program(request):
+                raise
+            return self._login_page(request, 401, params, factors=error.factors)
         if self._for_program(request):
-            return _json(401, {"error": "invalid_credentials"}) if user is None else self._signed_in_now(request, user)
+            found = (401, {"error": "invalid_credentials"}) if user is None else (200, self._signed_in(request, user))
+            return _json(*found)
         if user is None:
             return self._login_page(request, 401, params)
         return self._after(request, self.routes.after_login, params.get("next"))
 
-    def _signed_in_now(self, request: PageRequest, user: Any) -> PageResponse:
-        return _json(200, self._signed_in(request, user))
-
-    def _login_page(self, request: PageRequest, status: int = 200, params: Params | None = None) -> PageResponse:
+    def _login_page(
+        self, request: PageRequest, status: int = 200, params: Params | None = None, factors: Sequence[str] = ()
+    ) -> PageResponse:
         target = request.query_value("next") if params is None else params.get("next")
         messages = self._messages(request)
-        refused = {"base": [messages.sign_in_refused]} if params is not None else None
-        notice = None
+        refused = {"base": [messages.sign_in_refused]} if params is not None and not factors else None
+        notice = messages.second_factor if factors else None
         if params is None and own_path(target) is not None:
             known = request.auth.current_user is not None
             notice = messages.sign_in_again if known else messages.sign_in_first
-        return self._form(request, status, "login", params, refused, next=own_path(target), notice=notice)
+        more = {"next": own_path(target), "notice": notice, "factors": factors}
+        return self._form(request, status, "login", params, refused, **more)
 
     async def _logout(self, request: PageRequest) -> PageResponse:
         await request.params()
@@ -419,6 +425,7 @@ class Flows:
             "done": None if done is None else messages.done.get(done),
             "notice": None,
             "failure": None,
+            "factors": (),
             "next": None,
             "action": None,
             "values": {},

@@ -52,6 +52,7 @@ class Messages:
     sign_in: str = "Sign in"
     sign_in_action: str = "Sign in"
     sign_in_refused: str = "That e-mail and password do not match an account."
+    second_factor: str = "Your password is right. Now confirm that it is you."
     sign_in_first: str = "Sign in to go on."
     sign_in_again: str = "Confirm that it is you: enter your password again."
     no_account: str = "No account yet?"
@@ -110,6 +111,7 @@ class Messages:
             "unsupported_media_type": "This kind of form is not taken here.",
             "cross_site_request": "For your safety, this was refused: it did not come from this site's own pages.",
             "not_signed_in": "Sign in first.",
+            "second_factor_required": "This needs a second confirmation that it is you.",
             "already_signed_in": "You are signed in already.",
             "refused": "This is not allowed.",
             "store_unavailable": "We cannot reach your account right now. You are not signed out: try again soon.",
