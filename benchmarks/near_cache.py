@@ -1,13 +1,10 @@
-"""The near cache before Redis and PostgreSQL: its lag, what a hit costs, its memory, what listeners cost the server.
+"""The near cache of Redis: its lag, the cost of a hit, its memory, and the cost of listeners to the server.
 
-Before PostgreSQL also what reporting costs the writers: those who notify commit one after the other.
-
-Run it with ``python -m benchmarks.near_cache [redis|postgresql|writers]``; it starts servers of its own.
+Run it with ``python -m benchmarks.near_cache``. It starts a server of its own.
 """
 
 import asyncio
 import os
-import re
 import statistics
 import subprocess
 import sys
@@ -18,11 +15,10 @@ from typing import Any
 
 import redis.asyncio
 
-from benchmarks.servers import PostgresServer, RedisServer, directory, family, postgresql_binaries, running
-from powauth.backends.base import Record, drive, make_key, make_owner, shard_of
+from benchmarks.servers import RedisServer, directory, family, running
+from powauth.backends.base import Record, make_key, make_owner, shard_of
 from powauth.backends.near_cache import NearCache
 from powauth.backends.redis import RedisBackend
-from powauth.backends.sql import SQLBackend
 
 TRIALS = 2_000
 """Deletes whose lag is measured."""
@@ -35,17 +31,8 @@ WRITES = 5_000
 
 LISTENERS = (0, 1, 8, 32)
 
-WRITERS = (1, 8, 32)
-"""Who write to PostgreSQL at once."""
-
-RECORDS = 20_000
-"""What they write to."""
-
-ROUNDS = 3
-"""How often that is timed, with and without reports in turn; medians are shown."""
-
 SECONDS = 4
-"""How long each time, and how long the cost of heartbeats is watched."""
+"""How long the cost of heartbeats is watched."""
 
 NOW = int(time.time() * 1000)
 VALUE = bytes(300)
@@ -59,14 +46,9 @@ def record(number: int) -> Record:
     return Record(key, OWNER, 0, NOW, NOW + 3_600_000, VALUE)
 
 
-Near = RedisBackend | SQLBackend
-
-
-def backend_of(url: str, near_cache: int | None = None) -> Near:
+def backend_of(url: str, near_cache: int | None = None) -> RedisBackend:
     """An asynchronous backend."""
-    if url.startswith("redis"):
-        return RedisBackend(url, asynchronous=True, near_cache=near_cache)
-    return SQLBackend(url, near_cache=near_cache)
+    return RedisBackend(url, asynchronous=True, near_cache=near_cache)
 
 
 async def follow(url: str) -> None:
@@ -95,7 +77,7 @@ async def follow(url: str) -> None:
     await backend.close()
 
 
-async def connected(backend: Near) -> NearCache:
+async def connected(backend: RedisBackend) -> NearCache:
     """The backend's cache, once its channel stands."""
     cache = backend.near_cache
     assert cache is not None
@@ -128,7 +110,7 @@ async def lags(url: str) -> list[float]:
 
 
 async def hit(url: str) -> tuple[float, float, float, float]:
-    """Seconds of a hit, of a coroutine that does nothing, of a read of the server, and of one by redis-py (or 0)."""
+    """Seconds of a hit, of a coroutine that does nothing, of a read of the server, and of one by redis-py."""
     backend = backend_of(url, 1000)
     await connected(backend)
     kept = record(1 << 40)
@@ -149,17 +131,15 @@ async def hit(url: str) -> tuple[float, float, float, float]:
             await asyncio.sleep(0.01)  # the heartbeat has its turn
         return best
 
-    bare = 0.0
-    if isinstance(backend, RedisBackend):
-        client = redis.asyncio.Redis.from_url(url)
-        place, identifier = backend._locate(kept.key)
-        name = place.records + identifier
+    client = redis.asyncio.Redis.from_url(url)
+    place, identifier = backend._locate(kept.key)
+    name = place.records + identifier
 
-        async def by_redis_py(key: bytes, now: int) -> None:
-            assert await client.get(name)
+    async def by_redis_py(key: bytes, now: int) -> None:
+        assert await client.get(name)
 
-        bare = await timed(by_redis_py, CALLS // 100)
-        await client.aclose()
+    bare = await timed(by_redis_py, CALLS // 100)
+    await client.aclose()
     result = (
         await timed(backend.get, CALLS),
         await timed(nothing, CALLS),
@@ -187,7 +167,7 @@ def memory(records: int = 10_000) -> float:
     return used / records
 
 
-def processor(server: RedisServer | PostgresServer) -> float:
+def processor(server: RedisServer) -> float:
     """Processor seconds that the server has used, but for processes that have ended."""
     assert server.process is not None
     ticks = 0
@@ -197,7 +177,7 @@ def processor(server: RedisServer | PostgresServer) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-async def listeners_cost(server: RedisServer | PostgresServer, url: str, listeners: int) -> tuple[float, float, float]:
+async def listeners_cost(server: RedisServer, url: str, listeners: int) -> tuple[float, float, float]:
     """What so many listeners cost: the server's processors while nothing happens (1 is one of them), seconds of the
     server's processor for a write, and seconds of this process's for a write, all listeners together."""
     backend = backend_of(url)
@@ -220,53 +200,7 @@ async def listeners_cost(server: RedisServer | PostgresServer, url: str, listene
     return idle, used / WRITES, here / WRITES
 
 
-UPDATE = """
-\\set n random(1, {records})
-UPDATE powauth_sessions SET version = version + 1, expires_at = {later}, value = decode(repeat('ab', 300), 'hex')
-WHERE key = decode(lpad(to_hex(:n::int), 60, '0'), 'hex') AND version >= 0 AND expires_at > {now};
-"""
-"""What a renewal does, for pgbench: a compare-and-set of one record."""
-
-FILL = """
-INSERT INTO powauth_sessions SELECT decode(lpad(to_hex(i), 60, '0'), 'hex'), '', 0, 0, {later}, decode('ab', 'hex')
-FROM generate_series(1, {records}) AS i
-"""
-
-
-def commits(server: PostgresServer, script: Path, writers: int) -> float:
-    """Writes a second of so many writers, through pgbench."""
-    binaries = postgresql_binaries()
-    assert binaries is not None
-    where = ["-h", "127.0.0.1", "-p", str(server.port), "-U", server.name]
-    how = ["-n", "-M", "prepared", "-c", str(writers), "-j", "2", "-T", str(SECONDS), "-f", str(script)]
-    pgbench = (binaries / "initdb").resolve().with_name("pgbench")  # the other may be but a link
-    command = [str(pgbench), *where, *how, "postgres"]
-    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    found = re.search(r"tps = ([0-9.]+)", shown)
-    assert found is not None, shown
-    return float(found[1])
-
-
-def reporting_cost(server: PostgresServer, folder: Path) -> None:
-    """What it costs those who write that their changes are reported."""
-    script, later = folder / "update.sql", NOW + 3_600_000
-    script.write_text(UPDATE.format(records=RECORDS, later=later, now=NOW))
-    with server.connect() as connection:
-        connection.execute(FILL.format(records=RECORDS, later=later).encode())
-    found: dict[tuple[str, int], list[float]] = {}
-    for _ in range(ROUNDS):
-        for how in ("DISABLE", "ENABLE ALWAYS"):
-            for event in ("update", "delete", "truncate"):
-                with server.connect() as connection:
-                    connection.execute(f"ALTER TABLE powauth_sessions {how} TRIGGER powauth_sessions_report_{event}")
-            for writers in WRITERS:
-                found.setdefault((how, writers), []).append(commits(server, script, writers))
-    for writers in WRITERS:
-        silent, reported = (statistics.median(found[how, writers]) for how in ("DISABLE", "ENABLE ALWAYS"))
-        print(f"{writers:2} writers: {silent:6.0f} writes/s, {reported:6.0f} when reported")
-
-
-async def main(server: RedisServer | PostgresServer, url: str) -> None:
+async def main(server: RedisServer, url: str) -> None:
     found = sorted(await lags(url))
     print(f"lag of a delete in another process ({TRIALS} trials, from its acknowledgement)")
     print(f"    median {statistics.median(found) * 1e6:8.0f} µs")
@@ -277,8 +211,7 @@ async def main(server: RedisServer | PostgresServer, url: str) -> None:
         f"get, near at hand    {near * 1e9:8.0f} ns, of which a coroutine that does nothing takes {nothing * 1e9:.0f}"
     )
     print(f"get, from the server {far * 1e9:8.0f} ns")
-    if bare:
-        print(f"    by redis-py      {bare * 1e9:8.0f} ns, with its client's own defaults")
+    print(f"    by redis-py      {bare * 1e9:8.0f} ns, with its client's own defaults")
     print(f"memory of a record   {memory():8.0f} bytes, with a value of {len(VALUE)}")
     first = 0.0
     for listeners in LISTENERS:
@@ -291,37 +224,15 @@ async def main(server: RedisServer | PostgresServer, url: str) -> None:
         )
 
 
-def before_redis() -> None:
+def run() -> None:
     with directory() as folder:
         server = RedisServer(folder, durable=False)
         with running(server):
             asyncio.run(main(server, f"redis://127.0.0.1:{server.port}/0"))
 
 
-def before_postgresql() -> None:
-    with directory() as folder:
-        server = PostgresServer(folder)
-        with running(server):
-            drive(SQLBackend(server.url("postgresql+psycopg"), near_cache=1).create_tables())
-            for driver in ("psycopg_async", "asyncpg"):
-                print(f"through {driver}:")
-                asyncio.run(main(server, server.url(f"postgresql+{driver}")))
-
-
-def writers_of_postgresql() -> None:
-    with directory() as folder:
-        server = PostgresServer(folder)
-        with running(server):
-            drive(SQLBackend(server.url("postgresql+psycopg"), near_cache=1).create_tables())
-            reporting_cost(server, folder)
-
-
-PARTS = {"redis": before_redis, "postgresql": before_postgresql, "writers": writers_of_postgresql}
-
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--follow"]:
         asyncio.run(follow(sys.argv[2]))
     else:
-        for name in sys.argv[1:] or PARTS:
-            print(f"{name}:")
-            PARTS[name]()
+        run()

@@ -10,7 +10,7 @@ import pytest
 _LINE = "line of the summary"
 
 _LONGEST = (
-    *("test_browser", "test_postgresql_near_cache", "test_interleavings_engines", "test_benchmarks", "test_demo"),
+    *("test_browser", "test_interleavings_engines", "test_benchmarks", "test_demo"),
     *("test_backend_redis", "test_redis_cluster_faults", "test_faults", "test_interleavings", "test_sql_faults"),
     *("test_instructions", "test_many_sessions", "test_parallel_processes", "test_redis_near_cache"),
 )

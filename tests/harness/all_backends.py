@@ -29,7 +29,7 @@ T = TypeVar("T")
 LOCAL = ("memory", "lmdb")
 """Engines within the process."""
 
-SYNC = ("sqlite", "psycopg", "psycopg_near", "mariadb_pymysql", "redis", "redis_near", "cluster", "sentinel")
+SYNC = ("sqlite", "psycopg", "mariadb_pymysql", "redis", "redis_near", "cluster", "sentinel")
 """Engines through a driver for threads: for WSGI."""
 
 ASYNC = (
@@ -112,7 +112,7 @@ class Bridge(Backend):
 async def wait_for_near_cache(backend: Backend) -> None:
     """Read until the channel stands; what follows goes through the near cache."""
     inner = backend._inner if isinstance(backend, Bridge) else backend
-    assert isinstance(inner, RedisBackend | SQLBackend)
+    assert isinstance(inner, RedisBackend)
     cache = inner.near_cache
     assert cache is not None
     await backend.get(b"near:cache", 0)
@@ -140,7 +140,7 @@ class Stores:
             backend: Backend = MemoryBackend() if name == "memory" else LMDBBackend(folder / "db", durable=False)
             yield backend
             drive(backend.close())
-        elif name.removesuffix("_near") in DRIVERS:
+        elif name in DRIVERS:
             yield self._table(name)
         else:
             kind = name.removesuffix("_async")
@@ -163,31 +163,25 @@ class Stores:
             finally:
                 drive(backend.close())
 
-    def _table(self, name: str) -> Backend:
+    def _table(self, driver: str) -> Backend:
         """The driver's table, emptied; its backend stays open, for to connect takes longer than most tests."""
-        driver = name.removesuffix("_near")
-        if name not in self._tables:
+        if driver not in self._tables:
             where, table = database(kind_of(driver), self._folder), unique_table()
-            near = None if name == driver else 1000
             with where.engine() as engine:
-                drive(SQLBackend(engine, table=table, near_cache=near).create_tables())
+                drive(SQLBackend(engine, table=table).create_tables())
             self._ends.callback(where.drop, table, f"{table}_epochs")
 
             def make() -> Backend:
-                url = where.through(driver)
-                return SQLBackend(url, table=table, timeout=redis_servers.PATIENCE, near_cache=near)
+                return SQLBackend(where.through(driver), table=table, timeout=redis_servers.PATIENCE)
 
-            backend = Bridge(make) if name in ASYNC else make()
+            backend = Bridge(make) if driver in ASYNC else make()
             self._ends.callback(lambda: drive(backend.close()))
-            self._tables[name] = backend, where, table
+            self._tables[driver] = backend, where, table
         else:
-            backend, where, table = self._tables[name]
+            backend, where, table = self._tables[driver]
             with where.engine() as engine, engine.begin() as connection:
                 for each in (table, f"{table}_epochs"):
                     connection.execute(text(f"DELETE FROM {each}"))
-        if name != driver:
-            # Reads until the channel stands; nobody reads what was there before.
-            drive(wait_for_near_cache(backend))
         return backend
 
     def _redis(self, kind: str) -> str:

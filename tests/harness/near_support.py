@@ -1,4 +1,4 @@
-"""What the tests of near caches share, whatever tells them of changes: to wait for what another task or thread sees."""
+"""What the tests of the near cache share: to wait for what another task or thread sees."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,6 @@ from harness.redis_servers import PATIENCE
 from powauth.backends.base import Backend, Millis, Record, make_key, make_owner, shard_of
 from powauth.backends.near_cache import NearCache
 from powauth.backends.redis import RedisBackend
-from powauth.backends.sql import SQLBackend
 from powauth.errors import StoreUnavailable
 
 NOW: Millis = 1_900_000_000_000
@@ -22,7 +21,7 @@ def record(name: bytes = b"a", owner: bytes = OWNER, *, version: int = 0, value:
 
 
 def cache_of(backend: Backend) -> NearCache:
-    assert isinstance(backend, RedisBackend | SQLBackend)
+    assert isinstance(backend, RedisBackend)
     assert backend.near_cache is not None
     return backend.near_cache
 

@@ -44,7 +44,7 @@ WRAPPED = {
         "backends._redis_invalidations",
         "backends._redis_scripts",
     ),
-    "psycopg": ("backends._sql_engine", "backends._postgresql_notifications"),
+    "psycopg": ("backends._sql_engine",),
     "argon2": ("accounts.passwords",),
     "email_validator": ("accounts.identifiers",),
     "starlette": ("integrations.starlette", "pages.starlette"),
@@ -161,7 +161,6 @@ def test_each_driver_and_framework_is_imported_by_what_wraps_it_alone() -> None:
         top = imported.target.partition(".")[0]
         if top == "sqlalchemy":
             sql = {"sql", "_sql_engine", "_sql_statements", "_sqlite_reader"}
-            sql |= {"_postgresql_notifications", "_postgresql_triggers"}
             places: tuple[str, ...] = (*(f"backends.{name}" for name in sql), "accounts")
             assert imported.module != "accounts.base"
         else:

@@ -31,9 +31,6 @@ that an event loop may call `SQLBackend.get_at_once` itself. An ``Engine`` of th
 read: it takes part if its file is in WAL mode, its pool a ``QueuePool`` (the default) or ``NullPool``, and nobody
 listens to the statements that it sends or has them logged.
 
-**A near cache** (PostgreSQL, off by default) answers `SQLBackend.get` from copies in the process, which triggers on the
-table keep right: see `powauth.backends.near_cache`, ``_postgresql_triggers`` and ``_postgresql_notifications``.
-
 **Replicas.** Always point this backend at the primary. A replica that lags shows sessions that were signed out, and
 hides ones that were just made.
 
@@ -54,21 +51,17 @@ finds the tables like any other::
         pass
 
     sessions_table(Base.metadata)
-
-The triggers that a near cache needs are made in a migration that calls ``report_changes(op.get_bind())``.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import timedelta
-from functools import partial
 from random import uniform
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from msgspec.structs import asdict
 
-from powauth.backends._near_channel import changing, near_cache_option, read_and_keep
 from powauth.backends._sql_engine import engine_from_url, is_memory
 from powauth.backends._sql_statements import Statement, Tables, build_statements, create_tables, sessions_table
 from powauth.backends._sqlite_reader import SQLiteReader
@@ -84,7 +77,6 @@ from powauth.backends.base import (
     check_namespace,
     make_key,
 )
-from powauth.backends.near_cache import NearCache
 from powauth.errors import ConfigError, StoreUnavailable
 
 # isort: split
@@ -92,14 +84,11 @@ from powauth.errors import ConfigError, StoreUnavailable
 from sqlalchemy import Connection, Engine, MetaData
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 
-from powauth.backends._postgresql_notifications import Notifications, kind_for
-from powauth.backends._postgresql_triggers import quoted, report_changes
-
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
     from sqlalchemy.orm import Session
 
-__all__ = ["MAX_ATTEMPTS", "SQLBackend", "Tables", "create_tables", "report_changes", "sessions_table"]
+__all__ = ["MAX_ATTEMPTS", "SQLBackend", "Tables", "create_tables", "sessions_table"]
 
 T = TypeVar("T")
 
@@ -139,11 +128,6 @@ class SQLBackend(Backend):
         timeout: how long a verb may take (seconds, or a ``timedelta``). Over an ``AsyncEngine``, and an engine made of
             a URL, it bounds every wait (of your own over psycopg: with up to ten seconds more, to cancel a query
             that a server does not answer); an ``Engine`` of your own has to bring its own limits.
-        near_cache: how many records to keep in the process, so that `get` asks the server only for others; ``None``
-            keeps none. PostgreSQL alone, over psycopg or asyncpg, with the triggers that `create_tables` and
-            `report_changes` install; while they are missing, and whenever the one connection that listens is lost,
-            nothing is kept, and the log says so. See `powauth.backends.near_cache` and ``docs/backends.md``. A URL
-            may say it, too: ``postgresql+psycopg://user@host/db?near_cache=10000``.
 
     Raises:
         ConfigError: if an option is wrong, the driver is missing, or the database is one that this cannot serve.
@@ -158,7 +142,6 @@ class SQLBackend(Backend):
         table: str = "powauth_sessions",
         schema: str | None = None,
         timeout: timedelta | float = timedelta(seconds=5),
-        near_cache: int | None = None,
     ) -> None:
         seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= MAX_TIMEOUT_SECONDS:
@@ -166,8 +149,6 @@ class SQLBackend(Backend):
         self._seconds = float(seconds)
         self.tables = sessions_table(MetaData(), table, schema)
         self._owned = isinstance(engine, str)
-        if isinstance(engine, str):
-            engine, near_cache = near_cache_option(engine, near_cache)
         made = engine_from_url(engine, self._seconds) if isinstance(engine, str) else engine
         core = made if isinstance(made, Engine) else getattr(made, "sync_engine", None)
         if not isinstance(core, Engine):
@@ -196,12 +177,6 @@ class SQLBackend(Backend):
         self.mode = "async" if self._engine is None else "blocking"
         self._closed = False
         self._going_on: set[asyncio.Future[Any]] = set()
-        self.near_cache: NearCache | None = None
-        self._notifications: Notifications | None = None
-        if near_cache is not None:
-            kind = kind_for(dialect)
-            self.near_cache = NearCache(near_cache)
-            self._notifications = kind(self.near_cache, made, quoted(self.tables), self._write_again, self._seconds)
 
     async def create(self, record: Record, epoch: int | None, now: Millis) -> bool:
         """See `Backend.create`. PostgreSQL and SQLite: one statement; MariaDB: two if ``epoch`` is 0, else one."""
@@ -227,36 +202,19 @@ class SQLBackend(Backend):
             except IntegrityError:  # another was quicker
                 return False
 
-        with changing(self.near_cache, record.key):
-            return await self._write(work)
+        return await self._write(work)
 
     async def get(self, key: bytes, now: Millis) -> Record | None:
-        """See `Backend.get`. One statement, or none if the near cache has the record."""
+        """See `Backend.get`. One statement."""
         rows: Sequence[Sequence[Any]] | None = None if self._reader is None else self._reader.read(key, now)
         if rows is None:
-            near = self.near_cache
-            if near is not None:
-                record = near.get(key, now)
-                return record or await read_and_keep(near, key, partial(self.get_fresh, key, now))
             rows = await self._read(self._statements.get, key=key, now=now)
             if self._reader is not None and not self._reader.prepare():
                 self._reader = None
         return _record(rows[0]) if rows else None
 
-    async def get_fresh(self, key: bytes, now: Millis) -> Record | None:
-        """See `Backend.get_fresh`. One statement."""
-        if self.near_cache is None:
-            return await self.get(key, now)
-        rows = await self._read(self._statements.get, key=key, now=now)
-        return _record(rows[0]) if rows else None
-
     def peek(self, key: bytes, now: Millis) -> object:
-        """See `Backend.peek`. SQLite in WAL mode over an ``Engine``, from the second read on; what a near cache has."""
-        if self.near_cache is not None:
-            copy = self.near_cache.get(key, now)
-            if copy is None:
-                raise WouldWaitError
-            return copy
+        """See `Backend.peek`. SQLite in WAL mode over an ``Engine``, from the second read on."""
         rows = None if self._reader is None else self._reader.read(key, now)
         if rows is None:
             raise WouldWaitError
@@ -265,7 +223,7 @@ class SQLBackend(Backend):
     def record_of(self, key: bytes, seen: Any, now: Millis) -> Record | None:
         """See `Backend.record_of`."""
         del key, now  # whatever was asked has looked at them
-        return seen if isinstance(seen, Record) else _record(seen)
+        return _record(seen)
 
     async def update(self, record: Record, expected_version: int, now: Millis) -> bool:
         """See `Backend.update`. One statement."""
@@ -282,15 +240,13 @@ class SQLBackend(Backend):
             )
             return changed.rowcount > 0
 
-        with changing(self.near_cache, record.key):
-            return await self._write(work)
+        return await self._write(work)
 
     async def delete(self, key: bytes, now: Millis) -> bool:
         """See `Backend.delete`. One statement."""
-        with changing(self.near_cache, key):
-            return await self._write(
-                lambda connection: _count_live(self._statements.delete(connection, key=key).scalars().all(), now) > 0
-            )
+        return await self._write(
+            lambda connection: _count_live(self._statements.delete(connection, key=key).scalars().all(), now) > 0
+        )
 
     async def list(self, owner: bytes, now: Millis) -> list[Record]:
         """See `Backend.list`. One statement."""
@@ -310,12 +266,9 @@ class SQLBackend(Backend):
 
     async def delete_owner(self, owner: bytes, now: Millis, keep: bytes | None = None) -> int:
         """See `Backend.delete_owner`. A transaction of two statements; `delete_owner_in` is for one of your own."""
-        with changing(self.near_cache, owner, whole=True):
-            return await self._run(
-                lambda connection: self._transaction(
-                    connection, lambda: self._delete_owner(connection, owner, now, keep)
-                )
-            )
+        return await self._run(
+            lambda connection: self._transaction(connection, lambda: self._delete_owner(connection, owner, now, keep))
+        )
 
     @overload
     def delete_owner_in(
@@ -335,8 +288,7 @@ class SQLBackend(Backend):
         """`delete_owner` as a part of the caller's transaction: it takes effect with the commit, or not at all.
 
         So a change of password and the revocation that it calls for stand or fall together. Sign-ins of this owner wait
-        until the transaction ends, so end it soon. Await the result if the argument is asynchronous. Near caches, this
-        process's too, hear of it with the commit: within the time of a message.
+        until the transaction ends, so end it soon. Await the result if the argument is asynchronous.
 
         Args:
             session: a connection or session on the database that the tables are in, in a transaction (not autocommit).
@@ -364,8 +316,7 @@ class SQLBackend(Backend):
             )
         try:
             self._check_server(session)
-            with changing(self.near_cache, owner, whole=True):
-                return self._delete_owner(session, owner, now, keep)
+            return self._delete_owner(session, owner, now, keep)
         except DBAPIError as error:
             raise _unavailable(error) from error
 
@@ -378,13 +329,7 @@ class SQLBackend(Backend):
                 went += self._statements.forget(connection, now=now - EPOCH_LIFETIME, limit=limit - went).rowcount
             return went
 
-        went = limit
-        try:
-            went = await self._write(work, repeatable=True)
-        finally:
-            if went and self.near_cache is not None:
-                self.near_cache.flushed()  # nobody has said which ones went
-        return went
+        return await self._write(work, repeatable=True)
 
     async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
         """See `Backend.scan`. One statement that looks at ``limit`` records; a page has fewer where some have expired.
@@ -411,24 +356,18 @@ class SQLBackend(Backend):
     async def create_tables(self) -> None:
         """Create the tables and indexes that do not exist; safe when several workers start at once.
 
-        With a near cache also what reports changes: see `report_changes`.
-
         Raises:
             StoreUnavailable: if the database cannot be reached, or refuses.
         """
 
         def work(connection: Connection) -> None:
             create_tables(connection, self.tables)
-            if self.near_cache is not None:
-                report_changes(connection, self.tables)
 
         await self._run(lambda connection: self._transaction(connection, lambda: work(connection)))
 
     async def close(self) -> None:
         """See `Backend.close`. An engine that the app has made stays open."""
         self._closed = True
-        if self._notifications is not None:
-            await self._notifications.close()
         if self._reader is not None:
             self._reader.close()
         if self._owned and self._engine is not None:
@@ -459,9 +398,6 @@ class SQLBackend(Backend):
             return result
 
         return await self._run(whole, repeatable=repeatable)
-
-    async def _write_again(self, work: Callable[[Connection], Any]) -> Any:
-        return await self._write(work, repeatable=True)
 
     def _transaction(self, connection: Connection, work: Callable[[], T]) -> T:
         explicit = False
