@@ -102,3 +102,20 @@ class AdministrationTests(Suite):
 
         seen = await self.walk(backend, self.namespace, meanwhile=meanwhile)
         assert {record.key for record in staying} <= {record.key for record in seen}
+
+    @scenario
+    async def test_scan_misses_nothing_if_what_it_has_shown_goes(self, backend: Backend) -> None:
+        records = [self.record(b"%d" % number, self.owner(str(number))) for number in range(20)]
+        for record in records:
+            assert await backend.create(record, None, NOW)
+        seen: set[bytes] = set()
+        cursor: str | None = None
+        while True:
+            page = await backend.scan(self.namespace, cursor, 3, NOW)
+            for record in page.records:
+                seen.add(record.key)
+                await backend.delete(record.key, NOW)  # some pages show a record again
+            cursor = page.cursor
+            if cursor is None:
+                break
+        assert seen == {record.key for record in records}

@@ -143,11 +143,14 @@ class FaultTests(Suite):
         """Check that records come and go. What was cancelled may still take effect meanwhile."""
         for attempt in range(ATTEMPTS):
             probe = self.record(b"probe %d" % attempt, owner)
-            created = await backend.create(probe, await backend.epoch(owner, NOW), NOW)
-            found = await backend.get(probe.key, NOW)
-            listed = await backend.list(owner, NOW)
-            if created and found == probe and probe in listed and await backend.delete(probe.key, NOW):
-                return
+            try:
+                created = await backend.create(probe, await backend.epoch(owner, NOW), NOW)
+                found = await backend.get(probe.key, NOW)
+                listed = await backend.list(owner, NOW)
+                if created and found == probe and probe in listed and await backend.delete(probe.key, NOW):
+                    return
+            except StoreUnavailable as error:
+                raise AssertionError(f"the engine is unavailable {when}") from error
             await asyncio.sleep(PAUSE)
         raise AssertionError(f"no record can be created and deleted {when}")
 

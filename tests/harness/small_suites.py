@@ -1,0 +1,68 @@
+"""The backend suite on the small backends, with an engine that can be out of reach or break."""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from harness.small_backend import NearBackend, SmallBackend, Store
+from powauth.backends.base import Backend, Mode
+from powauth.testing import BackendConformance
+
+
+class SmallSuite(BackendConformance):
+    contenders = 8
+    kind: ClassVar[type[SmallBackend]] = SmallBackend
+    mode: ClassVar[Mode] = "inline"
+
+    def make_backend(self) -> Backend:
+        return self.kind(mode=self.mode)
+
+    def second(self, backend: Backend) -> Backend:
+        assert isinstance(backend, SmallBackend)
+        return self.kind(backend.store, self.mode)
+
+    def make_unreachable(self) -> Backend:
+        store = Store()
+        store.is_up = False
+        return self.kind(store, self.mode)
+
+    async def break_engine(self, backend: Backend) -> None:
+        assert isinstance(backend, SmallBackend)
+        backend.store.is_up = False
+
+    async def mend_engine(self, backend: Backend) -> None:
+        assert isinstance(backend, SmallBackend)
+        backend.store.is_up = True
+
+
+class AsyncSuite(SmallSuite):
+    mode = "async"
+
+
+class NearSuite(SmallSuite):
+    kind = NearBackend
+
+    def second(self, backend: Backend) -> Backend:
+        return BackendConformance.second(self, backend)  # a copy does not know what others write
+
+
+class NearAsyncSuite(NearSuite):
+    mode = "async"
+
+
+def small(kind: type[SmallBackend]) -> Callable[[], BackendConformance]:
+    """The suite on a mutant of one of the small backends; the synchronous one."""
+    return _made(NearSuite if issubclass(kind, NearBackend) else SmallSuite, kind)
+
+
+def small_async(kind: type[SmallBackend]) -> Callable[[], BackendConformance]:
+    """The suite on a mutant of one of the small backends, in mode ``async``."""
+    return _made(NearAsyncSuite if issubclass(kind, NearBackend) else AsyncSuite, kind)
+
+
+def small_shared(kind: type[SmallBackend]) -> Callable[[], BackendConformance]:
+    """The suite on a mutant that keeps copies and says that others may write."""
+    return _made(SmallSuite, kind)
+
+
+def _made(suite: type[SmallSuite], kind: type[SmallBackend]) -> Callable[[], BackendConformance]:
+    return type(f"{suite.__name__}Of{kind.__name__}", (suite,), {"kind": kind})
