@@ -15,6 +15,18 @@ class ConfigError(PowauthError, ValueError):
     """An option is wrong or contradicts another; raised at construction, with a sentence that says what to do."""
 
 
+class MissingExtra(ConfigError):
+    """A package that an option needs is not installed; the message names the extra of powauth that installs it.
+
+    Attributes:
+        extra: the extra, as in ``pip install 'powauth[extra]'``.
+    """
+
+    def __init__(self, message: str, *, extra: str) -> None:
+        super().__init__(message)
+        self.extra = extra
+
+
 class ConfigWarning(UserWarning):
     """An option is allowed but weakens a defence; the message says which, and what to set instead."""
 

@@ -5,8 +5,6 @@ import logging
 import multiprocessing
 import os
 import statistics
-import subprocess
-import sys
 import threading
 import time
 import unicodedata
@@ -525,18 +523,3 @@ def test_a_weak_or_impossible_hasher_is_refused(options: dict[str, Any]) -> None
 def test_a_weak_or_impossible_policy_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         PasswordPolicy(**options)
-
-
-@pytest.mark.parametrize(
-    ("module", "driver", "extra"),
-    [
-        ("powauth.accounts.passwords", "argon2", "powauth[users]"),
-        ("powauth.accounts.identifiers", "email_validator", "powauth[users]"),
-        ("powauth.accounts.sqlalchemy", "sqlalchemy", "powauth[users]"),
-    ],
-)
-def test_a_missing_driver_is_a_config_error_that_names_the_extra(module: str, driver: str, extra: str) -> None:
-    code = f"import sys; sys.modules[{driver!r}] = None\nfrom powauth.errors import ConfigError\n"
-    code += f"try:\n    import {module}\nexcept ConfigError as error:\n    print(error)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert f"pip install '{extra}'" in done.stdout

@@ -27,7 +27,7 @@ def test_a_missing_framework_names_its_extra(name: str, monkeypatch: pytest.Monk
 
 
 def test_asgi_does_without_anyio(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "anyio.from_thread", None)
+    monkeypatch.setitem(sys.modules, "anyio", None)
     assert fresh("asgi").HAS_ANYIO is False
     monkeypatch.undo()
     assert fresh("asgi").HAS_ANYIO is True

@@ -15,6 +15,7 @@ SOURCE = Path(powauth.__file__).parent
 
 LINES = (
     ("errors",),
+    ("_extras",),
     ("backends.base",),
     ("events",),
     ("backends",),

@@ -11,13 +11,11 @@ import re
 import unicodedata
 from typing import Protocol
 
-from powauth.errors import ConfigError
+from powauth._extras import needs
 
-try:
+with needs("users", "EmailIdentifier", "email_validator"):
     import email_validator
     from email_validator import EmailNotValidError, validate_email
-except ImportError as error:  # pragma: no cover - run in a process of its own
-    raise ConfigError("user ids need email-validator: pip install 'powauth[users]'") from error
 
 __all__ = ["EmailIdentifier", "Identifier", "UsernameIdentifier"]
 

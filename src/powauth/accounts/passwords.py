@@ -31,13 +31,12 @@ from importlib import resources
 from typing import TypeVar
 from weakref import WeakSet
 
+from powauth._extras import needs
 from powauth.errors import ConfigError, Overloaded
 
-try:
+with needs("users", "PasswordHasher", "argon2"):
     from argon2.exceptions import Argon2Error, VerifyMismatchError
     from argon2.low_level import Type, hash_secret, hash_secret_raw, verify_secret
-except ImportError as error:  # pragma: no cover - run in a process of its own
-    raise ConfigError("passwords need argon2-cffi: pip install 'powauth[users]'") from error
 
 __all__ = ["MAX_PASSWORD_BYTES", "PasswordHasher", "PasswordPolicy", "common_passwords", "normalize_password"]
 

@@ -28,20 +28,19 @@ from uuid import UUID
 
 import msgspec
 
+from powauth._extras import needs
 from powauth.accounts.base import UsersContext
 from powauth.accounts.identifiers import EmailIdentifier, Identifier, UsernameIdentifier
 from powauth.accounts.passwords import PasswordHasher, PasswordPolicy
 from powauth.backends.base import drive
 from powauth.errors import ConfigError, ConfigWarning, InvalidParams
 
-try:
+with needs("users", "SQLAlchemyUsers", "sqlalchemy", "greenlet"):
     import sqlalchemy as sa
     from sqlalchemy import orm
     from sqlalchemy.exc import DBAPIError, NoInspectionAvailable, StatementError
     from sqlalchemy.ext.asyncio import AsyncEngine
     from sqlalchemy.orm.exc import DetachedInstanceError
-except ImportError as error:  # pragma: no cover - run in a process of its own
-    raise ConfigError("SQLAlchemyUsers needs SQLAlchemy: pip install 'powauth[users]'") from error
 
 from powauth.accounts._columns import fields_of
 from powauth.accounts._database import database_of

@@ -8,14 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeAlias, TypeVar
 
+from powauth._extras import needs
 from powauth.errors import ConfigError, StoreUnavailable
 
 _OLDEST_LMDB: Final = 3
 
-try:
+with needs("lmdb", "LMDBBackend", "lmdb"):
     import lmdb
-except ImportError as error:
-    raise ConfigError("LMDBBackend needs the package lmdb: pip install 'powauth[lmdb]'") from error
 
 if int(lmdb.__version__.partition(".")[0]) < _OLDEST_LMDB:
     # Before, a read during a change of the map could crash, and an environment was known by its path alone.

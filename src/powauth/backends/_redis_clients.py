@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any, Protocol, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from powauth._extras import needs
 from powauth.backends.base import Mode
 from powauth.errors import ConfigError, ConfigWarning
 
-try:
+with needs("redis", "RedisBackend", "redis"):
     import redis
     import redis.asyncio
     import redis.asyncio.cluster
@@ -19,8 +20,6 @@ try:
     from redis.asyncio.retry import Retry as AsyncRetry
     from redis.backoff import NoBackoff
     from redis.retry import Retry
-except ImportError as error:
-    raise ConfigError("the Redis backend needs redis-py: pip install 'powauth[redis]'") from error
 
 NO_MASTER = (redis.sentinel.MasterNotFoundError, redis.asyncio.sentinel.MasterNotFoundError)
 """What redis-py raises where no Sentinel names a master. Nothing was sent then, and it is worth another try: redis-py

@@ -15,13 +15,12 @@ from importlib import import_module
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from powauth._extras import needs
 from powauth.errors import ConfigError
 
-try:
+with needs("users", "SQLBackend", "sqlalchemy"):
     from sqlalchemy import URL, Engine, create_engine, event, make_url
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError
-except ImportError as error:  # pragma: no cover: the test suite needs SQLAlchemy itself
-    raise ConfigError("SQLBackend needs SQLAlchemy: pip install 'powauth[users]'") from error
 
 if TYPE_CHECKING:
     from psycopg.abc import PQGen

@@ -5,10 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from powauth._extras import needs
 from powauth.backends.base import MAX_OWNER_BYTES
 from powauth.errors import ConfigError
 
-try:
+with needs("users", "SQLBackend", "sqlalchemy"):
     from sqlalchemy import (
         BigInteger,
         BindParameter,
@@ -38,8 +39,6 @@ try:
     from sqlalchemy.schema import CreateIndex, CreateTable
     from sqlalchemy.sql.base import Executable
     from sqlalchemy.types import NULLTYPE
-except ImportError as error:  # pragma: no cover: the test suite needs SQLAlchemy itself
-    raise ConfigError("SQLBackend needs SQLAlchemy: pip install 'powauth[users]'") from error
 
 _TABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}\Z")
 """Leaves room for the suffixes of the indexes within PostgreSQL's 63 bytes."""

@@ -8,6 +8,7 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
+from powauth._extras import is_missing
 from powauth.authenticator import Authenticator, Unreachable, known
 from powauth.errors import ConfigError, PowauthError
 from powauth.http.answers import Answers, OnError, chosen
@@ -35,7 +36,9 @@ try:
     from anyio.lowlevel import RunVar
 
     HAS_ANYIO = True
-except ImportError:  # frameworks that do without it run on asyncio
+except ImportError as error:  # frameworks that do without it run on asyncio
+    if not is_missing(error, "anyio"):
+        raise
     HAS_ANYIO = False
 
 T = TypeVar("T")

@@ -6,6 +6,7 @@ The dependencies are coroutines, because FastAPI would give each plain function 
 from collections.abc import Callable
 from typing import Annotated, Any, Generic, TypeVar
 
+from powauth._extras import needs
 from powauth.accounts.base import U
 from powauth.authenticator import Authenticator
 from powauth.errors import ConfigError, NotFresh, NotSignedIn, Refused
@@ -19,13 +20,11 @@ from powauth.request_auth import BlockingRequestAuth, RequestAuth
 from powauth.session_auth import SessionAuth
 from powauth.sessions.store import Duration, duration
 
-try:
+with needs("fastapi", "the FastAPI integration", "fastapi", "starlette"):
     from fastapi import Depends, HTTPException
     from fastapi.requests import HTTPConnection
     from fastapi.security import APIKeyCookie
     from fastapi.security.base import SecurityBase
-except ImportError as error:
-    raise ConfigError("FastAPI is not installed: pip install 'powauth[fastapi]'") from error
 
 __all__ = [
     "Auth",

@@ -8,6 +8,7 @@ from functools import partial, wraps
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 from urllib.parse import quote
 
+from powauth._extras import needs
 from powauth.accounts.base import U
 from powauth.authenticator import Authenticator
 from powauth.backends.base import drive
@@ -19,12 +20,10 @@ from powauth.integrations import wsgi
 from powauth.request_auth import BlockingRequestAuth
 from powauth.sessions.store import Duration, duration
 
-try:
+with needs("flask", "the Flask integration", "flask", "werkzeug"):
     from flask import Flask, Response, current_app, g, got_request_exception, request, session
     from werkzeug.datastructures import Headers
     from werkzeug.local import LocalProxy
-except ImportError as error:
-    raise ConfigError("Flask is not installed: pip install 'powauth[flask]'") from error
 
 P = ParamSpec("P")
 R = TypeVar("R")

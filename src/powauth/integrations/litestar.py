@@ -6,6 +6,7 @@ from functools import partial
 from threading import get_ident
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
+from powauth._extras import needs
 from powauth.accounts.base import U
 from powauth.authenticator import Authenticator, Unreachable
 from powauth.errors import ConfigError, PowauthError, Refused, StoreUnavailable
@@ -23,7 +24,7 @@ from powauth.request_auth import BlockingRequestAuth, RequestAuth
 from powauth.session_auth import SessionAuth
 from powauth.sessions.store import Duration, duration
 
-try:
+with needs("litestar", "PowAuthPlugin", "litestar", "anyio"):
     import anyio.from_thread
     from anyio.lowlevel import current_token
     from litestar.config.app import AppConfig
@@ -34,8 +35,6 @@ try:
     from litestar.plugins import InitPlugin
     from litestar.response import Response
     from litestar.types import Scope
-except ImportError as error:
-    raise ConfigError("Litestar is not installed: pip install 'powauth[litestar]'") from error
 
 __all__ = ["PowAuthPlugin", "require_fresh", "require_no_user", "require_user"]
 

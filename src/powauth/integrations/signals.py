@@ -13,13 +13,11 @@ Receivers are plain functions, held weakly as blinker does, and called where the
 import logging
 from typing import get_args
 
-from powauth.errors import ConfigError
+from powauth._extras import needs
 from powauth.events import Event, EventName, log
 
-try:
+with needs("events", "Signals", "blinker"):
     from blinker import NamedSignal, Namespace
-except ImportError as missing:
-    raise ConfigError("signals need blinker: pip install 'powauth[events]'") from missing
 
 
 class Signals:

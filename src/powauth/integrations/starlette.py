@@ -3,17 +3,16 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from powauth._extras import needs
 from powauth.authenticator import Unreachable
-from powauth.errors import ConfigError, StoreUnavailable
+from powauth.errors import StoreUnavailable
 from powauth.integrations import asgi
 from powauth.integrations.asgi import SessionAuthMiddleware
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
 
-try:
+with needs("starlette", "the Starlette integration", "starlette"):
     from starlette.authentication import AuthCredentials, AuthenticationBackend
     from starlette.requests import HTTPConnection
-except ImportError as error:
-    raise ConfigError("Starlette is not installed: pip install 'powauth[starlette]'") from error
 
 __all__ = ["SessionAuthBackend", "SessionAuthMiddleware", "blocking_request_auth", "request_auth"]
 

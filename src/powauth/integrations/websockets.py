@@ -14,6 +14,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
+from powauth._extras import is_missing
 from powauth.authenticator import Authenticator
 from powauth.errors import Refused, StoreUnavailable
 from powauth.http.answers import reason
@@ -28,7 +29,9 @@ try:
 
     HAS_ANYIO = True
     _turns: RunVar[anyio.Semaphore] = RunVar("powauth socket reads")
-except ImportError:  # frameworks that do without it run on asyncio
+except ImportError as error:  # frameworks that do without it run on asyncio
+    if not is_missing(error, "anyio"):
+        raise
     HAS_ANYIO = False
 
 logger = logging.getLogger("powauth")

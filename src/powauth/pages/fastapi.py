@@ -2,15 +2,13 @@
 
 from typing import Any, Unpack
 
-from powauth.errors import ConfigError
+from powauth._extras import needs
 from powauth.pages.flows import Flows
 from powauth.pages.site import PagesOptions
 from powauth.session_auth import SessionAuth
 
-try:
+with needs("fastapi", "the pages' router", "fastapi"):
     from fastapi import APIRouter
-except ImportError as error:  # pragma: no cover - run in a process of its own
-    raise ConfigError("FastAPI is not installed: pip install 'powauth[fastapi]'") from error
 
 from powauth.pages import starlette
 

@@ -2,17 +2,15 @@
 
 from typing import Any, Unpack
 
-from powauth.errors import ConfigError
+from powauth._extras import needs
 from powauth.pages import wsgi
 from powauth.pages.flows import Flows
 from powauth.pages.site import PagesOptions, flows_of
 from powauth.session_auth import SessionAuth
 
-try:
+with needs("flask", "the pages' blueprint", "flask"):
     from flask import Blueprint, Response, request
     from flask.sansio.blueprints import BlueprintSetupState
-except ImportError as error:  # pragma: no cover - run in a process of its own
-    raise ConfigError("Flask is not installed: pip install 'powauth[flask]'") from error
 
 
 def pages(auth: SessionAuth[Any] | Flows, *, name: str = "powauth", **options: Unpack[PagesOptions]) -> Blueprint:

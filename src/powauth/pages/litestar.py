@@ -2,17 +2,15 @@
 
 from typing import Any, Unpack
 
-from powauth.errors import ConfigError
+from powauth._extras import needs
 from powauth.pages.asgi import PageApp
 from powauth.pages.flows import Flows
 from powauth.pages.site import PagesOptions, flows_of
 from powauth.session_auth import SessionAuth
 
-try:
+with needs("litestar", "the pages' router", "litestar"):
     from litestar import Router, asgi
     from litestar.types import Receive, Scope, Send
-except ImportError as error:  # pragma: no cover - run in a process of its own
-    raise ConfigError("Litestar is not installed: pip install 'powauth[litestar]'") from error
 
 
 def pages(auth: SessionAuth[Any] | Flows, *, path: str = "/", **options: Unpack[PagesOptions]) -> Router:

@@ -5,13 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from powauth._extras import needs
 from powauth.errors import ConfigError
 from powauth.pages.shipped import SHIPPED, STYLE
 
-try:
+with needs("pages", "the pages", "jinja2"):
     from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, StrictUndefined
-except ImportError as error:  # pragma: no cover - run in a process of its own
-    raise ConfigError("pages need Jinja2: pip install 'powauth[pages]'") from error
 
 
 class Templates:

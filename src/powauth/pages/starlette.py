@@ -2,16 +2,14 @@
 
 from typing import Any, Unpack
 
-from powauth.errors import ConfigError
+from powauth._extras import needs
 from powauth.pages.asgi import PageApp
 from powauth.pages.flows import Flows
 from powauth.pages.site import PagesOptions, flows_of
 from powauth.session_auth import SessionAuth
 
-try:
+with needs("starlette", "the pages' routes", "starlette"):
     from starlette.routing import Route
-except ImportError as error:  # pragma: no cover - run in a process of its own
-    raise ConfigError("Starlette is not installed: pip install 'powauth[starlette]'") from error
 
 
 def pages(auth: SessionAuth[Any] | Flows, **options: Unpack[PagesOptions]) -> list[Route]:
