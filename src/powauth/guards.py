@@ -5,14 +5,20 @@ route, decides on what the router has chosen: no spelling of a path gets around 
 """
 
 from datetime import timedelta
+from typing import Any, Final
 
 from powauth.accounts.base import U
 from powauth.errors import AlreadySignedIn, NotFresh
+from powauth.http.cross_site import CrossSiteDefence
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
+from powauth.session_auth import SessionAuth
 from powauth.sessions.store import Duration
 
 FRESH = timedelta(minutes=15)
 """How recent a sign-in must be for what cannot be undone, unless the app says otherwise."""
+
+OWN_ORIGIN: Final = CrossSiteDefence()
+"""Allows the app's own origin and no other."""
 
 BoundAuth = RequestAuth[U] | BlockingRequestAuth[U]
 
@@ -53,3 +59,22 @@ def require_fresh(auth: BoundAuth[U], within: Duration = FRESH) -> U:
     if not auth.is_fresh(within):
         raise NotFresh("sign in again", current_user_key=auth.auth.current_user_key)
     return user
+
+
+def require_same_origin(auth: BoundAuth[Any], defence: CrossSiteDefence = OWN_ORIGIN) -> None:
+    """Pass a request that changes nothing, or that comes from the app's own pages or from a program.
+
+    Use it in handlers that change something, signing in and out included. A browser sends the user's cookie also with a
+    request that another page makes: a page of any site with ``same_site="None"``, of a sibling host otherwise.
+    `CrossSiteDefence` says what passes. A program without a body in JSON must send an ``Origin`` or ``Sec-Fetch-Site``.
+
+    Args:
+        auth: the request-bound object.
+        defence: `CrossSiteDefence` with the other origins that may send such requests.
+
+    Raises:
+        CrossSiteRequest: if the request comes from elsewhere, or does not say where it comes from: 403.
+    """
+    connection = auth.connection
+    secure = auth.auth.carrier.secure if isinstance(auth.auth, SessionAuth) else True
+    defence.check(connection, connection.method(), secure=secure)

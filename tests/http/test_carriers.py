@@ -1,6 +1,7 @@
 """How the id travels: what is read from a request, and what is written."""
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -91,6 +92,7 @@ def test_cke_06_what_is_read_fast_is_what_is_read_pair_by_pair(headers: list[str
         assert read(*headers) == (values.pop() if values else None)
 
 
+@pytest.mark.filterwarnings("ignore:same_site='None'")
 @pytest.mark.parametrize(
     ("options", "cookie"),
     [
@@ -106,6 +108,12 @@ def test_cke_06_what_is_read_fast_is_what_is_read_pair_by_pair(headers: list[str
 )
 def test_what_is_written(options: dict[str, Any], cookie: str) -> None:
     assert the_carrier(**options).write(FakeConnection(), "x") == cookie
+
+
+def test_rep_51_a_cookie_that_other_sites_send_warns_and_says_what_to_do() -> None:
+    with pytest.warns(ConfigWarning, match="require_same_origin.*same_site='Lax'") as caught:
+        CookieCarrier(same_site="None", domain="example.org")
+    assert [Path(warning.filename).name for warning in caught] == [Path(__file__).name]
 
 
 def test_clearing_names_the_cookie_as_writing_did() -> None:

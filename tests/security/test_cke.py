@@ -84,6 +84,7 @@ def test_cke_01_the_renewed_cookie_is_like_the_first(site: Site) -> None:
     assert first.partition(";")[2] == second.partition(";")[2]
 
 
+@pytest.mark.filterwarnings("ignore:same_site='None'")
 @pytest.mark.parametrize(
     ("options", "name", "attributes"),
     [

@@ -72,7 +72,8 @@ class CookieCarrier(Carrier):
 
     Args:
         same_site: ``Lax`` keeps the user signed in when a link from elsewhere leads to the app; ``Strict`` does not;
-            ``None`` lets other sites send it.
+            ``None`` lets other sites send it. ``None`` warns, because the app's own handlers must then refuse requests
+            of other sites: `powauth.guards.require_same_origin`.
         domain: share the cookie with the hosts below this one. Any of them can then plant one, and the ``__Host-`` name
             is lost: the cookie is named ``__Secure-…``.
         path: the only paths that get it. Other than ``/`` costs the ``__Host-`` name too.
@@ -103,6 +104,14 @@ class CookieCarrier(Carrier):
             warnings.warn(
                 "insecure_http=True: the session id travels in clear and anybody on the way can take it; "
                 "for development only",
+                ConfigWarning,
+                stacklevel=2,
+            )
+        if same_site == "None":
+            warnings.warn(
+                "same_site='None': pages of every other site can send requests with the user's cookie; refuse them in "
+                "your own handlers with powauth.guards.require_same_origin, or its form for your framework, or use "
+                "same_site='Lax'",
                 ConfigWarning,
                 stacklevel=2,
             )

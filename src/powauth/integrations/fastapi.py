@@ -9,11 +9,12 @@ from typing import Annotated, Any, Generic, TypeVar
 from powauth._extras import needs
 from powauth.accounts.base import U
 from powauth.authenticator import Authenticator
-from powauth.errors import ConfigError, NotFresh, NotSignedIn, Refused
-from powauth.guards import FRESH, require_fresh, require_no_user, require_user
+from powauth.errors import ConfigError, CrossSiteRequest, NotFresh, NotSignedIn, Refused
+from powauth.guards import FRESH, OWN_ORIGIN, require_fresh, require_no_user, require_same_origin, require_user
 from powauth.http.answers import reason
 from powauth.http.carriers import CookieCarrier
 from powauth.http.connection import PREFIX
+from powauth.http.cross_site import CrossSiteDefence
 from powauth.integrations import asgi
 from powauth.integrations.asgi import SessionAuthMiddleware
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
@@ -55,6 +56,14 @@ class Forbidden(Refused, HTTPException):
     def __init__(self, error: Refused) -> None:
         Refused.__init__(self, str(error), current_user_key=error.current_user_key)
         HTTPException.__init__(self, 403, reason(error))
+
+
+class FromElsewhere(CrossSiteRequest, HTTPException):
+    """`CrossSiteRequest` as FastAPI raises it: 403, and the reason as its detail."""
+
+    def __init__(self, error: CrossSiteRequest) -> None:
+        CrossSiteRequest.__init__(self, str(error))
+        HTTPException.__init__(self, 403, "cross_site_request")
 
 
 class FreshSignInRequired(Forbidden, NotFresh):
@@ -105,6 +114,13 @@ class Auth(Generic[U]):
         duration("within", within, at_least=1)
         return self._dependency(lambda auth: require_fresh(auth, within))
 
+    def same_origin(self, defence: CrossSiteDefence = OWN_ORIGIN) -> Callable[..., Any]:
+        """A dependency: refuses requests of other sites that change something; see `require_same_origin`.
+
+        For all routes: ``FastAPI(dependencies=[Depends(session.same_origin())])``.
+        """
+        return _Dependency(self._key, lambda auth: require_same_origin(auth, defence))
+
     async def request_auth(self, connection: HTTPConnection) -> RequestAuth[U]:
         """The request-bound object, for handlers that are coroutines."""
         return asgi.request_auth(connection.scope, self._key)
@@ -130,7 +146,7 @@ class _Dependency(Generic[R]):
         bound = asgi.request_auth(connection.scope, self._key)
         try:
             return self._guard(bound)
-        except Refused as error:
+        except (Refused, CrossSiteRequest) as error:
             raise _as_fastapi_raises_it(error, bound, connection) from None
 
 
@@ -143,16 +159,20 @@ class _SecuredDependency(_Dependency[R], SecurityBase):
         self.scheme_name = cookie
 
 
-def _as_fastapi_raises_it(error: Refused, bound: RequestAuth[Any], connection: HTTPConnection) -> Refused:
+def _as_fastapi_raises_it(
+    error: Refused | CrossSiteRequest, bound: RequestAuth[Any], connection: HTTPConnection
+) -> Exception:
     if connection.scope["type"] != "http":
         return error  # no response can be sent: the middleware closes the WebSocket
     root = getattr(connection.scope.get("app"), "root_path", "")
     if root and "app_root_path" not in connection.scope:
         # FastAPI tells what is outside of it only to what is inside of it.
         bound.connection.states.setdefault(PREFIX, root)
-    answers = asgi.answers_in(connection.scope).get(error.current_user_key or "")
+    answers = asgi.answers_in(connection.scope).get(bound.auth.current_user_key)
     if answers is not None and (answers.on_error or answers.redirect(error, bound.connection)):
         return error
+    if isinstance(error, CrossSiteRequest):
+        return FromElsewhere(error)
     if isinstance(error, NotSignedIn):
         return NotAuthenticated(error)
     return FreshSignInRequired(error) if isinstance(error, NotFresh) else Forbidden(error)

@@ -13,9 +13,10 @@ from powauth.accounts.base import U
 from powauth.authenticator import Authenticator
 from powauth.backends.base import drive
 from powauth.errors import ConfigError, PowauthError
-from powauth.guards import FRESH, require_fresh, require_no_user, require_user
+from powauth.guards import FRESH, OWN_ORIGIN, require_fresh, require_no_user, require_same_origin, require_user
 from powauth.http.answers import Answers, OnError, chosen
 from powauth.http.connection import MISSING, NO_EFFECTS
+from powauth.http.cross_site import CrossSiteDefence
 from powauth.integrations import wsgi
 from powauth.request_auth import BlockingRequestAuth
 from powauth.sessions.store import Duration, duration
@@ -132,6 +133,26 @@ class PowAuth(Generic[U]):
         """A view that a signed-in user has no use for; see `powauth.guards.require_no_user`."""
         return _guarded(view, lambda: require_no_user(self.request_auth()))
 
+    @overload
+    def same_origin_required(self, view: Callable[P, R]) -> Callable[P, R]: ...
+
+    @overload
+    def same_origin_required(self, *, defence: CrossSiteDefence) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+
+    def same_origin_required(
+        self, view: Callable[P, R] | None = None, *, defence: CrossSiteDefence = OWN_ORIGIN
+    ) -> Any:
+        """A view that other sites cannot change anything by; see `powauth.guards.require_same_origin`."""
+        guard = partial(_guarded, guard=lambda: require_same_origin(self.request_auth(), defence))
+        return guard if view is None else guard(view)
+
+    def refuse_cross_site(self) -> None:
+        """Refuse a request of another site that changes something: ``app.before_request(extension.refuse_cross_site)``.
+
+        For other origins, call `powauth.guards.require_same_origin` in a function of your own.
+        """
+        require_same_origin(self.request_auth())
+
     def _fetch(self) -> None:
         environ, key = request.environ, self.auth.current_user_key
         connection = FlaskConnection(environ)
@@ -234,3 +255,22 @@ def fresh_login_required(view: Callable[P, R] | None = None, *, within: Duration
 def signed_out_required(view: Callable[P, R]) -> Callable[P, R]:
     """See `PowAuth.signed_out_required`."""
     return _guarded(view, lambda: require_no_user(request_auth()))
+
+
+@overload
+def same_origin_required(view: Callable[P, R]) -> Callable[P, R]: ...
+
+
+@overload
+def same_origin_required(*, defence: CrossSiteDefence) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+
+
+def same_origin_required(view: Callable[P, R] | None = None, *, defence: CrossSiteDefence = OWN_ORIGIN) -> Any:
+    """See `PowAuth.same_origin_required`: ``@same_origin_required``, or with a defence of one's own in brackets."""
+    guard = partial(_guarded, guard=lambda: require_same_origin(request_auth(), defence))
+    return guard if view is None else guard(view)
+
+
+def refuse_cross_site() -> None:
+    """See `PowAuth.refuse_cross_site`: ``app.before_request(refuse_cross_site)``."""
+    require_same_origin(request_auth())

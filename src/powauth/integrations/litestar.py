@@ -10,13 +10,15 @@ from powauth._extras import needs
 from powauth.accounts.base import U
 from powauth.authenticator import Authenticator, Unreachable
 from powauth.errors import ConfigError, PowauthError, Refused, StoreUnavailable
-from powauth.guards import FRESH
+from powauth.guards import FRESH, OWN_ORIGIN
 from powauth.guards import require_fresh as fresh_user
 from powauth.guards import require_no_user as no_user
+from powauth.guards import require_same_origin as same_origin
 from powauth.guards import require_user as user
 from powauth.http.answers import Answers, OnError, chosen, reason
 from powauth.http.carriers import FrameworkSessionCarrier
 from powauth.http.connection import Later
+from powauth.http.cross_site import CrossSiteDefence
 from powauth.http.own_path import path_below
 from powauth.integrations import asgi
 from powauth.integrations.websockets import POLICY_VIOLATION, RECHECK_SECONDS, TRY_AGAIN_LATER
@@ -36,7 +38,7 @@ with needs("litestar", "PowAuthPlugin", "litestar", "anyio"):
     from litestar.response import Response
     from litestar.types import Scope
 
-__all__ = ["PowAuthPlugin", "require_fresh", "require_no_user", "require_user"]
+__all__ = ["PowAuthPlugin", "require_fresh", "require_no_user", "require_same_origin", "require_user"]
 
 T = TypeVar("T")
 
@@ -113,6 +115,10 @@ class PowAuthPlugin(InitPlugin, Generic[U]):
     def require_fresh(self, within: Duration = FRESH) -> Guard:
         """A guard: the user signed in no longer than ``within`` ago."""
         return _fresh_guard(within, self.auth.current_user_key)
+
+    def require_same_origin(self, defence: CrossSiteDefence = OWN_ORIGIN) -> Guard:
+        """A guard: the request changes nothing, or comes from the app's own pages or from a program."""
+        return _guard(lambda auth: same_origin(auth, defence), self.auth.current_user_key)
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """See Litestar's ``InitPlugin``."""
@@ -222,3 +228,11 @@ require_no_user: Guard = _guard(no_user, "current_user")
 def require_fresh(within: Duration = FRESH) -> Guard:
     """A guard: the user signed in no longer than ``within`` ago; see `powauth.guards.require_fresh`."""
     return _fresh_guard(within, "current_user")
+
+
+def require_same_origin(defence: CrossSiteDefence = OWN_ORIGIN) -> Guard:
+    """A guard against requests of other sites, for handlers that change something.
+
+    For all handlers: ``Litestar(..., guards=[require_same_origin()])``; see `powauth.guards.require_same_origin`.
+    """
+    return _guard(lambda auth: same_origin(auth, defence), "current_user")

@@ -1,11 +1,15 @@
 """Starlette: ``request.user``, ``request.auth`` and ``@requires`` over the ASGI middleware."""
 
+import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from functools import partial, wraps
+from typing import Any, NoReturn, ParamSpec, TypeVar, overload
 
 from powauth._extras import needs
 from powauth.authenticator import Unreachable
 from powauth.errors import StoreUnavailable
+from powauth.guards import OWN_ORIGIN, require_same_origin
+from powauth.http.cross_site import CrossSiteDefence
 from powauth.integrations import asgi
 from powauth.integrations.asgi import SessionAuthMiddleware
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
@@ -14,7 +18,16 @@ with needs("starlette", "the Starlette integration", "starlette"):
     from starlette.authentication import AuthCredentials, AuthenticationBackend
     from starlette.requests import HTTPConnection
 
-__all__ = ["SessionAuthBackend", "SessionAuthMiddleware", "blocking_request_auth", "request_auth"]
+__all__ = [
+    "SessionAuthBackend",
+    "SessionAuthMiddleware",
+    "blocking_request_auth",
+    "request_auth",
+    "same_origin_required",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 AUTHENTICATED = "authenticated"
 """The scope that every signed-in user has: ``@requires("authenticated")``."""
@@ -83,3 +96,47 @@ def blocking_request_auth(
         ConfigError: if no middleware with that ``current_user_key`` has run.
     """
     return asgi.blocking_request_auth(connection.scope, current_user_key)
+
+
+@overload
+def same_origin_required(endpoint: Callable[P, R]) -> Callable[P, R]: ...
+
+
+@overload
+def same_origin_required(
+    *, defence: CrossSiteDefence = ..., current_user_key: str = ...
+) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+
+
+def same_origin_required(
+    endpoint: Callable[P, R] | None = None,
+    *,
+    defence: CrossSiteDefence = OWN_ORIGIN,
+    current_user_key: str = "current_user",
+) -> Any:
+    """An endpoint that other sites cannot change anything by; see `powauth.guards.require_same_origin`.
+
+    The endpoint is a function of a request, a coroutine function of one, or a method of an ``HTTPEndpoint``.
+    """
+    if endpoint is None:
+        return partial(same_origin_required, defence=defence, current_user_key=current_user_key)
+
+    def check(arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        (connection,) = (each for each in (*arguments, *named.values()) if isinstance(each, HTTPConnection))
+        require_same_origin(request_auth(connection, current_user_key), defence)
+
+    if inspect.iscoroutinefunction(endpoint):
+
+        @wraps(endpoint)
+        async def awaited(*args: P.args, **kwargs: P.kwargs) -> Any:
+            check(args, kwargs)
+            return await endpoint(*args, **kwargs)
+
+        return awaited
+
+    @wraps(endpoint)
+    def called(*args: P.args, **kwargs: P.kwargs) -> Any:
+        check(args, kwargs)
+        return endpoint(*args, **kwargs)
+
+    return called
