@@ -1,4 +1,4 @@
-"""What a session costs in a backend: space, reads, sign-ins, and the longest pause of cleaning.
+"""The cost of a session in LMDB: space, reads, sign-ins, and the longest pause of cleaning.
 
 Each row is measured in a process of its own, so that no row uses memory that another has left behind.
 """
@@ -22,7 +22,6 @@ from typing import NamedTuple
 
 from benchmarks.tables import table
 from powauth.backends.base import Backend, Record, drive, make_key, make_owner, shard_of
-from powauth.backends.memory import MemoryBackend
 
 NOW = 1_900_000_000_000
 TTL = 1_800_000
@@ -42,9 +41,9 @@ class Row(NamedTuple):
     Attributes:
         name: of the backend.
         sessions: with a value of 200 bytes each; every second user has two.
-        bytes_per_session: of the process's resident memory, or of the files on disk.
+        bytes_per_session: of the files on disk.
         read_ns: median of a `Backend.get` of a random live session, key and all unique.
-        bare_ns: the same keys from a plain dict, or by a plain ``get`` of lmdb in a read transaction.
+        bare_ns: the same keys by a plain ``get`` of lmdb in a read transaction.
         create_us: mean of a `Backend.create`.
         longest_create_ms: the longest of them, in time of the processor, so without what other programs do meanwhile.
         longest_purge_ms: the same of a ``purge(100)`` while all sessions, expired, are removed.
@@ -60,34 +59,27 @@ class Row(NamedTuple):
     longest_purge_ms: float
 
 
-def bench_backend(
-    name: str, make: Callable[[], Backend], sizes: Sequence[int], *, directory: Path | None = None
-) -> list[Row]:
+def bench_backend(name: str, make: Callable[[], Backend], sizes: Sequence[int], directory: Path) -> list[Row]:
     """One row for each number of sessions.
 
     Args:
         name: of the backend, for the table.
         make: gives an empty backend that is not ``async``; called in another process, so it must be picklable.
         sizes: numbers of sessions.
-        directory: where the backend keeps its files, if it has any: their size is measured instead of the memory's, and
-            lmdb takes the place of the dict. It is made before ``make`` is called, and removed afterwards.
+        directory: where the backend keeps its files. It is made before ``make`` is called, and removed afterwards.
     """
     rows = []
     for size in sizes:
-        if directory is not None:
-            directory.mkdir(mode=0o700)
+        directory.mkdir(mode=0o700)
         try:
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 rows.append(pool.submit(_measure, name, make, size, directory).result())
         finally:
-            if directory is not None:
-                shutil.rmtree(directory)
+            shutil.rmtree(directory)
     return rows
 
 
-def _measure(name: str, make: Callable[[], Backend], size: int, directory: Path | None) -> Row:
-    gc.collect()
-    before = _resident_bytes()
+def _measure(name: str, make: Callable[[], Backend], size: int, directory: Path) -> Row:
     backend = make()
     keys = []
     every = max(size // (3 * SAMPLE), 1)
@@ -100,7 +92,7 @@ def _measure(name: str, make: Callable[[], Backend], size: int, directory: Path 
         if number % every == 0:
             keys.append(bytes(bytearray(record.key)))
     gc.collect()
-    used = _resident_bytes() - before if directory is None else _file_bytes(directory)
+    used = _file_bytes(directory)
     random.Random(1).shuffle(keys)
     read_ns = _time_reads(lambda key: drive(backend.get(key, NOW)), keys)
     longest_purge = 0.0
@@ -149,12 +141,8 @@ def _time_reads(read: Read, keys: Sequence[bytes]) -> int:
 
 
 @contextmanager
-def _bare(size: int, directory: Path | None) -> Iterator[Read]:
+def _bare(size: int, directory: Path) -> Iterator[Read]:
     """A read of the engine itself, with the same records in it."""
-    if directory is None:
-        records = {record.key: record for record in _records(size)}
-        yield lambda key: records[key]
-        return
     import lmdb
 
     path = directory / "bare"
@@ -168,12 +156,6 @@ def _bare(size: int, directory: Path | None) -> Iterator[Read]:
                 return transaction.get(key)
 
         yield read
-
-
-def _resident_bytes() -> int:
-    """Of this process, as Linux tells it."""
-    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
-    return int(pages) * 4096
 
 
 def _file_bytes(directory: Path) -> int:
@@ -201,13 +183,12 @@ HEAD = [
 
 
 def measure(sizes: Sequence[int]) -> list[Row]:
-    """The backends that need no server, at each number of sessions."""
-    rows = bench_backend("memory", MemoryBackend, sizes)
-    if importlib.util.find_spec("lmdb") is not None:
-        with tempfile.TemporaryDirectory(dir=RAM_DISK if RAM_DISK.is_dir() else None) as parent:
-            directory = Path(parent) / "store"
-            rows += bench_backend("lmdb", partial(lmdb_backend, directory / "sessions"), sizes, directory=directory)
-    return rows
+    """LMDB at each number of sessions. It is the one backend that needs no server and is meant for so many."""
+    if importlib.util.find_spec("lmdb") is None:
+        return []
+    with tempfile.TemporaryDirectory(dir=RAM_DISK if RAM_DISK.is_dir() else None) as parent:
+        directory = Path(parent) / "store"
+        return bench_backend("lmdb", partial(lmdb_backend, directory / "sessions"), sizes, directory)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,139 +1,73 @@
 """Records in this process's memory: for tests, and for an app that runs as one process.
 
-Each worker process has a memory of its own. With two of them a session made by one is unknown to the other, and a
-sign-out reaches one alone; forking copies what was there and shares nothing afterwards. All of it is gone when the
-process ends. `powauth.backends.lmdb` is the choice for several processes on one machine.
-
-**Pauses.** A single dict of a million entries stands still for tens of milliseconds when it grows, and a list of all
-expiries would have to be searched or rebuilt. Here everything lies in many small groups, chosen by Python's own hash,
-whose seed no client knows; each step works on single groups. A group of records is a 16,384th of the store (61 at a
-million, searched in two microseconds), and a group of owners a 32,768th. An owner with very many records makes `list`
-and `delete_owner` slow for itself and for the few owners of its group, and no other verb for anyone. `count` looks at
-everything: tenths of a second at a million, for administrators.
-
-**Space.** A record is kept as one `bytes` object, a third smaller than a `Record` with its parts: some 440 bytes in
-all for a session with 200 bytes of value. Up to Python 3.13 the garbage collector does not look into dicts that hold
-nothing but bytes, so its full collections stay short as well.
+Each worker process has its own memory. With two workers, a session that one of them made is unknown to the other, and a
+sign-out reaches only one of them. A fork copies the records and shares nothing afterwards. The end of the process ends
+all sessions. For several processes on one machine, use `powauth.backends.lmdb`.
 """
 
-import struct
 import threading
-from array import array
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from typing import Final
+from heapq import heapify, heappop, heappush, nsmallest
+from typing import Final, Generic, TypeVar
+
+import msgspec
 
 from powauth.backends.base import EPOCH_LIFETIME, Backend, Millis, Mode, Page, Record
 from powauth.errors import ConfigError, StoreUnavailable
 
-_RECORD_GROUPS: Final = 16_384
-"""61 records each at a million; empty, they cost 400 KB."""
-
-_OWNER_GROUPS: Final = 32_768
-"""30 records each at a million; empty, they cost 260 KB."""
-
-_EPOCH_GROUPS: Final = 1_024
-"""Only the epochs of the last hour are there."""
-
 _SWEEP_ON_CREATE: Final = 2
-"""Expired records that each `create` removes: more than it adds, so that a store nobody purges does not grow."""
+"""Expired records that each `create` removes: more than it adds, so that a store that nobody purges stays small."""
 
-_SCAN_STEP: Final = 1_000
-"""Records that one step of `scan` looks at beyond its limit, in search of a namespace's."""
-
-_NEVER: Final = 2**64 - 1
-
-_EXPIRY: Final = struct.Struct(">Q")
-"""Every stored value begins with its expiry, big end first: values compare as their expiries do."""
-
-_HEAD: Final = struct.Struct(">QqqH")
-"""Of a record: expiry, creation, version, length of the owner; then owner and value."""
-
-_EPOCH: Final = struct.Struct(">QQ")
-"""Of an epoch: when it may be forgotten, and its number."""
-
-_OWNER_AT: Final = _HEAD.size
-_LENGTH_AT: Final = _HEAD.size - 2
+_SPARE: Final = 64
+"""Entries in a heap of expiries, beyond two for each value, before it is built again."""
 
 
-class _ExpiringMap:
-    """Bytes under bytes, in groups, with the soonest expiry of each group in a tree of minima over them.
+class _Epoch(msgspec.Struct, frozen=True, gc=False):
+    number: int
+    expires_at: Millis
 
-    The tree is exact after each change, so whatever has expired is found without looking at what has not, and there
-    are no leftovers of renewed or deleted values that would have to be cleaned away.
 
-    ``soonest[1]`` is the root, node ``n`` has the children ``2n`` and ``2n + 1``, and the leaf of group ``g`` is
-    ``size + g``. The number of groups is fixed, so a reader needs no lock: see `MemoryBackend`.
+T = TypeVar("T", Record, _Epoch)
+
+
+class _ExpiringMap(Generic[T]):
+    """Values by key, with a heap of their expiries that finds the expired ones.
+
+    A value that is replaced or removed leaves its entry in the heap. `take_expired` skips such entries, and `put`
+    builds the heap again when they are in the majority.
     """
 
-    __slots__ = ("groups", "mask", "size", "soonest")
+    __slots__ = ("_expiries", "values")
 
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.mask = size - 1
-        self.groups: list[dict[bytes, bytes] | None] = [None] * size
-        self.soonest = array("Q", [_NEVER]) * (2 * size)
+    def __init__(self) -> None:
+        self.values: dict[bytes, T] = {}
+        self._expiries: list[tuple[Millis, bytes]] = []
 
-    def get(self, key: bytes) -> bytes | None:
-        group = self.groups[hash(key) & self.mask]
-        return None if group is None else group.get(key)
+    def put(self, key: bytes, value: T) -> None:
+        self.values[key] = value
+        heappush(self._expiries, (value.expires_at, key))
+        if len(self._expiries) > 2 * len(self.values) + _SPARE:
+            self._expiries = [(each.expires_at, key) for key, each in self.values.items()]
+            heapify(self._expiries)
 
-    def put(self, key: bytes, value: bytes) -> None:
-        position = hash(key) & self.mask
-        group = self.groups[position]
-        if group is None:
-            self.groups[position] = {key: value}
-        else:
-            group[key] = value
-        self._settle(position)
-
-    def remove(self, key: bytes) -> None:
-        position = hash(key) & self.mask
-        group = self.groups[position]
-        if group is not None and group.pop(key, None) is not None:
-            self._settle(position)
-
-    def take_expired(self, limit: int, now: Millis) -> Iterator[tuple[bytes, bytes]]:
-        """Remove up to ``limit`` values that have expired, and give them out; a group at a time."""
-        bound = _EXPIRY.pack(now + 1)
-        tree = self.soonest
-        while limit > 0 and tree[1] <= now:
-            node = 1
-            while node < self.size:
-                node *= 2
-                if tree[node] > now:
-                    node += 1
-            group = self.groups[node - self.size] or {}
-            expired = [item for item in group.items() if item[1] < bound][:limit]
-            for key, _ in expired:
-                del group[key]
-            self._settle(node - self.size)
-            limit -= len(expired)
-            yield from expired
-
-    def _settle(self, position: int) -> None:
-        """Bring the tree up to date with a group that has changed; a group left empty goes."""
-        group = self.groups[position]
-        if group:
-            soonest = _EXPIRY.unpack_from(min(group.values()))[0]
-        else:
-            soonest = _NEVER
-            self.groups[position] = None
-        tree = self.soonest
-        node = self.size + position
-        while node and tree[node] != soonest:
-            tree[node] = soonest
-            soonest = min(soonest, tree[node ^ 1])
-            node >>= 1
+    def take_expired(self, limit: int, now: Millis) -> Iterator[T]:
+        """Remove and yield up to ``limit`` expired values."""
+        while limit > 0 and self._expiries and self._expiries[0][0] <= now:
+            _, key = heappop(self._expiries)
+            value = self.values.get(key)
+            if value is not None and value.expires_at <= now:
+                del self.values[key]
+                limit -= 1
+                yield value
 
 
 class MemoryBackend(Backend):
     """A backend in this process's memory, safe for any number of threads.
 
-    Writers take one lock, briefly. Readers of a single record take none: they index a list that never changes its
-    length, and ask a dict of bytes for bytes. Both steps are atomic (under the interpreter's lock, and in builds
-    without it by the lock that each list and dict has of its own), no Python code runs inside them, and what they find
-    is immutable: the whole record as it was before or after a change, never a mixture.
+    Writers take one lock. Readers of a single record take none: to look up a key in a dict is atomic (under the
+    interpreter's lock, and in builds without it by the dict's own), and a record is immutable.
+
+    `purge` and `create` find expired records without a search. `scan` and `count` look at every record.
 
     >>> from powauth.backends.base import drive, make_key, make_owner, shard_of
     >>> backend, owner = MemoryBackend(max_records=100_000), make_owner("credentials", "42")
@@ -146,9 +80,9 @@ class MemoryBackend(Backend):
     True
 
     Args:
-        max_records: how many records to hold at most; ``None`` is no bound. When that many are held, expired ones make
-            room, and if none has expired `create` raises `StoreUnavailable`: no live session is ever pushed out by
-            another, because then anyone who can sign in often could sign out everybody else.
+        max_records: The largest number of records to hold; ``None`` sets no bound. When the backend is full, expired
+            records make room. If none has expired, `create` raises `StoreUnavailable`. A new session never pushes out a
+            live one: otherwise anyone who signs in often could sign out everybody else.
 
     Raises:
         ConfigError: if ``max_records`` is not a positive number.
@@ -164,97 +98,91 @@ class MemoryBackend(Backend):
         self._max_records = max_records
         self._lock = threading.Lock()
         self._closed = False
-        self._held = 0
         self._moves = 0
         self._clear()
 
     def _clear(self) -> None:
-        self._records = _ExpiringMap(_RECORD_GROUPS)
-        self._epochs = _ExpiringMap(_EPOCH_GROUPS)
-        # Sets of keys, by their owner's hash. Dicts, because the garbage collector looks into every set and tuple.
-        self._owners: list[dict[bytes, None] | None] = [None] * _OWNER_GROUPS
+        self._records = _ExpiringMap[Record]()
+        self._epochs = _ExpiringMap[_Epoch]()
+        self._owners: dict[bytes, set[bytes]] = {}
 
     async def create(self, record: Record, epoch: int | None, now: Millis) -> bool:
-        """Add a record, and remove a few expired ones.
+        """See `Backend.create`. Removes a few expired records.
 
         Raises:
-            StoreUnavailable: if ``max_records`` live ones are held, or the backend is closed.
-            ValueError: if a number is beyond 63 bits or ``expires_at`` negative, or the owner longer than 64 KiB.
+            StoreUnavailable: if ``max_records`` live records are held, or the backend is closed.
         """
-        new = _pack(record)
+        new = _frozen(record)
         with self._lock:
             self._check_open()
-            old = self._records.get(record.key)
-            if old is not None and _expires_at(old) > now:
+            old = self._records.values.get(record.key)
+            if old is not None and old.expires_at > now:
                 return False
             if epoch is not None and not self._epoch(record.owner) <= epoch <= self._moves:
                 return False
             if old is not None:
-                self._remove(record.key, old)
+                self._remove(old)
             self._sweep(_SWEEP_ON_CREATE, now)
-            if self._max_records is not None and self._held >= self._max_records:
+            held = len(self._records.values)
+            if self._max_records is not None and held >= self._max_records:
                 raise StoreUnavailable(
-                    f"the memory backend holds {self._held} live records, as many as max_records allows: raise "
+                    f"the memory backend holds {held} live records, as many as max_records allows: raise "
                     "max_records, shorten the sessions' ttl, or move to a backend on disk such as lmdb"
                 )
-            self._records.put(record.key, new)
-            self._enlist(record.owner, record.key)
-            self._held += 1
+            self._records.put(new.key, new)
+            self._owners.setdefault(new.owner, set()).add(new.key)
             return True
 
     async def get(self, key: bytes, now: Millis) -> Record | None:
-        """Read one live record; without a lock."""
+        """See `Backend.get`. Takes no lock."""
         stored = MemoryBackend.peek(self, key, now)  # whatever a subclass has in its place
         return None if stored is None else self.record_of(key, stored, now)
 
-    def peek(self, key: bytes, now: Millis) -> bytes | None:
-        """See `Backend.peek`: it is as short as this."""
-        records = self._records
-        group = records.groups[hash(key) & records.mask]
-        stored = None if group is None else group.get(key)
+    def peek(self, key: bytes, now: Millis) -> Record | None:
+        """See `Backend.peek`."""
+        stored = self._records.values.get(key)
         if stored is None:
-            self._check_open()  # `close` says that it is closed before it empties the groups
+            self._check_open()  # `close` sets its mark before it removes the records
         return stored
 
-    def record_of(self, key: bytes, seen: bytes, now: Millis) -> Record | None:
+    def record_of(self, key: bytes, seen: Record, now: Millis) -> Record | None:
         """See `Backend.record_of`."""
-        record = _unpack(key, seen)
-        return record if record.expires_at > now else None
+        del key
+        return seen if seen.expires_at > now else None
 
     async def update(self, record: Record, expected_version: int, now: Millis) -> bool:
-        """Replace the live record of the same key, and of the same owner, if its version is the expected one."""
-        new = _pack(record)
+        """See `Backend.update`. The owner must be the same, too."""
+        new = _frozen(record)
         with self._lock:
             self._check_open()
-            stored = self._records.get(record.key)
-            if stored is None or _expires_at(stored) <= now:
+            old = self._records.values.get(record.key)
+            if old is None or old.expires_at <= now:
                 return False
-            old = _unpack(record.key, stored)
             if old.version != expected_version or old.owner != record.owner:
                 return False
-            self._records.put(record.key, new)
+            self._records.put(new.key, new)
             return True
 
     async def delete(self, key: bytes, now: Millis) -> bool:
-        """Remove a record; whether a live one existed."""
+        """See `Backend.delete`."""
         with self._lock:
             self._check_open()
-            stored = self._records.get(key)
-            if stored is None:
+            record = self._records.values.get(key)
+            if record is None:
                 return False
-            self._remove(key, stored)
-            return _expires_at(stored) > now
+            self._remove(record)
+            return record.expires_at > now
 
     async def list(self, owner: bytes, now: Millis) -> list[Record]:
-        """All live records of an owner, newest first; looks at the records of the owner's group."""
+        """See `Backend.list`."""
         with self._lock:
             self._check_open()
-            found = [_unpack(key, stored) for key, stored in self._of(owner) if _expires_at(stored) > now]
+            found = [record for record in self._of(owner) if record.expires_at > now]
         found.sort(key=lambda record: (record.created_at, record.key), reverse=True)
         return found
 
     async def epoch(self, owner: bytes, now: Millis, *, advance: bool = False) -> int:
-        """The owner's epoch; no two moves of any owners' ever give the same number."""
+        """See `Backend.epoch`. No two moves of any owners' epochs give the same number."""
         with self._lock:
             self._check_open()
             if advance:
@@ -262,167 +190,97 @@ class MemoryBackend(Backend):
             return self._epoch(owner)
 
     async def latest_epoch(self, now: Millis) -> int:
-        """How often epochs were moved: each was given the number of its move."""
+        """See `Backend.latest_epoch`. It counts the moves of all owners' epochs."""
         del now
         with self._lock:
             self._check_open()
             return self._moves
 
     async def delete_owner(self, owner: bytes, now: Millis, keep: bytes | None = None) -> int:
-        """Move the owner's epoch on and remove all its records but the one under ``keep``; how many live ones went."""
+        """See `Backend.delete_owner`."""
         with self._lock:
             self._check_open()
             self._advance(owner, now)
-            went = 0
-            for key, stored in self._of(owner):
-                if key != keep:
-                    self._remove(key, stored)
-                    went += _expires_at(stored) > now
-            return went
+            gone = [record for record in self._of(owner) if record.key != keep]
+            for record in gone:
+                self._remove(record)
+            return sum(record.expires_at > now for record in gone)
 
     async def purge(self, limit: int, now: Millis) -> int:
-        """Remove up to ``limit`` expired records and epochs; looks at no more than that many groups."""
+        """See `Backend.purge`."""
         with self._lock:
             self._check_open()
             return self._sweep(limit, now)
 
     async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
-        """One step through a namespace's live records, group by group and in the order of the keys within each.
-
-        A page holds up to ``limit`` records, and may hold fewer, or none, before the end.
+        """See `Backend.scan`. In the order of the keys; each step looks at every record of the store.
 
         Raises:
-            ValueError: if the cursor is not from a page of this backend.
+            ValueError: if the cursor is not from a page of this namespace.
         """
         prefix = namespace.encode() + b":"
+        after = prefix if cursor is None else bytes.fromhex(cursor)
+        if not after.startswith(prefix):
+            raise ValueError("the cursor is not from a page of this namespace")
         limit = max(limit, 1)
-        position, after = _read_cursor(cursor)
-        found: list[Record] = []
-        looked_at = 0
-        while (position := self._occupied(position)) < _RECORD_GROUPS:
-            with self._lock:
-                group = sorted((self._records.groups[position] or {}).items())
-            start = 0 if after is None else bisect_right(group, after, key=lambda item: item[0])
-            for key, stored in group[start:]:
-                if key.startswith(prefix) and _expires_at(stored) > now:
-                    if len(found) >= limit:
-                        return Page(found, f"{position}.{after.hex()}" if after is not None else f"{position}")
-                    found.append(_unpack(key, stored))
-                after = key
-            position, after = position + 1, None
-            looked_at += len(group)
-            if looked_at >= _SCAN_STEP + limit and position < _RECORD_GROUPS:
-                return Page(found, f"{position}")
-        return Page(found, None)
+        rest = (record for record in self._live(prefix, now) if record.key > after)
+        found = nsmallest(limit + 1, rest, key=lambda record: record.key)
+        return Page(found[:limit], found[limit - 1].key.hex() if len(found) > limit else None)
 
     async def count(self, namespace: str, now: Millis) -> int:
-        """How many live records the namespace holds; looks at every record of the store."""
-        prefix = namespace.encode() + b":"
-        bound = _EXPIRY.pack(now + 1)
-        total = position = 0
-        while (position := self._occupied(position)) < _RECORD_GROUPS:
-            with self._lock:
-                group = self._records.groups[position] or {}
-                total += len([key for key, stored in group.items() if stored >= bound and key.startswith(prefix)])
-            position += 1
-        return total
+        """See `Backend.count`. Looks at every record of the store."""
+        return sum(1 for _ in self._live(namespace.encode() + b":", now))
 
     async def close(self) -> None:
         """Forget everything. Calls after it raise `StoreUnavailable`; closing again does nothing."""
         with self._lock:
             self._closed = True
-            self._held = 0
             self._clear()
 
     def _check_open(self) -> None:
         if self._closed:
             raise StoreUnavailable("the memory backend is closed")
 
-    def _occupied(self, position: int) -> int:
-        """The first group from ``position`` on that holds records, or the number of groups; without the lock."""
-        groups = self._records.groups
-        while position < _RECORD_GROUPS and groups[position] is None:
-            position += 1
-        self._check_open()
-        return position
+    def _live(self, prefix: bytes, now: Millis) -> Iterator[Record]:
+        """Yield the live records of a namespace as they were at the call, in no order."""
+        with self._lock:
+            self._check_open()
+            records = list(self._records.values.values())
+        return (record for record in records if record.expires_at > now and record.key.startswith(prefix))
 
-    # With the lock held
+    # The caller of these holds the lock.
 
-    def _remove(self, key: bytes, stored: bytes) -> None:
-        self._records.remove(key)
-        self._strike(key, stored)
+    def _of(self, owner: bytes) -> Sequence[Record]:
+        return [self._records.values[key] for key in self._owners.get(owner, ())]
+
+    def _remove(self, record: Record) -> None:
+        del self._records.values[record.key]
+        self._disown(record)
+
+    def _disown(self, record: Record) -> None:
+        """Take a removed record out of the keys of its owner."""
+        keys = self._owners[record.owner]
+        keys.remove(record.key)
+        if not keys:
+            del self._owners[record.owner]
 
     def _sweep(self, limit: int, now: Millis) -> int:
-        went = 0
-        for key, stored in self._records.take_expired(limit, now):
-            self._strike(key, stored)
-            went += 1
-        return went + sum(1 for _ in self._epochs.take_expired(limit - went, now))
+        gone = list(self._records.take_expired(limit, now))
+        for record in gone:
+            self._disown(record)
+        return len(gone) + len(list(self._epochs.take_expired(limit - len(gone), now)))
 
     def _epoch(self, owner: bytes) -> int:
-        stored = self._epochs.get(owner)
-        return 0 if stored is None else int(_EPOCH.unpack(stored)[1])
+        epoch = self._epochs.values.get(owner)
+        return 0 if epoch is None else epoch.number
 
     def _advance(self, owner: bytes, now: Millis) -> None:
         self._moves += 1
-        self._epochs.put(owner, _EPOCH.pack(now + EPOCH_LIFETIME, self._moves))
-
-    def _enlist(self, owner: bytes, key: bytes) -> None:
-        position = hash(owner) & (_OWNER_GROUPS - 1)
-        group = self._owners[position]
-        if group is None:
-            self._owners[position] = {key: None}
-        else:
-            group[key] = None
-
-    def _strike(self, key: bytes, stored: bytes) -> None:
-        """Take a removed record out of its owner's group and out of the count."""
-        self._held -= 1
-        position = hash(_owner(stored)) & (_OWNER_GROUPS - 1)
-        group = self._owners[position] or {}
-        group.pop(key, None)
-        if not group:
-            self._owners[position] = None
-
-    def _of(self, owner: bytes) -> Sequence[tuple[bytes, bytes]]:
-        """Keys and stored records of one owner, expired ones among them."""
-        start = _HEAD.pack(0, 0, 0, len(owner))[_LENGTH_AT:] + owner
-        keys = self._owners[hash(owner) & (_OWNER_GROUPS - 1)] or ()
-        pairs = [(key, self._records.get(key) or b"") for key in keys]
-        return [pair for pair in pairs if pair[1].startswith(start, _LENGTH_AT)]
+        self._epochs.put(owner, _Epoch(self._moves, now + EPOCH_LIFETIME))
 
 
-def _pack(record: Record) -> bytes:
-    try:
-        head = _HEAD.pack(record.expires_at, record.created_at, record.version, len(record.owner))
-    except struct.error as error:
-        raise ValueError("a number of the record is out of range, or its owner longer than 64 KiB") from error
-    return b"%b%b%b" % (head, record.owner, record.value)
-
-
-def _unpack(key: bytes, stored: bytes) -> Record:
-    expires_at, created_at, version, length = _HEAD.unpack_from(stored)
-    value_at = _OWNER_AT + length
-    return Record(key, stored[_OWNER_AT:value_at], version, created_at, expires_at, stored[value_at:])
-
-
-def _expires_at(stored: bytes) -> Millis:
-    return int.from_bytes(stored[:8])
-
-
-def _owner(stored: bytes) -> bytes:
-    return stored[_OWNER_AT : _OWNER_AT + int.from_bytes(stored[_LENGTH_AT:_OWNER_AT])]
-
-
-def _read_cursor(cursor: str | None) -> tuple[int, bytes | None]:
-    """The group that a scan goes on with, and the key in it that was the last one seen."""
-    if cursor is None:
-        return 0, None
-    position, dot, after = cursor.partition(".")
-    try:
-        group, key = int(position), bytes.fromhex(after) if dot else None
-    except ValueError:
-        group, key = -1, None
-    if not 0 <= group < _RECORD_GROUPS:
-        raise ValueError("the cursor is not from a page of the memory backend")
-    return group, key
+def _frozen(record: Record) -> Record:
+    """Copy the value if the caller gave a buffer that could change in the store."""
+    if type(record.value) is bytes:
+        return record
+    return msgspec.structs.replace(record, value=bytes(record.value))
