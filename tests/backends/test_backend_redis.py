@@ -161,9 +161,13 @@ class RedisConformance(BackendConformance):
     engine_expires = True
     asynchronous = False
     url: str
+    unreachable = "redis://127.0.0.1:1/0"
 
     def make_backend(self) -> Backend:
         return RedisBackend(self.url, prefix=self.namespace, timeout=10, asynchronous=self.asynchronous)
+
+    def make_unreachable(self) -> Backend:
+        return RedisBackend(self.unreachable, timeout=10, asynchronous=self.asynchronous)
 
     def second(self, backend: Backend) -> Backend:
         return self.make_backend()
@@ -186,6 +190,7 @@ class TestSingleAsyncio(TestSingle):
 
 class TestCluster(RedisConformance):
     contenders = 20
+    unreachable = "redis+cluster://127.0.0.1:1"
 
     @pytest.fixture(autouse=True)
     def _server(self, cluster: list[Server]) -> None:
@@ -198,6 +203,7 @@ class TestClusterAsyncio(TestCluster):
 
 class TestSentinel(RedisConformance):
     contenders = 20
+    unreachable = "redis+sentinel://127.0.0.1:1/main"
 
     @pytest.fixture(autouse=True)
     def _server(self, sentinel_url: str) -> None:

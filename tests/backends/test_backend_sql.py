@@ -66,6 +66,24 @@ class Conformance(BackendConformance):
     def second(self, backend: Backend) -> Backend:
         return self.make_backend()
 
+    def make_unreachable(self) -> Backend:
+        url = make_url(self.where.through(self.driver))
+        if self.where.kind != "sqlite":
+            return SQLBackend(url.set(port=1).render_as_string(hide_password=False), table=self.table)
+        missing = url.set(database="/nonexistent/sessions.db")
+        return SQLBackend(create_engine(missing) if self.driver == "sqlite" else create_async_engine(missing))
+
+    async def break_engine(self, backend: Backend) -> None:
+        self._rename("", "_away")
+
+    async def mend_engine(self, backend: Backend) -> None:
+        self._rename("_away", "")
+
+    def _rename(self, before: str, after: str) -> None:
+        with self.where.engine() as engine, engine.begin() as connection:
+            for table in (self.table, f"{self.table}_epochs"):
+                connection.execute(text(f"ALTER TABLE {table}{before} RENAME TO {table}{after}"))
+
 
 class TestSQLite(Conformance):
     driver = "sqlite"

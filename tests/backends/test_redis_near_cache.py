@@ -98,10 +98,20 @@ class NearConformance(BackendConformance):
     @classmethod
     def _server(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         with own_server(tmp_path_factory.mktemp("near")) as server:
-            cls.url = server.url
+            cls.server, cls.url = server, server.url
             yield
 
+    server: Server
     url = ""
+
+    def make_unreachable(self) -> Backend:
+        return RedisBackend("redis://127.0.0.1:1/0", asynchronous=self.asynchronous, near_cache=30)
+
+    async def break_engine(self, backend: Backend) -> None:
+        self.server.kill()
+
+    async def mend_engine(self, backend: Backend) -> None:
+        self.server.start()
 
     async def make_backend(self) -> Backend:
         backend = RedisBackend(

@@ -100,7 +100,8 @@ class Suite:
     def make_unreachable(self) -> Backend | Awaitable[Backend]:
         """Return a backend whose engine cannot be reached, such as one at a port where nobody listens.
 
-        Every verb of it must raise `StoreUnavailable` within seconds. Without this method the test is skipped.
+        Every verb of it must raise `StoreUnavailable` within seconds. The suite closes it. Without this method the test
+        is skipped.
         """
         raise SkipTest("this suite has no unreachable engine: override `make_unreachable`")
 
@@ -146,14 +147,16 @@ class Suite:
 
     def run(self, scenario: Scenario) -> None:
         """Make a backend, run the scenario on it, dispose of it: all in one event loop if the backend is ``async``."""
-        self._run(self.make_backend, scenario)
+        self.run_on(self.make_backend, scenario, self.dispose)
 
-    def _run(self, make: Callable[[], Backend | Awaitable[Backend]], scenario: Scenario) -> None:
+    def run_on(self, make: Callable[[], Backend | Awaitable[Backend]], scenario: Scenario, dispose: Scenario) -> None:
+        """Run a scenario, as `run` does, on another backend than that of `make_backend`."""
+
         async def whole(backend: Backend) -> None:
             try:
                 await scenario(backend)
             finally:
-                await self.dispose(backend)
+                await dispose(backend)
 
         async def begin() -> Backend | None:
             made = make()
