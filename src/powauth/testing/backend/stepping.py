@@ -141,7 +141,7 @@ class _Passed:
         self.steps: list[Step] = []
         self._times: dict[object, int] = {}
 
-    def at(self, place: object) -> Step | None:
+    def at(self, place: object) -> Step | None:  # pragma: no cover
         """Note that the verb comes by a place; ``None`` if it has done so too often."""
         time = self._times[place] = self._times.get(place, 0) + 1
         if time > TIMES_AT_A_PLACE:
@@ -296,7 +296,7 @@ class _SteppedThread(_Thread[T]):
     def go_on(self) -> None:
         self._go_on.set()
 
-    def _at(self, frame: types.FrameType, what: str) -> None:
+    def _at(self, frame: types.FrameType, what: str) -> None:  # pragma: no cover
         self._has_called = False
         step = self.passed.at(f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}, before {what}")  # noqa: PTH119
         if step is not None and step == self._stop_at:
@@ -304,16 +304,16 @@ class _SteppedThread(_Thread[T]):
             self._paused.set()
             self._go_on.wait(STUCK)
 
-    # As `sys.settrace` and `sys.setprofile` demand
+    # As `sys.settrace` and `sys.setprofile` demand. Coverage, which works in the same way, cannot measure them.
 
-    def _trace(self, frame: types.FrameType, event: str, _: object) -> Callable[..., Any] | None:
+    def _trace(self, frame: types.FrameType, event: str, _: object) -> Callable[..., Any] | None:  # pragma: no cover
         if not self._is_own(frame.f_code.co_filename):
             return None
         if event == "line":
             self._at(frame, "the line")
         return self._trace
 
-    def _profile(self, frame: types.FrameType, event: str, called: object) -> None:
+    def _profile(self, frame: types.FrameType, event: str, called: object) -> None:  # pragma: no cover
         caller = frame if event.startswith("c_") else frame.f_back
         if caller is None or not self._is_own(caller.f_code.co_filename):
             return
@@ -348,7 +348,7 @@ def _files_of(backend: Backend, steps_into: Sequence[str]) -> Callable[[str], bo
 
     known: dict[str, bool] = {}
 
-    def is_own(file: str) -> bool:
+    def is_own(file: str) -> bool:  # pragma: no cover
         found = known.get(file)
         if found is None:
             found = known[file] = file in files or os.path.dirname(file) in folders  # noqa: PTH120

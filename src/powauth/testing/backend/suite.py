@@ -158,6 +158,8 @@ class Suite:
             finally:
                 await dispose(backend)
 
+        assert self.namespace  # known before threads ask for it: `cached_property` takes no lock
+
         async def begin() -> Backend | None:
             made = make()
             backend = await made if inspect.isawaitable(made) else made
