@@ -28,7 +28,7 @@ class MissingExtra(ConfigError):
 
 
 class ConfigWarning(UserWarning):
-    """An option is allowed but weakens a defence; the message says which, and what to set instead."""
+    """An option is allowed but weakens a defence, or parts are in the wrong order; the message says what to do."""
 
 
 class StoreUnavailable(PowauthError):

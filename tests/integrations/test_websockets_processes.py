@@ -1,5 +1,6 @@
 """WebSockets of a real server: the session ends in another process, and the socket is closed within a second."""
 
+import os
 import subprocess
 import sys
 import time
@@ -89,7 +90,8 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
 @contextmanager
 def serving(url: str, namespace: str, auth: SessionAuth[User]) -> Iterator[Server]:
     command = [sys.executable, "-W", "ignore", socket_server.__file__, url, namespace]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    environment = os.environ | {"PYTHONPATH": str(Path(socket_server.__file__).parents[1])}  # the harness
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
             assert process.stdout is not None
             port = int(process.stdout.readline().removeprefix("port "))

@@ -17,7 +17,7 @@ from powauth.guards import require_same_origin as same_origin
 from powauth.guards import require_user as user
 from powauth.http.answers import Answers, OnError, chosen, reason
 from powauth.http.carriers import FrameworkSessionCarrier
-from powauth.http.connection import Later
+from powauth.http.connection import NO_EFFECTS, Later, with_effects
 from powauth.http.cross_site import CrossSiteDefence
 from powauth.http.own_path import path_below
 from powauth.integrations import asgi
@@ -36,7 +36,7 @@ with needs("litestar", "PowAuthPlugin", "litestar", "anyio"):
     from litestar.handlers import BaseRouteHandler
     from litestar.plugins import InitPlugin
     from litestar.response import Response
-    from litestar.types import Scope
+    from litestar.types import Message, Scope
 
 __all__ = ["PowAuthPlugin", "require_fresh", "require_no_user", "require_same_origin", "require_user"]
 
@@ -144,6 +144,8 @@ class PowAuthPlugin(InitPlugin, Generic[U]):
         app_config.middleware.insert(len(app_config.middleware) if inmost else 0, cast("Any", around))
         app_config.dependencies[self.dependency] = Provide(self._request_auth, sync_to_thread=False)
         app_config.dependencies[f"blocking_{self.dependency}"] = Provide(self._blocking, sync_to_thread=False)
+        if app_config.cors_config is not None and _keep_vary not in app_config.before_send:
+            app_config.before_send.append(_keep_vary)
         if plugins[0] is self:
             app_config.exception_handlers.setdefault(PowauthError, partial(_answer, prototype.answers))
         return app_config
@@ -177,6 +179,12 @@ def _answer(own: Answers, request: Request[Any, Any, Any], error: PowauthError) 
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in answer.headers}
     media_type = headers.pop("content-type", None)
     return Response(answer.body, status_code=answer.status, headers=headers, media_type=media_type)
+
+
+async def _keep_vary(message: Message, scope: Scope) -> None:
+    """Put back ``Vary: Cookie``: Litestar's CORS, which is outermost, replaces all of ``Vary`` by ``Origin``."""
+    if message["type"] == "http.response.start" and asgi.SCOPE_KEY in scope:
+        message["headers"] = with_effects(message["headers"], NO_EFFECTS)
 
 
 def _below(path: str | None, sign_in_path: str | None) -> str | None:

@@ -22,6 +22,7 @@ from powauth.http.connection import (
     States,
     with_effects,
 )
+from powauth.integrations._cors import warn_if_cors_is_inside
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ class SessionAuthMiddleware:
     ) -> None:
         if not isinstance(auth, Authenticator):
             raise ConfigError(f"auth must be an Authenticator, such as a SessionAuth, not {type(auth).__name__}")
+        warn_if_cors_is_inside(app)
         self.app = app
         self.auth = auth.for_wsgi()
         self.answers = Answers(on_error, sign_in_path)
