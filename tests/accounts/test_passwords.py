@@ -8,6 +8,7 @@ import statistics
 import threading
 import time
 import unicodedata
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ import argon2
 import pytest
 from argon2 import low_level
 
+from harness.forks import BOTH, in_children, needs_fork
 from harness.users_databases import cheap_hasher
 from powauth.accounts import passwords
 from powauth.accounts.passwords import (
@@ -479,6 +481,29 @@ def test_pwd_10_a_hasher_works_in_a_forked_process() -> None:
     busy.join()
     assert child.exitcode == 0
     assert hasher.verify(queue.get(), GOOD) is True
+
+
+@needs_fork
+@BOTH
+def test_rep_11_a_hasher_works_in_a_child_that_was_forked_while_it_was_full(fork: Callable[[], int]) -> None:
+    hasher = cheap_hasher(max_concurrent=1, max_waiting=0)
+    begun, release = threading.Event(), threading.Event()
+
+    def job() -> None:
+        begun.set()
+        release.wait(60)
+
+    busy = threading.Thread(target=lambda: hasher.run(job))
+    busy.start()
+    assert begun.wait(60)
+
+    def child(_: int) -> tuple[bool, bool]:
+        stored = hasher.hash(GOOD)
+        return hasher.verify(stored, GOOD), asyncio.run(hasher.run_in_thread(lambda: hasher.verify(stored, GOOD)))
+
+    assert in_children(child, fork) == [(True, True)]
+    release.set()
+    busy.join(60)
 
 
 # Construction

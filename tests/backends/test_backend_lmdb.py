@@ -874,4 +874,12 @@ def test_fork_during_a_write_that_does_not_end(path: Path) -> None:
 
 
 def test_fork_in_c(path: Path) -> None:
-    processes.in_process(processes.fork_in_c, path)
+    processes.in_process(processes.fork_announced_in_c, path)
+
+
+def test_rep_11_fork_in_c_without_a_word(path: Path) -> None:
+    processes.in_process(processes.fork_in_c_without_a_word, path)
+
+
+def test_rep_11_fork_in_c_during_a_write(path: Path) -> None:
+    processes.in_process(processes.fork_in_c_during_write, path, measured=False)

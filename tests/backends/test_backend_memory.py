@@ -10,6 +10,7 @@ import threading
 import msgspec
 import pytest
 
+from harness.forks import fork_in_python, in_children, needs_fork
 from powauth.backends.base import EPOCH_LIFETIME, Backend, Record, drive, make_key, make_owner, shard_of
 from powauth.backends.memory import MemoryBackend
 from powauth.errors import ConfigError, StoreUnavailable
@@ -138,6 +139,32 @@ def test_sto_12_each_process_has_a_memory_of_its_own() -> None:
     process.join(30)
     assert drive(backend.get(make_record(1).key, NOW)) == make_record(1)
     assert drive(backend.get(make_record(2).key, NOW)) is None
+
+
+@needs_fork
+def test_rep_10_a_fork_while_another_thread_changes_the_store() -> None:
+    """The child waits for nobody, and keeps no half of that thread's change."""
+    backend = MemoryBackend()
+    create(backend, make_record(1))
+    held, done = threading.Event(), threading.Event()
+
+    def change() -> None:
+        with backend._lock:  # as each verb that changes something does
+            held.set()
+            done.wait(60)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    assert held.wait(60)
+
+    def child(_: int) -> tuple[bool, bool, int]:
+        found = drive(backend.get(make_record(1).key, NOW)) is not None
+        return found, create(backend, make_record(2)), drive(backend.count("app", NOW))
+
+    assert in_children(child, fork_in_python) == [(False, True, 1)]
+    done.set()
+    thread.join(60)
+    assert drive(backend.get(make_record(1).key, NOW)) == make_record(1)
 
 
 def test_sto_06_expired_is_absent_before_any_sweep_and_still_held() -> None:

@@ -1,9 +1,8 @@
 """`get` on SQLite past SQLAlchemy's pool: when it may, what it sees, and what it leaves to a thread."""
 
 import asyncio
+import os
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,8 +10,9 @@ from time import monotonic
 from typing import Any, TypeVar
 
 import pytest
-from sqlalchemy import Engine, NullPool, create_engine, event
+from sqlalchemy import Engine, NullPool, create_engine, event, text
 
+from harness.forks import BOTH, children, in_children, needs_fork
 from powauth.backends import _sqlite_reader
 from powauth.backends._sql_engine import POOL_RECYCLE_SECONDS
 from powauth.backends.base import Record, WouldWaitError, drive, make_key, make_owner, shard_of
@@ -328,33 +328,70 @@ def test_a_backend_that_does_not_read_at_once_gets_a_thread_each_time() -> None:
 # Forks
 
 
-FORKED = """
-import os, sys
-from powauth.backends.base import Record, drive
-from powauth.backends.sql import SQLBackend
-
-key = b"credentials:00a"
-mine = Record(key, b"credentials:42", 0, 1, 2000, b"")
-backend = SQLBackend(f"sqlite:///{sys.argv[1]}")
-drive(backend.create_tables())
-assert drive(backend.create(mine, None, 1))
-assert drive(backend.get(key, 1)) == mine
-inherited = [each.connection for each in backend._reader._idle]
-assert len(inherited) == 1
-child = os.fork()
-assert not backend._reader._idle, "neither has what was open before"
-if not child:
-    fresh = SQLBackend(f"sqlite:///{sys.argv[1]}")
-    assert drive(fresh.get(key, 1)) == mine
-    assert drive(fresh.get(key, 1)) == mine
-    drive(fresh.close())
-    os._exit(0)
-assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-assert drive(backend.get(key, 1)) == mine
-assert backend.get_at_once(key, 1) == mine
-drive(backend.close())
-"""
+def locks_of_this_process() -> list[str]:
+    """The locks on files that the system knows of this process."""
+    return [line for line in Path("/proc/locks").read_text().splitlines() if f" {os.getpid()} " in line]
 
 
-def test_a_fork_carries_no_open_connection_along(path: Path) -> None:
-    subprocess.run([sys.executable, "-c", FORKED, str(path)], check=True)
+@needs_fork
+@BOTH
+@pytest.mark.parametrize("own", [False, True], ids=["url", "engine"])
+def test_rep_11_a_child_has_locks_of_its_own(path: Path, fork: Callable[[], int], own: bool) -> None:
+    """SQLite keeps a list of its process's locks, and a child inherits the list without the locks."""
+    if not Path("/proc/locks").exists():
+        pytest.skip("the system does not tell who holds a lock")
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        connection.execute(text("PRAGMA journal_mode=WAL"))
+    backend = signed_in(engine if own else f"sqlite:///{path}")
+    assert drive(backend.get(KEY, NOW)) == record()
+
+    def child(_: int) -> int:
+        for _ in range(2):
+            assert drive(backend.get(KEY, NOW)) == record()
+        return len(locks_of_this_process())
+
+    assert locks_of_this_process()
+    assert in_children(child, fork, 2) >= [1, 1]
+    assert locks_of_this_process()
+    drive(backend.close())
+    engine.dispose()
+
+
+@needs_fork
+@BOTH
+def test_rep_11_what_a_child_writes_outlives_its_parents_connections(path: Path, fork: Callable[[], int]) -> None:
+    """The last process to close the file removes the log. It must see that the child has the log open."""
+    url = f"sqlite:///{path}"
+    backend = signed_in(url)
+    told_reading, told_writing = os.pipe()
+    go_reading, go_writing = os.pipe()
+    early, late = (
+        Record(make_key("credentials", shard_of(OWNER) + name), OWNER, 0, NOW, NOW + TTL, b"")
+        for name in (b"early", b"late")
+    )
+
+    def child(_: int) -> bool:
+        assert drive(backend.get(KEY, NOW)) == record()
+        assert drive(backend.create(early, None, NOW))
+        os.write(told_writing, b"!")
+        os.read(go_reading, 1)
+        return drive(backend.create(late, None, NOW))
+
+    with children(child, fork, 1) as results:
+        os.read(told_reading, 1)
+        drive(backend.close())
+        assert read_anew(url, KEY) == record()
+        os.write(go_writing, b"!")
+        assert results() == [True]
+    assert (read_anew(url, early.key), read_anew(url, late.key)) == (early, late)
+    for descriptor in (told_reading, told_writing, go_reading, go_writing):
+        os.close(descriptor)
+
+
+def read_anew(url: str, key: bytes) -> Record | None:
+    """What a process that opens the file and closes it again reads."""
+    backend = SQLBackend(url)
+    found = drive(backend.get(key, NOW))
+    drive(backend.close())
+    return found

@@ -9,6 +9,7 @@ import os
 import random
 import resource
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import lmdb
 import msgspec
 import pytest
 
+from harness.forks import fork_in_c, in_children
 from powauth.backends import _lmdb_engine as engines
 from powauth.backends._lmdb_engine import Engine
 from powauth.backends.base import Backend, Millis, Mode, Page, Record, drive, make_key, make_owner, shard_of
@@ -406,7 +408,7 @@ def fork_during_write(connection: Connection, path: Path) -> None:
     assert drive(backend.get(record().key, NOW)) == record()
 
 
-def fork_in_c(connection: Connection, path: Path) -> None:
+def fork_announced_in_c(connection: Connection, path: Path) -> None:
     """A server that forks in C and tells Python only in the child."""
     backend = LMDBBackend(path)
     assert drive(backend.create(record(), None, NOW))
@@ -415,10 +417,56 @@ def fork_in_c(connection: Connection, path: Path) -> None:
         assert drive(backend.get(record().key, NOW)) == record()
         assert drive(backend.create(record(b"child"), None, NOW))
 
-    _in_fork(child, ctypes.PyDLL(None).fork)
+    _in_fork(child, fork_in_c)
     assert drive(backend.get(record(b"child").key, NOW)) == record(b"child")
     assert drive(backend.create(record(b"parent"), None, NOW))
     check_indexes(backend)
+
+
+def fork_in_c_without_a_word(connection: Connection, path: Path) -> None:
+    """A server that forks in C and never tells Python. The child exits as a program does."""
+    backend = LMDBBackend(path)
+    assert drive(backend.create(record(), None, NOW))
+
+    def child(number: int) -> tuple[bool, bool]:
+        mine = record(b"%d" % number)
+        found = drive(backend.get(record().key, NOW)) == record() and drive(backend.create(mine, None, NOW))
+        with engine_of(backend).begin():
+            return found, str(os.getpid()) in engine_of(backend).env.readers()
+
+    assert in_children(child, fork_in_c, 3) == [(True, True)] * 3
+    assert drive(backend.count("app", NOW)) == 4
+    pid = fork_in_c()
+    if pid == 0:
+        assert drive(backend.get(record().key, NOW)) == record()
+        sys.exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    assert drive(backend.create(record(b"parent"), None, NOW))
+    check_indexes(backend)
+
+
+def fork_in_c_during_write(connection: Connection, path: Path) -> None:
+    """A fork in C waits for no other thread's write: the child says so, and can end."""
+    backend = LMDBBackend(path)
+    begun, done = threading.Event(), threading.Event()
+
+    def slow(txn: "lmdb.Transaction[bytes]") -> None:
+        begun.set()
+        assert done.wait(60)
+
+    thread = threading.Thread(target=lambda: engine_of(backend).write(slow), daemon=True)
+    thread.start()
+    assert begun.wait(60)
+    pid = fork_in_c()
+    if pid == 0:
+        with pytest.raises(StoreUnavailable, match="forked"):
+            drive(backend.create(record(), None, NOW))
+        sys.exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    done.set()
+    thread.join(60)
+    assert drive(backend.create(record(), None, NOW))
+    assert drive(backend.get(record().key, NOW)) == record()
 
 
 def fill(backend: LMDBBackend, size: int, name: bytes = b"fill") -> tuple[list[Record], StoreUnavailable]:

@@ -14,7 +14,7 @@ import powauth
 SOURCE = Path(powauth.__file__).parent
 
 LINES = (
-    ("errors",),
+    ("errors", "_forks"),
     ("_extras",),
     ("backends.base",),
     ("events",),
@@ -161,7 +161,7 @@ def test_each_driver_and_framework_is_imported_by_what_wraps_it_alone() -> None:
     for imported in OUTER:
         top = imported.target.partition(".")[0]
         if top == "sqlalchemy":
-            sql = {"sql", "_sql_engine", "_sql_statements", "_sqlite_reader"}
+            sql = {"sql", "_sql_engine", "_sql_forks", "_sql_statements", "_sqlite_reader"}
             places: tuple[str, ...] = (*(f"backends.{name}" for name in sql), "accounts")
             assert imported.module != "accounts.base"
         else:

@@ -15,6 +15,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session
 
+from powauth import _forks
+from powauth.backends._sql_forks import separate_processes
 from powauth.backends.base import Mode
 from powauth.errors import ConfigError, StoreUnavailable
 
@@ -48,10 +50,12 @@ class SyncDatabase(Database):
     mode = "blocking"
 
     def __init__(self, engine: Engine) -> None:
+        separate_processes(engine)
         self._engine = engine
 
     async def connected(self, work: Callable[[Connection], T]) -> T:
         """See `Database.connected`."""
+        _forks.check()
         with _translated():
             with _connecting():
                 connection = self._engine.connect()
@@ -65,10 +69,12 @@ class AsyncDatabase(Database):
     mode = "async"
 
     def __init__(self, engine: AsyncEngine) -> None:
+        separate_processes(engine.sync_engine)
         self._engine = engine
 
     async def connected(self, work: Callable[[Connection], T]) -> T:
         """See `Database.connected`."""
+        _forks.check()
         with _translated():
             async with AsyncExitStack() as stack:
                 with _connecting():

@@ -29,8 +29,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import TypeVar
-from weakref import WeakSet
 
+from powauth import _forks
 from powauth._extras import needs
 from powauth.errors import ConfigError, Overloaded
 
@@ -389,18 +389,6 @@ def _encode(cost: _Cost, salt: bytes, tag: bytes) -> str:
     return f"$argon2id$v=19$m={cost.memory},t={cost.time},p={cost.lanes}${salt64}${tag64}"
 
 
-_gates: "WeakSet[_Gate]" = WeakSet()
-
-
-def _after_fork() -> None:
-    for gate in list(_gates):
-        gate.reset()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_after_fork)
-
-
 class _Gate:
     """Lets a bounded number of jobs run at once, a bounded number wait, and refuses the rest.
 
@@ -412,7 +400,7 @@ class _Gate:
         self._most = concurrent + waiting
         self._inside = threading.local()
         self.reset()
-        _gates.add(self)
+        _forks.on_fork(self, _Gate.reset)
 
     def reset(self) -> None:
         """Begin anew: a forked process has its parent's counts, but neither its threads nor those that wait."""
@@ -449,6 +437,7 @@ class _Gate:
         return future
 
     def close(self) -> None:
+        _forks.check()
         with self._lock:
             pool, self._pool = self._pool, None
         if pool is not None:
@@ -464,6 +453,7 @@ class _Gate:
                 self._inside.turn = False
 
     def _admit(self) -> None:
+        _forks.check()
         with self._lock:
             if self._admitted >= self._most:
                 raise Overloaded("too many passwords are waiting to be hashed; try again later")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeAlias, TypeVar
 
+from powauth import _forks
 from powauth._extras import needs
 from powauth.errors import ConfigError, StoreUnavailable
 
@@ -119,6 +120,7 @@ class Engine:
 
     def read(self, work: Callable[[Transaction], T]) -> T:
         """The result of ``work`` in a read transaction; it may be called more than once."""
+        _forks.check()
         for _ in range(_ATTEMPTS):
             generation = self.generation
             try:
@@ -149,6 +151,7 @@ class Engine:
 
     def write(self, work: Callable[[Transaction], T], *, removes: bool = False) -> T:
         """The result of ``work`` in a write transaction that was committed; it may be called more than once."""
+        _forks.check()
         if not _no_fork.is_set():
             _no_fork.wait(_fork_patience)  # the lock is not fair: busy writers would starve the fork
         with self.lock:
@@ -311,6 +314,7 @@ def acquire(path: Path, map_size: int, max_map_size: int, durable: bool) -> Engi
 
 
 def release_abandoned() -> None:
+    _forks.check()
     with _registry_lock:
         while abandoned:
             engine = abandoned.popleft()
@@ -337,6 +341,7 @@ _quiet: list[threading.Lock] | None = None
 def _before_fork() -> None:
     """Close every environment between two writes: LMDB must not be carried into a child, nor a transaction in it."""
     global _quiet  # noqa: PLW0603
+    _forks.check()
     _fork_lock.acquire()
     _quiet = [_fork_lock]
     _no_fork.clear()
@@ -357,21 +362,29 @@ def _after_fork_in_parent() -> None:
         lock.release()
 
 
-def _after_fork_in_child() -> None:
-    global _quiet, _registry_lock, _fork_lock, _no_fork  # noqa: PLW0603
-    held, _quiet = _quiet, None
-    _registry_lock = threading.Lock()
-    _fork_lock = threading.Lock()
-    _no_fork = threading.Event()
-    _no_fork.set()
-    for engine in _registry.values():
-        lock, engine.lock = engine.lock, threading.Lock()
-        if held is None:
-            engine.shut()  # forked in C, without the hook before it: no thread was in a verb, or nothing is safe
-        elif lock not in held:
-            engine.ended = (
-                "this process was forked while another thread wrote to the LMDB store: open it after the fork"
-            )
+class _Environments:
+    """Represents all environments of this process to `powauth._forks`."""
+
+    def leave_to_parent(self) -> None:
+        global _quiet, _registry_lock, _fork_lock, _no_fork  # noqa: PLW0603
+        held, _quiet = _quiet, None
+        _registry_lock = threading.Lock()
+        _fork_lock = threading.Lock()
+        _no_fork = threading.Event()
+        _no_fork.set()
+        for engine in _registry.values():
+            lock, engine.lock = engine.lock, threading.Lock()
+            # A fork in C ran without the hook before it, so nobody waited for the writes of other threads.
+            writing = lock.locked() if held is None else lock not in held
+            if writing:
+                _forks.keep(engine.env)  # to close it would wait for that thread, which is not in this process
+                engine.ended = (
+                    "this process was forked while another thread wrote to the LMDB store: open it after the fork"
+                )
+            elif engine.opened:
+                engine.shut()
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+_environments = _Environments()
+_forks.on_fork(_environments, _Environments.leave_to_parent)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent)

@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
+from powauth import _forks
 from powauth.backends.base import Record
 from powauth.backends.near_cache import RETRY_INTERVAL, NearCache, clock
 from powauth.errors import ConfigError
@@ -112,6 +113,7 @@ class LoopChannel(NearChannel):
 
     def forget(self) -> None:
         """See `powauth.backends.near_cache.Channel`."""
+        _forks.keep(self._task, self._loop)  # the child may share the selector, so nothing may leave it
         self._task = self._loop = None
         self._retry_at = 0.0
 

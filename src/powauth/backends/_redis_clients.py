@@ -2,10 +2,12 @@
 
 import re
 import warnings
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from powauth import _forks
 from powauth._extras import needs
 from powauth.backends.base import Mode
 from powauth.errors import ConfigError, ConfigWarning
@@ -185,13 +187,38 @@ def _addresses(url: SplitResult, default_port: int) -> tuple[dict[str, str], lis
     return {name: value for name, value in credentials.items() if value}, addresses
 
 
-async def close_client(client: Client, mode: Mode) -> None:
-    """Close a client of ours, and the clients by which it asks Sentinels."""
-    clients: list[Any] = [client]
+def forget_connections(client: object) -> None:
+    """Make the app's client connect again, in a child. The connections that it has are the parent's.
+
+    The pools of redis-py's synchronous clients do so themselves: they compare the process id with each command.
+    """
+    known: Any = client
+    if isinstance(known, redis.cluster.RedisCluster):
+        return
+    if isinstance(known, redis.asyncio.RedisCluster):
+        manager: Any = known.nodes_manager
+        for node in {*manager.nodes_cache.values(), *manager.startup_nodes.values()}:
+            _forks.keep(node._connections)
+            node._connections, node._free = [], deque(maxlen=node.max_connections)
+        return
+    _forks.keep(known.connection)  # of a client with one connection
+    known.connection = None
+    if isinstance(known, redis.asyncio.Redis):
+        for each in (known, *_sentinels(client)):
+            pool: Any = each.connection_pool
+            _forks.keep(dict(vars(pool)))
+            pool.reset()
+
+
+def _sentinels(client: object) -> list[Any]:
+    """The clients by which a client asks Sentinels."""
     manager = getattr(getattr(client, "connection_pool", None), "sentinel_manager", None)
-    if manager is not None:
-        clients += manager.sentinels
-    for each in clients:
+    return [] if manager is None else list(manager.sentinels)
+
+
+async def close_client(client: Any, mode: Mode) -> None:
+    """Close a client of ours, and the clients by which it asks Sentinels."""
+    for each in (client, *_sentinels(client)):
         if mode == "async":
             await each.aclose()
         else:

@@ -14,15 +14,14 @@ All raise whatever comes; `powauth.backends.redis` makes `StoreUnavailable` of i
 
 import asyncio
 import contextlib
-import os
 import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol, cast
-from weakref import WeakSet
 
 import redis
 
+from powauth import _forks
 from powauth.backends._redis_clients import NO_MASTER, Client
 from powauth.backends.base import Mode
 
@@ -43,6 +42,10 @@ class Commands(Protocol):
 
     async def close(self) -> None:
         """Close connections of its own."""
+        ...
+
+    def forget(self) -> None:
+        """Let go of what is the parent's, in a child."""
         ...
 
 
@@ -76,8 +79,13 @@ class ThroughClient:
         self._blocking = mode == "blocking"
         self._clustered = clustered
         self._timeout = timeout
+        self._at_once = at_once
+        self.forget()
+
+    def forget(self) -> None:
+        """See `Commands.forget`. The clients are `powauth.backends.redis`'s."""
         self._limit: contextlib.AbstractAsyncContextManager[None] = (
-            contextlib.nullcontext() if at_once is None else asyncio.Semaphore(at_once)
+            contextlib.nullcontext() if self._at_once is None else asyncio.Semaphore(self._at_once)
         )
 
     async def ask(self, *command: object, **options: object) -> Any:
@@ -117,7 +125,6 @@ class Connections:
         self._client = client
         self._known_pool: Any = None
         self._closed = False
-        _all.add(self)
 
     def _pool(self) -> Any:
         if self._known_pool is None:
@@ -125,8 +132,8 @@ class Connections:
         return self._known_pool
 
     def forget(self) -> None:
-        """After a fork, in the child: let go of what is the parent's."""
-        raise NotImplementedError
+        """See `Commands.forget`."""
+        self._known_pool = None
 
 
 class ThreadConnections(Connections):
@@ -179,11 +186,10 @@ class ThreadConnections(Connections):
         self._disconnect()
 
     def forget(self) -> None:
-        """See `Connections.forget`."""
-        # redis-py closes the child's descriptors of these, and does not shut down what is the parent's.
+        """See `Commands.forget`."""
+        super().forget()
+        _forks.keep(self._free)
         self._free = []
-        if self._known_pool is not None:
-            self._known_pool.reset()  # it counts what it has made
         self._making = threading.Lock()
 
 
@@ -347,10 +353,10 @@ class LoopConnections(Connections):
                 await slot.connection.disconnect()
 
     def forget(self) -> None:
-        """See `Connections.forget`."""
-        # Kept: to close them would also take them out of the selector, which the child shares with its parent.
-        _parents.extend(self._free)
-        _parents.extend(self._busy)
+        """See `Commands.forget`."""
+        super().forget()
+        # To close them would also take them out of the selector, which the child may share with its parent.
+        _forks.keep(self._free, self._busy)
         self._begin(None)
 
 
@@ -390,16 +396,3 @@ def _raised(reply: Any) -> Any:
         finally:
             del reply  # which its traceback would refer to
     return reply
-
-
-_all: "WeakSet[Connections]" = WeakSet()
-_parents: list[Slot] = []
-
-
-def _after_fork() -> None:
-    for connections in list(_all):
-        connections.forget()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_after_fork)

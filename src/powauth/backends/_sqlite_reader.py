@@ -11,12 +11,11 @@ Each statement is a transaction of its own that sees the last commit of any proc
 """
 
 import contextlib
-import os
 from collections import deque
 from time import monotonic
 from typing import Any, NamedTuple
-from weakref import WeakSet
 
+from powauth import _forks
 from powauth.backends._sql_engine import POOL_RECYCLE_SECONDS
 from powauth.backends._sql_statements import Statement
 from powauth.backends.base import Millis
@@ -58,7 +57,7 @@ class SQLiteReader:
         self._retired: deque[Opened] = deque()
         self._closed = False
         event.listen(engine, "engine_disposed", lambda _engine: self.drain())
-        _readers.add(self)
+        _forks.on_fork(self, SQLiteReader.drain)
 
     @staticmethod
     def suits(engine: Engine) -> bool:
@@ -77,6 +76,7 @@ class SQLiteReader:
 
     def read(self, key: bytes, now: Millis) -> Rows | None:
         """The rows, or ``None`` if they cannot be had at once: ask in the usual way, then `prepare`."""
+        _forks.check()
         if self._observed:
             return None
         try:
@@ -137,7 +137,10 @@ class SQLiteReader:
             self.drain()
 
     def drain(self) -> None:
-        """Close what is idle; later reads open anew."""
+        """Close what is idle; later reads open anew.
+
+        In a child, too: see `powauth.backends._sql_forks`.
+        """
         self._close_all(self._idle)
         self._close_all(self._retired)
 
@@ -151,27 +154,3 @@ class SQLiteReader:
             # Another thread may be quicker; and an app's connections may be bound to the thread that opened them.
             with contextlib.suppress(IndexError, self._error):
                 waiting.pop().connection.close()
-
-
-# None is carried into a child: SQLite's locks and memory are a process's own.
-
-_readers: WeakSet[SQLiteReader] = WeakSet()
-
-_inherited: list[object] = []
-"""Connections of the process that this one was forked from, never used nor closed here."""
-
-
-def _before_fork() -> None:
-    for reader in list(_readers):
-        reader.drain()
-
-
-def _after_fork_in_child() -> None:
-    # What another thread has put back meanwhile; or all, where a server forks in C without the hook before it.
-    for reader in list(_readers):
-        _inherited.extend((reader._idle, reader._retired))
-        reader._idle, reader._retired = deque(), deque()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)

@@ -47,6 +47,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from powauth import _forks
 from powauth.backends._lmdb_engine import (
     CLOSED,
     LAYOUT,
@@ -117,8 +118,9 @@ class LMDBBackend(Backend):
     >>> drive(backend.close())
     >>> directory.cleanup()
 
-    Open it before or after a fork: it lets go of its files before Python forks, and parent and child open them again at
-    their next call. (A server that forks in C without Python's hooks must not do so while another thread is in a verb.)
+    Open it before or after a fork. It closes its files before Python forks, and parent and child open them again at
+    their next call. If a server forks in C, the child closes the files that it inherited. Such a server must not fork
+    while another thread is in a verb.
     Objects on the same directory share one environment within a process, and must be given the same options.
 
     Args:
@@ -192,6 +194,7 @@ class LMDBBackend(Backend):
         return None
 
     def peek(self, key: bytes, now: Millis) -> bytes | None:  # noqa: D102
+        _forks.check()
         engine = self._engine
         if engine is None:
             raise WouldWaitError

@@ -12,6 +12,7 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
+from powauth import _forks
 from powauth.backends.base import EPOCH_LIFETIME, Backend, Millis, Mode, Page, Record
 from powauth.errors import ConfigError, StoreUnavailable
 
@@ -100,11 +101,18 @@ class MemoryBackend(Backend):
         self._closed = False
         self._moves = 0
         self._clear()
+        _forks.on_fork(self, MemoryBackend._renew_lock)
 
     def _clear(self) -> None:
         self._records = _ExpiringMap[Record]()
         self._epochs = _ExpiringMap[_Epoch]()
         self._owners: dict[bytes, set[bytes]] = {}
+
+    def _renew_lock(self) -> None:
+        """In a child, whose parent may have been forked while another of its threads held the lock."""
+        if self._lock.locked():  # the records and their indexes may hold a half of a change
+            self._clear()
+        self._lock = threading.Lock()
 
     async def create(self, record: Record, epoch: int | None, now: Millis) -> bool:
         """See `Backend.create`. Removes a few expired records.

@@ -18,15 +18,14 @@ What is served is right but for the time that a message is under way, by five ru
 A process after ``fork`` has none of its parent's copies, whose channel it does not hear.
 """
 
-import os
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from typing import Protocol
-from weakref import WeakSet
 
+from powauth import _forks
 from powauth.backends.base import Millis, Record
 from powauth.errors import ConfigError
 
@@ -99,7 +98,7 @@ class NearCache:
         self._reading: dict[bytes, Ticket] = {}
         self._trusted_until = 0.0
         self.channel: Channel | None = None
-        _caches.add(self)
+        _forks.on_fork(self, NearCache._after_fork)
 
     def __len__(self) -> int:
         """How many records it holds."""
@@ -114,6 +113,7 @@ class NearCache:
 
     def get(self, key: bytes, now: Millis) -> Record | None:
         """The copy of a live record, if there is one to be trusted."""
+        _forks.check()
         found = self._copies.get(key)
         if found is None:
             return None
@@ -149,12 +149,14 @@ class NearCache:
 
     def drop(self, key: bytes) -> None:
         """The record has changed, or is about to."""
+        _forks.check()
         with self._lock:
             self._reading.pop(key, None)
             self._take_out(key)
 
     def drop_owner(self, owner: bytes) -> None:
         """All of an owner's records have changed, or are about to."""
+        _forks.check()
         with self._lock:
             # Whose record is being read is not known before it is there.
             self._reading.clear()
@@ -188,6 +190,7 @@ class NearCache:
 
     def close(self) -> None:
         """Drop everything; no channel that there has been counts any more."""
+        _forks.check()
         with self._lock:
             self._clear()
 
@@ -216,15 +219,3 @@ class NearCache:
         self._clear()
         if self.channel is not None:
             self.channel.forget()
-
-
-_caches: "WeakSet[NearCache]" = WeakSet()
-
-
-def _after_fork() -> None:
-    for cache in list(_caches):
-        cache._after_fork()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_after_fork)

@@ -51,8 +51,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from redis.exceptions import NoScriptError, ResponseError
 
+from powauth import _forks
 from powauth.backends._near_channel import changing, near_cache_option, read_and_keep
-from powauth.backends._redis_clients import Client, close_client, from_url, inspect_client
+from powauth.backends._redis_clients import Client, close_client, forget_connections, from_url, inspect_client
 from powauth.backends._redis_connections import (
     MAX_AT_ONCE,
     Commands,
@@ -205,6 +206,7 @@ class RedisBackend(Backend):
             self._commands = LoopConnections(self._open, self._timeout)
         else:
             self._commands = ThreadConnections(self._open)
+        _forks.on_fork(self, RedisBackend._leave_to_parent)
         self.near_cache: NearCache | None = None
         self._invalidations: Invalidations | None = None
         if near_cache is not None:
@@ -366,6 +368,7 @@ class RedisBackend(Backend):
 
     async def close(self) -> None:
         """Close the client, if it was made from a URL. Calls after it raise `StoreUnavailable`."""
+        _forks.check()
         self._closed = True
         if self._invalidations is not None:
             await self._invalidations.close()
@@ -425,6 +428,7 @@ class RedisBackend(Backend):
 
         ``refusable``: the caller wants to see a `ResponseError` itself.
         """
+        _forks.check()
         if self._closed:
             self._check_open()
         try:
@@ -451,6 +455,16 @@ class RedisBackend(Backend):
                 if client is None:
                     client = self._client = self._connect()
         return client
+
+    def _leave_to_parent(self) -> None:
+        """Begin with new connections, in a child."""
+        self._lock = threading.Lock()
+        self._commands.forget()
+        if self._owned:
+            _forks.keep(self._client)
+            self._client = None
+        elif self._client is not None:
+            forget_connections(self._client)
 
     # Scanning
 

@@ -62,7 +62,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from msgspec.structs import asdict
 
+from powauth import _forks
 from powauth.backends._sql_engine import engine_from_url, is_memory
+from powauth.backends._sql_forks import separate_processes
 from powauth.backends._sql_statements import Statement, Tables, build_statements, create_tables, sessions_table
 from powauth.backends._sqlite_reader import SQLiteReader
 from powauth.backends.base import (
@@ -162,6 +164,7 @@ class SQLBackend(Backend):
             version = getattr(dialect.dbapi, "sqlite_version_info", (3, 35))
             if version < (3, 35):
                 raise ConfigError("SQLite is too old: SQLBackend needs 3.35 or later")
+        separate_processes(core)
         self._statements = build_statements(self.tables, dialect)
         self._reader: SQLiteReader | None = None
         if isinstance(made, Engine) and SQLiteReader.suits(made):
@@ -367,6 +370,7 @@ class SQLBackend(Backend):
 
     async def close(self) -> None:
         """See `Backend.close`. An engine that the app has made stays open."""
+        _forks.check()
         self._closed = True
         if self._reader is not None:
             self._reader.close()
@@ -488,6 +492,8 @@ class SQLBackend(Backend):
                     await asyncio.sleep(pause)
 
     async def _once(self, work: Callable[[Connection], T]) -> T:
+        _forks.check()
+
         def checked(connection: Connection) -> T:
             self._check_server(connection)
             return work(connection)

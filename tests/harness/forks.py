@@ -1,0 +1,92 @@
+"""Children of the process of the tests, forked by Python or in C, that work at the same time and report."""
+
+import ctypes
+import os
+import pickle
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+PATIENCE = 60.0
+"""Seconds that a child has to report; only a hang takes as long."""
+
+
+def fork_in_c() -> int:
+    """Fork as uWSGI does: Python runs no at-fork hook, neither in the parent nor in the child."""
+    return ctypes.PyDLL(None).fork()  # type: ignore[no-any-return]
+
+
+def fork_in_python() -> int:
+    """Fork as gunicorn does."""
+    return os.fork()
+
+
+BOTH = pytest.mark.parametrize("fork", [fork_in_python, fork_in_c], ids=["python", "c"])
+"""The two ways, for a test of each."""
+
+
+def in_children(work: Callable[[int], Any], fork: Callable[[], int], count: int = 1) -> list[Any]:
+    """Return what ``work(number)`` gave in each of ``count`` children, which begin together.
+
+    Raises:
+        AssertionError: if a child raised an error or was ended; the message holds its traceback.
+    """
+    with children(work, fork, count) as results:
+        return results()
+
+
+@contextmanager
+def children(work: Callable[[int], Any], fork: Callable[[], int], count: int) -> Iterator[Callable[[], list[Any]]]:
+    """As `in_children`, but this process goes on beside them; the value gives their results once they are there."""
+    start_reading, start_writing = os.pipe()
+    made: list[tuple[int, int]] = []
+    for number in range(count):
+        reading, writing = os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of threads beside a fork
+            child = fork()
+        if child == 0:
+            _report(work, number, start_reading, start_writing, writing)
+        os.close(writing)
+        made.append((child, reading))
+    os.close(start_writing)  # which each child waits for
+    os.close(start_reading)
+    results: list[Any] = []
+
+    def collect() -> list[Any]:
+        while made:
+            child, reading = made.pop(0)
+            received = b""
+            while piece := os.read(reading, 65_536):
+                received += piece
+            os.close(reading)
+            _, status = os.waitpid(child, 0)
+            assert received, f"a child ended with status {status}"
+            error, result = pickle.loads(received)
+            assert error is None, error
+            results.append(result)
+        return results
+
+    try:
+        yield collect
+    finally:
+        collect()
+
+
+def _report(work: Callable[[int], Any], number: int, start_reading: int, start_writing: int, writing: int) -> None:
+    try:
+        os.close(start_writing)
+        os.read(start_reading, 1)
+        try:
+            answer: tuple[str | None, Any] = (None, work(number))
+        except BaseException:
+            answer = (traceback.format_exc(), None)
+        os.write(writing, pickle.dumps(answer))
+    finally:
+        os._exit(0)
