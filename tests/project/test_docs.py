@@ -72,6 +72,12 @@ def test_the_programs_run_and_their_own_tests_pass(page: str, tmp_path: Path, mo
     names["engine"].dispose()
 
 
+def test_the_suite_of_extending_md_tests_the_backend_that_it_is_given() -> None:
+    suite = run("extending.md")["TestMyBackend"]
+    suite().test_what_was_created_is_read_back_unchanged()
+    suite().test_rep_61_no_step_of_delete_owner_lets_a_create_slip_past()
+
+
 # --- migrating.md ---------------------------------------------------------------------------------------------------
 
 

@@ -341,6 +341,7 @@ class MatchesLines(SmallBackend):
         return super().live(store, key, now) if re.fullmatch(b".*", key) else None
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("mutant", mutants.all, ids=str)
 def test_the_suite_catches_every_mutant_every_time(mutant: Mutant) -> None:
     assert_caught(mutant)

@@ -384,6 +384,7 @@ class EpochsOfItsOwn(SmallBackend):
         return self._epochs[owner]
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("mutant", [*mutants.all, *races.all], ids=str)
 def test_the_suite_catches_every_mutant_every_time(mutant: Mutant) -> None:
     assert_caught(mutant)

@@ -301,6 +301,7 @@ class ListStopsAtAGap(SmallBackend):
         return found
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("mutant", races.all, ids=str)
 def test_the_suite_catches_every_mutant_every_time(mutant: Mutant) -> None:
     assert_caught(mutant)

@@ -224,6 +224,7 @@ def _suite(fault: type[Any], engine: str) -> Callable[[], BackendConformance]:
     return type(f"{mutant.__name__}Suite", (suite,), {**options, "kind": mutant})
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("mutant", list(planted()), ids=str)
 def test_the_suite_catches_every_mutant_every_time(mutant: Mutant) -> None:
     assert_caught(mutant)

@@ -400,6 +400,7 @@ class ScansForEver(SmallBackend):
         return Page(page.records, page.cursor or "")
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("mutant", mutants.all, ids=str)
 def test_the_suite_catches_every_mutant_every_time(mutant: Mutant) -> None:
     assert_caught(mutant)
