@@ -20,7 +20,7 @@ from powauth.testing import BackendConformance
 from powauth.testing.backend.abilities import AbilityTests
 from powauth.testing.backend.concurrency import ConcurrencyTests
 from powauth.testing.backend.faults import FaultTests
-from powauth.testing.backend.stepping import Race, stepping
+from powauth.testing.stepping import Race, stepping
 
 
 class Bare(SmallBackend):
@@ -114,7 +114,7 @@ def test_a_failed_test_says_at_which_step() -> None:
     with pytest.raises(AssertionError) as caught:
         suite.test_no_step_of_an_update_revives_a_deleted_record()
     (note,) = caught.value.__notes__
-    assert re.match(r"the first verb was stopped at: \w+\.py:\d+, before", note)
+    assert re.match(r"the first call was stopped at: \w+\.py:\d+, before", note)
 
 
 @pytest.mark.parametrize("suite", [SmallSuite, AsyncSuite])

@@ -9,8 +9,8 @@ from unittest import SkipTest
 import msgspec
 
 from powauth.backends.base import EPOCH_LIFETIME, Backend, Create, Delete, Millis, Record, Update, WouldWaitError
-from powauth.testing.backend.stepping import Race
 from powauth.testing.backend.suite import MINUTE, NOW, TTL, Suite, scenario
+from powauth.testing.stepping import Race
 
 _ABSENT = object()
 

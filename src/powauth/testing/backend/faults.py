@@ -11,8 +11,8 @@ import msgspec
 
 from powauth.backends.base import Backend, Create, Delete, Record, Update, WouldWaitError
 from powauth.errors import StoreUnavailable
-from powauth.testing.backend.stepping import stepping
 from powauth.testing.backend.suite import NOW, Suite, scenario
+from powauth.testing.stepping import stepping
 
 T = TypeVar("T")
 

@@ -1,12 +1,12 @@
-"""Tests of two verbs of which one is stopped at each of its steps; see `powauth.testing.backend.stepping`."""
+"""Tests of two verbs of which one is stopped at each of its steps; see `powauth.testing.stepping`."""
 
 # ruff: noqa: D102 the name of a test is its sentence
 
 import msgspec
 
 from powauth.backends.base import Backend, Record
-from powauth.testing.backend.stepping import Race
 from powauth.testing.backend.suite import NOW, TTL, Suite, scenario
+from powauth.testing.stepping import Race
 
 
 class InterleavingTests(Suite):

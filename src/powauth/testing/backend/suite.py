@@ -1,8 +1,6 @@
 """The base of the suite: what a subclass provides, and the tools that the tests share."""
 
 import asyncio
-import functools
-import inspect
 import itertools
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -23,10 +21,12 @@ from powauth.backends.base import (
     make_owner,
     shard_of,
 )
-from powauth.testing.backend.stepping import Race, run_at_each_step
+from powauth.testing.scenarios import run_scenario, scenario
+from powauth.testing.stepping import Own, Race, run_at_each_step
+
+__all__ = ["MINUTE", "NOW", "TTL", "Scenario", "Suite", "scenario"]
 
 T = TypeVar("T")
-S = TypeVar("S", bound="Suite")
 
 Scenario = Callable[[Backend], Coroutine[Any, Any, None]]
 """What a test does with a backend."""
@@ -40,18 +40,6 @@ TTL: Millis = 30 * MINUTE
 
 BATCH = 50
 """Records that `Suite.fill` creates in one call of `Backend.change`."""
-
-
-def scenario(method: Callable[[S, Backend], Coroutine[Any, Any, None]]) -> Callable[[S], None]:
-    """Turn a coroutine function that takes a backend into a test: `Suite.run` makes the backend and disposes of it."""
-
-    @functools.wraps(method)
-    def test(self: S) -> None:
-        self.run(lambda backend: method(self, backend))
-
-    # pytest reads the parameters of a test as fixtures, and would follow `functools.wraps` to those of the method.
-    test.__signature__ = inspect.Signature([inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)])  # type: ignore[attr-defined]
-    return test
 
 
 class Suite:
@@ -151,27 +139,8 @@ class Suite:
 
     def run_on(self, make: Callable[[], Backend | Awaitable[Backend]], scenario: Scenario, dispose: Scenario) -> None:
         """Run a scenario, as `run` does, on another backend than that of `make_backend`."""
-
-        async def whole(backend: Backend) -> None:
-            try:
-                await scenario(backend)
-            finally:
-                await dispose(backend)
-
         assert self.namespace  # known before threads ask for it: `cached_property` takes no lock
-
-        async def begin() -> Backend | None:
-            made = make()
-            backend = await made if inspect.isawaitable(made) else made
-            assert backend.mode in {"inline", "blocking", "async"}
-            if backend.mode != "async":
-                return backend
-            await whole(backend)
-            return None
-
-        synchronous = asyncio.run(begin())
-        if synchronous is not None:
-            drive(whole(synchronous))
+        run_scenario(make, scenario, dispose)
 
     async def find(self, backend: Backend, key: bytes, now: Millis) -> Record | None:
         """Read a record in every way that the backend has. All must agree, before and after each other."""
@@ -241,7 +210,7 @@ class Suite:
     async def at_each_step(
         self, backend: Backend, prepare: Callable[[bytes], Coroutine[Any, Any, Race[Any, Any]]]
     ) -> None:
-        """Stop a verb at each of its steps in turn and run another one there; see `powauth.testing.backend.stepping`.
+        """Stop a verb at each of its steps in turn and run another one there; see `powauth.testing.stepping`.
 
         Args:
             backend: The backend.
@@ -255,7 +224,7 @@ class Suite:
             shards.add(shard_of(owner))
             return await prepare(owner)
 
-        await run_at_each_step(backend, next_race, self.steps_into, self.patience)
+        await run_at_each_step(backend, Own(Backend, self.steps_into), next_race, self.patience)
 
     async def drain(self, backend: Backend, now: Millis, limit: int = 10) -> int:
         """Purge until a step finds nothing; return how many records and epochs were removed."""

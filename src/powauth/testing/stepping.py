@@ -1,17 +1,17 @@
-"""Stop one verb at each of its steps, and run another one while it stands still.
+"""Stop one call at each of its steps, and run another one while it stands still.
 
 Threads and tasks that merely run at once meet in a gap between two commands once in a while. Here they always do: the
-first verb is stopped in the gap, the second one runs to its end, or as far as it gets while the first one stands still,
-and then the first one goes on. This is repeated for each step of the first verb.
+first call is stopped in the gap. The second one runs to its end, or as far as it gets while the first one stands still.
+Then the first one goes on. This is repeated for each step of the first call.
 
-The steps of a verb are:
+The steps of a call are:
 
-- of an ``async`` backend: where it suspends. It is stopped when it would go on, so its command has been answered.
-- of any other backend: each line of its own code, and each call of other code that follows another such call in one
-  line. It is stopped before them. The verb runs in a thread of its own, with a trace function (`sys.settrace`) and a
+- of an ``async`` component: where it suspends. It is stopped when it would go on, so its command has been answered.
+- of any other component: each line of its own code, and each call of other code that follows another such call in one
+  line. It is stopped before them. The call runs in a thread of its own, with a trace function (`sys.settrace`) and a
   profile function (`sys.setprofile`).
 
-A verb in a loop is stopped twice at each line of it.
+A call in a loop is stopped twice at each line of it.
 """
 
 import asyncio
@@ -23,41 +23,47 @@ import threading
 import types
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from functools import partial
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-from powauth.backends.base import Backend, drive
+from powauth.backends.base import Mode, drive
 
 A = TypeVar("A")
 B = TypeVar("B")
 T = TypeVar("T")
 
 TICK = 0.001
-"""Seconds from one look at the second verb to the next. Time is counted in ticks, not by the clock: on a busy machine
-the thread that looks is delayed as much as the verb."""
+"""Seconds from one look at the second call to the next. Time is counted in ticks, not by the clock: on a busy machine
+the thread that looks is delayed as much as the call."""
 
 TIMES_AT_A_PLACE = 2
-"""How often a verb is stopped at one place of the code."""
+"""How often a call is stopped at one place of the code."""
 
 HARMLESS = frozenset({"hash", "id", "isinstance", "issubclass", "len", "max", "min", "repr"})
 """Built-in functions that neither read nor change anything that others could."""
 
 MAX_STEPS = 400
-"""Steps of one verb that are tried at most."""
+"""Steps of one call that are tried at most."""
 
 TIMES_THE_USUAL = 8
-"""The second verb gets at least this many times what it usually takes."""
+"""The second call gets at least this many times what it usually takes."""
 
 STUCK = 120.0
 """Seconds after which a thread that does not end is an error."""
 
 
+class Component(Protocol):
+    """What calls are made of: a backend, or a users context."""
+
+    mode: Mode
+
+
 class Race(NamedTuple, Generic[A, B]):
-    """Two verbs, and what must hold when both have returned.
+    """Two calls, and what must hold when both have returned.
 
     Attributes:
-        first: The verb that is stopped.
-        second: The verb that runs meanwhile.
-        check: Takes both results and asserts what must hold.
+        first: the call that is stopped.
+        second: the call that runs meanwhile.
+        check: takes both results and asserts what must hold.
     """
 
     first: Callable[[], Coroutine[Any, Any, A]]
@@ -65,8 +71,24 @@ class Race(NamedTuple, Generic[A, B]):
     check: Callable[[A, B], Coroutine[Any, Any, None]]
 
 
+class Own(NamedTuple):
+    """Which code counts as the component's own: calls are stopped there.
+
+    It is that of the component's classes, and of the modules beside them in their package.
+
+    Attributes:
+        protocol: the base class of all such components, whose code does not count.
+        into: names of further modules or packages.
+        over: names of modules that do not count after all.
+    """
+
+    protocol: type
+    into: Sequence[str] = ()
+    over: Sequence[str] = ()
+
+
 class Step(NamedTuple):
-    """A place at which a verb can be stopped, and which time the verb comes by."""
+    """A place at which a call can be stopped, and which time the call comes by."""
 
     place: object
     time: int
@@ -76,18 +98,24 @@ class Step(NamedTuple):
 
 
 async def run_at_each_step(
-    backend: Backend,
+    component: Component,
+    own: Own,
     next_race: Callable[[], Coroutine[Any, Any, Race[Any, Any]]],
-    steps_into: Sequence[str] = (),
     patience: float = 0.005,
 ) -> None:
-    """Run a race for each step of its first verb.
+    """Run a race for each step of its first call.
+
+    Args:
+        component: the component whose methods are called.
+        own: the code to stop in, if the component is not ``async``.
+        next_race: sets up a race.
+        patience: seconds that the second call gets at least, before it counts as one that waits for the first.
 
     Raises:
         AssertionError: if a check fails. A note names the step.
     """
     pace = _Pace(patience)
-    stops: _Stops = _TaskStops(pace) if backend.mode == "async" else _ThreadStops(pace, _files_of(backend, steps_into))
+    stops: _Stops = _TaskStops(pace) if component.mode == "async" else _ThreadStops(pace, _files_of(component, own))
     todo: list[Step | None] = [None]  # nothing to stop at yet: the first run is for what happens but once
     known: set[Step] = set()
     tried = 0
@@ -99,7 +127,7 @@ async def run_at_each_step(
             first, second, passed = await stops.run(race, stop_at)
             await race.check(first, second)
         except Exception as error:
-            error.add_note(f"the first verb was stopped at: {stop_at or 'its end'}")
+            error.add_note(f"the first call was stopped at: {stop_at or 'its end'}")
             raise
         new = [step for step in passed if step not in known]
         known.update(new)
@@ -107,7 +135,7 @@ async def run_at_each_step(
 
 
 class _Pace:
-    """How long the second verb gets while the first one stands still."""
+    """How long the second call gets while the first one stands still."""
 
     def __init__(self, patience: float) -> None:
         self._patience = patience
@@ -119,30 +147,30 @@ class _Pace:
         return int(max(self._patience / TICK, TIMES_THE_USUAL * usual, 2))
 
     def took(self, ticks: int) -> None:
-        """Remember how many ticks a second verb took that was not kept waiting."""
+        """Remember how many ticks a second call took that was not kept waiting."""
         self._usual.append(ticks)
 
 
 class _Stops:
-    """Runs one race. Subclasses know how to stop a verb."""
+    """Runs one race. Subclasses know how to stop a call."""
 
     def __init__(self, pace: _Pace) -> None:
         self.pace = pace
 
     async def run(self, race: Race[A, B], stop_at: Step | None) -> tuple[A, B, list[Step]]:
-        """Return both results, and the steps that the first verb came by. Without a stop the second verb runs last."""
+        """Return both results, and the steps that the first call came by. Without a stop the second call runs last."""
         raise NotImplementedError
 
 
 class _Passed:
-    """The steps that a verb has come by."""
+    """The steps that a call has come by."""
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
         self._times: dict[object, int] = {}
 
     def at(self, place: object) -> Step | None:  # pragma: no cover
-        """Note that the verb comes by a place; ``None`` if it has done so too often."""
+        """Note that the call comes by a place; ``None`` if it has done so too often."""
         time = self._times[place] = self._times.get(place, 0) + 1
         if time > TIMES_AT_A_PLACE:
             return None
@@ -213,7 +241,7 @@ def stepping(
 
 
 class _ThreadStops(_Stops):
-    """Stops a thread at lines and returns within the files of the backend."""
+    """Stops a thread at lines and returns within the files of the component."""
 
     def __init__(self, pace: _Pace, is_own: Callable[[str], bool]) -> None:
         super().__init__(pace)
@@ -260,7 +288,7 @@ class _Thread(threading.Thread, Generic[T]):
         self.join(STUCK)
         if self._error is not None:
             raise self._error
-        assert self._outcome, "a verb does not return"
+        assert self._outcome, "a call does not return"
         return self._outcome[0]
 
 
@@ -290,7 +318,7 @@ class _SteppedThread(_Thread[T]):
 
     def wait_for_stop(self) -> bool:
         """Wait until the thread stands still (``True``), or has ended without coming by the step."""
-        assert self._paused.wait(STUCK), "a verb does not return"
+        assert self._paused.wait(STUCK), "a call does not return"
         return self._stopped
 
     def go_on(self) -> None:
@@ -332,12 +360,12 @@ class _SteppedThread(_Thread[T]):
             self._at(caller, f"the call of {name}")
 
 
-def _files_of(backend: Backend, steps_into: Sequence[str]) -> Callable[[str], bool]:
-    """Return a function that tells whether a file holds the backend's own code."""
+def _files_of(component: Component, own: Own) -> Callable[[str], bool]:
+    """Return a function that tells whether a file holds the component's own code."""
     files: set[str] = set()
     folders: set[str] = set()
-    names = [cls.__module__ for cls in type(backend).__mro__ if cls not in Backend.__mro__]
-    for name in [*names, *steps_into]:
+    names = [cls.__module__ for cls in type(component).__mro__ if cls not in own.protocol.__mro__]
+    for name in [*names, *own.into]:
         module = sys.modules.get(name)
         path = getattr(module, "__file__", None)
         if path is None:
@@ -346,7 +374,7 @@ def _files_of(backend: Backend, steps_into: Sequence[str]) -> Callable[[str], bo
         if getattr(module, "__package__", ""):
             folders.add(os.path.dirname(path))  # noqa: PTH120 compared with the names in code objects
 
-    known: dict[str, bool] = {}
+    known = {str(getattr(sys.modules.get(name), "__file__", name)): False for name in own.over}
 
     def is_own(file: str) -> bool:  # pragma: no cover
         found = known.get(file)
