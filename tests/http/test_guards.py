@@ -396,6 +396,10 @@ def test_an_asgi_target_without_a_raw_path() -> None:
     assert connection.method() == "GET"
     raw = asgi.ASGIConnection({"type": "http", "path": "/a/b", "raw_path": b"/a%2Fb", "headers": [], "method": "PUT"})
     assert (raw.target(), raw.method()) == ("/a%2Fb", "PUT")
+    raw = asgi.ASGIConnection(
+        {"type": "http", "path": "/a", "raw_path": b"/a?b=c", "query_string": b"b=c", "headers": []}
+    )
+    assert raw.target() == "/a?b=c"
     environ = {"REQUEST_METHOD": "PUT", "PATH_INFO": "/caf\u00c3\u00a9", "QUERY_STRING": "a=b", "SCRIPT_NAME": "/x"}
     assert wsgi.WSGIConnection(environ).target() == "/x/caf%C3%A9?a=b"
     assert wsgi.WSGIConnection(environ).method() == "PUT"

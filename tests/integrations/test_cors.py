@@ -14,7 +14,6 @@ from litestar.middleware import DefineMiddleware
 from litestar.testing import TestClient as LitestarClient
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
@@ -109,18 +108,25 @@ def test_rep_45_every_answer_passes_a_cors_middleware_that_is_outside(
             )
 
 
+class Passing:
+    """A middleware of the app's own."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.app(scope, receive, send)
+
+
 @pytest.mark.parametrize("framework", [Starlette, FastAPI])
-@pytest.mark.parametrize("between", [[], [GZipMiddleware], [BaseHTTPMiddleware]])
+@pytest.mark.parametrize("between", [[], [GZipMiddleware], [GZipMiddleware, Passing]])
 def test_rep_45_a_cors_middleware_that_is_inside_warns_at_start(
     auth: SessionAuth[User], framework: Callable[..., Any], between: list[Any]
 ) -> None:
-    async def passing(request: Request, call_next: Any) -> Any:
-        return await call_next(request)
-
     app = framework(routes=ROUTES)
     cors(app)
     for each in between:
-        app.add_middleware(each, **({"dispatch": passing} if each is BaseHTTPMiddleware else {}))
+        app.add_middleware(each)
     app.add_middleware(SessionAuthMiddleware, auth=auth)
     with pytest.warns(ConfigWarning, match=WARNING) as caught:
         starts(app)

@@ -8,6 +8,7 @@ import flask
 import flask.sansio.scaffold
 import litestar
 import pytest
+import starlette
 from fastapi import Depends, FastAPI
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -208,11 +209,22 @@ SILENT = {name for name in SUB_APPS if name.startswith(("litestar", "a middlewar
 UNKNOWABLE = {*((name, "between") for name in SILENT), ("fastapi in starlette", "litestar")}
 """Starlette's ``BaseHTTPMiddleware`` sends from another task, where nothing tells of the error of a silent app."""
 
+LOSES_ERRORS = tuple(int(part) for part in starlette.__version__.split(".")[:3]) < (0, 46, 1)
+WITH_BASE_MIDDLEWARE = {"starlette, middleware", "fastapi in starlette", "between"}
+
+
+def skip_what_starlette_loses(*names: str) -> None:
+    """Skip what old releases of Starlette cannot do."""
+    if LOSES_ERRORS and not WITH_BASE_MIDDLEWARE.isdisjoint(names):
+        pytest.skip("Starlette before 0.46.1 loses an error behind its BaseHTTPMiddleware once a response was sent")
+
+
 COMBINED = [(sub, outer) for sub in SUB_APPS for outer in OUTER if (sub, outer) not in UNKNOWABLE]
 
 
 @pytest.mark.parametrize(("sub_app", "outer"), COMBINED)
 def test_rep_44_a_mounted_app_gives_the_documented_answers(auth: SessionAuth[User], sub_app: str, outer: str) -> None:
+    skip_what_starlette_loses(sub_app, outer)
     client = TestClient(inside(SUB_APPS[sub_app](), auth, outer), base_url=HTTPS)
     for name, (status, body, retry) in DOCUMENTED.items():
         response = client.get(f"/sub/fail/{name}")
@@ -227,6 +239,7 @@ def test_rep_44_a_mounted_app_gives_the_documented_answers(auth: SessionAuth[Use
 def test_rep_44_a_mistake_of_the_app_stays_its_own(
     auth: SessionAuth[User], sub_app: str, outer: str, fault: str
 ) -> None:
+    skip_what_starlette_loses(sub_app, outer)
     app = SUB_APPS[sub_app]()
     alone = TestClient(app, base_url=HTTPS, raise_server_exceptions=False).get(f"/fail/{fault}")
     client = TestClient(inside(app, auth, outer), base_url=HTTPS, raise_server_exceptions=False)
