@@ -21,6 +21,7 @@ from powauth.errors import (
     Overloaded,
     PowauthError,
     Refused,
+    StoreMissing,
     StoreUnavailable,
     Throttled,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "SessionAuth",
     "SessionInfo",
     "Step",
+    "StoreMissing",
     "StoreUnavailable",
     "Throttle",
     "Throttled",

@@ -35,7 +35,19 @@ class StoreUnavailable(PowauthError):
     """The session store, or the users' database, did not answer or refused: nobody can tell who is signed in.
 
     Never taken for "anonymous". Where a user is required the answer is 503 and the cookie stays as it is; the
-    engine's own error is the ``__cause__``.
+    engine's own error is the ``__cause__``. powauth logs that cause at ERROR, once in ten seconds.
+
+    Attributes:
+        logged: whether the log has been told of it.
+    """
+
+    logged: bool = False
+
+
+class StoreMissing(StoreUnavailable):
+    """The engine answers, but a table, a database or a file that powauth needs does not exist.
+
+    Nothing recovers by itself: somebody has to create what the message names.
     """
 
 

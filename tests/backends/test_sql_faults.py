@@ -169,26 +169,6 @@ def test_sto_07_a_server_that_restarted_is_noticed_by_no_verb_that_may_be_repeat
 
 
 @pytest.mark.parametrize("driver", NETWORKED)
-def test_sto_07_a_write_that_may_have_taken_effect_raises_once_and_the_next_one_works(
-    driver: str, tmp_path: Path
-) -> None:
-    async def scenario(backend: SQLBackend, proxy: Proxy) -> None:
-        for verb in (
-            lambda: backend.create(record(), 0, NOW),
-            lambda: backend.update(record(version=1), 0, NOW),
-            lambda: backend.delete(record().key, NOW),
-        ):
-            assert await backend.get(record(b"other").key, NOW) is None  # now there is a pooled connection
-            proxy.cut()
-            with pytest.raises(StoreUnavailable) as caught:
-                await verb()  # type: ignore[no-untyped-call]
-            assert caught.value.__cause__ is not None
-            assert await verb() is True  # type: ignore[no-untyped-call]
-
-    on_proxy(driver, tmp_path, scenario)
-
-
-@pytest.mark.parametrize("driver", NETWORKED)
 def test_a_revocation_cut_off_before_its_commit_is_repeated_and_one_cut_off_at_it_is_not(
     driver: str, tmp_path: Path
 ) -> None:

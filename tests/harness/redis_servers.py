@@ -172,7 +172,7 @@ class Proxy:
         self.server = server
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.listener.getsockname()[1]
-        self.losing = False
+        self.losing = 0
         self.lost = 0
         self._accepting = threading.Thread(target=self._accept, daemon=True)
         self._accepting.start()
@@ -181,8 +181,8 @@ class Proxy:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
-    def lose_next_reply(self) -> None:
-        self.losing = True
+    def lose_next_reply(self, times: int = 1) -> None:
+        self.losing = times
 
     def _accept(self) -> None:
         while True:
@@ -198,7 +198,7 @@ class Proxy:
         try:
             while data := source.recv(65536):
                 if replies and self.losing:
-                    self.losing = False
+                    self.losing -= 1
                     self.lost += 1
                     break
                 sink.sendall(data)

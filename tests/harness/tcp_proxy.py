@@ -2,6 +2,7 @@
 
 import selectors
 import socket
+import struct
 import threading
 from types import TracebackType
 from typing import Self
@@ -25,6 +26,8 @@ class Proxy:
         self._lock = threading.Lock()
         self._stalled = False
         self._refusing = False
+        self._resetting = False
+        self.losing = False
         self._ending = False
         self.round_trips = 0
         self.connections = 0
@@ -63,6 +66,25 @@ class Proxy:
         """Close new connections at once, or serve them again."""
         self._refusing = refusing
 
+    def reset_next(self) -> None:
+        """Answer the next words of a client with a reset, as a firewall that has forgotten the connection does."""
+        self._resetting = True
+
+    def lose_next_reply(self) -> None:
+        """Pass the next words of a client on, and close the connection when the server has answered."""
+        self.losing = True
+
+    @property
+    def clients(self) -> int:
+        """How many connections are open."""
+        return len(self._clients)
+
+    @property
+    def ports(self) -> set[int]:
+        """The ports from which the server sees the clients come."""
+        with self._lock:
+            return {int(self._peers[client].getsockname()[1]) for client in self._clients}
+
     def _drop(self, client: socket.socket) -> None:
         server = self._peers.pop(client)
         self._peers.pop(server)
@@ -93,7 +115,12 @@ class Proxy:
         client = source if by_client else target
         try:
             data = source.recv(65536)
-            if data:
+            if data and by_client and self._resetting:
+                self._resetting = False
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            elif data and not by_client and self.losing:
+                self.losing = False
+            elif data:
                 if by_client and not self._client_spoke_last[client]:
                     self.round_trips += 1
                 self._client_spoke_last[client] = by_client

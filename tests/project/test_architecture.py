@@ -16,6 +16,7 @@ SOURCE = Path(powauth.__file__).parent
 LINES = (
     ("errors", "_forks"),
     ("_extras",),
+    ("_outages",),
     ("backends.base",),
     ("events",),
     ("backends",),
@@ -42,6 +43,7 @@ WRAPPED = {
         "backends.redis",
         "backends._redis_clients",
         "backends._redis_connections",
+        "backends._redis_errors",
         "backends._redis_invalidations",
         "backends._redis_scripts",
     ),
@@ -161,7 +163,8 @@ def test_each_driver_and_framework_is_imported_by_what_wraps_it_alone() -> None:
     for imported in OUTER:
         top = imported.target.partition(".")[0]
         if top == "sqlalchemy":
-            sql = {"sql", "_sql_engine", "_sql_forks", "_sql_statements", "_sqlite_reader"}
+            sql = {"sql", "_sql_connections", "_sql_engine", "_sql_errors", "_sql_forks", "_sql_statements"}
+            sql |= {"_sqlite_reader"}
             places: tuple[str, ...] = (*(f"backends.{name}" for name in sql), "accounts")
             assert imported.module != "accounts.base"
         else:

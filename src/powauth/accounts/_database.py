@@ -6,23 +6,26 @@ in a greenlet and suspends the coroutine around each round trip; with an `Engine
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import contextmanager
 from typing import ClassVar, TypeVar
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session
 
 from powauth import _forks
+from powauth.backends._sql_connections import LoopCheck, renew_if_cut
+from powauth.backends._sql_errors import Subject, is_failure, sql_unavailable
 from powauth.backends._sql_forks import separate_processes
 from powauth.backends.base import Mode
-from powauth.errors import ConfigError, StoreUnavailable
+from powauth.errors import ConfigError
 
 T = TypeVar("T")
 
 _MARIADB_CONSTRAINT_FAILED = 4025
+
+_USERS = Subject("the users' database", "run the app's migrations, or its metadata.create_all(engine)")
 
 
 class Database(ABC):
@@ -57,10 +60,17 @@ class SyncDatabase(Database):
         """See `Database.connected`."""
         _forks.check()
         with _translated():
-            with _connecting():
-                connection = self._engine.connect()
-            with connection:
-                return work(connection)
+            try:
+                return self._once(work)
+            except DBAPIError as error:
+                if not _is_cut_read(error):
+                    raise
+            return self._once(work)
+
+    def _once(self, work: Callable[[Connection], T]) -> T:
+        with self._engine.connect() as connection:
+            renew_if_cut(connection)
+            return work(connection)
 
 
 class AsyncDatabase(Database):
@@ -71,15 +81,27 @@ class AsyncDatabase(Database):
     def __init__(self, engine: AsyncEngine) -> None:
         separate_processes(engine.sync_engine)
         self._engine = engine
+        self._loops = LoopCheck()
 
     async def connected(self, work: Callable[[Connection], T]) -> T:
         """See `Database.connected`."""
-        _forks.check()
+        _forks.check()  # which gives a forked process a pool of its own
+        self._loops.check(self._engine.sync_engine)
         with _translated():
-            async with AsyncExitStack() as stack:
-                with _connecting():
-                    connection = await stack.enter_async_context(self._engine.connect())
-                return await connection.run_sync(work)
+            try:
+                return await self._once(work)
+            except DBAPIError as error:
+                if not _is_cut_read(error):
+                    raise
+            return await self._once(work)
+
+    async def _once(self, work: Callable[[Connection], T]) -> T:
+        def checked(connection: Connection) -> T:
+            renew_if_cut(connection)
+            return work(connection)
+
+        async with self._engine.connect() as connection:
+            return await connection.run_sync(checked)
 
 
 def database_of(engine: object) -> Database:
@@ -108,22 +130,18 @@ def _in_session(work: Callable[[Session], T], connection: Connection) -> T:
         return work(session)
 
 
-@contextmanager
-def _connecting() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # each driver has errors of its own here, which SQLAlchemy does not wrap
-        raise StoreUnavailable("the users' database cannot be reached") from error
+def _is_cut_read(error: DBAPIError) -> bool:
+    """Whether the connection broke at a statement that only reads, so that the work may be done again."""
+    return error.connection_invalidated and (error.statement or "").lstrip()[:6].upper() == "SELECT"
 
 
 @contextmanager
 def _translated() -> Iterator[None]:
     try:
         yield
-    except StatementError as error:
-        error.hide_parameters = True  # a password hash among them; tracebacks are logged
-        if not isinstance(error, DBAPIError) or _is_about_values(error):
+    except Exception as error:
+        if isinstance(error, StatementError):
+            error.hide_parameters = True  # a password hash among them; tracebacks are logged
+        if not is_failure(error) or (isinstance(error, DBAPIError) and _is_about_values(error)):
             raise
-        raise StoreUnavailable("the users' database failed") from error
-    except (PoolTimeout, OSError) as error:
-        raise StoreUnavailable("the users' database cannot be reached") from error
+        raise sql_unavailable(error, _USERS) from error

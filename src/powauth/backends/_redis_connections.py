@@ -6,6 +6,8 @@ locks, closures for retries, metrics. `ThreadConnections` and `LoopConnections` 
 is given back only once its reply has been read whole**; if anything else happened, it is closed. So nobody can be given
 the reply to another's command. And a connection must be silent before it is used again: what the server has closed, or
 on which it has said anything unasked, is closed and made anew, so that a restart of the server costs nobody a request.
+If a connection that has served before breaks while a command is under way, the command is sent once more on a new one.
+The backend's commands allow that; see **Retries** in `powauth.backends.redis`.
 
 A cluster, and a *client of the app's own*, are asked as they are (`ThroughClient`).
 
@@ -156,13 +158,16 @@ class ThreadConnections(Connections):
             with self._making:
                 connection = self._pool().make_connection()  # which refuses more than the URL allows
         try:
-            if not _is_ready(connection):
+            used = _is_ready(connection)
+            if not used:
                 _connect(connection)
-            connection.send_packed_command((packed,))
             try:
-                reply = connection.read_response()
-            except redis.ResponseError as error:  # a reply, too, and read whole
-                reply = error
+                reply = _converse(connection, packed)
+            except Exception as error:
+                if self._closed or not used or not _is_cut(error):
+                    raise
+                _connect(connection)
+                reply = _converse(connection, packed)
         except BaseException:
             connection.disconnect()
             self._give_back(connection)
@@ -254,13 +259,17 @@ class LoopConnections(Connections):
         self._watch(slot, loop, until)
         try:
             connection = slot.connection
-            if connection is None or not await _is_ready_async(connection):
+            used = connection is not None and await _is_ready_async(connection)
+            if not used:
                 connection = await self._connect(slot)
-            await connection.send_packed_command((packed,))
             try:
-                reply = await connection.read_response()
-            except redis.ResponseError as error:  # a reply, too, and read whole
-                reply = error
+                reply = await _converse_async(connection, packed)
+            except Exception as error:
+                closed = slot.loop is not self._loop
+                if closed or not used or not _is_cut(error):
+                    raise
+                connection = await self._connect(slot)
+                reply = await _converse_async(connection, packed)
         except BaseException as error:
             self._busy.discard(slot)
             late = slot.late and slot.task.uncancel() <= slot.cancelling
@@ -378,6 +387,28 @@ async def _is_ready_async(connection: Any) -> bool:
         return connection.is_connected and _is_current(connection) and not await connection.can_read()
     except BROKEN:
         return False
+
+
+def _is_cut(error: Exception) -> bool:
+    """Whether a connection that was open before broke: the server, or something in between, had given it up."""
+    # Not of a subclass: redis-py's errors of authentication and of a server that loads its data are among them.
+    return type(error) is redis.ConnectionError or isinstance(error, ConnectionError)
+
+
+def _converse(connection: Any, packed: bytes) -> Any:
+    connection.send_packed_command((packed,))
+    try:
+        return connection.read_response()
+    except redis.ResponseError as error:  # a reply, too, and read whole
+        return error
+
+
+async def _converse_async(connection: Any, packed: bytes) -> Any:
+    await connection.send_packed_command((packed,))
+    try:
+        return await connection.read_response()
+    except redis.ResponseError as error:  # a reply, too, and read whole
+        return error
 
 
 def _connect(connection: Any) -> None:

@@ -21,12 +21,13 @@ this is not overwritten.
 **Connections.** Of a client made from a URL only the connections are used, without the layers that redis-py has over
 them; see `powauth.backends._redis_connections`. Clients of the app's own, and clusters, are asked as they are.
 
-**Retries.** Clients made from a URL repeat nothing, but for one further try in a cluster, where the client first learns
-the new topology. A client that the app made may repeat a command whose reply was lost (redis-py: up to ten times), so
-each write carries a random mark that the server keeps: a repeated ``create`` or ``update`` finds its own mark and
-answers ``True`` again, and ``delete`` leaves a tombstone of 26 bytes for `RETRY_WINDOW`, by which the repetition of any
-of the three knows that it had been done. Two answers may be too low after a hidden repetition: the count of
-``delete_owner``, and an ``update`` that others had replaced meanwhile (``False``; the caller reads again anyway).
+**Retries.** Over a URL a command is repeated once, if a connection that had served before breaks, and in a cluster,
+where the client first learns the new topology. A client that the app made may repeat a command whose reply was lost
+(redis-py: up to ten times). The first try may have taken effect, so each write carries a random mark that the server
+keeps: a repeated ``create`` or ``update`` finds its own mark and answers ``True`` again, and ``delete`` leaves a
+tombstone of 26 bytes for `RETRY_WINDOW`, by which the repetition of any of the three knows that it had been done. Two
+answers may be too low after a hidden repetition: the count of ``delete_owner``, and an ``update`` that others had
+replaced meanwhile (``False``; the caller reads again anyway).
 
 **What Redis can lose.** Replication is asynchronous: a failover to a replica that lags, or a crash between two syncs of
 the append-only file, forgets the last acknowledged writes. A renewal forgotten is brought forward by the session's next
@@ -52,6 +53,7 @@ from typing import TYPE_CHECKING, Any, cast
 from redis.exceptions import NoScriptError, ResponseError
 
 from powauth import _forks
+from powauth._outages import Failure, unavailable
 from powauth.backends._near_channel import changing, near_cache_option, read_and_keep
 from powauth.backends._redis_clients import Client, close_client, forget_connections, from_url, inspect_client
 from powauth.backends._redis_connections import (
@@ -61,6 +63,7 @@ from powauth.backends._redis_connections import (
     ThreadConnections,
     ThroughClient,
 )
+from powauth.backends._redis_errors import FAILURES, check_loop, redis_unavailable
 from powauth.backends._redis_invalidations import Invalidations, LoopInvalidations, ThreadInvalidations
 from powauth.backends._redis_scripts import (
     ADVANCE,
@@ -413,7 +416,7 @@ class RedisBackend(Backend):
         except NoScriptError:
             return await self._send("EVAL", script.source, *rest)
         except ResponseError as error:
-            raise _unavailable(error) from error
+            raise redis_unavailable(error) from error
 
     async def _get(self, key: bytes) -> object:
         try:
@@ -421,7 +424,7 @@ class RedisBackend(Backend):
         except ResponseError as error:
             if str(error).startswith("WRONGTYPE"):
                 return None
-            raise _unavailable(error) from error
+            raise redis_unavailable(error) from error
 
     async def _send(self, *command: object, refusable: bool = False, **options: object) -> Any:
         """A command's reply, or `StoreUnavailable`.
@@ -435,16 +438,22 @@ class RedisBackend(Backend):
             return await self._commands.ask(*command, **options)
         except StoreUnavailable:
             raise
-        except Exception as error:
-            # Not only the errors of redis-py: its asyncio client of a cluster closes, when the topology changes,
-            # connections that others are using, and those fail as the moment has it.
+        except FAILURES as error:
             if refusable and isinstance(error, ResponseError):
                 raise
-            raise _unavailable(error) from error
+            raise redis_unavailable(error) from error
+        except Exception as error:
+            if isinstance(error, RuntimeError):
+                check_loop(error)
+            # When the topology of a cluster changes, redis-py's asyncio client closes connections that others are
+            # using, and those fail with whatever error. All other errors are mistakes of a program.
+            if self._clustered:
+                raise redis_unavailable(error) from error
+            raise
 
     def _check_open(self) -> None:
         if self._closed:
-            raise StoreUnavailable("the Redis backend is closed")
+            raise unavailable(Failure("the Redis backend is closed"))
 
     def _open(self) -> Client:
         client = self._client
@@ -523,10 +532,6 @@ def _unpack(key: bytes, packed: object, now: Millis) -> Record | None:
 
 def _random() -> int:
     return secrets.randbelow(1 << 51) + 1
-
-
-def _unavailable(error: BaseException) -> StoreUnavailable:
-    return StoreUnavailable(f"Redis did not answer or refused ({type(error).__name__})")
 
 
 def _only(reply: Any) -> Any:

@@ -18,12 +18,20 @@ in the table of epochs, and whoever comes second waits there and then sees what 
 
 Afterwards `delete_owner` removes the records in a statement of its own, which sees all that was committed before.
 
-**Failures.** Whatever the database, its driver or the pool raises becomes `StoreUnavailable`, here and nowhere else.
-What the server has rolled back (a deadlock, a serialisation failure) is done again, within the time limit. A pooled
-connection that turns out to be dead (the server was restarted) costs nothing where the verb may be repeated (all that
-read, `epoch`, `purge`, and `delete_owner` up to its commit); a `create`, `update` or `delete` may have taken effect
-before the connection broke, so these raise instead. The first failure empties the pool, and the next call finds a new
-connection.
+**Failures.** Whatever the database, its driver or the pool raises becomes `StoreUnavailable`, here and nowhere else;
+`powauth.backends._sql_errors` finds the words. What the server has rolled back (a deadlock, a serialisation failure)
+is done again, within the time limit.
+
+**Cut connections.** A pooled connection that the server has closed meanwhile (it was restarted, or cuts idle ones) is
+replaced before anything is sent, see `powauth.backends._sql_connections`. If a connection breaks later, nobody knows
+whether the server has executed the statement. The verb is then repeated once on a new connection:
+
+- All that read, `purge` and `epoch` are repeated as they are: to move an epoch twice does no harm.
+- `update` compares versions. If the first attempt took effect, the second answers ``False``, and its caller reads.
+- `create` reads the record back if the second attempt finds the key taken. It was created if it holds the same record.
+  Without an epoch the answer is ``False``, because counters of two callers may be equal.
+- `delete` raises if the second attempt finds nothing: nobody can tell who removed the record.
+- `delete_owner` is repeated up to its commit.
 
 **SQLite in WAL mode** is read (`SQLBackend.get`) by connections beside the pool, which wait for nobody: see
 `powauth.backends._sqlite_reader`. So ``mode`` is ``"blocking"`` for the sake of the writes, and ``reads_at_once`` says
@@ -63,7 +71,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 from msgspec.structs import asdict
 
 from powauth import _forks
+from powauth._outages import Failure, unavailable
+from powauth.backends._sql_connections import LoopCheck, renew_if_cut
 from powauth.backends._sql_engine import engine_from_url, is_memory
+from powauth.backends._sql_errors import Subject, is_failure, sql_unavailable
 from powauth.backends._sql_forks import separate_processes
 from powauth.backends._sql_statements import Statement, Tables, build_statements, create_tables, sessions_table
 from powauth.backends._sqlite_reader import SQLiteReader
@@ -84,7 +95,7 @@ from powauth.errors import ConfigError, StoreUnavailable
 # isort: split
 # The modules above say what to install where SQLAlchemy is missing.
 from sqlalchemy import Connection, Engine, MetaData
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError, StatementError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
@@ -93,6 +104,9 @@ if TYPE_CHECKING:
 __all__ = ["MAX_ATTEMPTS", "SQLBackend", "Tables", "create_tables", "sessions_table"]
 
 T = TypeVar("T")
+
+DEFAULT_TABLE = "powauth_sessions"
+"""The table of sessions, unless the app names another."""
 
 MAX_ATTEMPTS = 30
 """How often a verb is tried at most, each time after the server has rolled it back; the time limit may end that."""
@@ -115,6 +129,10 @@ _NO_BACKSLASH_ESCAPES = 512
 
 class _NotCommittedError(Exception):
     """A transaction failed before its commit was sent: nothing of it has taken effect. The cause says why."""
+
+
+class _AnswerLostError(Exception):
+    """A connection broke after a write was sent, and nobody can tell whether it took effect."""
 
 
 class SQLBackend(Backend):
@@ -141,7 +159,7 @@ class SQLBackend(Backend):
         self,
         engine: "Engine | AsyncEngine | str",
         *,
-        table: str = "powauth_sessions",
+        table: str = DEFAULT_TABLE,
         schema: str | None = None,
         timeout: timedelta | float = timedelta(seconds=5),
     ) -> None:
@@ -178,6 +196,8 @@ class SQLBackend(Backend):
         self._engine: Engine | None = made if isinstance(made, Engine) else None
         self._async_engine: AsyncEngine | None = None if isinstance(made, Engine) else made
         self.mode = "async" if self._engine is None else "blocking"
+        self._subject = Subject("the session database", self._how_to_create())
+        self._loops = LoopCheck()
         self._closed = False
         self._going_on: set[asyncio.Future[Any]] = set()
 
@@ -205,7 +225,11 @@ class SQLBackend(Backend):
             except IntegrityError:  # another was quicker
                 return False
 
-        return await self._write(work)
+        def was_mine(connection: Connection) -> bool:
+            rows = () if epoch is None else self._statements.get(connection, key=record.key, now=now).all()
+            return any(_record(row) == record for row in rows)
+
+        return await self._write(work, again=lambda connection: work(connection) or was_mine(connection))
 
     async def get(self, key: bytes, now: Millis) -> Record | None:
         """See `Backend.get`. One statement."""
@@ -243,13 +267,20 @@ class SQLBackend(Backend):
             )
             return changed.rowcount > 0
 
-        return await self._write(work)
+        return await self._write(work, again=work)
 
     async def delete(self, key: bytes, now: Millis) -> bool:
         """See `Backend.delete`. One statement."""
-        return await self._write(
-            lambda connection: _count_live(self._statements.delete(connection, key=key).scalars().all(), now) > 0
-        )
+
+        def work(connection: Connection) -> bool:
+            return _count_live(self._statements.delete(connection, key=key).scalars().all(), now) > 0
+
+        def again(connection: Connection) -> bool:
+            if not work(connection):
+                raise _AnswerLostError
+            return True
+
+        return await self._write(work, again=again)
 
     async def list(self, owner: bytes, now: Millis) -> list[Record]:
         """See `Backend.list`. One statement."""
@@ -261,11 +292,12 @@ class SQLBackend(Backend):
         if not advance:
             rows = await self._read(self._statements.epoch, owner=owner)
             return int(rows[0][0]) if rows else 0
+
+        def work(connection: Connection) -> int:
+            return int(self._statements.advance(connection, owner=owner, now=now).scalar_one())
+
         # Moving it twice does no harm: nobody has been told of the first.
-        return await self._write(
-            lambda connection: int(self._statements.advance(connection, owner=owner, now=now).scalar_one()),
-            repeatable=True,
-        )
+        return await self._write(work, again=work)
 
     async def delete_owner(self, owner: bytes, now: Millis, keep: bytes | None = None) -> int:
         """See `Backend.delete_owner`. A transaction of two statements; `delete_owner_in` is for one of your own."""
@@ -321,7 +353,7 @@ class SQLBackend(Backend):
             self._check_server(session)
             return self._delete_owner(session, owner, now, keep)
         except DBAPIError as error:
-            raise _unavailable(error) from error
+            raise sql_unavailable(error, self._subject) from error
 
     async def purge(self, limit: int, now: Millis) -> int:
         """See `Backend.purge`. One statement, and one for the epochs where the first leaves room in ``limit``."""
@@ -332,7 +364,7 @@ class SQLBackend(Backend):
                 went += self._statements.forget(connection, now=now - EPOCH_LIFETIME, limit=limit - went).rowcount
             return went
 
-        return await self._write(work, repeatable=True)
+        return await self._write(work, again=work)
 
     async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
         """See `Backend.scan`. One statement that looks at ``limit`` records; a page has fewer where some have expired.
@@ -381,6 +413,13 @@ class SQLBackend(Backend):
 
     # How a verb is carried out
 
+    def _how_to_create(self) -> str:
+        table = self.tables.sessions.fullname
+        if not self._owned or table != DEFAULT_TABLE:
+            return f"create {table} with SQLBackend.create_tables(), or with sessions_table() in a migration"
+        command = "powauth sessions --backend URL create-tables"
+        return f"create {table} with `{command}`, or with sessions_table() in a migration"
+
     def _delete_owner(self, connection: Connection, owner: bytes, now: Millis, keep: bytes | None) -> int:
         self._statements.advance(connection, owner=owner, now=now)
         # A statement of its own, so that at READ COMMITTED it sees what was committed while the first one waited.
@@ -391,17 +430,23 @@ class SQLBackend(Backend):
         return _count_live(gone.scalars().all(), now)
 
     async def _read(self, statement: Statement, **values: object) -> Sequence[Sequence[Any]]:
-        return await self._run(lambda connection: statement(connection, **values).all(), repeatable=True)
+        def work(connection: Connection) -> Sequence[Sequence[Any]]:
+            return statement(connection, **values).all()
 
-    async def _write(self, work: Callable[[Connection], T], *, repeatable: bool = False) -> T:
-        def whole(connection: Connection) -> T:
-            result = work(connection)
-            if not self._owned:
-                # Sends nothing where autocommit holds; an app's hooks on its engine may have begun a transaction.
-                connection.commit()
-            return result
+        return await self._run(work, again=work)
 
-        return await self._run(whole, repeatable=repeatable)
+    async def _write(self, work: Callable[[Connection], T], *, again: Callable[[Connection], T] | None = None) -> T:
+        def committed(work: Callable[[Connection], T]) -> Callable[[Connection], T]:
+            def whole(connection: Connection) -> T:
+                result = work(connection)
+                if not self._owned:
+                    # Sends nothing where autocommit holds; an app's hooks on its engine may have begun a transaction.
+                    connection.commit()
+                return result
+
+            return whole
+
+        return await self._run(committed(work), again=None if again is None else committed(again))
 
     def _transaction(self, connection: Connection, work: Callable[[], T]) -> T:
         explicit = False
@@ -442,21 +487,31 @@ class SQLBackend(Backend):
         if connection.dialect.driver == "asyncmy" and getattr(driver, "server_status", 0) & _NO_BACKSLASH_ESCAPES:
             raise ConfigError("asyncmy does not escape under sql_mode NO_BACKSLASH_ESCAPES: take it out of sql_mode")
 
-    async def _run(self, work: Callable[[Connection], T], *, repeatable: bool = False) -> T:
-        """Borrow a connection, do the work, and turn what the database raises into `StoreUnavailable`."""
+    async def _run(self, work: Callable[[Connection], T], *, again: Callable[[Connection], T] | None = None) -> T:
+        """Borrow a connection, do the work, and turn what the database raises into `StoreUnavailable`.
+
+        Args:
+            work: what to do.
+            again: what to do instead, once, if the connection broke and ``work`` may have taken effect. If it is
+                ``None``, that is an error.
+        """
         if self._closed:
-            raise StoreUnavailable("the backend is closed")
+            raise unavailable(Failure("the SQL backend is closed"))
         try:
             if self._async_engine is None:
-                return await self._attempts(work, repeatable=repeatable)
+                return await self._attempts(work, again)
+            _forks.check()  # which gives a forked process a pool of its own
+            self._loops.check(self._async_engine.sync_engine)
             async with asyncio.timeout(self._seconds):
-                attempts = self._attempts(work, repeatable=repeatable)
+                attempts = self._attempts(work, again)
                 return await (self._uncancelled(attempts) if self._dialect.name == "sqlite" else attempts)
-        except _NotCommittedError as error:
-            raise _unavailable(error.__cause__) from error.__cause__
-        except (SQLAlchemyError, OSError, EOFError) as error:
+        except (_NotCommittedError, _AnswerLostError) as error:
+            raise sql_unavailable(error.__cause__, self._subject) from error.__cause__
+        except Exception as error:
             # OSError: also of TimeoutError, and of drivers that let the socket's own error through.
-            raise _unavailable(error) from error
+            if is_failure(error):
+                raise sql_unavailable(error, self._subject) from error
+            raise
 
     async def _uncancelled(self, attempts: Coroutine[Any, Any, T]) -> T:
         """Await the attempts, which go on to their end if the caller is cancelled.
@@ -469,20 +524,25 @@ class SQLBackend(Backend):
         task.add_done_callback(self._going_on.discard)
         return await asyncio.shield(task)
 
-    async def _attempts(self, work: Callable[[Connection], T], *, repeatable: bool) -> T:
+    async def _attempts(self, work: Callable[[Connection], T], again: Callable[[Connection], T] | None) -> T:
         deadline = monotonic() + self._seconds
         attempt = 0
+        lost: DBAPIError | None = None
         while True:
             attempt += 1
             try:
                 return await self._once(work)
+            except _AnswerLostError as error:
+                raise error from lost
             except (DBAPIError, _NotCommittedError) as error:
                 cause = error.__cause__ if isinstance(error, _NotCommittedError) else error
-                again = isinstance(cause, DBAPIError) and (
-                    _was_rolled_back(cause)
-                    or (attempt == 1 and cause.connection_invalidated and (repeatable or cause is not error))
-                )
-                if not again or attempt == MAX_ATTEMPTS or monotonic() > deadline:
+                repeat = isinstance(cause, DBAPIError) and _was_rolled_back(cause)
+                if isinstance(cause, DBAPIError) and cause.connection_invalidated and lost is None:
+                    lost = cause
+                    if cause is error and again is not None:
+                        work = again
+                    repeat = repeat or cause is not error or again is not None
+                if not repeat or attempt == MAX_ATTEMPTS or monotonic() > deadline:
                     raise
             if attempt > 1:
                 pause = uniform(0, min(MAX_PAUSE_SECONDS, 0.001 * 2**attempt))  # noqa: S311 not a secret
@@ -495,6 +555,7 @@ class SQLBackend(Backend):
         _forks.check()
 
         def checked(connection: Connection) -> T:
+            renew_if_cut(connection)
             self._check_server(connection)
             return work(connection)
 
@@ -533,10 +594,3 @@ def _was_rolled_back(error: DBAPIError) -> bool:
     sqlstate = getattr(original, "sqlstate", None)
     arguments = getattr(original, "args", ())
     return sqlstate in _ROLLED_BACK_SQLSTATES or bool(arguments and arguments[0] in _ROLLED_BACK_ERRORS)
-
-
-def _unavailable(error: BaseException | None) -> StoreUnavailable:
-    if isinstance(error, StatementError):
-        # The parameters are keys and sessions: an engine of the app's own may not hide them from its logs.
-        error.hide_parameters = True
-    return StoreUnavailable("the session database did not answer, or refused")

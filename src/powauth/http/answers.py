@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from powauth._outages import report
 from powauth.errors import (
     AlreadySignedIn,
     ConfigError,
@@ -107,7 +108,7 @@ def answer_to(error: PowauthError) -> Answer | None:
 
     401 `NotSignedIn`, and `MoreNeeded` with ``{"factors": [name, …]}``, 403 `AlreadySignedIn`, `NotFresh` and
     `CrossSiteRequest`, 422 `InvalidParams` with ``{"errors": {field: [message, …]}}``; with ``Retry-After`` 429
-    `Throttled`, and 503 `StoreUnavailable` and `Overloaded`. No message of an engine's is passed on.
+    `Throttled`, and 503 `StoreUnavailable` and `Overloaded`. No message of an engine is passed on: the log has it.
     """
     if isinstance(error, InvalidParams):
         return _json(422, "Unprocessable Content", {"errors": error.errors})
@@ -123,6 +124,7 @@ def answer_to(error: PowauthError) -> Answer | None:
     if isinstance(error, Throttled):
         return _json(429, "Too Many Requests", {"error": "throttled"}, _retry(error.retry_after))
     if isinstance(error, StoreUnavailable):
+        report(error)
         return _json(503, "Service Unavailable", {"error": "store_unavailable"}, _retry(RETRY_AFTER_SECONDS))
     if isinstance(error, Overloaded):
         return _json(503, "Service Unavailable", {"error": "overloaded"}, _retry(error.retry_after))

@@ -1,0 +1,154 @@
+"""`SQLAlchemyUsers` when its database has cut connections, lacks a table, or fails: and what the log says."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from harness.tcp_proxy import Proxy
+from harness.users_databases import PASSWORD, Base, blocking_engine, cheap_hasher, table_name, url_of
+from powauth import _outages
+from powauth.accounts.sqlalchemy import SQLAlchemyUsers, UserMixin
+from powauth.backends.base import drive
+from powauth.errors import ConfigError, StoreMissing, StoreUnavailable
+
+MIA: dict[str, object] = {"email": "mia@example.com", "password": PASSWORD}
+LEO: dict[str, object] = {"email": "leo@example.com", "password": PASSWORD}
+SYNC = {"postgresql": "postgresql+psycopg", "mariadb": "mariadb+pymysql"}
+DRIVERS = [*SYNC.values(), "postgresql+psycopg_async", "postgresql+asyncpg", "mariadb+asyncmy"]
+
+
+class Member(UserMixin, Base):
+    __tablename__ = table_name()
+
+
+class Missing(UserMixin, Base):
+    """A model whose table nobody creates."""
+
+    __tablename__ = table_name()
+
+
+Scenario = Callable[[SQLAlchemyUsers[Member], Proxy], Coroutine[Any, Any, None]]
+
+
+@pytest.fixture(autouse=True)
+def _new_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test begins with a log that has told nothing; there is no public way to make it forget."""
+    monkeypatch.setattr(_outages, "outages", _outages.OutageLog())
+
+
+def on_proxy(driver: str, folder: Path, scenario: Scenario) -> None:
+    """Run a scenario on users whose database is reached through a proxy, over an engine with SQLAlchemy's defaults."""
+    with blocking_engine(SYNC[driver.partition("+")[0]], str(folder), Member):
+        url = sa.make_url(url_of(driver, str(folder)))
+        with Proxy(url.host or "127.0.0.1", url.port or 0) as proxy:
+            through = url.set(host="127.0.0.1", port=proxy.port)
+
+            async def whole() -> None:
+                engine = create_async_engine(through)
+                try:
+                    await scenario(SQLAlchemyUsers(engine, Member, hasher=cheap_hasher()), proxy)
+                finally:
+                    await engine.dispose()
+
+            if driver in SYNC.values():
+                engine = sa.create_engine(through)
+                drive(scenario(SQLAlchemyUsers(engine, Member, hasher=cheap_hasher()), proxy))
+                engine.dispose()
+            else:
+                asyncio.run(whole())
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_rep_13_the_first_sign_in_after_idle_connections_were_cut_works(driver: str, tmp_path: Path) -> None:
+    async def scenario(users: SQLAlchemyUsers[Member], proxy: Proxy) -> None:
+        await users.create(MIA)
+        proxy.cut()
+        assert await users.authenticate(MIA) is not None
+        proxy.cut()
+        await users.create(LEO)
+        proxy.cut()
+        assert await users.get_by(email="leo@example.com") is not None
+        proxy.reset_next()
+        assert await users.authenticate(MIA) is not None
+        proxy.lose_next_reply()
+        assert await users.authenticate(MIA) is not None
+
+    on_proxy(driver, tmp_path, scenario)
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_a_registration_whose_answer_was_lost_is_not_repeated(driver: str, tmp_path: Path) -> None:
+    async def scenario(users: SQLAlchemyUsers[Member], proxy: Proxy) -> None:
+        assert await users.get_by(email="mia@example.com") is None
+        proxy.reset_next()
+        with pytest.raises(StoreUnavailable):
+            await users.create(MIA)
+        await users.create(MIA)
+
+    on_proxy(driver, tmp_path, scenario)
+
+
+def test_rep_06_a_missing_users_table_is_named_with_what_creates_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for driver in ("sqlite", *SYNC.values()):
+        engine = sa.create_engine(url_of(driver, str(tmp_path)))
+        caplog.clear()
+        with pytest.raises(StoreMissing) as caught:
+            drive(SQLAlchemyUsers(engine, Missing, hasher=cheap_hasher()).authenticate(MIA))
+        engine.dispose()
+        for text in (str(caught.value), caplog.text):
+            assert "the users' database lacks a table: run the app's migrations" in text
+            assert "metadata.create_all(engine)" in text
+            assert Missing.__tablename__ in text
+            assert "mia" not in text
+        (line,) = caplog.records
+        assert (line.name, line.levelno, line.exc_info) == ("powauth", logging.ERROR, None)
+
+
+def test_rep_06_a_missing_column_of_the_users_table_is_a_migration_that_did_not_run(tmp_path: Path) -> None:
+    for driver in ("sqlite", *SYNC.values()):
+        with blocking_engine(driver, str(tmp_path), Member) as engine:
+            with engine.begin() as connection:
+                connection.execute(sa.text(f"ALTER TABLE {Member.__tablename__} RENAME COLUMN password_hash TO was"))
+            with pytest.raises(StoreMissing, match="a migration has not run"):
+                drive(SQLAlchemyUsers(engine, Member, hasher=cheap_hasher()).authenticate(MIA))
+
+
+def test_an_error_of_the_apps_own_engine_is_not_an_outage(tmp_path: Path) -> None:
+    with blocking_engine("sqlite", str(tmp_path), Member) as engine:
+        users = SQLAlchemyUsers(engine, Member, hasher=cheap_hasher())
+
+        def fails(*_: object) -> None:
+            raise LookupError("a mistake of the app's own")
+
+        for name in ("before_cursor_execute", "do_connect"):
+            engine.dispose()
+            sa.event.listen(engine, name, fails)
+            with pytest.raises(LookupError):
+                drive(users.authenticate(MIA))
+            sa.event.remove(engine, name, fails)
+
+
+@pytest.mark.parametrize("driver", ["postgresql+asyncpg", "mariadb+asyncmy"])
+def test_an_engine_of_another_event_loop_is_refused_with_the_reason(driver: str, tmp_path: Path) -> None:
+    with blocking_engine(SYNC[driver.partition("+")[0]], str(tmp_path), Member):
+        engine = create_async_engine(url_of(driver, str(tmp_path)))
+        users = SQLAlchemyUsers(engine, Member, hasher=cheap_hasher())
+        with asyncio.Runner() as first:
+            assert first.run(users.authenticate(MIA)) is None
+            with asyncio.Runner() as second:
+                for _ in range(2):
+                    with pytest.raises(ConfigError, match="used on another event loop"):
+                        second.run(users.authenticate(MIA))
+            assert first.run(users.authenticate(MIA)) is None
+            first.run(engine.dispose())
+        with asyncio.Runner() as third:  # a pool of its own, since the engine was disposed of
+            assert third.run(users.authenticate(MIA)) is None
+            third.run(engine.dispose())
