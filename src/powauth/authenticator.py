@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Mapping
 from typing import Any, Final, Generic, NoReturn, Self, TypeVar, cast
 
+from powauth._outages import report
 from powauth.accounts.base import U, UsersContext
 from powauth.accounts.offloaded import OffloadedUsers
 from powauth.accounts.throttle import UNCOUNTED, Admission
@@ -43,6 +44,7 @@ class Unreachable:
     __slots__ = ("_cause",)
 
     def __init__(self, cause: StoreUnavailable) -> None:
+        report(cause)
         object.__setattr__(self, "_cause", cause)
 
     def _raise(self, *_: object, **__: object) -> NoReturn:

@@ -119,6 +119,7 @@ def mode_of(path: Path) -> int:
         ({"max_map_size": 1 << 60}, "max_map_size must"),
         ({"map_size": 1 << 30, "max_map_size": 1 << 20}, "must not be smaller"),
         ({"durable": 1}, "durable must"),
+        ({"group_access": "yes"}, "group_access must"),
     ],
 )
 def test_options_are_checked(path: Path, options: dict[str, Any], sentence: str) -> None:

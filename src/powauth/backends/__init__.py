@@ -1,6 +1,6 @@
 """Where records live: the protocol (`powauth.backends.base`) and the backends that ship with powauth."""
 
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from powauth.backends.base import Backend
 from powauth.errors import ConfigError
@@ -25,6 +25,15 @@ SYNC_DRIVERS = {driver: plain for plain, driver in ASYNC_DRIVERS.items()} | {
 """The driver for threads in the place of one for an event loop."""
 
 
+def _lmdb_options(query: str) -> bool:
+    """The value of ``group_access`` in the query of an LMDB URL."""
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    chosen = options.pop("group_access", "0")
+    if options or chosen not in ("0", "1"):
+        raise ConfigError("an LMDB URL has no option but group_access=1; for others, make the LMDBBackend yourself")
+    return chosen == "1"
+
+
 def backend_from_url(url: str, *, asynchronous: bool | None = None) -> Backend:
     """The backend that a URL names; its driver is imported only now, and nothing is connected to yet.
 
@@ -32,8 +41,8 @@ def backend_from_url(url: str, *, asynchronous: bool | None = None) -> Backend:
     'inline'
 
     Args:
-        url: ``memory://``, ``lmdb:///path`` (``lmdb:path`` from the working directory), or another of the schemes in
-            ``docs/backends.md``.
+        url: ``memory://``, ``lmdb:///path`` (``lmdb:path`` from the working directory; with ``?group_access=1`` for the
+            option of `LMDBBackend`), or another of the schemes in ``docs/backends.md``.
         asynchronous: choose the driver for an event loop (true) or for threads (false), whichever the URL names;
             ``None`` keeps to the URL, and takes the one for threads where it leaves that open. SQLite's plain driver
             serves both.
@@ -53,7 +62,7 @@ def backend_from_url(url: str, *, asynchronous: bool | None = None) -> Backend:
         parts = urlsplit(url)
         if parts.netloc or parts.path in ("", "/"):
             raise ConfigError("an LMDB URL is lmdb:/// and a path, lmdb:///var/lib/app/sessions, or lmdb:relative/path")
-        return LMDBBackend(unquote(parts.path))
+        return LMDBBackend(unquote(parts.path), group_access=_lmdb_options(parts.query))
     if scheme in ("redis", "rediss", "unix") or scheme.startswith("redis+"):
         from powauth.backends.redis import RedisBackend
 

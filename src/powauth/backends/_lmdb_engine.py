@@ -1,15 +1,16 @@
 """The environment behind `powauth.backends.lmdb`: opened once per process, grown, never carried into a fork."""
 
 import os
-import stat
 import threading
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, NamedTuple, TypeAlias, TypeVar
 
 from powauth import _forks
 from powauth._extras import needs
+from powauth._outages import Failure, one_line, unavailable
+from powauth.backends._lmdb_files import DATA, prepare
 from powauth.errors import ConfigError, StoreUnavailable
 
 _OLDEST_LMDB: Final = 3
@@ -55,6 +56,15 @@ _LAYOUT_KEY: Final = b"!layout"
 CLOSED: Final = "the LMDB store has been closed"
 
 
+class Options(NamedTuple):
+    """The options of `powauth.backends.lmdb.LMDBBackend`, which all backends on one directory share."""
+
+    map_size: int
+    max_map_size: int
+    durable: bool
+    group_access: bool
+
+
 class Engine:
     """One LMDB environment, which all backends of this process on one directory share: LMDB allows no second.
 
@@ -63,9 +73,9 @@ class Engine:
     Writers hold ``lock`` throughout, so none is in flight when the map changes or the process forks.
     """
 
-    def __init__(self, path: Path, map_size: int, max_map_size: int, durable: bool) -> None:
+    def __init__(self, path: Path, options: Options) -> None:
         self.path = path
-        self.options = (map_size, max_map_size, durable)
+        self.options = options
         self.users = 0
         self.lock = threading.Lock()
         self.generation = 0
@@ -78,8 +88,8 @@ class Engine:
 
     def open(self) -> None:
         """Open the files; under the lock, unless the object is new."""
-        map_size, _, durable = self.options
-        _prepare(self.path)
+        map_size, _, durable, group_access = self.options
+        prepare(self.path, group_access=group_access)
         try:
             env = lmdb.Environment(
                 str(self.path),
@@ -90,9 +100,8 @@ class Engine:
                 max_readers=_MAX_READERS,
             )
         except (lmdb.VersionMismatchError, lmdb.InvalidError) as error:
-            raise StoreUnavailable(
-                f"{self.path}: the files are damaged, or not LMDB's; restore or remove them"
-            ) from error
+            sentence = f"the LMDB store at {self.path} is damaged, or not LMDB's: restore or remove its files"
+            raise unavailable(Failure(sentence), error) from error
         except lmdb.MemoryError as error:
             raise ConfigError(f"no address space for map_size={map_size}: give a smaller one") from error
         except lmdb.Error as error:
@@ -128,7 +137,7 @@ class Engine:
                     return work(txn)
             except lmdb.Error as error:
                 self._recover(error, generation)
-        raise StoreUnavailable("the LMDB store changes its size faster than it can be read")
+        raise unavailable(Failure("the LMDB store changes its size faster than it can be read"))
 
     def _recover(self, error: lmdb.Error, generation: int) -> None:
         """Return if the read that met the error is worth another try."""
@@ -166,14 +175,14 @@ class Engine:
                         self._resize(0)
                     except lmdb.PanicError:
                         self.shut()  # an earlier commit failed half-way; the file is sound, this view of it is not
-                raise StoreUnavailable("the LMDB store changes its size faster than it can be written")
+                raise unavailable(Failure("the LMDB store changes its size faster than it can be written"))
             except lmdb.Error as error:
                 raise _unavailable(error) from error
 
     def _commit(self, work: Callable[[Transaction], T], removes: bool) -> T:
         self._ready()
         if self.reaches_beyond and not removes:
-            self._resize(self.options[1])
+            self._resize(self.options.max_map_size)
             self.reaches_beyond = False
         self.writes += 1
         if not self.writes % _READER_CHECK:
@@ -183,18 +192,18 @@ class Engine:
 
     def _ready(self) -> None:
         if self.ended is not None:
-            raise StoreUnavailable(self.ended)
+            raise unavailable(Failure(self.ended))
         if not self.opened:
             try:
                 self.open()
             except ConfigError as error:
-                raise StoreUnavailable("the LMDB store cannot be opened again") from error
+                raise unavailable(Failure("the LMDB store cannot be opened again", str(error)), error) from error
 
     def _make_room(self, removes: bool) -> bool:
         if self.env.reader_check():
             return True
         size = self.env.info()["map_size"]
-        limit = self.options[1] + (_HEADROOM if removes else 0)
+        limit = self.options.max_map_size + (_HEADROOM if removes else 0)
         if size >= limit:
             return False
         self._resize(min(2 * size, limit))
@@ -209,63 +218,35 @@ class Engine:
             raise
         finally:
             self.generation += 1  # at the end: a read that failed meanwhile saw an earlier one
-        self.reaches_beyond = self.env.info()["map_size"] > self.options[1]
+        self.reaches_beyond = self.env.info()["map_size"] > self.options.max_map_size
+
+
+_SENTENCES: Final[tuple[tuple[type[lmdb.Error], str], ...]] = (
+    (lmdb.MapFullError, "is full: purge it, or raise max_map_size"),
+    (lmdb.DiskError, "has no space left on its disk"),
+    (lmdb.ReadersFullError, f"has {_MAX_READERS} reads under way, and no place for another"),
+    (lmdb.MemoryError, "finds no address space for its map: give a smaller map_size"),
+    (lmdb.LockError, "cannot lock its files: they must be on a local file system, not on NFS"),
+    (lmdb.ReadonlyError, "cannot be written: check the owner and the mode of its files"),
+)
 
 
 def _unavailable(error: lmdb.Error | OSError) -> StoreUnavailable:
-    """What the engine's error means to a caller."""
-    if isinstance(error, lmdb.MapFullError):
-        return StoreUnavailable("the LMDB store is full: purge it, or raise max_map_size")
-    if isinstance(error, lmdb.DiskError):
-        return StoreUnavailable("the disk of the LMDB store is full")
-    return StoreUnavailable(f"the LMDB store failed: {type(error).__name__}")
-
-
-def _prepare(path: Path) -> tuple[int, int]:
-    """Make what is missing, refuse what others can write; device and inode of the data file.
-
-    ``lock.mdb`` is never opened here: closing it would drop the locks that LMDB holds on it in this process.
-    """
-    try:
-        try:
-            path.mkdir(mode=0o700)
-            path.chmod(0o700)
-        except FileExistsError:
-            pass
-        _check_ours(path, path.stat(), stat.S_ISDIR, "directory")
-        for name in ("data.mdb", "lock.mdb"):
-            file = path / name
-            try:
-                descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            except FileExistsError:
-                pass
-            else:
-                os.fchmod(descriptor, 0o600)
-                os.close(descriptor)
-            _check_ours(file, file.lstat(), stat.S_ISREG, "regular file")
-        status = (path / "data.mdb").lstat()
-    except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be used ({error.strerror}): give a directory that this process may write to, "
-            "or may make in one that exists"
-        ) from error
-    return status.st_dev, status.st_ino
-
-
-def _check_ours(path: Path, status: os.stat_result, kind: Callable[[int], bool], name: str) -> None:
-    if not kind(status.st_mode):
-        raise ConfigError(f"{path} must be a {name}: give the backend a directory of its own")
-    if status.st_uid != os.geteuid():
-        raise ConfigError(
-            f"{path} belongs to user {status.st_uid}, this process is {os.geteuid()}: run it as the owner"
+    """Log the cause of the engine's failure, and make the error to raise from it."""
+    sentence = next((words for kind, words in _SENTENCES if isinstance(error, kind)), None)
+    if sentence is not None:
+        return unavailable(Failure(f"the LMDB store {sentence}"), error)
+    if isinstance(error, PermissionError) or "Permission denied" in str(error):
+        return unavailable(
+            Failure("the LMDB store does not let this process in: check the owner and the mode of its files"), error
         )
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise ConfigError(f"{path} can be written by group or others: chmod go-w it, and make sure nobody did")
+    # The engine's words name its functions and the path: it has no others.
+    return unavailable(Failure("the LMDB store failed", one_line(error)), error)
 
 
 def _restore_length(env: lmdb.Environment, path: Path) -> None:
     """Lengthen a file that was cut short: pages of zeros give an error, where missing ones would kill the process."""
-    data = path / "data.mdb"
+    data = path / DATA
     if _shortfall(env, data):
         with env.begin(write=True):
             if missing := _shortfall(env, data):
@@ -300,14 +281,14 @@ abandoned: deque[Engine] = deque()
 """One entry for each backend that was closed or collected; no lock is needed to add one, so a collector may."""
 
 
-def acquire(path: Path, map_size: int, max_map_size: int, durable: bool) -> Engine:
+def acquire(path: Path, options: Options) -> Engine:
     release_abandoned()
     with _registry_lock:
-        identity = _prepare(path)
+        identity = prepare(path, group_access=options.group_access)
         engine = _registry.get(identity)
         if engine is None:
-            engine = _registry[identity] = Engine(path, map_size, max_map_size, durable)
-        elif engine.options != (map_size, max_map_size, durable):
+            engine = _registry[identity] = Engine(path, options)
+        elif engine.options != options:
             raise ConfigError(f"{path} is open in this process with other options: give all backends on it the same")
         engine.users += 1
         return engine

@@ -55,6 +55,7 @@ from powauth.backends._lmdb_engine import (
     MIN_MAP_SIZE,
     Engine,
     EngineError,
+    Options,
     Transaction,
     abandoned,
     acquire,
@@ -134,6 +135,9 @@ class LMDBBackend(Backend):
             the same, and then removals work as far as there are free pages within the file.
         durable: Whether a write is on the disk when its verb returns. If not, a loss of power may undo the last write,
             were it a sign-out; the file stays sound. The end of the process alone loses nothing either way.
+        group_access: Whether the group of the directory may write to it, too. All who are in that group can then sign
+            in as anybody, so this process must be in it. For volumes of Kubernetes with ``fsGroup``. New files get
+            0660 and a new directory 2770. What anybody may write is refused all the same.
 
     A key longer than `MAX_KEY_BYTES` is never there, and `create` refuses it with `ValueError`, as it does an owner
     longer than `MAX_OWNER_BYTES` and numbers that are negative or beyond 63 bits. A record in the file that cannot be
@@ -156,6 +160,7 @@ class LMDBBackend(Backend):
         map_size: int = 1 << 30,
         max_map_size: int = 1 << 36,
         durable: bool = True,
+        group_access: bool = False,
     ) -> None:
         try:
             directory = Path(os.path.abspath(path))  # noqa: PTH100 keeps '..' and symbolic links as they are meant
@@ -170,9 +175,10 @@ class LMDBBackend(Backend):
                 )
         if max_map_size < map_size:
             raise ConfigError(f"max_map_size ({max_map_size}) must not be smaller than map_size ({map_size})")
-        if not isinstance(durable, bool):
-            raise ConfigError(f"durable must be True or False, not {durable!r}")
-        engine = acquire(directory, map_size, max_map_size, durable)
+        for name, choice in (("durable", durable), ("group_access", group_access)):
+            if not isinstance(choice, bool):
+                raise ConfigError(f"{name} must be True or False, not {choice!r}")
+        engine = acquire(directory, Options(map_size, max_map_size, durable, group_access))
         self._engine: Engine | None = engine
         self._abandon = weakref.finalize(self, abandoned.append, engine)
         self._abandon.atexit = False
