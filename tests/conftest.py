@@ -7,6 +7,8 @@ from pathlib import Path
 import coverage
 import pytest
 
+from powauth import _outages
+
 _LINE = "line of the summary"
 
 _LONGEST = (
@@ -37,6 +39,12 @@ def quick_path(tmp_path: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(dir=memory) as path:
         yield Path(path)
+
+
+@pytest.fixture
+def new_outage_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log of outages that has told nothing yet. It is one for the process, and no public name makes it forget."""
+    monkeypatch.setattr(_outages, "outages", _outages.OutageLog())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

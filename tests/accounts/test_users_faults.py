@@ -12,7 +12,6 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from harness.tcp_proxy import Proxy
 from harness.users_databases import PASSWORD, Base, blocking_engine, cheap_hasher, table_name, url_of
-from powauth import _outages
 from powauth.accounts.sqlalchemy import SQLAlchemyUsers, UserMixin
 from powauth.backends.base import drive
 from powauth.errors import ConfigError, StoreMissing, StoreUnavailable
@@ -33,13 +32,9 @@ class Missing(UserMixin, Base):
     __tablename__ = table_name()
 
 
+pytestmark = pytest.mark.usefixtures("new_outage_log")
+
 Scenario = Callable[[SQLAlchemyUsers[Member], Proxy], Coroutine[Any, Any, None]]
-
-
-@pytest.fixture(autouse=True)
-def _new_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test begins with a log that has told nothing; there is no public way to make it forget."""
-    monkeypatch.setattr(_outages, "outages", _outages.OutageLog())
 
 
 def on_proxy(driver: str, folder: Path, scenario: Scenario) -> None:

@@ -169,10 +169,14 @@ def _prepare_file(url: URL) -> None:
 
 
 def _sqlite_pragmas(connection: "DBAPIConnection", _: object) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")  # readers and the writer do not wait for each other
-    cursor.execute("PRAGMA synchronous=FULL")  # a sign-out that was acknowledged survives a power cut
-    cursor.close()
+    try:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")  # readers and the writer do not wait for each other
+        cursor.execute("PRAGMA synchronous=FULL")  # a sign-out that was acknowledged survives a power cut
+        cursor.close()
+    except BaseException:
+        connection.close()  # the pool does not know it yet, and aiosqlite's has a thread
+        raise
 
 
 def _bound_psycopg(engine: Engine, seconds: float, *, is_async: bool) -> None:

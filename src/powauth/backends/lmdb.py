@@ -48,6 +48,7 @@ from pathlib import Path
 from typing import Final
 
 from powauth import _forks
+from powauth._outages import Failure, unavailable
 from powauth.backends._lmdb_engine import (
     CLOSED,
     LAYOUT,
@@ -340,7 +341,7 @@ class LMDBBackend(Backend):
 
     def _open(self) -> Engine:
         if self._engine is None:
-            raise StoreUnavailable(CLOSED)
+            raise unavailable(Failure(CLOSED))
         return self._engine
 
 
