@@ -185,8 +185,9 @@ def failure_of_engine(url: str, *, asynchronous: bool) -> StoreUnavailable:
         with pytest.raises(StoreUnavailable) as caught:
             await SQLBackend(engine).get(RECORD.key, NOW)
         await engine.dispose()
-        while any("_connection_worker" in thread.name for thread in threading.enumerate()):
-            await asyncio.sleep(0.01)  # aiosqlite's thread, which has still to tell this loop that it failed
+        for thread in threading.enumerate():
+            if "_connection_worker" in thread.name:  # aiosqlite's, which has still to tell this loop that it failed
+                await asyncio.to_thread(thread.join)
         return caught.value
 
     return asyncio.run(read())
