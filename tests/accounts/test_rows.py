@@ -335,7 +335,7 @@ def test_a_database_that_fails_is_unavailable_and_the_connection_goes_back(engin
     with engine.begin() as connection:
         connection.execute(sa.schema.DropTable(Plain.__table__))  # type: ignore[arg-type]
     for read in READS:
-        with pytest.raises(StoreUnavailable, match="the users' database failed"):
+        with pytest.raises(StoreUnavailable, match="the users' database lacks a table"):
             read(users, mia)
     assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
     Base.metadata.create_all(engine, [Plain.__table__])  # type: ignore[list-item]

@@ -21,11 +21,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
-import redis
-
 from powauth import _forks
 from powauth.backends._redis_clients import NO_MASTER, Client
 from powauth.backends.base import Mode
+
+# isort: split
+# The modules above say what to install where redis-py is missing.
+import redis
 
 MAX_AT_ONCE = 100
 """Commands under way at once over asyncio. Further ones wait, within the time limit: a burst of requests is no

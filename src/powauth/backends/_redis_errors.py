@@ -9,12 +9,14 @@ import socket
 import ssl
 from typing import Final
 
-import redis
-import redis.exceptions as errors
-
 from powauth._outages import Failure, one_line, unavailable
 from powauth.backends._redis_clients import NO_MASTER
 from powauth.errors import ConfigError, StoreUnavailable
+
+# isort: split
+# The modules above say what to install where redis-py is missing.
+import redis
+import redis.exceptions as errors
 
 FAILURES: Final = (redis.RedisError, errors.RedisClusterException, OSError, EOFError)
 """Errors of the server, the network and redis-py. Any other one is a mistake in a program."""

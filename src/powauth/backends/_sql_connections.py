@@ -11,11 +11,11 @@ import select
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
+from powauth._extras import needs
 from powauth.errors import ConfigError
 
-# isort: split
-# `powauth.backends._sql_engine` says what to install where SQLAlchemy is missing.
-from sqlalchemy import Connection, Engine, NullPool, Pool, QueuePool
+with needs("users", "SQLBackend", "sqlalchemy"):
+    from sqlalchemy import Connection, Engine, NullPool, Pool, QueuePool
 
 _HUNG_UP: Final = getattr(select, "POLLRDHUP", 0)
 """The other side has closed. Linux alone has it, and reports it only to those who ask."""

@@ -20,7 +20,7 @@ from powauth.errors import ConfigError
 
 with needs("users", "SQLBackend", "sqlalchemy"):
     from sqlalchemy import URL, Engine, create_engine, event, make_url
-    from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+    from sqlalchemy.exc import ArgumentError
 
 if TYPE_CHECKING:
     from psycopg.abc import PQGen
@@ -136,10 +136,9 @@ def engine_from_url(url: str, seconds: float) -> "Engine | AsyncEngine":
         "pool_use_lifo": True,
         **driver.options,
     }
-    try:
+    package = parsed.get_driver_name().removesuffix("_async")
+    with needs(driver.extra, f"the URL {parsed.drivername}://", package, "greenlet"):
         engine = _create_async(parsed, options) if driver.is_async else create_engine(parsed, **options)
-    except (ImportError, NoSuchModuleError) as error:
-        raise ConfigError(f"{parsed.drivername} is not installed: pip install 'powauth[{driver.extra}]'") from error
     core = engine if isinstance(engine, Engine) else engine.sync_engine
     if parsed.get_backend_name() == "sqlite":
         event.listen(core, "connect", _sqlite_pragmas)

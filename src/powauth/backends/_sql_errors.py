@@ -10,13 +10,13 @@ import socket
 import ssl
 from typing import Final, NamedTuple
 
+from powauth._extras import needs
 from powauth._outages import Failure, one_line, unavailable
 from powauth.errors import StoreUnavailable
 
-# isort: split
-# The modules above say what to install where SQLAlchemy is missing.
-from sqlalchemy.exc import DBAPIError, StatementError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+with needs("users", "SQLBackend", "sqlalchemy"):
+    from sqlalchemy.exc import DBAPIError, StatementError
+    from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 
 class Subject(NamedTuple):

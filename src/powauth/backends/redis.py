@@ -50,8 +50,6 @@ from datetime import timedelta
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, cast
 
-from redis.exceptions import NoScriptError, ResponseError
-
 from powauth import _forks
 from powauth._outages import Failure, unavailable
 from powauth.backends._near_channel import changing, near_cache_option, read_and_keep
@@ -93,6 +91,10 @@ from powauth.backends.base import (
 )
 from powauth.backends.near_cache import NearCache
 from powauth.errors import ConfigError, ConfigWarning, StoreUnavailable
+
+# isort: split
+# The modules above say what to install where redis-py is missing.
+from redis.exceptions import NoScriptError, ResponseError
 
 if TYPE_CHECKING:
     import redis
