@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session
 
 from powauth import _forks
-from powauth.backends._sql_connections import LoopCheck, renew_if_cut
+from powauth.backends._sql_connections import LoopCheck, renew_if_cut, uncancelled
 from powauth.backends._sql_errors import Subject, is_failure, sql_unavailable
 from powauth.backends._sql_forks import separate_processes
 from powauth.backends.base import Mode
@@ -89,11 +89,11 @@ class AsyncDatabase(Database):
         self._loops.check(self._engine.sync_engine)
         with _translated():
             try:
-                return await self._once(work)
+                return await uncancelled(self._once(work), self._engine.dialect)
             except DBAPIError as error:
                 if not _is_cut_read(error):
                     raise
-            return await self._once(work)
+            return await uncancelled(self._once(work), self._engine.dialect)
 
     async def _once(self, work: Callable[[Connection], T]) -> T:
         def checked(connection: Connection) -> T:

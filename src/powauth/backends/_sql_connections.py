@@ -8,20 +8,40 @@ has closed its end. This sends nothing and takes two microseconds.
 import asyncio
 import contextlib
 import select
-from typing import Any, Final
+from collections.abc import Coroutine
+from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
 from powauth._extras import needs
 from powauth.errors import ConfigError
 
 with needs("users", "SQLBackend", "sqlalchemy"):
-    from sqlalchemy import Connection, Engine, NullPool, Pool, QueuePool
+    from sqlalchemy import Connection, Dialect, Engine, NullPool, Pool, QueuePool
+
+T = TypeVar("T")
 
 _HUNG_UP: Final = getattr(select, "POLLRDHUP", 0)
 """The other side has closed. Linux alone has it, and reports it only to those who ask."""
 
 _BOUND_TO_A_LOOP: Final = frozenset({"asyncpg", "asyncmy"})
 """Drivers whose connections work on the event loop that opened them, and on no other."""
+
+_going_on: set[asyncio.Future[Any]] = set()
+"""What `uncancelled` has begun: an event loop keeps no reference to its tasks."""
+
+
+async def uncancelled(work: Coroutine[Any, Any, T], dialect: Dialect) -> T:
+    """Await work on a connection. On SQLite it goes on to its end if the caller is cancelled.
+
+    aiosqlite cannot stop a statement. A connection that is closed in the middle of one keeps SQLite's lock until the
+    garbage collector of Python finds the cursor, and nobody else could write until then.
+    """
+    if dialect.name != "sqlite":
+        return await work
+    task = asyncio.ensure_future(work)
+    _going_on.add(task)
+    task.add_done_callback(_going_on.discard)
+    return await asyncio.shield(task)
 
 
 def renew_if_cut(connection: Connection) -> None:

@@ -62,7 +62,7 @@ finds the tables like any other::
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from random import uniform
 from time import monotonic, sleep
@@ -72,7 +72,7 @@ from msgspec.structs import asdict
 
 from powauth import _forks
 from powauth._outages import Failure, unavailable
-from powauth.backends._sql_connections import LoopCheck, renew_if_cut
+from powauth.backends._sql_connections import LoopCheck, renew_if_cut, uncancelled
 from powauth.backends._sql_engine import engine_from_url, is_memory
 from powauth.backends._sql_errors import Subject, is_failure, sql_unavailable
 from powauth.backends._sql_forks import separate_processes
@@ -199,7 +199,6 @@ class SQLBackend(Backend):
         self._subject = Subject("the session database", self._how_to_create())
         self._loops = LoopCheck()
         self._closed = False
-        self._going_on: set[asyncio.Future[Any]] = set()
 
     async def create(self, record: Record, epoch: int | None, now: Millis) -> bool:
         """See `Backend.create`. PostgreSQL and SQLite: one statement; MariaDB: two if ``epoch`` is 0, else one."""
@@ -504,7 +503,7 @@ class SQLBackend(Backend):
             self._loops.check(self._async_engine.sync_engine)
             async with asyncio.timeout(self._seconds):
                 attempts = self._attempts(work, again)
-                return await (self._uncancelled(attempts) if self._dialect.name == "sqlite" else attempts)
+                return await uncancelled(attempts, self._dialect)
         except (_NotCommittedError, _AnswerLostError) as error:
             raise sql_unavailable(error.__cause__, self._subject) from error.__cause__
         except Exception as error:
@@ -512,17 +511,6 @@ class SQLBackend(Backend):
             if is_failure(error):
                 raise sql_unavailable(error, self._subject) from error
             raise
-
-    async def _uncancelled(self, attempts: Coroutine[Any, Any, T]) -> T:
-        """Await the attempts, which go on to their end if the caller is cancelled.
-
-        aiosqlite cannot stop a statement. A connection that is closed in the middle of one keeps SQLite's lock until
-        Python's garbage collector finds the cursor, and nobody else could write until then.
-        """
-        task = asyncio.ensure_future(attempts)
-        self._going_on.add(task)
-        task.add_done_callback(self._going_on.discard)
-        return await asyncio.shield(task)
 
     async def _attempts(self, work: Callable[[Connection], T], again: Callable[[Connection], T] | None) -> T:
         deadline = monotonic() + self._seconds
