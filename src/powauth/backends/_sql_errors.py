@@ -132,6 +132,10 @@ def is_failure(error: Exception) -> bool:
     """
     if isinstance(error, DBAPIError | PoolTimeout | OSError | EOFError):
         return True
+    if isinstance(error, StatementError) and isinstance(error.orig, Exception):
+        # SQLAlchemy wraps an error that is not of the driver's own classes, such as a ConnectionResetError, like one
+        # that a type of the app raises.
+        return is_failure(error.orig)
     return any(kind.__module__.partition(".")[0] in _DRIVERS for kind in type(error).__mro__)
 
 
@@ -147,7 +151,7 @@ def sql_unavailable(error: BaseException | None, subject: Subject) -> StoreUnava
 
 
 def _driver_error(error: BaseException | None) -> BaseException | None:
-    return error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    return error.orig if isinstance(error, StatementError) and error.orig is not None else error
 
 
 def _code(error: BaseException | None) -> str | int | None:
