@@ -3,36 +3,23 @@
 import subprocess
 import sys
 from pathlib import Path
-from time import time
 
 import msgspec
 import pytest
 
+from harness.cli_support import NOW, fill
 from powauth.backends.base import drive
 from powauth.backends.lmdb import LMDBBackend
-from powauth.cli import PURGE_STEP, main
-from powauth.sessions.record import Session, encode_sid, new_session
+from powauth.cli import Status, main
+from powauth.cli.output import BLOCK_ROWS
+from powauth.cli.sessions import PURGE_STEP
+from powauth.sessions.record import encode_sid
 from powauth.sessions.store import CredentialsCache
-
-NOW = int(time() * 1000)
 
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     return f"lmdb://{tmp_path}/db"
-
-
-def fill(url: str, *, users: int = 3, each: int = 2, agent: str = "curl", ttl: int = 3_600_000) -> list[Session]:
-    store = CredentialsCache(LMDBBackend(url.removeprefix("lmdb://")))
-    made = []
-    for number in range(users * each):
-        key = str(number % users)
-        metadata = {"ip": "192.0.2.7", "user_agent": agent}
-        session = new_session(store.owner(key), key, b"", NOW + number, dict(metadata))
-        assert drive(store.create(session, drive(store.epoch(key, NOW)), NOW + ttl, NOW))
-        made.append(session)
-    drive(store.close())
-    return made
 
 
 def run(capsys: pytest.CaptureFixture[str], url: str, *arguments: str) -> tuple[int, str, str]:
@@ -46,6 +33,13 @@ def test_a_secret_is_new_and_long(capsys: pytest.CaptureFixture[str]) -> None:
     first, second = capsys.readouterr().out.split()
     assert first != second
     assert len(first) == 64
+
+
+def test_a_long_table_is_printed_in_blocks(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    made = fill(url, users=1, each=BLOCK_ROWS + 20)
+    _, out, _ = run(capsys, url, "list", "--limit", "0")
+    assert len(out.splitlines()) == len(made) + 1
+    assert len({line.index("curl") for line in out.splitlines()[1:]}) == 1, "in columns"
 
 
 def test_list_is_a_table_or_json(url: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,15 +112,17 @@ def test_mistakes_are_one_sentence(
     url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("POWAUTH_BACKEND", raising=False)
-    assert main(["sessions", "count"]) == 2
+    assert main(["sessions", "count"]) == Status.USAGE
     assert "POWAUTH_BACKEND" in capsys.readouterr().err
-    assert main(["sessions", "--backend", "nonsense", "count"]) == 2
+    assert main(["sessions", "--backend", "nonsense", "count"]) == Status.CONFIGURATION
     assert capsys.readouterr().err.startswith("powauth: the backend URL's scheme is unknown")
+    fill(url, users=0)
     monkeypatch.setenv("POWAUTH_BACKEND", url)
     assert main(["sessions", "count"]) == 0
 
 
 def test_it_runs_as_a_program(url: str) -> None:
+    fill(url, users=0)
     command = [sys.executable, "-m", "powauth.cli", "sessions", "--backend", url, "count"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "0\n"

@@ -1,5 +1,6 @@
 """Where records live: the protocol (`powauth.backends.base`) and the backends that ship with powauth."""
 
+from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from powauth.backends.base import Backend
@@ -34,7 +35,7 @@ def _lmdb_options(query: str) -> bool:
     return chosen == "1"
 
 
-def backend_from_url(url: str, *, asynchronous: bool | None = None) -> Backend:
+def backend_from_url(url: str, *, asynchronous: bool | None = None, create: bool = True) -> Backend:
     """The backend that a URL names; its driver is imported only now, and nothing is connected to yet.
 
     >>> backend_from_url("memory://").mode
@@ -46,9 +47,11 @@ def backend_from_url(url: str, *, asynchronous: bool | None = None) -> Backend:
         asynchronous: choose the driver for an event loop (true) or for threads (false), whichever the URL names;
             ``None`` keeps to the URL, and takes the one for threads where it leaves that open. SQLite's plain driver
             serves both.
+        create: make the directory of an LMDB store, or the file of a SQLite database, if there is none.
 
     Raises:
         ConfigError: if the URL is none of these, or the driver's package is missing.
+        StoreMissing: if ``create`` is false, and there is no such directory or file.
     """
     scheme, _, rest = url.partition(":")
     scheme = scheme.lower()
@@ -62,7 +65,12 @@ def backend_from_url(url: str, *, asynchronous: bool | None = None) -> Backend:
         parts = urlsplit(url)
         if parts.netloc or parts.path in ("", "/"):
             raise ConfigError("an LMDB URL is lmdb:/// and a path, lmdb:///var/lib/app/sessions, or lmdb:relative/path")
-        return LMDBBackend(unquote(parts.path), group_access=_lmdb_options(parts.query))
+        path, group_access = unquote(parts.path), _lmdb_options(parts.query)
+        if not create:
+            from powauth.backends._lmdb_files import check_exists
+
+            check_exists(Path(path).absolute())
+        return LMDBBackend(path, group_access=group_access)
     if scheme in ("redis", "rediss", "unix") or scheme.startswith("redis+"):
         from powauth.backends.redis import RedisBackend
 
@@ -72,5 +80,9 @@ def backend_from_url(url: str, *, asynchronous: bool | None = None) -> Backend:
 
         if asynchronous is not None:
             scheme = (ASYNC_DRIVERS if asynchronous else SYNC_DRIVERS).get(scheme, scheme)
+        if not create:
+            from powauth.backends._sql_engine import check_exists as check_sqlite
+
+            check_sqlite(f"{scheme}:{rest}")
         return SQLBackend(f"{scheme}:{rest}")
     raise ConfigError(f"the backend URL's scheme is unknown; use one of {SCHEMES}")

@@ -4,13 +4,14 @@ Whoever can write to the store signs in as anybody. So the files belong to the a
 that it trusts a group, as pods of Kubernetes must: a volume with ``fsGroup`` makes everything writable by that group.
 """
 
+import contextlib
 import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from powauth.errors import ConfigError
+from powauth.errors import ConfigError, StoreMissing
 
 DATA: Final = "data.mdb"
 LOCK: Final = "lock.mdb"
@@ -26,6 +27,21 @@ class _Modes(NamedTuple):
 _OWN: Final = _Modes(0o700, 0o600)
 _GROUP: Final = _Modes(0o2770, 0o660)
 """With the bit that gives new files the folder's group."""
+
+
+def check_exists(path: Path) -> None:
+    """Refuse a folder without a store.
+
+    Raises:
+        StoreMissing: if there is none. A folder that this process may not look into is left to `prepare`.
+    """
+    try:
+        with contextlib.suppress(PermissionError):
+            (path / DATA).stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise StoreMissing(
+            f"there is no LMDB store at {path}: the app creates it when it starts; check the path"
+        ) from error
 
 
 def prepare(path: Path, *, group_access: bool) -> tuple[int, int]:

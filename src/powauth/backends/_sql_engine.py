@@ -8,15 +8,17 @@ Three things are set that an engine made by hand often lacks:
 """
 
 import asyncio
+import contextlib
 import math
 import os
 from collections.abc import Callable, Generator
 from importlib import import_module
+from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from powauth._extras import needs
-from powauth.errors import ConfigError
+from powauth.errors import ConfigError, StoreMissing
 
 with needs("users", "SQLBackend", "sqlalchemy"):
     from sqlalchemy import URL, Engine, create_engine, event, make_url
@@ -145,6 +147,24 @@ def engine_from_url(url: str, seconds: float) -> "Engine | AsyncEngine":
     elif "psycopg" in parsed.drivername:
         _bound_psycopg(core, seconds, is_async=driver.is_async)
     return engine
+
+
+def check_exists(url: str) -> None:
+    """Refuse the URL of a SQLite file that does not exist. Servers are asked with the first statement.
+
+    Raises:
+        StoreMissing: if there is none. A folder that this process may not look into is left to `engine_from_url`.
+    """
+    with contextlib.suppress(ArgumentError, PermissionError):
+        parsed = make_url(url)
+        if parsed.get_backend_name() != "sqlite" or is_memory(parsed):
+            return
+        try:
+            Path(str(parsed.database)).stat()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise StoreMissing(
+                f"there is no SQLite file {parsed.database}: the app creates it, or create-tables does; check the path"
+            ) from error
 
 
 def _create_async(url: URL, options: dict[str, Any]) -> "AsyncEngine":

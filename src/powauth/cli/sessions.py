@@ -1,0 +1,169 @@
+"""``powauth sessions``: look at the sessions of a store, and end them."""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from time import time
+from typing import Any
+
+from powauth.backends import SCHEMES, backend_from_url
+from powauth.backends.base import Millis, drive
+from powauth.cli.output import Row, Table, iso, no_such_session, print_json, print_result, printable, progress
+from powauth.cli.status import Status
+from powauth.errors import ConfigError
+from powauth.http.metadata import session_info
+from powauth.sessions.record import decode_sid
+from powauth.sessions.store import CredentialsCache, Stored, UnreadableRecord
+
+BACKEND_VARIABLE = "POWAUTH_BACKEND"
+"""The environment variable that stands in for ``--backend``, so that a password in it stays out of the process list."""
+
+PURGE_STEP = 500
+"""Records removed at a time: other clients come in between."""
+
+COLUMNS = ("id", "user", "created_at", "renewed_at", "expires_at", "ip", "user_agent")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Open the store, and run an action on it.
+
+    Raises:
+        PowauthError: if the store cannot be used.
+    """
+    url = options.backend or os.environ.get(BACKEND_VARIABLE)
+    if not url:
+        print(f"powauth: give --backend or set {BACKEND_VARIABLE}: {SCHEMES}", file=sys.stderr)
+        return Status.USAGE
+    if url.lower().startswith("memory:"):
+        raise ConfigError("memory:// is inside of the app's process, where no command can look")
+    # A store that does not exist is a typo: only the app makes one, and `create-tables` a SQLite file.
+    makes_file = options.action is create_tables and url.lower().startswith("sqlite")
+    backend = backend_from_url(url, create=makes_file)
+    store = CredentialsCache(backend, namespace=options.namespace)
+    run_it: Callable[[Coroutine[Any, Any, int]], int] = asyncio.run if backend.mode == "async" else drive
+    return run_it(_closing(store, options.action(store, options)))
+
+
+async def _closing(store: CredentialsCache, work: Coroutine[Any, Any, int]) -> int:
+    try:
+        return await work
+    finally:
+        await store.close()
+
+
+async def list_sessions(store: CredentialsCache, options: argparse.Namespace) -> int:
+    """Print live sessions as they are found."""
+    table = None if options.json else Table(COLUMNS)
+    found = 0
+    async for stored in _found(store, options.user):
+        if options.limit and found == options.limit:
+            progress(f"only the first {options.limit}; --limit 0 is all\n")
+            break
+        found += 1
+        row = _row(stored)
+        if table is None:
+            print_json(row)
+        else:
+            table.add(row)
+    if table is not None:
+        table.end()
+    return Status.DONE
+
+
+async def _found(store: CredentialsCache, user: str | None) -> AsyncIterator[Stored]:
+    if user is not None:
+        for stored in await store.sessions(user, _now()):
+            yield stored
+        return
+    async for stored in store.scan(_now()):
+        yield stored
+
+
+async def show(store: CredentialsCache, options: argparse.Namespace) -> int:
+    """Print one session with its metadata."""
+    stored = await _get(store, options.id)
+    if stored is None:
+        return no_such_session()
+    row = _row(stored) | {"metadata": stored.session.metadata}
+    if options.json:
+        print_json(row)
+    else:
+        for name, value in row.items():
+            print(f"{name:12} {printable(value)}")
+    return Status.DONE
+
+
+async def revoke(store: CredentialsCache, options: argparse.Namespace) -> int:
+    """End one session."""
+    sid = decode_sid(options.id)
+    if sid is None or not await store.delete(sid, _now()):
+        return no_such_session()
+    print_result(options, {"revoked": 1}, "ended")
+    return Status.DONE
+
+
+async def revoke_user(store: CredentialsCache, options: argparse.Namespace) -> int:
+    """End all sessions of a user."""
+    ended = await store.delete_user(options.user, _now())
+    print_result(options, {"revoked": ended}, f"{ended} ended")
+    return Status.DONE
+
+
+async def purge(store: CredentialsCache, options: argparse.Namespace) -> int:
+    """Remove expired sessions, step by step."""
+    total = 0
+    while went := await store.purge(PURGE_STEP, _now()):
+        total += went
+        progress(f"{total} removed")
+        if went < PURGE_STEP:
+            break
+    print_result(options, {"purged": total}, f"{total} removed")
+    return Status.DONE
+
+
+async def count(store: CredentialsCache, options: argparse.Namespace) -> int:
+    """Count live sessions."""
+    live = await store.count(_now())
+    print_result(options, {"count": live}, str(live))
+    return Status.DONE
+
+
+async def create_tables(store: CredentialsCache, options: argparse.Namespace) -> int:
+    """Create the tables of a SQL backend that do not exist.
+
+    Raises:
+        ConfigError: if the backend has none.
+    """
+    create = getattr(store.backend, "create_tables", None)
+    if create is None:
+        raise ConfigError("this backend has no tables: create-tables is for SQL")
+    await create()
+    print_result(options, {"created": 1}, "the tables are there")
+    return Status.DONE
+
+
+async def _get(store: CredentialsCache, session_id: str) -> Stored | None:
+    sid = decode_sid(session_id)
+    try:
+        return None if sid is None else await store.get(sid, _now())
+    except UnreadableRecord:
+        return None
+
+
+def _row(stored: Stored) -> Row:
+    info = session_info(stored, current=False)
+    return {
+        "id": info.id,
+        "user": stored.session.user_key,
+        "created_at": iso(info.created_at),
+        "renewed_at": iso(info.renewed_at),
+        "expires_at": iso(info.expires_at),
+        "ip": info.metadata.get("ip"),
+        "user_agent": info.metadata.get("user_agent"),
+    }
+
+
+def _now() -> Millis:
+    return int(time() * 1000)
