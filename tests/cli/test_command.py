@@ -27,12 +27,15 @@ from powauth.cli.status import MEANINGS
 
 COMMAND = [str(Path(sys.executable).with_name("powauth"))]
 PATIENCE = 120
+OWN_VARIABLES = ("POWAUTH_BACKEND", "PYTHONUNBUFFERED")
+"""Variables of whoever runs the tests that would change what the command does."""
+
 DOCS = Path(__file__).parents[2] / "docs"
 
 
 def powauth(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
-    environment = {name: value for name, value in os.environ.items() if name != "POWAUTH_BACKEND"}
+    environment = {name: value for name, value in os.environ.items() if name not in OWN_VARIABLES}
     given: dict[str, object] = {"env": environment, "capture_output": True, "text": True, "timeout": PATIENCE} | options
     return subprocess.run([*COMMAND, *arguments], check=False, **given)  # type: ignore[call-overload, no-any-return]
 
