@@ -1,31 +1,31 @@
 """Litestar. Run it with ``uvicorn litestar_app:app``."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from accounts import User, auth
 from litestar import Litestar, Request, get, post
-from litestar.di import NamedDependency
 from litestar.exceptions import NotAuthorizedException
-from litestar.params import JSONBody
+from litestar.params import Body
 
-from powauth import RequestAuth
-from powauth.integrations.litestar import PowAuthPlugin, require_user
+from powauth.integrations.litestar import CurrentRequestAuth, PowAuthPlugin, require_user
+
+JSON = Annotated[dict[str, Any], Body()]
 
 
 @post("/register")
-async def register(data: JSONBody[dict[str, Any]], request_auth: NamedDependency[RequestAuth[User]]) -> dict[str, str]:
+async def register(data: JSON, request_auth: CurrentRequestAuth[User]) -> dict[str, str]:
     return {"email": (await request_auth.create_user(data)).email}
 
 
 @post("/login", status_code=200)
-async def login(data: JSONBody[dict[str, Any]], request_auth: NamedDependency[RequestAuth[User]]) -> dict[str, str]:
+async def login(data: JSON, request_auth: CurrentRequestAuth[User]) -> dict[str, str]:
     if (user := await request_auth.authenticate_user(data)) is None:
         raise NotAuthorizedException("wrong e-mail or password")
     return {"email": user.email}
 
 
 @post("/logout", status_code=204)
-async def logout(request_auth: NamedDependency[RequestAuth[User]]) -> None:
+async def logout(request_auth: CurrentRequestAuth[User]) -> None:
     await request_auth.clear_authenticated_user()
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from benchmarks.contenders.base import EMAIL, Contender, Login, Pair, Place
 from benchmarks.contenders.powauth_users import CHECKS, PARAMS, guarded, keeps, memory
-from powauth import RequestAuth
 
 
 @dataclass
@@ -71,16 +70,15 @@ async def _redis(place: Place) -> AsyncIterator[Pair]:
 @asynccontextmanager
 async def _powauth(place: Place) -> AsyncIterator[Pair]:
     from litestar import Litestar, Request, get, post
-    from litestar.di import NamedDependency
 
-    from powauth.integrations.litestar import PowAuthPlugin, require_user
+    from powauth.integrations.litestar import CurrentRequestAuth, PowAuthPlugin, require_user
 
     @get("/me", guards=[require_user])
     async def me(request: Request[Any, Any, Any]) -> dict[str, str]:
         return {"email": request.user.email}
 
     @post("/login")
-    async def login(request_auth: NamedDependency[RequestAuth[Any]]) -> None:
+    async def login(request_auth: CurrentRequestAuth[Any]) -> None:
         assert await request_auth.authenticate_user(PARAMS) is not None
 
     async with guarded(place, memory, asynchronous=True) as (auth, _, noted):

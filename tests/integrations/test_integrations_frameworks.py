@@ -1,8 +1,11 @@
 """FastAPI's typed dependencies, Starlette's authentication backend, Litestar's plugin."""
 
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import timedelta
+from http import HTTPStatus
 from typing import Annotated, Any
 
 import litestar
@@ -10,10 +13,10 @@ import litestar.testing
 import pytest
 from fastapi import Depends, FastAPI
 from fastapi.responses import PlainTextResponse
-from litestar.di import NamedDependency
 from litestar.middleware.session.server_side import ServerSideSessionConfig
 from starlette.applications import Starlette
 from starlette.authentication import requires
+from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.requests import Request
@@ -39,7 +42,14 @@ from powauth.http.connection import Connection
 from powauth.integrations import fastapi as powauth_fastapi
 from powauth.integrations.asgi import SessionAuthMiddleware
 from powauth.integrations.fastapi import Auth, auth_dependency
-from powauth.integrations.litestar import PowAuthPlugin, require_fresh, require_no_user, require_user
+from powauth.integrations.litestar import (
+    CurrentBlockingRequestAuth,
+    CurrentRequestAuth,
+    PowAuthPlugin,
+    require_fresh,
+    require_no_user,
+    require_user,
+)
 from powauth.integrations.starlette import SessionAuthBackend, blocking_request_auth, request_auth
 from powauth.testing import sign_in
 
@@ -130,6 +140,27 @@ def test_fastapi_answers_401_as_it_does() -> None:
         refused = client.get(path, headers=PAGE)
         assert (refused.status_code, refused.json()) == (401, {"detail": "Not authenticated"})
         assert refused.headers["www-authenticate"] == "APIKey"
+
+
+def test_rep_02_older_releases_of_starlette_take_no_message_for_a_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to 0.52 an `HTTPException` looks its status up at once, so whatever else is given for one raises."""
+    made = StarletteHTTPException.__init__
+
+    def strict(self: StarletteHTTPException, status_code: int, *args: Any, **options: Any) -> None:
+        HTTPStatus(status_code)
+        made(self, status_code, *args, **options)
+
+    monkeypatch.setattr(StarletteHTTPException, "__init__", strict)
+    api = Api()
+    api.app.add_api_route("/own", lambda: None, methods=["POST"], dependencies=[Depends(api.session.same_origin())])
+    client = api.client()
+    assert client.get("/user").status_code == 401
+    assert client.get("/fresh").status_code == 401
+    assert client.post("/own", headers={"sec-fetch-site": "cross-site"}).status_code == 403
+    client.post("/login")
+    assert client.get("/nobody").status_code == 403
+    api.clock.advance(301)
+    assert client.get("/fresh").status_code == 403
 
 
 @pytest.mark.parametrize("handled", [NotSignedIn, powauth_fastapi.NotAuthenticated, 401])
@@ -350,16 +381,30 @@ def test_starlettes_backend_needs_the_middleware() -> None:
 # --- Litestar -------------------------------------------------------------------------------------------------------
 
 
+NEWER = """
+import warnings
+import litestar, litestar.di, litestar.params
+vars(litestar.di).pop("NamedDependency", None)
+warnings.simplefilter("ignore")
+from powauth.integrations.litestar import CurrentRequestAuth, PowAuthPlugin
+from powauth import RequestAuth
+assert CurrentRequestAuth[int].__origin__ == RequestAuth[int]
+assert type(CurrentRequestAuth[int].__metadata__[0]) is litestar.params.DependencyKwarg
+"""
+
+
+def test_rep_04_dependencies_have_the_mark_of_releases_before_2_23() -> None:
+    subprocess.run([sys.executable, "-c", NEWER], check=True, timeout=60)
+
+
 @litestar.post("/login")
-async def login(request_auth: NamedDependency[RequestAuth[User]], request: litestar.Request[User, Any, Any]) -> str:
+async def login(request_auth: CurrentRequestAuth[User], request: litestar.Request[User, Any, Any]) -> str:
     assert await request_auth.authenticate_user(PARAMS)
     return request.user.email
 
 
 @litestar.post("/logout")
-async def logout(
-    request_auth: NamedDependency[RequestAuth[User]], request: litestar.Request[User | None, Any, Any]
-) -> str:
+async def logout(request_auth: CurrentRequestAuth[User], request: litestar.Request[User | None, Any, Any]) -> str:
     await request_auth.clear_authenticated_user()
     return str(request.user)
 
@@ -390,17 +435,17 @@ async def state(request: litestar.Request[User | None, Any, Any]) -> str:
 
 
 @litestar.get("/plain", sync_to_thread=True)
-def plain(blocking_request_auth: NamedDependency[BlockingRequestAuth[User]]) -> int:
+def plain(blocking_request_auth: CurrentBlockingRequestAuth[User]) -> int:
     return len(blocking_request_auth.sessions())
 
 
 @litestar.get("/plain/user", sync_to_thread=False, guards=[require_user])
-def plain_user(blocking_request_auth: NamedDependency[BlockingRequestAuth[User]]) -> str:
+def plain_user(blocking_request_auth: CurrentBlockingRequestAuth[User]) -> str:
     return blocking_request_auth.require_user().email
 
 
 @litestar.get("/plain/wrong", sync_to_thread=False)
-def plain_wrong(blocking_request_auth: NamedDependency[BlockingRequestAuth[User]]) -> int:
+def plain_wrong(blocking_request_auth: CurrentBlockingRequestAuth[User]) -> int:
     return len(blocking_request_auth.sessions())
 
 

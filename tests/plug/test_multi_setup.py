@@ -10,7 +10,6 @@ import httpx
 import litestar
 import pytest
 from fastapi import Depends, FastAPI
-from litestar.di import NamedDependency
 
 from harness.support import SECRET, Clock, MemoryUsers, User
 from powauth import RequestAuth, SessionAuth
@@ -19,7 +18,7 @@ from powauth.backends.memory import MemoryBackend
 from powauth.integrations.asgi import SessionAuthMiddleware
 from powauth.integrations.fastapi import Auth
 from powauth.integrations.flask import PowAuth
-from powauth.integrations.litestar import PowAuthPlugin
+from powauth.integrations.litestar import CurrentRequestAuth, PowAuthPlugin
 from powauth.sessions.store import CredentialsCache
 
 PAGE = {"accept": "text/html"}
@@ -129,21 +128,19 @@ def litestar_app(setups: Setups) -> Any:
     async def admin_fresh() -> None: ...
 
     @litestar.post("/login")
-    async def login(request_auth: NamedDependency[RequestAuth[User]], request: litestar.Request[Any, Any, Any]) -> bool:
+    async def login(request_auth: CurrentRequestAuth[User], request: litestar.Request[Any, Any, Any]) -> bool:
         return await request_auth.authenticate_user(await request.json()) is not None
 
     @litestar.post("/admin/login")
-    async def admin_login(
-        admin_auth: NamedDependency[RequestAuth[User]], request: litestar.Request[Any, Any, Any]
-    ) -> bool:
+    async def admin_login(admin_auth: CurrentRequestAuth[User], request: litestar.Request[Any, Any, Any]) -> bool:
         return await admin_auth.authenticate_user(await request.json()) is not None
 
     @litestar.post("/logout")
-    async def logout(request_auth: NamedDependency[RequestAuth[User]]) -> None:
+    async def logout(request_auth: CurrentRequestAuth[User]) -> None:
         await request_auth.clear_authenticated_user()
 
     @litestar.post("/admin/logout")
-    async def admin_logout(admin_auth: NamedDependency[RequestAuth[User]]) -> None:
+    async def admin_logout(admin_auth: CurrentRequestAuth[User]) -> None:
         await admin_auth.clear_authenticated_user()
 
     handlers = [me, admin_me, fresh, admin_fresh, login, admin_login, logout, admin_logout]

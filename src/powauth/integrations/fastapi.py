@@ -46,23 +46,24 @@ class NotAuthenticated(NotSignedIn, HTTPException):
     """`NotSignedIn` as FastAPI raises it: 401, for the app's handlers of either."""
 
     def __init__(self, error: NotSignedIn) -> None:
-        NotSignedIn.__init__(self, str(error), current_user_key=error.current_user_key)
+        # Not through `NotSignedIn`: its ``super()`` is `HTTPException`, which would take the message for a status.
         HTTPException.__init__(self, 401, "Not authenticated", {"WWW-Authenticate": "APIKey"})
+        self.current_user_key = error.current_user_key
 
 
 class Forbidden(Refused, HTTPException):
     """Another guard's no as FastAPI raises it: 403, and the reason as its detail."""
 
     def __init__(self, error: Refused) -> None:
-        Refused.__init__(self, str(error), current_user_key=error.current_user_key)
         HTTPException.__init__(self, 403, reason(error))
+        self.current_user_key = error.current_user_key
 
 
 class FromElsewhere(CrossSiteRequest, HTTPException):
     """`CrossSiteRequest` as FastAPI raises it: 403, and the reason as its detail."""
 
     def __init__(self, error: CrossSiteRequest) -> None:
-        CrossSiteRequest.__init__(self, str(error))
+        del error
         HTTPException.__init__(self, 403, "cross_site_request")
 
 

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from copy import copy
 from functools import partial
 from threading import get_ident
-from typing import Any, Generic, NoReturn, TypeVar, cast
+from typing import Annotated, Any, Generic, NoReturn, TypeAlias, TypeVar, cast, get_args
 
 from powauth._extras import needs
 from powauth.accounts.base import U
@@ -29,6 +29,7 @@ from powauth.sessions.store import Duration, duration
 with needs("litestar", "PowAuthPlugin", "litestar", "anyio"):
     import anyio.from_thread
     from anyio.lowlevel import current_token
+    from litestar import di, params
     from litestar.config.app import AppConfig
     from litestar.connection import ASGIConnection, Request
     from litestar.di import Provide
@@ -45,6 +46,24 @@ T = TypeVar("T")
 AnyConnection = ASGIConnection[Any, Any, Any, Any]
 Guard = Callable[[AnyConnection, BaseRouteHandler], Awaitable[None]]
 Check = Callable[[RequestAuth[Any]], object]
+
+
+def _by_name() -> object:
+    """Return Litestar's mark of a dependency, which release 2.23 replaced by another."""
+    marked = getattr(di, "NamedDependency", None)
+    return params.DependencyKwarg() if marked is None else get_args(marked[object])[1]
+
+
+_BY_NAME = _by_name()
+
+CurrentRequestAuth: TypeAlias = Annotated[RequestAuth[U], _BY_NAME]
+"""The request-bound object as a parameter's type: ``request_auth: CurrentRequestAuth[User]``.
+
+The parameter has the plugin's ``dependency`` as its name. The type works on each supported release of Litestar.
+"""
+
+CurrentBlockingRequestAuth: TypeAlias = Annotated[BlockingRequestAuth[U], _BY_NAME]
+"""The same for plain functions: ``blocking_request_auth: CurrentBlockingRequestAuth[User]``."""
 
 
 class LitestarConnection(asgi.ASGIConnection):
