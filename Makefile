@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_QUIET := --quiet --disable-pip-version-check
 PIP_INSTALL := $(BIN)/python -m pip install $(PIP_QUIET)
+UV := $(BIN)/uv
 BENCH_VENV := .venv-bench
 BENCH_EXTRAS := lmdb users async redis starlette fastapi litestar flask
 
@@ -49,12 +50,12 @@ $(BENCH_VENV)/.ready: requirements/bench.lock pyproject.toml
 	$(BENCH_VENV)/bin/python -m pip --disable-pip-version-check check
 	touch $@
 
-# Remakes the lock files; needs uv. That of the benchmark begins with the versions of the other.
+# Remakes the lock files. That of the benchmark begins with the versions of the other.
 lock:
-	uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
+	$(UV) pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o requirements/dev.lock
 	cp requirements/dev.lock requirements/bench.lock
-	uv pip compile pyproject.toml $(BENCH_EXTRAS:%=--extra %) --group bench --universal --python-version 3.11 \
+	$(UV) pip compile pyproject.toml $(BENCH_EXTRAS:%=--extra %) --group bench --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o requirements/bench.lock
 
 clean:
