@@ -42,6 +42,7 @@ from harness.redis_servers import (
     shared_answers,
     unique_prefix,
     wait_for,
+    wait_for_replica,
 )
 from powauth.backends._redis_scripts import CHUNK, SWEEP
 from powauth.backends.base import EPOCH_LIFETIME, Backend, Millis, Record, drive, make_key, make_owner, shard_of
@@ -57,6 +58,12 @@ NAMESPACE = "credentials"
 OWNER = make_owner(NAMESPACE, "42")
 
 T = TypeVar("T")
+
+REPLICAS: dict[str, Any] = (
+    {"load_balancing_strategy": redis.cluster.LoadBalancingStrategy.ROUND_ROBIN}
+    if hasattr(redis.cluster, "LoadBalancingStrategy")
+    else {"read_from_replicas": True}  # before redis-py 5.3
+)
 
 Scenario = Callable[[RedisBackend], Coroutine[Any, Any, None]]
 
@@ -654,10 +661,12 @@ def run_repeating(proxy: Proxy, scenario: Scenario, asynchronous: bool) -> None:
             await close_app_client(backend, client)
 
     def make() -> RedisBackend:
+        # Before release 6 they repeat only after the errors that they are told.
+        options: dict[str, Any] = {"port": proxy.port, "socket_timeout": 5, "retry_on_error": [redis.ConnectionError]}
         if asynchronous:
-            retry = AsyncRetry(NoBackoff(), 3)
-            return RedisBackend(redis.asyncio.Redis(port=proxy.port, retry=retry, socket_timeout=5), timeout=10)
-        return RedisBackend(redis.Redis(port=proxy.port, retry=Retry(NoBackoff(), 3), socket_timeout=5))
+            client = redis.asyncio.Redis(retry=AsyncRetry(NoBackoff(), 3), **options)
+            return RedisBackend(client, timeout=10)
+        return RedisBackend(redis.Redis(retry=Retry(NoBackoff(), 3), **options))
 
     run(closing, make)
 
@@ -808,8 +817,11 @@ def test_sto_08_a_cancelled_request_leaves_its_reply_to_nobody_in_a_cluster(clus
     async def scenario(backend: RedisBackend) -> None:
         await cancel_at_random(backend, 50, 1000)
         client: Any = backend._client
+        # Releases of redis-py before 8 forget a connection whose making was cancelled. It is closed.
         for node in client.get_primaries():
-            assert len(node._free) == len(node._connections) <= 20
+            lost = [each for each in node._connections if each not in node._free]
+            assert not any(each.is_connected for each in lost)
+            assert len(node._free) <= 20
 
     run_url(cluster_url(cluster), scenario, True, prefix=unique_prefix())
 
@@ -915,7 +927,7 @@ def test_sto_07_a_replica_in_place_of_the_master_refuses_writes(server: Server, 
         assert isinstance(await refused(backend.update(record(version=1), 0, NOW)), redis.ResponseError)
         await refused(backend.delete(record().key, NOW))
         server.ask("CONFIG SET", "replica-serve-stale-data", "no")
-        assert isinstance(await refused(backend.get(record().key, NOW)), redis.exceptions.MasterDownError)
+        assert "MASTER is down" in str(await refused(backend.get(record().key, NOW)))
         server.ask("REPLICAOF", "NO", "ONE")
         assert await backend.update(record(version=1), 0, NOW) is True
 
@@ -973,8 +985,7 @@ def sentinel_failover(directory: Path, asynchronous: bool) -> None:
         async def scenario(backend: RedisBackend) -> None:
             assert await backend.create(record(value=b"old"), 0, NOW)
             settled = await backend.epoch(OWNER, NOW, advance=True)
-            with master.client() as client:
-                assert client.wait(1, 5000) == 1
+            wait_for_replica(master)
             # From here on the replica hears nothing, and says so to nobody for as long as this takes.
             replica.ask("REPLICAOF", "127.0.0.1", "1")
             assert await backend.update(record(version=1, value=b"new"), 0, NOW)
@@ -1089,7 +1100,7 @@ def test_clients_of_a_cluster_that_the_app_made(cluster: list[Server]) -> None:
         with pytest.raises(StoreUnavailable, match="closed"):
             await backend.get(record().key, NOW)
 
-    with redis.cluster.RedisCluster(host="127.0.0.1", port=port) as client:
+    with redis.cluster.RedisCluster(host="127.0.0.1", port=port, socket_timeout=10) as client:
         run(scenario, lambda: RedisBackend(client, prefix=prefix))
         assert client.ping()
 
@@ -1097,8 +1108,7 @@ def test_clients_of_a_cluster_that_the_app_made(cluster: list[Server]) -> None:
         async with redis.asyncio.RedisCluster(host="127.0.0.1", port=port) as client:
             await scenario(RedisBackend(client, prefix=prefix))
             assert await client.ping()
-            strategy = redis.cluster.LoadBalancingStrategy.ROUND_ROBIN
-            reading = redis.asyncio.RedisCluster(host="127.0.0.1", port=port, load_balancing_strategy=strategy)
+            reading = redis.asyncio.RedisCluster(host="127.0.0.1", port=port, **REPLICAS)
             with pytest.raises(ConfigError, match="read_from_replicas"):
                 RedisBackend(reading)
             with pytest.raises(ConfigError, match="decode_responses"):
@@ -1247,7 +1257,7 @@ def test_urls_become_clients_with_our_limits(asynchronous: bool) -> None:
     # Over asyncio the backend bounds each command as a whole.
     assert options["socket_timeout"] == (None if asynchronous else 1.5)
     assert options["socket_connect_timeout"] == 1.5
-    assert options["retry"].get_retries() == 0
+    assert options["retry"]._retries == 0
     assert options["client_name"] == "app"
 
     backend = RedisBackend("redis+sentinel://u:p%40ss@[::1],b:27000/my%20name/2", asynchronous=asynchronous)
@@ -1256,7 +1266,7 @@ def test_urls_become_clients_with_our_limits(asynchronous: bool) -> None:
     assert (pool.connection_kwargs["db"], pool.connection_kwargs["password"]) == (2, "p@ss")
     sentinels = [each.connection_pool.connection_kwargs for each in pool.sentinel_manager.sentinels]
     assert [(each["host"], each["port"]) for each in sentinels] == [("::1", 26379), ("b", 27000)]
-    assert all(each["socket_timeout"] == 2 and each["retry"].get_retries() == 0 for each in sentinels)
+    assert all(each["socket_timeout"] == 2 and each["retry"]._retries == 0 for each in sentinels)
 
 
 def test_unix_sockets(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import redis.cluster
 from redis.crc import key_slot
 
-from harness.redis_servers import Server, info, node_id, own_cluster, unique_prefix, wait_for
+from harness.redis_servers import Server, info, node_id, own_cluster, unique_prefix, wait_for, wait_for_replica
 from powauth.backends.base import Millis, Record, drive, make_key, make_owner, shard_of
 from powauth.backends.redis import RedisBackend
 from powauth.errors import StoreUnavailable
@@ -309,8 +309,7 @@ def test_a_master_that_dies_under_load(tmp_path_factory: pytest.TempPathFactory)
         for each in early:
             assert drive(backend.create(each, 0, NOW))
         for server in servers[:3]:
-            with server.client() as client:
-                assert client.wait(1, 5000) == 1
+            wait_for_replica(server)
         victim, heir = servers[0], servers[3]
         load = Load(backend, owners)
 

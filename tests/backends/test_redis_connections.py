@@ -91,6 +91,11 @@ async def both_are_right(backend: RedisBackend) -> None:
 # STO-08: whose reply it is
 
 
+def is_open(connection: Any) -> bool:
+    """Synchronous connections of redis-py say so themselves only from release 8 on."""
+    return bool(connection._sock if isinstance(connection, redis.Connection) else connection.is_connected)
+
+
 @both
 def test_sto_08_what_lies_unread_on_a_connection_is_read_by_nobody(server: Server, asynchronous: bool) -> None:
     async def scenario(backend: RedisBackend) -> None:
@@ -100,7 +105,7 @@ def test_sto_08_what_lies_unread_on_a_connection_is_read_by_nobody(server: Serve
         # Whoever broke the rule has left the reply to a command of theirs.
         await finished(connection.send_command("ECHO", "somebody else's"))
         deadline = time.monotonic() + PATIENCE
-        while not await finished(connection.can_read()):
+        while not (connection._reader._buffer if asynchronous else connection.can_read()):
             assert time.monotonic() < deadline
             await asyncio.sleep(0.001) if asynchronous else time.sleep(0.001)  # noqa: ASYNC251
         await both_are_right(backend)
@@ -175,7 +180,7 @@ def test_sto_08_between_sending_and_reading_nothing_may_happen(server: Server, a
         connection.read_response = interrupt
         with pytest.raises(Interruption):
             await backend.get(record(b"a").key, NOW)
-        assert not connection.is_connected
+        assert not is_open(connection)
         del connection.read_response
         await both_are_right(backend)
 
@@ -325,7 +330,7 @@ def test_sto_07_no_more_threads_than_the_url_allows(server: Server) -> None:
         connection = threads_of(backend)._free.pop()
         with pytest.raises(StoreUnavailable) as caught:
             await backend.get(record().key, NOW)
-        assert isinstance(caught.value.__cause__, redis.exceptions.MaxConnectionsError)
+        assert "Too many connections" in str(caught.value.__cause__)
         threads_of(backend)._give_back(connection)
         await both_are_right(backend)
 
@@ -471,7 +476,7 @@ def test_a_connection_in_use_at_the_end_is_closed_by_its_thread(server: Server) 
     thread.join()
     assert found == [record()]
     assert idle(backend) == []
-    assert not connection.is_connected
+    assert not is_open(connection)
     with pytest.raises(StoreUnavailable, match="closed"):
         drive(backend.get(record().key, NOW))
 
@@ -511,7 +516,7 @@ def test_a_connection_made_while_the_backend_is_closed_does_not_stay(server: Ser
         await backend.close()
         await slot.connection.disconnect()
         assert await task == record()
-        assert not new.connection.is_connected
+        assert not is_open(new.connection)
         assert connections._free == []
 
     run(server.url, scenario, asynchronous=True)

@@ -8,7 +8,7 @@ import pytest
 
 from harness.all_backends import Bridge
 from harness.http_support import App
-from harness.redis_servers import PATIENCE, Server, info, needs_server, own_sentinel, wait_for
+from harness.redis_servers import PATIENCE, Server, info, needs_server, own_sentinel, wait_for, wait_for_replica
 from harness.support import Browser, Kind
 from powauth.backends.base import Backend, drive
 from powauth.backends.redis import RedisBackend
@@ -49,8 +49,7 @@ def test_row_10_a_failover_that_loses_a_renewal_signs_nobody_out(
     backend: Backend = Bridge(make) if kind == "asgi" else make()
     app = App(backend, kind)
     browser, other = app.signed_in(), app.signed_in()
-    with master.client() as client:
-        assert client.wait(1, 5000) == 1
+    wait_for_replica(master)
     # From here on the replica hears nothing.
     replica.ask("REPLICAOF", "127.0.0.1", "1")
     stale = browser.copy()

@@ -319,6 +319,17 @@ def info(server: Server, section: str) -> dict[str, object]:
         return answer
 
 
+def wait_for_replica(master: Server) -> None:
+    """Wait until a replica has all that was written so far.
+
+    ``WAIT`` looks no further than the last write of its own connection, so it follows one. A publication is replicated
+    too, and is in no slot of a cluster.
+    """
+    with master.client() as client:
+        client.publish("powauth-test", b"")
+        assert client.wait(1, 5000) == 1
+
+
 def _knows(server: Server, count: int) -> bool:
     answer = server.ask("CLUSTER INFO")
     assert isinstance(answer, dict)

@@ -33,6 +33,8 @@ MAX_AT_ONCE = 100
 """Commands under way at once over asyncio. Further ones wait, within the time limit: a burst of requests is no
 outage, and many connections help no server that has one thread."""
 
+_LOOKS_ASIDE = not hasattr(redis.asyncio.Connection, "can_read")
+
 BROKEN = (redis.ConnectionError, redis.TimeoutError, OSError)
 """What redis-py raises when it looks at a connection that is closed."""
 
@@ -378,15 +380,17 @@ def _is_current(connection: Any) -> bool:
 
 
 def _is_ready(connection: Any) -> bool:
+    """Whether a connection is open and silent. The names are those of every release of redis-py from 5.0.1 on."""
     try:
-        return connection.is_connected and _is_current(connection) and not connection.can_read()
+        return connection._sock is not None and _is_current(connection) and not connection.can_read()
     except BROKEN:
         return False
 
 
 async def _is_ready_async(connection: Any) -> bool:
+    """See `_is_ready`."""
     try:
-        return connection.is_connected and _is_current(connection) and not await connection.can_read()
+        return connection.is_connected and _is_current(connection) and not await _has_spoken(connection)
     except BROKEN:
         return False
 
@@ -411,6 +415,18 @@ async def _converse_async(connection: Any, packed: bytes) -> Any:
         return await connection.read_response()
     except redis.ResponseError as error:  # a reply, too, and read whole
         return error
+
+
+async def _has_spoken(connection: Any) -> bool:
+    """Whether the server has said anything unasked, or closed the connection.
+
+    Up to release 7 redis-py may take what it finds, and looks only into its own buffer, not into that of the stream.
+    """
+    if _LOOKS_ASIDE:
+        taken = await connection.can_read_destructive()
+        return bool(taken or connection._reader._buffer or connection._reader.at_eof())
+    spoken: bool = await connection.can_read()
+    return spoken
 
 
 def _connect(connection: Any) -> None:

@@ -11,11 +11,14 @@ pool's connection for each hit, and notices a connection that died without a sig
 The server sends invalidations before the replies to the writers that caused them, and answers in order. The heartbeat
 is ``HELLO``, which names the server's role: a master that was made a replica may report late. Behind Sentinel each
 heartbeat also asks who the master is, and a channel to any other is given up.
+
+redis-py makes the connection. What comes over it is read from its socket or stream by
+`powauth.backends._redis_messages`. By then all replies to what redis-py itself sends have been read. The server says
+nothing unasked before the subscription.
 """
 
 import asyncio
 import contextlib
-import math
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -26,7 +29,11 @@ from redis.retry import Retry
 
 from powauth.backends._near_channel import ChannelLost, LoopChannel, NearChannel, ThreadChannel
 from powauth.backends._redis_clients import Client
+from powauth.backends._redis_messages import Messages
 from powauth.backends.near_cache import HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT, NearCache, clock
+
+READ_SIZE = 1 << 16
+"""Bytes that one step of reading takes at most."""
 
 
 class Invalidations(NearChannel):
@@ -46,6 +53,8 @@ class Invalidations(NearChannel):
         super().__init__(cache, timeout)
         self._client = client
         self._prefix = b"%b:{" % prefix.encode()
+        self._messages = Messages()
+        self._subscribed = False
         self._answered = 0
         self._sentinels: Any = None
 
@@ -62,9 +71,23 @@ class Invalidations(NearChannel):
     def _subscription(self) -> tuple[object, ...]:
         return "CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", self._prefix
 
+    def _begin(self) -> None:
+        """Expect the messages of a new connection."""
+        self._messages = Messages()
+        self._subscribed = False
+
+    def _receive(self, data: bytes) -> None:
+        """Take what the connection has brought."""
+        if not data:
+            raise redis.ConnectionError("closed by the server")
+        for message in self._messages.feed(data):
+            self._take(message)
+
     def _take(self, message: Any) -> None:
-        """One message of the server: changed keys, or the answer to a heartbeat."""
-        if isinstance(message, dict):
+        """One message of the server: changed keys, or the answer to the subscription or to a heartbeat."""
+        if message == b"OK" and not self._subscribed:
+            self._subscribed = True
+        elif isinstance(message, dict) and self._subscribed:
             role = message.get(b"role")
             if role != b"master":
                 raise ChannelLost("no longer a master")
@@ -75,7 +98,7 @@ class Invalidations(NearChannel):
             else:
                 for key in message[1]:
                     self._changed(key)
-        elif message is not None:  # what redis-py has dealt with itself
+        else:
             raise ChannelLost("an unknown message")
 
     def _changed(self, key: bytes) -> None:
@@ -96,6 +119,7 @@ class LoopInvalidations(Invalidations, LoopChannel):
 
     async def _run(self) -> None:
         generation = self._cache.opened()
+        self._begin()
         self._heard = asyncio.Event()
         connection: Any = None
         try:
@@ -103,8 +127,6 @@ class LoopInvalidations(Invalidations, LoopChannel):
             async with asyncio.timeout(self._timeout):
                 await connection.connect()
                 await connection.send_command(*self._subscription)
-                await connection.read_response()
-            connection._get_parser().set_invalidation_push_handler(_as_it_is)
             async with asyncio.TaskGroup() as both:
                 both.create_task(self._listen(connection, generation))
                 both.create_task(self._beat(connection, generation))
@@ -118,7 +140,7 @@ class LoopInvalidations(Invalidations, LoopChannel):
     async def _listen(self, connection: Any, generation: int) -> None:
         try:
             while True:
-                self._take(await connection.read_response(timeout=math.inf, push_request=True))
+                self._receive(await connection._reader.read(READ_SIZE))
                 self._heard.set()
         finally:
             # At once, and not only when the other task has ended, too.
@@ -138,10 +160,6 @@ class LoopInvalidations(Invalidations, LoopChannel):
             await asyncio.sleep(HEARTBEAT_INTERVAL)
 
 
-async def _as_it_is(message: Any) -> Any:
-    return message
-
-
 class ThreadInvalidations(Invalidations, ThreadChannel):
     """For a synchronous client."""
 
@@ -154,13 +172,12 @@ class ThreadInvalidations(Invalidations, ThreadChannel):
 
     def _run(self) -> None:
         generation = self._cache.opened()
+        self._begin()
         connection: Any = None
         try:
             connection = self._line = self._connection(Retry(NoBackoff(), 0))
             connection.connect()
             connection.send_command(*self._subscription)
-            connection.read_response()
-            connection._get_parser().set_invalidation_push_handler(lambda message: message)
             while not self._closed:
                 self._beat(connection, generation)
         except Exception as error:
@@ -177,21 +194,25 @@ class ThreadInvalidations(Invalidations, ThreadChannel):
         if self._sentinels is not None:
             self._check(connection, self._sentinels.get_master_address())
         while self._answered < due:
-            if not self._receive(connection, sent + HEARTBEAT_TIMEOUT):
+            if not self._wait(connection, sent + HEARTBEAT_TIMEOUT):
                 raise ChannelLost("no answer in time")
         self._stands(generation, sent)
         pause = clock() + HEARTBEAT_INTERVAL
-        while self._receive(connection, pause):
+        while self._wait(connection, pause):
             pass
 
-    def _receive(self, connection: Any, until: float) -> bool:
-        """Take one message; whether one came before that time."""
+    def _wait(self, connection: Any, until: float) -> bool:
+        """Take what comes next; whether anything came before that time."""
         seconds = until - clock()
         if seconds <= 0:
             return False
+        line = connection._sock
+        if line is None:  # another thread has closed it
+            raise redis.ConnectionError("closed")
+        line.settimeout(seconds)
         try:
-            message = connection.read_response(timeout=seconds, push_request=True, disconnect_on_error=False)
-        except redis.TimeoutError:
+            data = line.recv(READ_SIZE)
+        except TimeoutError:
             return False
-        self._take(message)
+        self._receive(data)
         return True
