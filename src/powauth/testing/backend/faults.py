@@ -127,7 +127,7 @@ class FaultTests(Suite):
     async def _cancel(self, backend: Backend, user_key: str, name: str, suspensions: int) -> bool:
         """Cancel one verb after so many suspensions; return whether it had as many."""
         owner = self.owner(user_key)
-        record = self.record(owner=owner)
+        record = self.record(user_key.encode(), owner)  # owners may share a shard
         assert await backend.create(record, None, NOW)
         passed = 0
 
