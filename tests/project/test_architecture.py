@@ -45,6 +45,7 @@ WRAPPED = {
         "backends._redis_connections",
         "backends._redis_errors",
         "backends._redis_invalidations",
+        "backends._redis_messages",
         "backends._redis_scripts",
     ),
     "psycopg": ("backends._sql_engine",),
