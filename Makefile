@@ -8,7 +8,7 @@ UV := $(BIN)/uv
 BENCH_VENV := .venv-bench
 BENCH_EXTRAS := lmdb users async redis starlette fastapi litestar flask
 
-.PHONY: test demo lint types bench faults lock clean
+.PHONY: test demo lint types bench faults processes lock clean
 
 test: $(VENV)/.ready lint types
 	scripts/system_packages.sh test
@@ -33,11 +33,16 @@ bench: $(BENCH_VENV)/.ready
 faults: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.faults
 
+# Each server on each engine; ARGS="--server uWSGI --engine Redis" for a part of the table.
+processes: $(VENV)/.ready
+	scripts/system_packages.sh test
+	PYTHONPATH=tests $(BIN)/python -m harness.process_servers $(ARGS)
+
 # The lock file is complete, so nothing is left to resolve: a release of tomorrow changes nothing here.
 $(VENV)/.ready: requirements/dev.lock pyproject.toml
-	scripts/system_packages.sh build
+	scripts/system_packages.sh compile
 	$(PYTHON) -m venv $(VENV)
-	$(PIP_INSTALL) --no-deps --require-hashes -r requirements/dev.lock
+	scripts/install_locked.sh $(BIN)/python requirements/dev.lock
 	$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	$(BIN)/python -m pip --disable-pip-version-check check
 	touch $@
@@ -52,7 +57,7 @@ $(BENCH_VENV)/.ready: requirements/bench.lock pyproject.toml
 
 # Remakes the lock files. That of the benchmark begins with the versions of the other.
 lock:
-	$(UV) pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
+	$(UV) pip compile pyproject.toml --all-extras --group dev --group servers --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o requirements/dev.lock
 	cp requirements/dev.lock requirements/bench.lock
 	$(UV) pip compile pyproject.toml $(BENCH_EXTRAS:%=--extra %) --group bench --universal --python-version 3.11 \

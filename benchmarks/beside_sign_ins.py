@@ -116,7 +116,7 @@ def _served(directory: Path, kind: str, passes: int) -> Any:
 
     async def sign_in(scope: Any) -> list[tuple[str, str]]:
         params = {"email": _email(int(scope["path"][1:])), "password": PASSWORD}
-        assert await request_auth(scope).authenticate_user(params) is not None
+        assert await request_auth(scope).sign_in(params) is not None
         return []
 
     return SessionAuthMiddleware(asgi_app(email_of, sign_in), auth)

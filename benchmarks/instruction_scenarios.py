@@ -130,7 +130,7 @@ def asgi_run(
     return run
 
 
-def authenticator(backend: Backend, users: UsersContext[Any] | None = None) -> SessionAuth[Any]:
+def authenticator(backend: Backend, users: UsersContext[Any, Any] | None = None) -> SessionAuth[Any, Any]:
     return SessionAuth(secret_key=SECRET, users=users or People(), backend=backend, metadata=None, clock=clock)
 
 
@@ -181,12 +181,12 @@ def wsgi_run(app: Any, value: bytes, *, assigned: bool = False) -> Run:
     return run
 
 
-def sign_in(auth: SessionAuth[Any], user: object) -> bytes:
+def sign_in(auth: SessionAuth[Any, Any], user: object) -> bytes:
     """The value of the cookie of a new session: through WSGI, which waits for a users context that blocks."""
     cookies: list[str] = []
 
     def app(environ: Any, start_response: Any) -> list[bytes]:
-        assert wsgi.request_auth(environ).sign_in(user) is not None
+        assert wsgi.request_auth(environ).sign_in_user(user) is not None
         start_response("200 OK", [])
         return []
 
@@ -197,7 +197,7 @@ def sign_in(auth: SessionAuth[Any], user: object) -> bytes:
     return cookies[0].partition("=")[2].partition(";")[0].encode()
 
 
-def flask_app(auth: SessionAuth[Any] | None) -> Flask:
+def flask_app(auth: SessionAuth[Any, Any] | None) -> Flask:
     """As `wsgi_app`; without an authenticator a hook of its own assigns somebody."""
     app = Flask("counted", static_folder=None)
 
@@ -232,7 +232,7 @@ def needless(app: Any) -> Any:
     return with_a_look
 
 
-def sqlalchemy_users() -> tuple[SQLAlchemyUsers[User], User]:
+def sqlalchemy_users() -> tuple[SQLAlchemyUsers[User, Any], User]:
     engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
     Base.metadata.create_all(engine)
     users = SQLAlchemyUsers(engine, User, hasher=PasswordHasher(time_cost=1, memory_cost=8, cheap_and_unsafe=True))

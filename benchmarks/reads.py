@@ -20,12 +20,11 @@ from uuid import uuid4
 from sqlalchemy import create_engine
 
 from benchmarks.tables import table
+from powauth.backends.anywhere import AnywhereBackend
 from powauth.backends.base import Backend, Record, drive, make_key, make_owner, shard_of
-from powauth.backends.offloaded import OffloadedBackend
 from powauth.backends.redis import RedisBackend
 from powauth.backends.sql import SQLBackend
 from powauth.errors import StoreUnavailable
-from powauth.integrations.asgi import in_thread
 
 OWNER = make_owner("credentials", "42")
 KEY = make_key("credentials", shard_of(OWNER) + bytes(16))
@@ -92,7 +91,7 @@ async def sqlite(folder: Path) -> AsyncIterator[tuple[Read, Read]]:
     async with made(backend):
         bare = sqlite3.connect(folder / "reads.db", isolation_level=None)
         statement = f"SELECT * FROM {backend.tables.sessions} WHERE key = ? AND expires_at > ?"
-        on_loop: Backend = OffloadedBackend(backend, in_thread)
+        on_loop: Backend = AnywhereBackend(backend)
         yield (
             (lambda: on_loop.get(KEY, NOW)),
             as_read(lambda: bare.execute(statement, (KEY, NOW)).fetchall()),

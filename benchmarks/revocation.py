@@ -6,21 +6,26 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.load import bounded
 from benchmarks.proxy import Proxy, proxy
 from benchmarks.servers import PostgresServer, RedisServer, running
-from benchmarks.site import Person, Site
+from benchmarks.site import People, Site, account_of
+from powauth import SessionAuth
 from powauth.backends.base import Backend
 from powauth.backends.lmdb import LMDBBackend
 from powauth.backends.redis import RedisBackend
 from powauth.backends.sql import SQLBackend
-from powauth.sessions.record import encode_id, expires_at, new_session
+from powauth.plug.session_auth import DEFAULT_SESSION_KEY, PROOF_PURPOSE, SESSION_PURPOSE
+from powauth.plug.subjects import Subjects
+from powauth.sessions.ids import IdCodec
+from powauth.sessions.record import Session, expires_at, new_session
 
 SIGNING_IN = 20
 """Clients who sign in as the user, again and again."""
 
-USER = Person("crowded")
+USER = account_of("crowded")
 
 TIMEOUT = 30.0
 
@@ -52,6 +57,13 @@ class Revocation:
     lost: int = 0
 
 
+def new_sessions(auth: SessionAuth[Any, Any], count: int) -> list[Session]:
+    """Sessions of the user as a sign-in makes them, of which the store does not know yet."""
+    mac = auth.keyring.mac(PROOF_PURPOSE, auth.store.namespace)
+    subject, now = Subjects(People(), mac).subject(USER), auth.now()
+    return [new_session(auth.store.owner(subject.user_key), subject, now, {}) for _ in range(count)]
+
+
 async def revoke_under_sign_ins(
     engine: str, site: Site, revoker: Site, sessions: int, through: Proxy | None
 ) -> Revocation:
@@ -59,9 +71,7 @@ async def revoke_under_sign_ins(
     found = Revocation(engine)
     auth = site.auth
     now = auth.now()
-    made = [
-        new_session(auth.store.owner(USER.name), USER.name, auth.users.snapshot(USER), now, {}) for _ in range(sessions)
-    ]
+    made = new_sessions(auth, sessions)
 
     async def create(number: int) -> None:
         assert await auth.store.create(made[number], 0, expires_at(made[number], auth.policy), now)
@@ -73,13 +83,13 @@ async def revoke_under_sign_ins(
     async def sign_in() -> None:
         while not over.is_set():
             begun = time.monotonic()
-            answer = await site.ask(f"/login/{USER.name}")
+            answer = await site.ask(f"/login/{USER.identity.name}")
             assert answer.status == 200, answer
             assert answer.cookie
             signed_in.append((begun, time.monotonic(), answer.cookie))
             await asyncio.sleep(0.001)
 
-    await revoker.auth.check_ready(USER)  # connects
+    await revoker.auth.check_ready(USER.key)  # connects
     signers = [asyncio.create_task(sign_in()) for _ in range(SIGNING_IN)]
     await asyncio.sleep(0.3)
     before = 0 if through is None else through.round_trips
@@ -94,10 +104,11 @@ async def revoke_under_sign_ins(
     found.seconds = returned - begun
     meanwhile = [end - start for start, end, _ in signed_in if end > begun and start < returned]
     found.sign_ins, found.slowest = len(meanwhile), max(meanwhile, default=0.0)
-    alive = {stored.session.sid for stored in await auth.store.sessions(USER.name, auth.now())}
+    alive = {stored.session.sid for stored in await auth.store.sessions(USER.identity.name, auth.now())}
     found.survivors = sum(session.sid in alive for session in made)
+    ids = IdCodec(auth.keyring.mac(SESSION_PURPOSE, auth.store.namespace, auth.carrier.kind, DEFAULT_SESSION_KEY))
     for session in made[: SAMPLE // 2] + made[-SAMPLE // 2 :]:
-        answer = await site.ask("/private", encode_id(session, auth._mac))
+        answer = await site.ask("/private", ids.encode(session.sid, session.salt, session.generation))
         found.survivors += answer.status != 401
     for start, end, cookie in signed_in:
         served = (await site.ask("/private", cookie)).status == 200

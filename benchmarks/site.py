@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from powauth import SessionAuth
-from powauth.accounts.base import UsersContext
+from powauth import Account, SessionAuth, UsersContext
+from powauth.accounts.identity import Key
 from powauth.backends.base import Backend, Mode
 from powauth.integrations.asgi import SessionAuthMiddleware, request_auth
 
@@ -23,51 +23,46 @@ RENEWAL_SECONDS = 3.0
 
 
 class Person(msgspec.Struct, frozen=True):
+    """The identity of a user: a name, which is the key, too."""
+
     name: str
 
 
-class People(UsersContext[Person]):
+def account_of(name: str) -> Account[Person]:
+    """The account of the user with that name."""
+    return Account(key=name, identity=Person(name), proof=name.encode())
+
+
+class People(UsersContext[Person, Person]):
     """Everybody exists, and a name proves who one is."""
 
-    user_type = Person
+    identity = Person
     mode: Mode = "inline"
-    immutable = True
+    user_id_field = "name"
 
-    def key(self, user: Person) -> str:
-        return user.name
+    async def authenticate(self, params: Mapping[str, object]) -> Account[Person] | None:
+        return account_of(str(params[self.user_id_field]))
 
-    def fingerprint(self, user: Person) -> bytes:
-        return user.name.encode()
+    async def create(self, params: Mapping[str, object]) -> Account[Person]:
+        return account_of(str(params[self.user_id_field]))
 
-    def is_active(self, user: Person) -> bool:
+    async def update(self, key: Key, params: Mapping[str, object], *, trusted: bool = False) -> Account[Person]:
+        return account_of(str(key))
+
+    async def delete(self, key: Key, params: Mapping[str, object] | None = None) -> bool:
         return True
 
-    def snapshot(self, user: Person) -> bytes:
-        return msgspec.msgpack.encode(user)
+    async def get(self, key: Key) -> Account[Person] | None:
+        return account_of(str(key))
 
-    def restore(self, snapshot: bytes) -> Person:
-        return msgspec.msgpack.decode(snapshot, type=Person)
+    async def find(self, user_id: object) -> Account[Person] | None:
+        return account_of(str(user_id))
 
-    async def authenticate(self, params: Mapping[str, object]) -> Person | None:
-        return Person(str(params["name"]))
-
-    async def create(self, params: Mapping[str, object]) -> Person:
-        return Person(str(params["name"]))
-
-    async def update(self, user: Person, params: Mapping[str, object], *, trusted: bool = False) -> Person:
-        return user
-
-    async def delete(self, user: Person, params: Mapping[str, object] | None = None) -> bool:
-        return True
-
-    async def get_by(self, **clauses: object) -> Person | None:
-        return None
-
-    async def reload(self, user: Person) -> Person | None:
-        return user
-
-    def change(self, params: Mapping[str, object], user: Person | None = None) -> Mapping[str, list[str]]:
+    def validate(self, params: Mapping[str, object], identity: Person | None = None) -> Mapping[str, list[str]]:
         return {}
+
+    def key_of(self, subject: object) -> Key | None:
+        return subject.name if isinstance(subject, Person) else super().key_of(subject)
 
 
 class Answer(NamedTuple):
@@ -106,9 +101,9 @@ class Site:
         if path == "/private":
             name = request_auth(scope).require_user().name
         elif path == "/logout":
-            await request_auth(scope).clear_authenticated_user()
+            await request_auth(scope).sign_out()
         elif path.startswith("/login/"):
-            user = await request_auth(scope).sign_in(Person(path.removeprefix("/login/")))
+            user = await request_auth(scope).sign_in_user(Person(path.removeprefix("/login/")))
             name = "" if user is None else user.name
         elif path == "/revoke-all":
             name = str(await request_auth(scope).revoke_all())

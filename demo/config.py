@@ -4,8 +4,11 @@ import os
 import secrets
 import warnings
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from uuid import UUID
 
+import msgspec
 from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase
@@ -27,6 +30,14 @@ class User(UserMixin, Base):
     """The demo's users."""
 
     __tablename__ = "users"
+
+
+class Me(msgspec.Struct, frozen=True, kw_only=True):
+    """What requests see of a user."""
+
+    id: UUID
+    email: str
+    created_at: datetime
 
 
 @dataclass(frozen=True)
@@ -97,7 +108,7 @@ def _make_private(path: Path) -> None:
             file.chmod(0o600)
 
 
-def make_auth(*, asynchronous: bool) -> SessionAuth[User]:
+def make_auth(*, asynchronous: bool) -> SessionAuth[User, Me]:
     """The configuration, with asynchronous drivers for ASGI and synchronous ones for WSGI."""
     chosen = settings()
     engine = (
@@ -109,7 +120,7 @@ def make_auth(*, asynchronous: bool) -> SessionAuth[User]:
         warnings.simplefilter("ignore", ConfigWarning)  # plain http and long times are asked for here
         return SessionAuth(
             secret_key=(chosen.data / "secret_key").read_text(),
-            users=SQLAlchemyUsers(engine, User),
+            users=SQLAlchemyUsers(engine, User, identity=Me),
             store=CredentialsCache(chosen.backend, ttl=chosen.ttl),
             session_ttl_renewal=chosen.renewal,
             grace=chosen.grace,

@@ -10,7 +10,7 @@ from powauth import RequestAuth
 from powauth.integrations.fastapi import SessionAuthMiddleware, auth_dependency, request_auth
 from powauth.pages.fastapi import pages
 
-from .config import User, make_auth
+from .config import Me, User, make_auth
 from .wire import (
     MAX_BODY_BYTES,
     BodyTooLarge,
@@ -21,8 +21,8 @@ from .wire import (
     signed_in_json,
 )
 
-app = FastAPI(title="powauth demo")
 session_auth = make_auth(asynchronous=True)
+app = FastAPI(title="powauth demo", lifespan=session_auth.lifespan)
 app.add_middleware(SessionAuthMiddleware, auth=session_auth)
 app.include_router(pages(session_auth, title="powauth demo"))
 
@@ -38,8 +38,8 @@ async def read_params(request: Request) -> Mapping[str, object]:
 
 
 Params = Annotated[Mapping[str, object], Depends(read_params)]
-Auth = Annotated[RequestAuth[User], Depends(request_auth)]
-CurrentUser = Annotated[User, Depends(auth_dependency)]
+Auth = Annotated[RequestAuth[User, Me], Depends(request_auth)]
+CurrentUser = Annotated[Me, Depends(auth_dependency)]
 
 
 @app.get("/", include_in_schema=False)
@@ -51,7 +51,7 @@ async def index(auth: Auth) -> Response:
 @app.post("/registration", status_code=201)
 async def register(params: Params, auth: Auth) -> dict[str, Any]:
     """Register, and sign in."""
-    return signed_in_json(await auth.create_user(params), auth.session)
+    return signed_in_json(await auth.register(params), auth.session)
 
 
 @app.patch("/registration")
@@ -71,7 +71,7 @@ async def unregister(params: Params, user: CurrentUser, auth: Auth) -> None:
 @app.post("/session", response_model=None)
 async def sign_in(params: Params, auth: Auth) -> dict[str, Any] | Response:
     """Sign in."""
-    user = await auth.authenticate_user(params)
+    user = await auth.sign_in(params)
     if user is None:
         return JSONResponse({"error": "invalid_credentials"}, 401)
     return signed_in_json(user, auth.session)
@@ -86,7 +86,7 @@ async def whoami(user: CurrentUser, auth: Auth) -> dict[str, Any]:
 @app.delete("/session", status_code=204)
 async def sign_out(auth: Auth) -> None:
     """Sign out."""
-    await auth.clear_authenticated_user()
+    await auth.sign_out()
 
 
 @app.get("/sessions")

@@ -42,7 +42,7 @@ def index() -> ResponseReturnValue:
 def register() -> ResponseReturnValue:
     """Register, and sign in."""
     auth = request_auth()
-    return signed_in_json(auth.create_user(read_params()), auth.session), 201
+    return signed_in_json(auth.register(read_params()), auth.session), 201
 
 
 @app.patch("/registration")
@@ -66,7 +66,7 @@ def unregister() -> ResponseReturnValue:
 def sign_in() -> ResponseReturnValue:
     """Sign in."""
     auth = request_auth()
-    user = auth.authenticate_user(read_params())
+    user = auth.sign_in(read_params())
     if user is None:
         return {"error": "invalid_credentials"}, 401
     return signed_in_json(user, auth.session)
@@ -82,7 +82,7 @@ def whoami() -> ResponseReturnValue:
 @app.delete("/session")
 def sign_out() -> ResponseReturnValue:
     """Sign out."""
-    request_auth().clear_authenticated_user()
+    request_auth().sign_out()
     return "", 204
 
 

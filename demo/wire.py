@@ -8,7 +8,7 @@ import msgspec
 
 from powauth import InvalidParams, SessionInfo
 
-from .config import User
+from .config import Me
 
 MAX_BODY_BYTES = 65_536
 FRESH = timedelta(minutes=5)
@@ -38,7 +38,7 @@ def params_of(content_type: str | None, body: bytes) -> Mapping[str, object]:
     return params
 
 
-def user_json(user: User) -> dict[str, Any]:
+def user_json(user: Me) -> dict[str, Any]:
     """A user, as others may see them."""
     return {"id": str(user.id), "email": user.email, "created_at": _iso(user.created_at)}
 
@@ -56,7 +56,7 @@ def session_json(session: SessionInfo) -> dict[str, Any]:
     }
 
 
-def signed_in_json(user: User, session: SessionInfo | None) -> dict[str, Any]:
+def signed_in_json(user: Me, session: SessionInfo | None) -> dict[str, Any]:
     """Who is signed in, and by which session."""
     return {"user": user_json(user), "session": None if session is None else session_json(session)}
 

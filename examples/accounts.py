@@ -1,7 +1,9 @@
 """What the programs beside this one share: the users, and how to tell who a request is from."""
 
 import os
+from uuid import UUID
 
+import msgspec
 from sqlalchemy import create_engine
 from sqlalchemy.orm import DeclarativeBase
 
@@ -16,11 +18,18 @@ class User(UserMixin, Base):
     __tablename__ = "users"
 
 
+class Me(msgspec.Struct, frozen=True):
+    """What requests see of a user."""
+
+    id: UUID
+    email: str
+
+
 engine = create_engine("sqlite:///users.sqlite3")
 Base.metadata.create_all(engine)
 auth = SessionAuth(
     secret_key=os.environ["SECRET_KEY"],  # python -c 'import secrets; print(secrets.token_urlsafe(48))'
-    users=SQLAlchemyUsers(engine, User),
+    users=SQLAlchemyUsers(engine, User, identity=Me),
     backend="lmdb:sessions",
     carrier=CookieCarrier(insecure_http=True),  # leave it out once you serve https
 )

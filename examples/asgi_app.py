@@ -13,13 +13,13 @@ async def routes(scope: Scope, params: dict[str, Any]) -> tuple[int, dict[str, s
     session = request_auth(scope)
     match scope["method"], scope["path"]:
         case "POST", "/register":
-            return 201, {"email": (await session.create_user(params)).email}
+            return 201, {"email": (await session.register(params)).email}
         case "POST", "/login":
-            if (user := await session.authenticate_user(params)) is None:
+            if (user := await session.sign_in(params)) is None:
                 raise NotSignedIn("wrong e-mail or password")  # as any error of powauth's: answered, 401
             return 200, {"email": user.email}
         case "POST", "/logout":
-            await session.clear_authenticated_user()
+            await session.sign_out()
             return 200, {}
         case "GET", "/me":
             return 200, {"email": session.require_user().email}

@@ -12,18 +12,18 @@ PowAuth(app, auth)
 
 @app.post("/register")
 def register() -> ResponseReturnValue:
-    return {"email": request_auth().create_user(request.get_json()).email}, 201
+    return {"email": request_auth().register(request.get_json()).email}, 201
 
 
 @app.post("/login")
 def login() -> ResponseReturnValue:
-    user = request_auth().authenticate_user(request.get_json())
+    user = request_auth().sign_in(request.get_json())
     return ({"email": user.email}, 200) if user else ({"error": "wrong e-mail or password"}, 401)
 
 
 @app.post("/logout")
 def logout() -> ResponseReturnValue:
-    request_auth().clear_authenticated_user()
+    request_auth().sign_out()
     return "", 204
 
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from accounts import User, auth
+from accounts import Me, User, auth
 from fastapi import Depends, FastAPI
 from flask import Flask, request
 from flask.typing import ResponseReturnValue
@@ -10,14 +10,14 @@ from flask.typing import ResponseReturnValue
 from powauth import RequestAuth
 from powauth.integrations import fastapi, flask
 
-web, api, session = Flask(__name__), FastAPI(), fastapi.Auth(auth)
+web, api, session = Flask(__name__), FastAPI(lifespan=auth.lifespan), fastapi.Auth(auth)
 flask.PowAuth(web, auth)
 api.add_middleware(fastapi.SessionAuthMiddleware, auth=auth)
 
 
 @web.post("/register")
 def register() -> ResponseReturnValue:
-    return {"email": flask.request_auth().create_user(request.get_json()).email}, 201
+    return {"email": flask.request_auth().register(request.get_json()).email}, 201
 
 
 @web.get("/me")
@@ -27,10 +27,10 @@ def who_on_flask() -> ResponseReturnValue:
 
 
 @api.get("/me")
-async def who_on_fastapi(user: Annotated[User, Depends(session.current_user)]) -> dict[str, str]:
+async def who_on_fastapi(user: Annotated[Me, Depends(session.current_user)]) -> dict[str, str]:
     return {"email": user.email}
 
 
 @api.post("/logout", status_code=204)
-async def logout(session: Annotated[RequestAuth[User], Depends(session.request_auth)]) -> None:
-    await session.clear_authenticated_user()
+async def logout(session: Annotated[RequestAuth[User, Me], Depends(session.request_auth)]) -> None:
+    await session.sign_out()

@@ -13,17 +13,17 @@ from powauth.integrations.starlette import SessionAuthBackend, SessionAuthMiddle
 
 
 async def register(request: Request) -> Response:
-    user = await request_auth(request).create_user(await request.json())
+    user = await request_auth(request).register(await request.json())
     return JSONResponse({"email": user.email}, 201)
 
 
 async def login(request: Request) -> Response:
-    user = await request_auth(request).authenticate_user(await request.json())
+    user = await request_auth(request).sign_in(await request.json())
     return JSONResponse({"email": user.email}) if user else JSONResponse({"error": "wrong"}, 401)
 
 
 async def logout(request: Request) -> Response:
-    await request_auth(request).clear_authenticated_user()
+    await request_auth(request).sign_out()
     return Response(status_code=204)
 
 

@@ -16,13 +16,13 @@ def routes(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     params = json.loads(environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)) or b"{}")
     match environ["REQUEST_METHOD"], environ["PATH_INFO"]:
         case "POST", "/register":
-            status, content = "201 Created", {"email": session.create_user(params).email}
+            status, content = "201 Created", {"email": session.register(params).email}
         case "POST", "/login":
-            if (user := session.authenticate_user(params)) is None:
+            if (user := session.sign_in(params)) is None:
                 raise NotSignedIn("wrong e-mail or password")  # as any error of powauth's: answered, 401
             content = {"email": user.email}
         case "POST", "/logout":
-            session.clear_authenticated_user()
+            session.sign_out()
         case "GET", "/me":
             content = {"email": session.require_user().email}
         case _:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs Debian packages: only those missing, and only as root. Usage: system_packages.sh build|test|bench
+# Installs Debian packages: only those missing, and only as root. Usage: system_packages.sh build|compile|test|bench
 set -euo pipefail
 
 missing=()
@@ -7,6 +7,11 @@ need() { # COMMAND PACKAGE
   command -v "$1" >/dev/null 2>&1 || missing+=("$2")
 }
 "${PYTHON:-python3}" -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+if [ "${1:-build}" = compile ]; then
+  need cc gcc # uWSGI is compiled
+  "${PYTHON:-python3}" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' ||
+    missing+=(python3-dev)
+fi
 if [ "${1:-build}" = test ]; then
   need chromium chromium # the browser tests
   need redis-server redis-server # tests that stop, fill or cluster servers of their own

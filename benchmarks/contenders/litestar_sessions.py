@@ -78,8 +78,8 @@ async def _powauth(place: Place) -> AsyncIterator[Pair]:
         return {"email": request.user.email}
 
     @post("/login")
-    async def login(request_auth: CurrentRequestAuth[Any]) -> None:
-        assert await request_auth.authenticate_user(PARAMS) is not None
+    async def login(request_auth: CurrentRequestAuth[Any, Any]) -> None:
+        assert await request_auth.sign_in(PARAMS) is not None
 
     async with guarded(place, memory, asynchronous=True) as (auth, _, noted):
         app = Litestar([me, login], plugins=[PowAuthPlugin(auth)], openapi_config=None)

@@ -43,7 +43,7 @@ def _public(scope: Scope) -> str:
 
 
 async def _sign_in(scope: Scope) -> Headers:
-    assert await request_auth(scope).authenticate_user(PARAMS) is not None
+    assert await request_auth(scope).sign_in(PARAMS) is not None
     return []
 
 

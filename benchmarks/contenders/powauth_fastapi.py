@@ -38,8 +38,8 @@ def _open(make_backend: MakeBackend, *, asynchronous: bool) -> Callable[[Place],
                 return {"email": user.email}
 
             @app.post("/login")
-            async def login(session: Annotated[RequestAuth[User], Depends(request_auth)]) -> None:
-                assert await session.authenticate_user(PARAMS) is not None
+            async def login(session: Annotated[RequestAuth[User, Any], Depends(request_auth)]) -> None:
+                assert await session.sign_in(PARAMS) is not None
 
             yield Pair(app, bare(), Login(), noted)
 

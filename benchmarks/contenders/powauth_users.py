@@ -1,7 +1,7 @@
 """The users behind powauth's contenders: a table of the app's own, as in any app that uses powauth."""
 
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from sqlalchemy.orm import DeclarativeBase
 
 from benchmarks.contenders.base import EMAIL, PASSWORD, Place
 from benchmarks.contenders.statements import Noting, noting
-from benchmarks.site import People, Person
+from benchmarks.site import People
 from powauth import SessionAuth
 from powauth.accounts.passwords import PasswordHasher
 from powauth.accounts.sqlalchemy import SQLAlchemyUsers, UserMixin
@@ -53,8 +53,7 @@ def create_user_table(directory: Path) -> str:
 class Visitors(People):
     """Users who cannot change, whoever keeps them: what reading one costs without an ORM."""
 
-    async def authenticate(self, params: Mapping[str, object]) -> Person | None:
-        return Person(str(params["email"]))
+    user_id_field = "email"
 
 
 class Guarded(NamedTuple):
@@ -64,7 +63,7 @@ class Guarded(NamedTuple):
         noting: of the database of its users, and of its sessions where they are there too.
     """
 
-    auth: SessionAuth[Any]
+    auth: SessionAuth[Any, Any]
     backend: Backend
     noting: Noting
 
@@ -79,7 +78,7 @@ async def guarded(
 ) -> AsyncIterator[Guarded]:
     """A `SessionAuth` whose users are in the app's database, behind an `AsyncEngine` if ``asynchronous``.
 
-    With a plain `Engine` it never suspends. ``plain`` users are immutable.
+    With a plain `Engine` it never suspends. ``plain`` users are in no database.
     """
     path = create_user_table(place.directory)
     engine: Engine | AsyncEngine
@@ -142,4 +141,4 @@ CHECKS = "MAC, expiry, salt, reuse of an old id; renews the id; what is revoked 
 
 def keeps(where: str) -> str:
     """What a row says of where the session is."""
-    return f"signed id in the cookie; session and a snapshot of the user in {where}"
+    return f"signed id in the cookie; session and the identity of the user in {where}"

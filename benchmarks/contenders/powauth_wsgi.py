@@ -22,7 +22,7 @@ from benchmarks.contenders.powauth_users import (
 from powauth import SessionAuth
 from powauth.integrations.wsgi import SessionAuthMiddleware, request_auth
 
-Layer = Callable[[SessionAuth[User]], Any]
+Layer = Callable[[SessionAuth[User, Any]], Any]
 
 
 def _email_of(environ: dict[str, Any]) -> str | None:
@@ -31,16 +31,16 @@ def _email_of(environ: dict[str, Any]) -> str | None:
 
 
 def _sign_in(environ: dict[str, Any]) -> Headers:
-    assert request_auth(environ).authenticate_user(PARAMS) is not None
+    assert request_auth(environ).sign_in(PARAMS) is not None
     return []
 
 
-def plain(auth: SessionAuth[User]) -> Any:
+def plain(auth: SessionAuth[User, Any]) -> Any:
     """The plain app behind powauth's middleware."""
     return SessionAuthMiddleware(wsgi_app(_email_of, _sign_in), auth)
 
 
-def _flask(auth: SessionAuth[User]) -> Any:
+def _flask(auth: SessionAuth[User, Any]) -> Any:
     from flask import Flask
 
     from powauth.integrations import flask as powauth_flask
@@ -56,7 +56,7 @@ def _flask(auth: SessionAuth[User]) -> Any:
 
     @app.post("/login")
     def login() -> str:
-        assert powauth_flask.request_auth().authenticate_user(PARAMS) is not None
+        assert powauth_flask.request_auth().sign_in(PARAMS) is not None
         return ""
 
     return app

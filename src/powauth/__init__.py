@@ -4,9 +4,9 @@ A random id with the client, the user's session in a store you choose, ids renew
 in, to sign out and to change an account. One core serves ASGI and WSGI.
 """
 
-from powauth.accounts.base import UsersContext
+from powauth.accounts.base import Account, Rehash, UsersContext
+from powauth.accounts.hooks import Extension, Hooks, Parts, Step
 from powauth.accounts.throttle import Limit, Throttle
-from powauth.authenticator import Authenticator
 from powauth.errors import (
     AlreadySignedIn,
     ConfigError,
@@ -26,17 +26,20 @@ from powauth.errors import (
     Throttled,
 )
 from powauth.events import Event
-from powauth.hooks import Hooks, Step
-from powauth.http.carriers import CookieCarrier, FrameworkSessionCarrier
+from powauth.http.carriers import AnyOf, BearerCarrier, CookieCarrier, FrameworkSessionCarrier
 from powauth.http.cross_site import CrossSiteDefence
-from powauth.http.metadata import SessionInfo
+from powauth.plug import Authenticator, Remember, SessionAuth
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
-from powauth.session_auth import SessionAuth
+from powauth.sessions.info import SessionInfo
+from powauth.sessions.keyring import Keyring
 from powauth.sessions.store import CredentialsCache
 
 __all__ = [
+    "Account",
     "AlreadySignedIn",
+    "AnyOf",
     "Authenticator",
+    "BearerCarrier",
     "BlockingRequestAuth",
     "ConfigError",
     "ConfigWarning",
@@ -45,9 +48,11 @@ __all__ = [
     "CrossSiteDefence",
     "CrossSiteRequest",
     "Event",
+    "Extension",
     "FrameworkSessionCarrier",
     "Hooks",
     "InvalidParams",
+    "Keyring",
     "Limit",
     "MetadataTooLarge",
     "MissingExtra",
@@ -55,8 +60,11 @@ __all__ = [
     "NotFresh",
     "NotSignedIn",
     "Overloaded",
+    "Parts",
     "PowauthError",
     "Refused",
+    "Rehash",
+    "Remember",
     "RequestAuth",
     "SessionAuth",
     "SessionInfo",

@@ -1,244 +1,246 @@
 """The request-bound objects: what a handler calls to sign a user in or out and to change an account.
 
 `RequestAuth` is for handlers that are coroutines, `BlockingRequestAuth` for plain functions. Both bind an authenticator
-to one connection, and add nothing to it.
+to one connection.
 """
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, Generic
+from collections.abc import Callable, Coroutine, Mapping
+from functools import wraps
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
+from powauth._running import shielded
 from powauth.accounts.base import U
-from powauth.authenticator import Authenticator
+from powauth.accounts.hooks import Extension
+from powauth.accounts.identity import I
+from powauth.accounts.service import Grant
 from powauth.errors import ConfigError, NotSignedIn
 from powauth.http.connection import Connection
-from powauth.http.metadata import SessionInfo
-from powauth.session_auth import SessionAuth
+from powauth.plug import Authenticator, SessionAuth
+from powauth.sessions.info import SessionInfo
 from powauth.sessions.record import Metadata
 from powauth.sessions.store import Duration
+
+P = ParamSpec("P")
+R = TypeVar("R")
+E = TypeVar("E", bound=Extension[Any])
 
 Params = Mapping[str, object]
 
 
-Whole = Callable[[Coroutine[Any, Any, Any]], Awaitable[Any]]
-"""Awaits a coroutine to its end, also if whoever waits for it is cancelled meanwhile."""
+class BoundAuth(Generic[U, I]):
+    """An authenticator bound to one request: what takes no wait."""
+
+    __slots__ = ("auth", "connection")
+
+    def __init__(self, auth: Authenticator[U, I], connection: Connection) -> None:
+        self.auth = auth
+        self.connection = connection
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.auth!r}>"
+
+    @property
+    def identity(self) -> I | None:
+        """The identity of who is signed in.
+
+        Raises:
+            StoreUnavailable: if nobody could tell.
+        """
+        return self.auth.current_identity(self.connection)
+
+    @property
+    def current_user(self) -> I | None:
+        """The current user: the identity.
+
+        Raises:
+            StoreUnavailable: if nobody could tell.
+        """
+        return self.identity
+
+    def require_user(self) -> I:
+        """Return the identity of who is signed in, for what needs somebody.
+
+        Raises:
+            NotSignedIn: if nobody is; the answer is 401.
+            StoreUnavailable: if nobody could tell; the answer is 503.
+        """
+        identity = self.identity
+        if identity is None:
+            raise NotSignedIn("sign in first", current_user_key=self.auth.current_user_key)
+        return identity
+
+    def validate_user(self, params: Params | None = None, /, **fields: object) -> Mapping[str, list[str]]:
+        """Return what is wrong with a change of the current user, or with a registration: field to messages."""
+        return self.auth.users.validate(_merged(params, fields), self.identity)
+
+    @property
+    def access_token(self) -> str:
+        """The bearer token of a session that began in this request; see `SessionAuth.access_token`."""
+        return self.session_auth.access_token(self.connection)
+
+    @property
+    def session(self) -> SessionInfo | None:
+        """The session of this request; see `SessionAuth.session`."""
+        return self.session_auth.session(self.connection)
+
+    def is_fresh(self, within: Duration) -> bool:
+        """See `SessionAuth.is_fresh`."""
+        return self.session_auth.is_fresh(self.connection, within)
+
+    def extension(self, kind: type[E]) -> E:
+        """Return the extension of a class; see `Authenticator.extension`."""
+        return self.auth.extension(kind)
+
+    @property
+    def session_auth(self) -> SessionAuth[U, I]:
+        """The authenticator, for what only one that keeps sessions can do.
+
+        Raises:
+            ConfigError: if it keeps none.
+        """
+        if not isinstance(self.auth, SessionAuth):
+            raise ConfigError(f"{type(self.auth).__name__} keeps no sessions; use a SessionAuth")
+        return self.auth
 
 
-class RequestAuth(Generic[U]):
-    """An authenticator bound to one request.
+class RequestAuth(BoundAuth[U, I]):
+    """An authenticator bound to one request, for handlers that are coroutines.
+
+    Operations take a mapping, keywords, or both: ``sign_in(params)`` and ``sign_in(email=…, password=…)``.
 
     A change or a deletion of a user, once begun, goes on to its end although the request is cancelled: the sessions
     that a new password ends must not live on because a client hung up at the right moment.
     """
 
-    __slots__ = ("_whole", "auth", "connection")
-
-    def __init__(self, auth: Authenticator[U], connection: Connection, whole: Whole | None = None) -> None:
-        self.auth = auth
-        self.connection = connection
-        self._whole = _plainly if whole is None else whole
-
-    def __repr__(self) -> str:
-        return f"<RequestAuth of {self.auth!r}>"
-
-    @property
-    def current_user(self) -> U | None:
-        """Who is signed in.
-
-        Raises:
-            StoreUnavailable: if nobody could tell.
-        """
-        return self.auth.current_user(self.connection)
-
-    def require_user(self) -> U:
-        """Who is signed in, for what needs somebody.
-
-        Raises:
-            NotSignedIn: if nobody is; the middleware answers 401.
-            StoreUnavailable: if nobody could tell; the middleware answers 503.
-        """
-        user = self.current_user
-        if user is None:
-            raise NotSignedIn("sign in first", current_user_key=self.auth.current_user_key)
-        return user
-
-    async def authenticate_user(self, params: Params) -> U | None:
-        """See `Authenticator.authenticate_user`."""
-        return await self.auth.authenticate_user(self.connection, params)
-
-    async def create_user(self, params: Params) -> U:
-        """See `Authenticator.create_user`."""
-        return await self.auth.create_user(self.connection, params)
-
-    async def update_user(self, params: Params) -> U:
-        """See `Authenticator.update_user`."""
-        user: U = await self._whole(self.auth.update_user(self.connection, params))
-        return user
-
-    async def delete_user(self, params: Params | None = None, *, vouched: bool = False) -> None:
-        """See `Authenticator.delete_user`."""
-        await self._whole(self.auth.delete_user(self.connection, params, vouched=vouched))
-
-    def change_user(self, params: Params) -> Mapping[str, list[str]]:
-        """See `Authenticator.change_user`."""
-        return self.auth.change_user(self.connection, params)
-
-    async def sign_in(self, user: U) -> U | None:
-        """See `Authenticator.sign_in`."""
-        return await self.auth.sign_in(self.connection, user)
-
-    async def clear_authenticated_user(self) -> None:
-        """See `Authenticator.clear_authenticated_user`."""
-        await self.auth.clear_authenticated_user(self.connection)
+    __slots__ = ()
 
     async def recheck(self) -> bool:
-        """Whether the user is still signed in, for a response that lasts (server-sent events): one read of the store.
+        """Return whether the user is still signed in, for a response that lasts (server-sent events): one read.
 
         Raises:
             StoreUnavailable: if nobody can tell.
         """
         return await self.auth.recheck(self.connection)
 
-    @property
-    def session(self) -> SessionInfo | None:
-        """See `SessionAuth.session`."""
-        return self._sessions.session(self.connection)
+    # --- signing in and out -------------------------------------------------------------------------------------------
 
-    def is_fresh(self, within: Duration) -> bool:
-        """See `SessionAuth.is_fresh`."""
-        return self._sessions.is_fresh(self.connection, within)
+    async def sign_in(
+        self, params: Params | None = None, /, *, remember: bool | None = None, bearer: bool = False, **fields: object
+    ) -> I | None:
+        """Sign in the user whom user id and password prove; ``None`` if they prove nobody.
+
+        ``remember`` asks for a session that outlives the browser's; ``None`` is as the session that this one replaces.
+        ``bearer`` asks for a token, for `access_token`. See `AccountService.sign_in`.
+        """
+        grant = Grant(remember=remember, bearer=bearer)
+        return await self.auth.accounts.sign_in(self.connection, _merged(params, fields), grant)
+
+    async def sign_in_user(self, user: object, /, *, remember: bool | None = None, bearer: bool = False) -> I | None:
+        """Sign in a user whom the app has proven by other means; ``None`` if they are gone or locked.
+
+        ``user`` is an identity, a row, or a key. See `AccountService.sign_in_user`.
+        """
+        grant = Grant(remember=remember, bearer=bearer)
+        return await self.auth.accounts.sign_in_user(self.connection, self.auth.key_of(user), grant)
+
+    async def sign_out(self) -> None:
+        """Sign out; see `AccountService.sign_out`."""
+        await self.auth.accounts.sign_out(self.connection)
+
+    # --- the account --------------------------------------------------------------------------------------------------
+
+    async def register(
+        self, params: Params | None = None, /, *, remember: bool | None = None, bearer: bool = False, **fields: object
+    ) -> I:
+        """Register a user and sign them in; see `AccountService.register`."""
+        grant = Grant(remember=remember, bearer=bearer)
+        return await self.auth.accounts.register(self.connection, _merged(params, fields), grant)
+
+    async def update_user(self, params: Params | None = None, /, **fields: object) -> I:
+        """Change the current user, whose ``current_password`` must be right; see `AccountService.update_user`."""
+        return await shielded(self.auth.accounts.update_user(self.connection, _merged(params, fields)))
+
+    async def delete_user(self, params: Params | None = None, /, *, vouched: bool = False, **fields: object) -> None:
+        """Delete the current user, whose ``current_password`` must be right; see `AccountService.delete_user`."""
+        merged = _merged(params, fields) if params is not None or fields else None
+        await shielded(self.auth.accounts.delete_user(self.connection, merged, vouched=vouched))
+
+    # --- the user's sessions ------------------------------------------------------------------------------------------
 
     async def sessions(self) -> list[SessionInfo]:
-        """See `SessionAuth.sessions`."""
-        return await self._sessions.sessions(self.connection)
+        """See `SessionAuth.list_sessions`."""
+        return await self.session_auth.list_sessions(self.connection)
 
     async def revoke(self, session_id: object) -> bool:
         """See `SessionAuth.revoke`."""
-        return await self._sessions.revoke(self.connection, session_id)
+        return await self.session_auth.revoke(self.connection, session_id)
 
     async def revoke_others(self) -> int:
         """See `SessionAuth.revoke_others`."""
-        return await self._sessions.revoke_others(self.connection)
+        return await self.session_auth.revoke_others(self.connection)
 
     async def revoke_all(self) -> int:
         """See `SessionAuth.revoke_all`."""
-        return await self._sessions.revoke_all(self.connection)
+        return await self.session_auth.revoke_all(self.connection)
 
     async def update_metadata(self, /, **changes: str | int | float | bool | None) -> Metadata:
-        """See `SessionAuth.update_metadata`."""
-        return await self._sessions.update_metadata(self.connection, **changes)
+        """Add to, or change, what the session keeps; ``None`` removes a key. See `SessionAuth.update_metadata`."""
+        return await self.session_auth.update_metadata(self.connection, changes)
 
-    @property
-    def _sessions(self) -> SessionAuth[U]:
-        if not isinstance(self.auth, SessionAuth):
-            raise ConfigError(f"{type(self.auth).__name__} keeps no sessions; use a SessionAuth")
-        return self.auth
+    async def reseal(self) -> None:
+        """Keep this session after a handler has changed its own user's password; see `SessionAuth.reseal`."""
+        await self.session_auth.reseal(self.connection)
 
 
-async def _plainly(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    return await coroutine
+def _merged(params: Params | None, fields: Params) -> Params:
+    """Return a mapping and keywords as one; what is no mapping is passed on, for the flow to refuse."""
+    if params is None:
+        return fields
+    return {**params, **fields} if fields else params
 
 
-class BlockingRequestAuth(Generic[U]):
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+"""Runs a coroutine to its end: in one step under WSGI, on the event loop's thread under ASGI."""
+
+
+def _blocking(
+    method: Callable[Concatenate[RequestAuth[U, I], P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate["BlockingRequestAuth[U, I]", P], R]:
+    """Return a method that runs a coroutine method to its end."""
+
+    @wraps(method)
+    def call(self: "BlockingRequestAuth[U, I]", /, *args: P.args, **kwargs: P.kwargs) -> R:
+        result: R = self.run(method(self.bound, *args, **kwargs))
+        return result
+
+    return call
+
+
+class BlockingRequestAuth(BoundAuth[U, I]):
     """`RequestAuth` for handlers that are plain functions: each call returns when it is done.
 
-    ``run`` drives a coroutine to its end: in one step under WSGI, on the event loop's thread under ASGI.
+    Args:
+        bound: the object for coroutines.
+        run: runs a coroutine to its end.
     """
 
-    __slots__ = ("_auth", "_run")
+    __slots__ = ("bound", "run")
 
-    def __init__(self, auth: RequestAuth[U], run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
-        self._auth = auth
-        self._run = run
+    def __init__(self, bound: RequestAuth[U, I], run: Run) -> None:
+        super().__init__(bound.auth, bound.connection)
+        self.bound = bound
+        self.run = run
 
-    def __repr__(self) -> str:
-        return f"<BlockingRequestAuth of {self._auth.auth!r}>"
-
-    @property
-    def auth(self) -> Authenticator[U]:
-        """The authenticator that this binds."""
-        return self._auth.auth
-
-    @property
-    def connection(self) -> Connection:
-        """The connection that this is bound to."""
-        return self._auth.connection
-
-    @property
-    def current_user(self) -> U | None:
-        """See `RequestAuth.current_user`."""
-        return self._auth.current_user
-
-    def require_user(self) -> U:
-        """See `RequestAuth.require_user`."""
-        return self._auth.require_user()
-
-    def authenticate_user(self, params: Params) -> U | None:
-        """See `Authenticator.authenticate_user`."""
-        user: U | None = self._run(self._auth.authenticate_user(params))
-        return user
-
-    def create_user(self, params: Params) -> U:
-        """See `Authenticator.create_user`."""
-        user: U = self._run(self._auth.create_user(params))
-        return user
-
-    def update_user(self, params: Params) -> U:
-        """See `Authenticator.update_user`."""
-        user: U = self._run(self._auth.update_user(params))
-        return user
-
-    def delete_user(self, params: Params | None = None, *, vouched: bool = False) -> None:
-        """See `Authenticator.delete_user`."""
-        self._run(self._auth.delete_user(params, vouched=vouched))
-
-    def change_user(self, params: Params) -> Mapping[str, list[str]]:
-        """See `Authenticator.change_user`."""
-        return self._auth.change_user(params)
-
-    def sign_in(self, user: U) -> U | None:
-        """See `RequestAuth.sign_in`."""
-        signed_in: U | None = self._run(self._auth.sign_in(user))
-        return signed_in
-
-    def clear_authenticated_user(self) -> None:
-        """See `Authenticator.clear_authenticated_user`."""
-        self._run(self._auth.clear_authenticated_user())
-
-    def recheck(self) -> bool:
-        """See `RequestAuth.recheck`."""
-        alive: bool = self._run(self._auth.recheck())
-        return alive
-
-    @property
-    def session(self) -> SessionInfo | None:
-        """See `SessionAuth.session`."""
-        return self._auth.session
-
-    def is_fresh(self, within: Duration) -> bool:
-        """See `SessionAuth.is_fresh`."""
-        return self._auth.is_fresh(within)
-
-    def sessions(self) -> list[SessionInfo]:
-        """See `SessionAuth.sessions`."""
-        found: list[SessionInfo] = self._run(self._auth.sessions())
-        return found
-
-    def revoke(self, session_id: object) -> bool:
-        """See `SessionAuth.revoke`."""
-        existed: bool = self._run(self._auth.revoke(session_id))
-        return existed
-
-    def revoke_others(self) -> int:
-        """See `SessionAuth.revoke_others`."""
-        ended: int = self._run(self._auth.revoke_others())
-        return ended
-
-    def revoke_all(self) -> int:
-        """See `SessionAuth.revoke_all`."""
-        ended: int = self._run(self._auth.revoke_all())
-        return ended
-
-    def update_metadata(self, /, **changes: str | int | float | bool | None) -> Metadata:
-        """See `SessionAuth.update_metadata`."""
-        metadata: Metadata = self._run(self._auth.update_metadata(**changes))
-        return metadata
+    recheck = _blocking(RequestAuth[U, I].recheck)
+    sign_in = _blocking(RequestAuth[U, I].sign_in)
+    sign_in_user = _blocking(RequestAuth[U, I].sign_in_user)
+    sign_out = _blocking(RequestAuth[U, I].sign_out)
+    register = _blocking(RequestAuth[U, I].register)
+    update_user = _blocking(RequestAuth[U, I].update_user)
+    delete_user = _blocking(RequestAuth[U, I].delete_user)
+    sessions = _blocking(RequestAuth[U, I].sessions)
+    revoke = _blocking(RequestAuth[U, I].revoke)
+    revoke_others = _blocking(RequestAuth[U, I].revoke_others)
+    revoke_all = _blocking(RequestAuth[U, I].revoke_all)
+    update_metadata = _blocking(RequestAuth[U, I].update_metadata)
+    reseal = _blocking(RequestAuth[U, I].reseal)

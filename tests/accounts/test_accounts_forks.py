@@ -39,16 +39,16 @@ def email(number: int) -> str:
     return f"user-{number}@example.com"
 
 
-async def sign_in_again_and_again(users: SQLAlchemyUsers[User], number: int) -> int:
+async def sign_in_again_and_again(users: SQLAlchemyUsers[User, Any], number: int) -> int:
     """How often the account that signed in was the right one."""
     right = 0
     for _ in range(ROUNDS):
         found = await users.authenticate({"email": email(number), "password": PASSWORD})
-        right += found is not None and found.email == email(number)
+        right += found is not None and found.identity.email == email(number)
     return right
 
 
-def go_on(users: SQLAlchemyUsers[User], fork: Fork, run: Run[Any], run_in_child: Run[Any]) -> None:
+def go_on(users: SQLAlchemyUsers[User, Any], fork: Fork, run: Run[Any], run_in_child: Run[Any]) -> None:
     """Parent and children sign in at the same time."""
     for number in range(CHILDREN + 1):
         run(users.create({"email": email(number), "password": PASSWORD}))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.support import SECRET, Clock, FakeConnection, MemoryUsers
-from powauth import Event, Limit, SessionAuth, Throttle, Throttled
+from powauth import Event, Limit, RequestAuth, SessionAuth, Throttle, Throttled
 from powauth.accounts.addresses import UNKNOWN_SOURCE, client_address, source_network
 from powauth.backends.base import drive
 from powauth.backends.memory import MemoryBackend
@@ -119,10 +119,10 @@ def test_rep_48_each_connection_of_a_client_counts_for_one_source() -> None:
         on_event=events.append,
     )
     for port in (50_001, 50_002, 50_003):
-        assert drive(auth.authenticate_user(connection_from(f"203.0.113.9:{port}"), WRONG)) is None
+        assert drive(RequestAuth(auth, connection_from(f"203.0.113.9:{port}")).sign_in(WRONG)) is None
     with pytest.raises(Throttled):
-        drive(auth.authenticate_user(connection_from("203.0.113.9:50004"), WRONG))
-    assert drive(auth.authenticate_user(connection_from("203.0.113.10:50005"), WRONG)) is None
+        drive(RequestAuth(auth, connection_from("203.0.113.9:50004")).sign_in(WRONG))
+    assert drive(RequestAuth(auth, connection_from("203.0.113.10:50005")).sign_in(WRONG)) is None
     assert {event.ip for event in events} == {"203.0.113.9", "203.0.113.10"}
 
 

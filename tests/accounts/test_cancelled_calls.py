@@ -28,7 +28,7 @@ def params(name: str, **others: str) -> dict[str, str]:
     return {"email": f"{name}@example.com", "password": PASSWORD, **others}
 
 
-Call = Callable[[SQLAlchemyUsers[Any], Any], Coroutine[Any, Any, object]]
+Call = Callable[[SQLAlchemyUsers[Any, Any], Any], Coroutine[Any, Any, object]]
 CALLS: dict[str, Call] = {
     "create": lambda users, _: users.create(params("noa")),
     "authenticate": lambda users, _: users.authenticate(params("mia")),

@@ -8,26 +8,26 @@ import pytest
 from blinker import ANY
 
 from harness.core_support import KINDS, Site
-from harness.support import SECRET, Kind, MemoryUsers, Request, User
+from harness.support import SECRET, Kind, Me, MemoryUsers, Request, User
 from powauth import ConfigError, Event, Hooks, InvalidParams, Refused, SessionAuth, Step
+from powauth.accounts.hooks import Hook
 from powauth.backends.memory import MemoryBackend
-from powauth.hooks import Hook
 from powauth.integrations.signals import Signals
 
 RIGHT = "correct horse"
 FLOWS: dict[str, tuple[object, ...]] = {
-    "authenticate_user": ({"email": "ada@example.org", "password": RIGHT},),
-    "create_user": ({"email": "new@example.org", "password": RIGHT},),
+    "sign_in": ({"email": "ada@example.org", "password": RIGHT},),
+    "register": ({"email": "new@example.org", "password": RIGHT},),
     "update_user": ({"current_password": RIGHT, "name": "Ada"},),
     "delete_user": ({"current_password": RIGHT},),
-    "clear_authenticated_user": (),
+    "sign_out": (),
 }
 STEPS = {
-    "authenticate_user": ["before authentication", "before sign_in", "after sign_in"],
-    "create_user": ["before registration", "after registration", "before sign_in", "after sign_in"],
+    "sign_in": ["before authentication", "before sign_in", "after sign_in"],
+    "register": ["before registration", "after registration", "before sign_in", "after sign_in"],
     "update_user": ["before update", "after update"],
     "delete_user": ["before deletion", "after deletion"],
-    "clear_authenticated_user": ["before sign_out", "after sign_out"],
+    "sign_out": ["before sign_out", "after sign_out"],
 }
 NAMES = list(Hooks.__dataclass_fields__)
 
@@ -36,14 +36,14 @@ class Notes:
     """Hooks that note what they were told."""
 
     def __init__(self, kind: Kind) -> None:
-        self.steps: list[tuple[str, Step[User]]] = []
-        self.hooks: Hooks[User] = Hooks(**{name: self._hook(name, kind == "asgi") for name in NAMES})
+        self.steps: list[tuple[str, Step[Me]]] = []
+        self.hooks: Hooks[Me] = Hooks(**{name: self._hook(name, kind == "asgi") for name in NAMES})
 
-    def _hook(self, name: str, asynchronous: bool) -> Hook[User]:
-        def plain(step: Step[User]) -> None:
+    def _hook(self, name: str, asynchronous: bool) -> Hook[Me]:
+        def plain(step: Step[Me]) -> None:
             self.steps.append((name.partition("_")[0], step))
 
-        async def coroutine(step: Step[User]) -> None:
+        async def coroutine(step: Step[Me]) -> None:
             plain(step)
 
         return coroutine if asynchronous else plain
@@ -73,17 +73,17 @@ def test_each_flow_has_its_hooks(kind: Kind, flow: str) -> None:
     for when, step in notes.steps:
         assert RIGHT not in repr(step)
         known = when == "after" or step.flow not in ("authentication", "registration")
-        assert isinstance(step.user, User) is known
+        assert isinstance(step.identity, Me) is known
         given = when == "before" and step.flow in ("authentication", "registration", "update", "deletion")
         assert isinstance(step.params, Mapping) is given
     if flow == "update_user":
-        assert [step.user.name for _, step in notes.steps if step.user] == ["", "Ada"]
+        assert [step.identity.name for _, step in notes.steps if step.identity] == ["", "Ada"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("flow", FLOWS)
 def test_a_hook_before_refuses_and_nothing_happens(kind: Kind, flow: str) -> None:
-    def refuse(step: Step[User]) -> None:
+    def refuse(step: Step[Me]) -> None:
         raise Refused("not today")
 
     name = STEPS[flow][0].replace(" ", "_")
@@ -107,7 +107,7 @@ def test_a_hook_before_refuses_and_nothing_happens(kind: Kind, flow: str) -> Non
 def test_a_hook_after_that_fails_is_logged_and_undoes_nothing(
     kind: Kind, flow: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(step: Step[User]) -> None:
+    def fail(step: Step[Me]) -> None:
         raise Refused("too late")
 
     after = [name for name in NAMES if name.startswith("after_")]
@@ -117,11 +117,11 @@ def test_a_hook_after_that_fails_is_logged_and_undoes_nothing(
     assert site.serve({"/run": work(flow)}, browser).get("/run").json() == "done"
     failed = [step.replace(" ", "_") for step in STEPS[flow] if step.startswith("after")]
     errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-    assert errors == [f"the hook {name} failed; what it came after stands" for name in failed]
+    assert errors == [f"the hook {name} failed; the flow before it stands" for name in failed]
 
 
 def test_another_error_of_a_hook_before_ends_the_flow_too() -> None:
-    def captcha(step: Step[User]) -> None:
+    def captcha(step: Step[Me]) -> None:
         assert step.params is not None
         raise InvalidParams({"captcha": ["is wrong"]})
 
@@ -132,8 +132,8 @@ def test_another_error_of_a_hook_before_ends_the_flow_too() -> None:
 
 
 def test_a_sign_in_refused_after_a_change_of_password_signs_out() -> None:
-    def refuse(step: Step[User]) -> None:
-        if step.user is not None and step.user.name == "changed":
+    def refuse(step: Step[Me]) -> None:
+        if step.identity is not None and step.identity.name == "changed":
             raise Refused
 
     site = Site(MemoryBackend(), hooks=Hooks(before_sign_in=refuse))
@@ -155,17 +155,17 @@ def test_hooks_that_are_none_and_hooks_that_wait_are_refused() -> None:
     with pytest.raises(ConfigError, match="hooks must be Hooks"):
         SessionAuth(**parts | {"hooks": print})
 
-    async def wait(step: Step[User]) -> None:
+    async def wait(step: Step[Me]) -> None:
         del step
 
     class Waiter:
-        async def __call__(self, step: Step[User]) -> None:
+        async def __call__(self, step: Step[Me]) -> None:
             del step
 
     for hook in (wait, Waiter()):
-        auth: SessionAuth[User] = SessionAuth(**parts, hooks=Hooks(after_sign_in=hook))
+        auth: SessionAuth[User, Me] = SessionAuth(**parts, hooks=Hooks(after_sign_in=hook))
         with pytest.raises(ConfigError, match="after_sign_in is a coroutine function"):
-            auth.for_wsgi()
+            auth.check_wsgi()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -21,7 +21,7 @@ from harness.http_support import COMBINATION_IDS, COMBINATIONS
 from harness.pages_support import EMAIL, MOUNTS, PASSWORD
 from harness.pages_support import site as pages_site
 from harness.support import SECRET, FakeConnection, Kind, MemoryUsers, Request, User, make_app
-from powauth import ConfigError, Hooks, Limit, MoreNeeded, Refused, SessionAuth, Step, Throttle, Throttled
+from powauth import ConfigError, Hooks, Limit, MoreNeeded, Refused, RequestAuth, SessionAuth, Step, Throttle, Throttled
 from powauth.accounts.throttle import MAX_PER_ACCOUNT
 from powauth.backends.base import Backend, drive
 from powauth.backends.memory import MemoryBackend
@@ -39,7 +39,7 @@ PERIOD = 900
 
 def second_factor(step: Step[Any]) -> None:
     """Ask for a code in a header."""
-    code = step.connection.header("x-code")
+    code = step.request.header("x-code")
     if code is None:
         raise MoreNeeded(["totp", "recovery"])
     if code != "123456":
@@ -58,7 +58,7 @@ class Door(Site):
         self.app = make_app(self.kind, self.auth, {"/login": self._try})
 
     async def _try(self, request: Request) -> object:
-        user = await request.call("authenticate_user", self.params)
+        user = await request.call("sign_in", self.params)
         return None if user is None else user.email
 
     def knock(self, params: dict[str, str] = RIGHT, **headers: str) -> tuple[int, object]:
@@ -140,7 +140,7 @@ def test_rep_49_a_right_password_costs_its_source_nothing(door: Door) -> None:
 
 def test_rep_49_a_hook_that_asks_again_for_a_wrong_code_bounds_the_guesses_too(door: Door) -> None:
     def careless(step: Step[User]) -> None:
-        if step.connection.header("x-code") != "123456":
+        if step.request.header("x-code") != "123456":
             raise MoreNeeded(["totp", "recovery"])
 
     site = Door(door.backend.inner, door.kind, hook=careless)
@@ -184,7 +184,7 @@ def test_rep_49_a_change_of_password_that_needs_a_second_factor_signs_out(door: 
 # --- every integration ------------------------------------------------------------------------------------------------
 
 
-def app_auth() -> SessionAuth[User]:
+def app_auth() -> SessionAuth[User, Any]:
     users = MemoryUsers()
     users.add(RIGHT["email"])
     return SessionAuth(
@@ -193,7 +193,7 @@ def app_auth() -> SessionAuth[User]:
 
 
 async def login(request: StarletteRequest) -> Response:
-    user = await request_auth(request).authenticate_user(RIGHT)
+    user = await request_auth(request).sign_in(RIGHT)
     assert user is not None
     return JSONResponse(user.email)
 
@@ -214,7 +214,7 @@ def through_fastapi(headers: dict[str, str]) -> Any:
 def through_litestar(headers: dict[str, str]) -> Any:
     @litestar.post("/login", status_code=200)
     async def litestar_login(request: litestar.Request[Any, Any, Any]) -> str:
-        user = await request_auth(request).authenticate_user(RIGHT)  # type: ignore[arg-type]
+        user = await request_auth(request).sign_in(RIGHT)  # type: ignore[arg-type]
         assert user is not None
         return json.dumps(user.email)
 
@@ -234,7 +234,7 @@ def through_flask(headers: dict[str, str]) -> Any:
 
     @app.post("/login")
     def flask_login() -> Any:
-        user = flask_request_auth().authenticate_user(RIGHT)
+        user = flask_request_auth().sign_in(RIGHT)
         assert user is not None
         return flask.jsonify(user.email)
 
@@ -293,6 +293,6 @@ def test_aut_03_a_right_password_buys_no_unlimited_guesses_at_a_second_factor() 
     params = {"email": "ada@example.com", "password": "correct horse"}
     for code in ("000000", "000001", "000002"):
         with pytest.raises(Refused):
-            drive(auth.authenticate_user(FakeConnection(x_code=code), params))
+            drive(RequestAuth(auth, FakeConnection(x_code=code)).sign_in(params))
     with pytest.raises(Throttled):
-        drive(auth.authenticate_user(FakeConnection(x_code="123456"), params))
+        drive(RequestAuth(auth, FakeConnection(x_code="123456")).sign_in(params))

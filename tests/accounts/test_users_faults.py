@@ -34,7 +34,7 @@ class Missing(UserMixin, Base):
 
 pytestmark = pytest.mark.usefixtures("new_outage_log")
 
-Scenario = Callable[[SQLAlchemyUsers[Member], Proxy], Coroutine[Any, Any, None]]
+Scenario = Callable[[SQLAlchemyUsers[Member, Any], Proxy], Coroutine[Any, Any, None]]
 
 
 def on_proxy(driver: str, folder: Path, scenario: Scenario) -> None:
@@ -61,7 +61,7 @@ def on_proxy(driver: str, folder: Path, scenario: Scenario) -> None:
 
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_rep_13_the_first_sign_in_after_idle_connections_were_cut_works(driver: str, tmp_path: Path) -> None:
-    async def scenario(users: SQLAlchemyUsers[Member], proxy: Proxy) -> None:
+    async def scenario(users: SQLAlchemyUsers[Member, Any], proxy: Proxy) -> None:
         await users.create(MIA)
         proxy.cut()
         assert await users.authenticate(MIA) is not None
@@ -79,7 +79,7 @@ def test_rep_13_the_first_sign_in_after_idle_connections_were_cut_works(driver: 
 
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_a_registration_whose_answer_was_lost_is_not_repeated(driver: str, tmp_path: Path) -> None:
-    async def scenario(users: SQLAlchemyUsers[Member], proxy: Proxy) -> None:
+    async def scenario(users: SQLAlchemyUsers[Member, Any], proxy: Proxy) -> None:
         assert await users.get_by(email="mia@example.com") is None
         proxy.reset_next()
         with pytest.raises(StoreUnavailable):

@@ -26,12 +26,12 @@ from harness import redis_servers
 from harness.engines import DRIVERS, SYNC, database, kind_of, unique_table
 from harness.forks import BOTH, children, fork_in_c, fork_in_python, in_children, needs_fork
 from harness.redis_servers import PATIENCE, own_cluster, own_sentinel
+from powauth._running import store_threads as in_thread
 from powauth.backends.base import Backend, Millis, Record, drive, make_key, make_owner, shard_of
 from powauth.backends.lmdb import LMDBBackend
 from powauth.backends.offloaded import OffloadedBackend
 from powauth.backends.redis import RedisBackend
 from powauth.backends.sql import SQLBackend
-from powauth.integrations.asgi import in_thread
 
 pytestmark = needs_fork
 
@@ -273,7 +273,7 @@ from harness.forks import fork_in_c, fork_in_python
 from powauth.backends.base import drive
 from powauth.backends.redis import RedisBackend
 from powauth.backends.sql import SQLBackend
-from powauth.integrations.asgi import in_thread
+from powauth._running import store_threads as in_thread
 
 kind, url, name, way, end = sys.argv[1:]
 if kind == "redis":

@@ -33,13 +33,13 @@ from harness.lmdb_processes import (
     record,
 )
 from harness.support import SECRET, FakeConnection, MemoryUsers
-from powauth import SessionAuth
+from powauth import RequestAuth, SessionAuth
+from powauth._running import store_threads
 from powauth.backends import _lmdb_engine as engines
 from powauth.backends._lmdb_engine import Transaction
 from powauth.backends.base import EPOCH_LIFETIME, Backend, Record, WouldWaitError, drive, make_owner
 from powauth.backends.lmdb import MAX_KEY_BYTES, MAX_OWNER_BYTES, LMDBBackend
 from powauth.errors import ConfigError, StoreUnavailable
-from powauth.integrations import asgi
 from powauth.testing.backend import BackendConformance
 
 T = TypeVar("T")
@@ -425,12 +425,11 @@ def test_sto_06_a_map_that_another_process_has_grown_is_not_for_a_read_in_place(
 @pytest.mark.anyio
 async def test_sto_07_a_writer_that_is_stopped_stops_no_event_loop(backend: LMDBBackend) -> None:
     users = MemoryUsers()
-    auth = SessionAuth(secret_key=SECRET, users=users, backend=backend).for_asgi(asgi.in_thread)
+    auth = SessionAuth(secret_key=SECRET, users=users, backend=backend)
     user = users.add("ada@example.org")
     signed_in = FakeConnection()
-    assert await auth.sign_in(signed_in, user) is not None
-    cookie = (await auth.respond(signed_in)).set_cookie
-    assert cookie is not None
+    assert await RequestAuth(auth, signed_in).sign_in_user(user) is not None
+    (cookie,) = (await auth.respond(signed_in)).cookies
     release = threading.Event()
     entered = threading.Event()
 
@@ -439,13 +438,13 @@ async def test_sto_07_a_writer_that_is_stopped_stops_no_event_loop(backend: LMDB
         assert release.wait(60)
 
     async with anyio.create_task_group() as group:
-        group.start_soon(asgi.in_thread, lambda: engine_of(backend).write(stopped))
+        group.start_soon(store_threads, lambda: engine_of(backend).write(stopped))
         assert await anyio.to_thread.run_sync(lambda: entered.wait(60))
-        group.start_soon(auth.sign_in, FakeConnection(), user)  # it waits for the writer
+        group.start_soon(RequestAuth(auth, FakeConnection()).sign_in_user, user)  # it waits for the writer
         for _ in range(10):
             await anyio.lowlevel.checkpoint()
             connection = FakeConnection([cookie.partition(";")[0]])
-            assert await auth.fetch(connection) == auth.current_user(signed_in)
+            assert await auth.fetch(connection) == auth.current_identity(signed_in)
         release.set()
     assert len(await auth.store.sessions(user.id, auth.now())) == 2
 

@@ -29,7 +29,7 @@ class Scene:
         self.app = make_app("asgi", auth, handlers)
 
     async def _login(self, request: Request) -> object:
-        return bool(await request.call("authenticate_user", {"email": "ada@example.com", "password": PASSWORD}))
+        return bool(await request.call("sign_in", {"email": "ada@example.com", "password": PASSWORD}))
 
     async def _password(self, request: Request) -> object:
         await request.call("update_user", {"current_password": PASSWORD, "password": "nine blue herons"})

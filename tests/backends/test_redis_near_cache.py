@@ -13,6 +13,7 @@ import redis
 import redis.asyncio
 
 from harness.http_support import App
+from harness.lmdb_processes import in_process
 from harness.near_support import NOW, OTHERS, OWNER, cache_of, channel_stands, record, until
 from harness.redis_servers import Monitor, Server, needs_server, own_sentinel, own_server, wait_for
 from harness.tcp_proxy import Proxy
@@ -224,7 +225,7 @@ def test_sto_06_an_expired_copy_is_not_served(server: Server, asynchronous: bool
 @both
 def test_sto_12_the_cache_is_bounded(server: Server, asynchronous: bool) -> None:
     async def scenario(backend: RedisBackend) -> None:
-        for number in range(60):
+        for number in range(24):
             await keep(backend, record(b"%d" % number))
             assert len(cache_of(backend)) <= 16
         assert len(cache_of(backend)) >= 15
@@ -519,6 +520,22 @@ def test_a_second_event_loop_makes_a_channel_of_its_own(server: Server) -> None:
         asyncio.run(visit(backend, client))
         assert not cache_of(backend).up
         assert channels(server) == []
+
+
+def test_a_loop_that_ends_while_the_channel_is_being_made(server: Server) -> None:
+    """As in `asyncio.run` with a single read: it waits for all tasks that it has cancelled, the channel's too."""
+    in_process(_read_once_on_many_loops, server.url)
+
+
+def _read_once_on_many_loops(_: object, url: str) -> None:
+    async def read(pauses: int) -> None:
+        backend = RedisBackend(url, near_cache=10, asynchronous=True)
+        await backend.get(record().key, NOW)
+        for _ in range(pauses):
+            await asyncio.sleep(0)
+
+    for number in range(24):
+        asyncio.run(read(number % 12))
 
 
 @both

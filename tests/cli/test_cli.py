@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -13,8 +14,11 @@ from powauth.backends.lmdb import LMDBBackend
 from powauth.cli import Status, main
 from powauth.cli.output import BLOCK_ROWS
 from powauth.cli.sessions import PURGE_STEP
-from powauth.sessions.record import encode_sid
+from powauth.sessions.ids import encode_sid
+from powauth.sessions.record import StoredKey
 from powauth.sessions.store import CredentialsCache
+
+A_UUID = UUID("2b1c7cf4-6a0c-4c3b-8e0a-7d2f4b9a51ce")
 
 
 @pytest.fixture
@@ -69,6 +73,31 @@ def test_show_and_revoke_one(url: str, capsys: pytest.CaptureFixture[str]) -> No
         for absent in (session_id, "nonsense"):
             status, out, err = run(capsys, url, command, absent)
             assert (status, out, err) == (1, "", "powauth: no such session\n")
+
+
+@pytest.mark.parametrize(
+    ("key", "shown", "typed"),
+    [
+        (7, "7", "7"),
+        ("ann", "ann", "ann"),
+        (A_UUID.bytes, A_UUID.hex, A_UUID.hex),
+        (A_UUID.bytes, A_UUID.hex, str(A_UUID).upper()),
+        (str(A_UUID), str(A_UUID), str(A_UUID)),
+    ],
+)
+def test_keys_of_each_type_are_shown_and_taken_as_text(
+    url: str, capsys: pytest.CaptureFixture[str], key: StoredKey, shown: str, typed: str
+) -> None:
+    fill(url, users=1, key_of=lambda _: key)
+    rows = [msgspec.json.decode(line) for line in run(capsys, url, "--json", "list")[1].splitlines()]
+    assert [row["user"] for row in rows] == [shown] * 2
+    assert shown in run(capsys, url, "list")[1]
+    of_user = [
+        msgspec.json.decode(line) for line in run(capsys, url, "--json", "list", "--user", typed)[1].splitlines()
+    ]
+    assert sorted(row["id"] for row in of_user) == sorted(row["id"] for row in rows)
+    assert run(capsys, url, "--json", "revoke-user", typed)[:2] == (0, '{"revoked":2}\n')
+    assert run(capsys, url, "count")[1] == "0\n"
 
 
 def test_revoke_user_and_count(url: str, capsys: pytest.CaptureFixture[str]) -> None:

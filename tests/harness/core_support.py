@@ -7,14 +7,29 @@ from typing import Any
 import msgspec
 from hypothesis import settings
 
-from harness.support import SECRET, Browser, Clock, CountingBackend, Handler, Kind, MemoryUsers, Request, User, make_app
+from harness.support import (
+    SECRET,
+    Browser,
+    Clock,
+    CountingBackend,
+    Handler,
+    Kind,
+    Me,
+    MemoryUsers,
+    Request,
+    User,
+    account_of,
+    make_app,
+)
 from powauth import SessionAuth
 from powauth.backends.base import Backend, Millis, make_owner
 from powauth.backends.lmdb import LMDBBackend
 from powauth.backends.memory import MemoryBackend
 from powauth.events import Event
+from powauth.plug.subjects import Subjects
+from powauth.sessions.ids import IdCodec, PresentedId
 from powauth.sessions.keyring import Keyring, Mac
-from powauth.sessions.record import Metadata, Policy, PresentedId, Session, new_session
+from powauth.sessions.record import Metadata, Policy, Session, StoredKey, Subject, key_text, new_session
 
 NOW: Millis = 1_900_000_000_000
 
@@ -36,14 +51,54 @@ def open_backend(name: str, folder: Path) -> Backend:
 
 
 def a_mac(secret: Any = SECRET, purpose: str = "session", context: str = NAMESPACE) -> Mac:
-    return Keyring(secret).mac(purpose, context)
+    """The key of the ids of a `SessionAuth` with a cookie, in the namespace ``context``."""
+    return Keyring(secret).mac(purpose, context, "cookie", "auth")
+
+
+def the_ids(secret: Any = SECRET, namespace: str = NAMESPACE, prefix: str = "", session_key: str = "auth") -> IdCodec:
+    """The ids of a `SessionAuth` with a cookie."""
+    return IdCodec(Keyring(secret).mac("session", namespace, "cookie", session_key), prefix)
+
+
+def the_id(session: Session, generation: int | None = None, **options: Any) -> str:
+    """The id of a session's generation, as such a `SessionAuth` makes it."""
+    wanted = session.generation if generation is None else generation
+    return the_ids(**options).encode(session.sid, session.salt, wanted)
+
+
+def encode_id(session: Session, mac: Mac, prefix: str = "") -> str:
+    """The id of a session's current generation."""
+    return IdCodec(mac, prefix).encode(session.sid, session.salt, session.generation)
+
+
+def decode_id(value: str, mac: Mac, prefix: str = "") -> PresentedId | None:
+    """What an id says."""
+    return IdCodec(mac, prefix).decode(value)
+
+
+def a_subject(user_key: StoredKey = "42", proof: bytes = b"a proof", **identity: object) -> Subject:
+    """A user as a record stores them."""
+    fields = {"id": user_key, "email": "ada@example.org"} | identity
+    return Subject(user_key, proof, b"names!", msgspec.msgpack.encode(fields))
+
+
+def subject_of(user: User, namespace: str = NAMESPACE) -> Subject:
+    """A user of `MemoryUsers` as the records of a `SessionAuth` store them."""
+    subjects = Subjects(MemoryUsers(), Keyring(SECRET).mac("proof", namespace))
+    return subjects.subject(account_of(user))
 
 
 def a_session(
-    user_key: str = "42", *, now: Millis = NOW, metadata: Metadata | None = None, user: bytes = b"ada", **changes: Any
+    user_key: StoredKey = "42",
+    *,
+    now: Millis = NOW,
+    metadata: Metadata | None = None,
+    proof: bytes = b"a proof",
+    **changes: Any,
 ) -> Session:
     """A new session, with fields changed at will."""
-    session = new_session(make_owner(NAMESPACE, user_key), user_key, user, now, {} if metadata is None else metadata)
+    owner = make_owner(NAMESPACE, key_text(user_key))
+    session = new_session(owner, a_subject(user_key, proof), now, {} if metadata is None else metadata)
     return msgspec.structs.replace(session, **changes)
 
 
@@ -73,16 +128,16 @@ class Site:
             "on_event": self.events.append,
             "throttle": None,  # what sessions cost is told without it
         }
-        self.auth: SessionAuth[User] = SessionAuth(**defaults | options)
+        self.auth: SessionAuth[User, Me] = SessionAuth(**defaults | options)
         self.app = make_app(kind, self.auth, {"/login": self._login, "/logout": self._logout})
 
     async def _login(self, request: Request) -> object:
         params = {"email": self.user.email, "password": "correct horse"}
-        return (await request.call("authenticate_user", params)).email
+        return (await request.call("sign_in", params)).email
 
     @staticmethod
     async def _logout(request: Request) -> object:
-        return await request.call("clear_authenticated_user")
+        return await request.call("sign_out")
 
     def serve(self, handlers: Mapping[str, Handler], browser: Browser) -> Browser:
         """The browser, with its cookies, before an app of other handlers."""

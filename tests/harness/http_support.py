@@ -1,10 +1,10 @@
 """What the tests over HTTP share: a site whose handlers a test fills in, and looks into its store."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
@@ -13,9 +13,12 @@ from harness.support import Browser, Clock, CountingBackend, Kind, MemoryUsers, 
 from powauth import CredentialsCache
 from powauth.backends.base import Backend, drive
 from powauth.backends.lmdb import LMDBBackend
+from powauth.backends.memory import MemoryBackend
 from powauth.integrations import asgi, wsgi
 from powauth.sessions.record import Session
 from powauth.sessions.store import Stored
+
+T = TypeVar("T")
 
 COMBINATIONS = [(kind, name) for kind in KINDS for name in BACKENDS]
 COMBINATION_IDS = [f"{kind}-{name}" for kind, name in COMBINATIONS]
@@ -35,7 +38,8 @@ class App(Site):
         inner = self.backend.inner
         # A handler of an ASGI app looks as well, and cannot await it where `look` is driven.
         waiting: Backend = getattr(inner, "waiting", inner)
-        self.look = CredentialsCache(waiting, namespace=self.auth.store.namespace)
+        self.look = CredentialsCache(MemoryBackend(), namespace=self.auth.store.namespace)
+        self.look.backend = waiting
 
     async def _do(self, request: Request) -> object:
         return await self.do(request)
@@ -61,6 +65,10 @@ class App(Site):
     @property
     def count(self) -> int:
         return drive(self.look.count(self.auth.now()))
+
+    def settle(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine of the authenticator where the app would: on an event loop, or without one."""
+        return asyncio.run(coroutine) if self.kind == "asgi" else drive(coroutine)
 
     def visit(self, browser: Browser, path: str = "/", **options: Any) -> tuple[Response, list[str]]:
         """The response, and the backend's verbs that it took."""

@@ -24,14 +24,19 @@ from functools import cache
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+import msgspec
+
 import powauth.sessions.record
-from harness.support import SECRET, Clock, FakeConnection, MemoryUsers, User
-from powauth import CredentialsCache, PowauthError, RequestAuth, SessionAuth
+from harness.core_support import the_ids
+from harness.support import SECRET, Clock, FakeConnection, Me, MemoryUsers, User, account_of
+from powauth import Account, CredentialsCache, PowauthError, RequestAuth, SessionAuth
+from powauth.accounts.identity import Key
 from powauth.backends.base import Backend, Millis, Mode, Page, Record, drive, make_key, shard_of
-from powauth.sessions.record import Session, decode_id, decode_sid
+from powauth.sessions.ids import decode_sid
+from powauth.sessions.record import Session
 
 Task = Coroutine["Op", None, object]
-Handler = Callable[[RequestAuth[User]], Awaitable[object]]
+Handler = Callable[[RequestAuth[User, Me]], Awaitable[object]]
 
 PASSWORD = "correct horse"
 TTL, RENEWAL, GRACE = 1800, 900, 30
@@ -133,30 +138,30 @@ class SteppingBackend(Backend):
 
 
 class SteppingUsers(MemoryUsers):
-    """Users that stop before each query, and remember every row that was ever written."""
+    """Users whose every query is a checkpoint. Keeps each state of a user that was ever written."""
 
     def __init__(self, world: "World") -> None:
         super().__init__()
         self.world = world
-        self.written: list[User] = []
+        self.written: list[Me] = []
 
-    async def authenticate(self, params: Mapping[str, object]) -> User | None:
+    async def authenticate(self, params: Mapping[str, object]) -> Account[Me] | None:
         await self.world.step(Op("users.authenticate", (_USERS, _CLOCK)))
         return await super().authenticate(params)
 
-    async def reload(self, user: User) -> User | None:
-        await self.world.step(Op("users.reload", (_USERS, _CLOCK)))
-        return await super().reload(user)
+    async def get(self, key: Key) -> Account[Me] | None:
+        await self.world.step(Op("users.get", (_USERS, _CLOCK)))
+        return await super().get(key)
 
-    async def update(self, user: User, params: Mapping[str, object], *, trusted: bool = False) -> User:
+    async def update(self, key: Key, params: Mapping[str, object], *, trusted: bool = False) -> Account[Me]:
         await self.world.step(Op("users.update", (_CLOCK,), (_USERS,)))
-        changed = await super().update(user, params, trusted=trusted)
-        self.written.append(changed)
+        changed = await super().update(key, params, trusted=trusted)
+        self.written.append(changed.identity)
         return changed
 
-    async def delete(self, user: User, params: Mapping[str, object] | None = None) -> bool:
+    async def delete(self, key: Key, params: Mapping[str, object] | None = None) -> bool:
         await self.world.step(Op("users.delete", (_CLOCK,), (_USERS,)))
-        return await super().delete(user, params)
+        return await super().delete(key, params)
 
 
 @dataclass
@@ -176,7 +181,7 @@ class Response(NamedTuple):
         error: what its handler raised.
     """
 
-    user: User | None
+    user: Me | None
     sent: str | None
     error: PowauthError | None
 
@@ -185,7 +190,7 @@ class Response(NamedTuple):
 class Core:
     """What is explored: the real core, or one that a self-test has broken."""
 
-    auth: type[SessionAuth[User]] = SessionAuth
+    auth: type[SessionAuth[User, Me]] = SessionAuth
     store: type[CredentialsCache] = CredentialsCache
     backend: Callable[[Backend], Backend] = lambda backend: backend
 
@@ -233,7 +238,7 @@ class World:
     def person(self, email: str = "ann@example.org") -> User:
         """A new user."""
         user = self.users.add(email, PASSWORD, name="first")
-        self.users.written.append(user)
+        self.users.written.append(account_of(user).identity)
         self._people.append(user)
         return user
 
@@ -241,7 +246,7 @@ class World:
         """A new browser, of a user who signed in ``age`` seconds ago, or of nobody."""
         browser = Browser(name)
         if user is not None:
-            drive(self.request(browser, lambda auth: auth.sign_in(user)))
+            drive(self.request(browser, lambda auth: auth.sign_in_user(user)))
             assert browser.id
             self.clock.advance(age)
         return browser
@@ -251,7 +256,7 @@ class World:
         presented = browser.id
         connection = FakeConnection([] if presented is None else [f"{self.auth.carrier.name}={presented}"])
         await self.auth.call(connection)
-        user = self.auth.current_user(connection)
+        user = self.auth.current_identity(connection)
         error: PowauthError | None = None
         if handler is not None:
             try:
@@ -262,12 +267,12 @@ class World:
         seen = () if found is None else (b"record:" + make_key(self.namespace, decode_sid(found.id) or b""),)
         await self.step(Op("respond", (*seen, _CLOCK)))
         effects = await self.auth.respond(connection, failed=error is not None)
-        sent = None if effects.set_cookie is None else effects.set_cookie.partition(";")[0].partition("=")[2]
+        sent = effects.cookies[0].partition(";")[0].partition("=")[2] if effects.cookies else None
         if sent:
             self.ids.add(sent)
             # A sign-in does not read its session again, unless other sign-ins may end it: two round trips are enough
             # for it, and the dead id of one that a revocation has overtaken opens nothing.
-            overtaken = self._sid(sent) != self._sid(presented) and self.auth.max_sessions is None
+            overtaken = self._sid(sent) != self._sid(presented) and self.auth.sessions.max_sessions is None
             if self.session(sent) is None and not overtaken:
                 raise Wrong("a Set-Cookie of a dead session left")
         if sent is not None:
@@ -297,13 +302,13 @@ class World:
 
     def session(self, value: str) -> Session | None:
         """The live session that an id names, whatever its generation."""
-        presented = decode_id(value, self.auth._mac)
+        presented = the_ids(namespace=self.namespace).decode(value)
         assert presented is not None
         stored = drive(CredentialsCache(self.inner, namespace=self.namespace).get(presented.sid, self.auth.now()))
         return None if stored is None else stored.session
 
     def _sid(self, value: str | None) -> bytes | None:
-        presented = decode_id(value, self.auth._mac) if value else None
+        presented = the_ids(namespace=self.namespace).decode(value) if value else None
         return None if presented is None else presented.sid
 
     def records(self) -> list[Session]:
@@ -311,18 +316,18 @@ class World:
         cache = CredentialsCache(self.inner, namespace=self.namespace)
         return [stored.session for user in self._people for stored in drive(cache.sessions(user.id, self.auth.now()))]
 
-    def snapshots(self) -> list[User]:
-        """The users that the sessions hold."""
-        return [self.users.restore(session.user) for session in self.records()]
+    def identities(self) -> list[Me]:
+        """The identities that the sessions hold."""
+        return [msgspec.msgpack.decode(session.identity, type=Me) for session in self.records()]
 
-    def who(self, value: str | None) -> User | None:
+    def who(self, value: str | None) -> Me | None:
         """Whose a fresh request with that id is."""
         return drive(self._who(value))
 
-    async def _who(self, value: str | None) -> User | None:
+    async def _who(self, value: str | None) -> Me | None:
         connection = FakeConnection([] if value is None else [f"{self.auth.carrier.name}={value}"])
         await self.auth.call(connection)
-        return self.auth.current_user(connection)
+        return self.auth.current_identity(connection)
 
     def response(self, task: str) -> Response:
         """What the request of that task came to."""
@@ -349,12 +354,12 @@ class World:
             if isinstance(result, Response)
         ]
         kept = sorted(
-            (session.generation, user.name) for session, user in zip(self.records(), self.snapshots(), strict=True)
+            (session.generation, user.name) for session, user in zip(self.records(), self.identities(), strict=True)
         )
         return f"{told} {kept}"
 
     def _generation(self, sent: str | None) -> object:
-        presented = decode_id(sent, self.auth._mac) if sent else None
+        presented = the_ids(namespace=self.namespace).decode(sent) if sent else None
         return sent if presented is None else presented.generation
 
     def token_bytes(self, size: int) -> bytes:

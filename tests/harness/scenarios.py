@@ -12,7 +12,7 @@ from harness.interleavings import (
     Scenario,
     World,
 )
-from harness.support import FakeConnection, User
+from harness.support import FakeConnection, Me, User, account_of
 from powauth import RequestAuth
 from powauth.accounts.throttle import Limit, Throttle
 from powauth.backends.base import drive
@@ -23,18 +23,18 @@ STALE = RENEWAL + 60
 
 TWO_GUESSES = Throttle(per_account=Limit(2, 900), per_source=None)
 
-Auth = RequestAuth[User]
+Auth = RequestAuth[User, Me]
 
 
 # What requests do
 
 
 def sign_in(password: str = PASSWORD) -> Callable[[Auth], Awaitable[object]]:
-    return lambda auth: auth.authenticate_user({"email": "ann@example.org", "password": password})
+    return lambda auth: auth.sign_in({"email": "ann@example.org", "password": password})
 
 
 def sign_out(auth: Auth) -> Awaitable[object]:
-    return auth.clear_authenticated_user()
+    return auth.sign_out()
 
 
 # What must hold
@@ -80,15 +80,15 @@ def names_from(world: World, written: str) -> set[str]:
     return set(names[names.index(written) :])
 
 
-def check_snapshots(world: World, written: str) -> None:
+def check_identities(world: World, written: str) -> None:
     """No session shows the user as they were before ``written`` was."""
     fresh = names_from(world, written)
-    world.expect(all(user.name in fresh for user in world.snapshots()), "a session has an old snapshot")
+    world.expect(all(user.name in fresh for user in world.identities()), "a session has an old identity")
 
 
 async def update(world: World, user: User, name: str) -> None:
     await world.auth.update_account(user, {"name": name})
-    await world.returned(lambda: check_snapshots(world, name))
+    await world.returned(lambda: check_identities(world, name))
 
 
 # The scenarios
@@ -280,7 +280,7 @@ def sign_in_and_update(world: World) -> Plan:
     browser, other = world.browser(user, age=60), Browser("other")
 
     def check() -> None:
-        check_snapshots(world, "second")
+        check_identities(world, "second")
         check_signed_in(world, browser)
         check_signed_in(world, other)
         check_records(world, 2)
@@ -293,7 +293,7 @@ def renewal_and_update(world: World) -> Plan:
     browser = world.browser(user, age=STALE)
 
     def check() -> None:
-        check_snapshots(world, "second")
+        check_identities(world, "second")
         check_renewed(world, browser, "renewal")
 
     return Plan({"renewal": world.request(browser), "update": update(world, user, "second")}, check)
@@ -315,7 +315,9 @@ def two_updates(world: World) -> Plan:
     browser = world.browser(user, age=60)
 
     def check() -> None:
-        world.expect([user.name for user in world.snapshots()] == [world.users.written[-1].name], "an old snapshot won")
+        world.expect(
+            [user.name for user in world.identities()] == [world.users.written[-1].name], "an old identity won"
+        )
         check_signed_in(world, browser)
 
     return Plan({"one": update(world, user, "second"), "two": update(world, user, "third")}, check)
@@ -326,12 +328,14 @@ def two_updates_and_renewal(world: World) -> Plan:
     browser = world.browser(user, age=STALE)
 
     def check() -> None:
-        world.expect([user.name for user in world.snapshots()] == [world.users.written[-1].name], "an old snapshot won")
+        world.expect(
+            [user.name for user in world.identities()] == [world.users.written[-1].name], "an old identity won"
+        )
         check_renewed(world, browser, "renewal")
 
     async def bare_update(name: str) -> None:
-        after = await world.users.update(user, {"name": name}, trusted=True)
-        await world.auth.user_updated(user, after)
+        await world.users.update(user.id, {"name": name}, trusted=True)
+        await world.auth.refresh(user.id)
 
     tasks = {name: bare_update(name) for name in ("second", "third")}
     return Plan({**tasks, "renewal": world.request(browser)}, check)
@@ -343,10 +347,10 @@ def own_update_and_renewal(world: World) -> Plan:
 
     async def change(auth: Auth) -> None:
         await auth.update_user({"current_password": PASSWORD, "name": "second"})
-        await world.returned(lambda: check_snapshots(world, "second"))
+        await world.returned(lambda: check_identities(world, "second"))
 
     def check() -> None:
-        check_snapshots(world, "second")
+        check_identities(world, "second")
         check_renewed(world, browser, "renewal", "change")
 
     return Plan({"renewal": world.request(browser), "change": world.request(browser, change)}, check)
@@ -415,7 +419,7 @@ def reload_and_deletion(by_powauth: bool) -> Callable[[World], Plan]:
         browser = world.browser(user, age=STALE)
 
         async def delete() -> None:
-            await (world.auth.delete_account(user) if by_powauth else world.users.delete(user))
+            await (world.auth.delete_account(user) if by_powauth else world.users.delete(user.id))
             await world.returned(lambda: check_dead(world))
 
         def check() -> None:
@@ -476,7 +480,9 @@ def bare_sign_ins(world: World) -> Plan:
     def check() -> None:
         check_records(world, 1)
 
-    return Plan({name: world.auth.create(FakeConnection(), user) for name in ("one", "two", "three")}, check)
+    return Plan(
+        {name: world.auth.create(FakeConnection(), account_of(user)) for name in ("one", "two", "three")}, check
+    )
 
 
 def guesses(count: int, allowed: int) -> Callable[[World], Plan]:
@@ -537,7 +543,7 @@ SCENARIOS = {
         Scenario("sign-in and user update, the user read again", sign_in_and_update, AGAIN, reduced=True),
         Scenario("renewal and user update", renewal_and_update),
         Scenario("renewal and the user's own update", own_update_and_renewal, reduced=True),
-        Scenario("sign-out and snapshot refresh", sign_out_and_update),
+        Scenario("sign-out and refresh of identities", sign_out_and_update),
         Scenario("two user updates", two_updates, reduced=True),
         Scenario("two user updates and renewal", two_updates_and_renewal, reduced=True),
         Scenario("revoke-others and renewal of the kept one", revoke_others),

@@ -12,8 +12,8 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.support import SECRET, START, Clock, FakeConnection, MemoryUsers, User, cheap_hash
-from powauth import CredentialsCache, SessionAuth
+from harness.support import SECRET, START, Clock, FakeConnection, Me, MemoryUsers, User, cheap_hash
+from powauth import CredentialsCache, RequestAuth, SessionAuth
 from powauth.backends.base import Backend, drive, make_owner
 from powauth.backends.lmdb import LMDBBackend
 
@@ -32,7 +32,7 @@ class Answer(NamedTuple):
     sent: str | None
 
 
-def make_auth(backend: Backend, clock: Clock, *, renewal: float = 900, grace: float = 30) -> SessionAuth[User]:
+def make_auth(backend: Backend, clock: Clock, *, renewal: float = 900, grace: float = 30) -> SessionAuth[User, Me]:
     """The plug as each process makes it."""
     users = MemoryUsers()
     users.rows[ANN.id] = ANN
@@ -47,15 +47,15 @@ def make_auth(backend: Backend, clock: Clock, *, renewal: float = 900, grace: fl
     )
 
 
-def ask(auth: SessionAuth[User], value: str | None, *, sign_in: bool = False) -> Answer:
+def ask(auth: SessionAuth[User, Me], value: str | None, *, sign_in: bool = False) -> Answer:
     """One request and its response."""
     connection = FakeConnection([] if value is None else [f"{auth.carrier.name}={value}"])
     drive(auth.call(connection))
     if sign_in:
-        drive(auth.do_create(connection, ANN))
-    user = auth.current_user(connection)
+        drive(RequestAuth(auth, connection).sign_in_user(ANN))
+    user = auth.current_identity(connection)
     effects = drive(auth.respond(connection))
-    sent = effects.set_cookie and effects.set_cookie.partition(";")[0].partition("=")[2]
+    sent = effects.cookies[0].partition(";")[0].partition("=")[2] if effects.cookies else None
     return Answer(None if user is None else user.email, sent or None)
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import uvicorn
 
 from harness.session_processes import ANN
-from harness.support import SECRET, MemoryUsers, User
+from harness.support import SECRET, Me, MemoryUsers, User
 from powauth import CredentialsCache, SessionAuth
 from powauth.integrations.asgi import SessionAuthMiddleware, request_auth
 
 
-def make_auth(store: CredentialsCache) -> SessionAuth[User]:
+def make_auth(store: CredentialsCache) -> SessionAuth[User, Me]:
     """The plug as each process makes it, on the real clock."""
     users = MemoryUsers()
     users.rows[ANN.id] = ANN

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from powauth import SessionAuth
-from powauth.accounts.base import UsersContext
+from powauth import Account, SessionAuth, UsersContext
+from powauth.accounts.identity import Key
 from powauth.backends.base import Backend, Millis, Mode, Page, Record, WouldWaitError, drive
-from powauth.errors import ConfigError, InvalidParams
+from powauth.errors import InvalidParams
 from powauth.http.connection import MISSING, Connection
 from powauth.integrations import asgi, wsgi
 
@@ -39,7 +39,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class User:
-    """The app's user type of these tests."""
+    """A row of these tests' users."""
 
     id: str
     email: str
@@ -48,11 +48,13 @@ class User:
     locked: bool = False
 
 
-class Snapshot(msgspec.Struct, forbid_unknown_fields=True):
+class Me(msgspec.Struct, frozen=True, kw_only=True):
+    """The identity of these tests."""
+
     id: str
     email: str
-    name: str
-    locked: bool
+    name: str = ""
+    locked: bool = False
 
 
 def cheap_hash(password: str) -> str:
@@ -60,11 +62,20 @@ def cheap_hash(password: str) -> str:
     return hashlib.sha256(password.encode()).hexdigest()
 
 
-class MemoryUsers(UsersContext[User]):
+def account_of(user: User) -> Account[Me]:
+    """The account of a row."""
+    return Account(
+        key=user.id,
+        identity=Me(id=user.id, email=user.email, name=user.name, locked=user.locked),
+        proof=f"{user.email} {user.password_hash}".encode(),
+        active=not user.locked,
+    )
+
+
+class MemoryUsers(UsersContext[User, Me]):
     """A users context in a dict. Counts what would be queries."""
 
-    user_type = User
-    authenticates_current = True
+    identity = Me
 
     def __init__(self, mode: Mode = "inline") -> None:
         self.mode: Mode = mode
@@ -79,40 +90,27 @@ class MemoryUsers(UsersContext[User]):
         self.rows[user.id] = user
         return user
 
-    def key(self, user: User) -> str:
-        return user.id
+    def key_of(self, subject: object) -> Key | None:
+        return subject.id if isinstance(subject, User) else super().key_of(subject)
 
-    def fingerprint(self, user: User) -> bytes:
-        return f"{user.email} {user.password_hash}".encode()
-
-    def is_active(self, user: User) -> bool:
-        return not user.locked
-
-    def snapshot(self, user: User) -> bytes:
-        return msgspec.msgpack.encode(Snapshot(user.id, user.email, user.name, user.locked))
-
-    def restore(self, snapshot: bytes) -> User:
-        found = msgspec.msgpack.decode(snapshot, type=Snapshot)
-        return User(found.id, found.email, name=found.name, locked=found.locked)
-
-    async def authenticate(self, params: Mapping[str, object]) -> User | None:
+    async def authenticate(self, params: Mapping[str, object]) -> Account[Me] | None:
         await self._query()
         for user in list(self.rows.values()):
             if user.email == params.get("email"):
                 proven = user.password_hash == cheap_hash(str(params.get("password")))
-                return user if proven and not user.locked else None
+                return account_of(user) if proven and not user.locked else None
         return None
 
-    async def create(self, params: Mapping[str, object]) -> User:
+    async def create(self, params: Mapping[str, object]) -> Account[Me]:
         await self._query()
         email, password = params.get("email"), params.get("password")
         if not isinstance(email, str) or any(user.email == email for user in self.rows.values()):
             raise InvalidParams({"email": ["has already been taken"]})
-        return self.add(email, str(password), name=str(params.get("name", "")))
+        return account_of(self.add(email, str(password), name=str(params.get("name", ""))))
 
-    async def update(self, user: User, params: Mapping[str, object], *, trusted: bool = False) -> User:
+    async def update(self, key: Key, params: Mapping[str, object], *, trusted: bool = False) -> Account[Me]:
         await self._query()
-        row = self.rows.get(user.id)
+        row = self.rows.get(str(key))
         if row is None:
             raise InvalidParams({"base": ["no longer exists"]})
         if not trusted and row.password_hash != cheap_hash(str(params.get("current_password"))):
@@ -120,31 +118,27 @@ class MemoryUsers(UsersContext[User]):
         changes: dict[str, Any] = {name: params[name] for name in ("email", "name", "locked") if name in params}
         if "password" in params:
             changes["password_hash"] = cheap_hash(str(params["password"]))
-        self.rows[user.id] = replace(row, **changes)
-        return self.rows[user.id]
+        self.rows[row.id] = replace(row, **changes)
+        return account_of(self.rows[row.id])
 
-    async def delete(self, user: User, params: Mapping[str, object] | None = None) -> bool:
+    async def delete(self, key: Key, params: Mapping[str, object] | None = None) -> bool:
         await self._query()
-        row = self.rows.get(user.id)
+        row = self.rows.get(str(key))
         if params is not None and row and row.password_hash != cheap_hash(str(params.get("current_password"))):
             raise InvalidParams({"current_password": ["is wrong"]})
-        return self.rows.pop(user.id, None) is not None
+        return self.rows.pop(str(key), None) is not None
 
-    async def get_by(self, **clauses: object) -> User | None:
-        if None in clauses.values():
-            raise ConfigError("a look-up of None")
+    async def get(self, key: Key) -> Account[Me] | None:
         await self._query()
-        for user in self.rows.values():
-            if all(getattr(user, name) == value for name, value in clauses.items()):
-                return user
-        return None
+        row = self.rows.get(str(key))
+        return None if row is None else account_of(row)
 
-    async def reload(self, user: User) -> User | None:
+    async def find(self, user_id: object) -> Account[Me] | None:
         await self._query()
-        return self.rows.get(user.id)
+        return next((account_of(user) for user in self.rows.values() if user.email == user_id), None)
 
-    def change(self, params: Mapping[str, object], user: User | None = None) -> Mapping[str, list[str]]:
-        del user
+    def validate(self, params: Mapping[str, object], identity: Me | None = None) -> Mapping[str, list[str]]:
+        del identity
         return {} if params.get("email") else {"email": ["can't be blank"]}
 
 
@@ -271,6 +265,9 @@ class FakeConnection(Connection):
     def session(self) -> dict[str, Any] | None:
         return self.framework_session
 
+    def renew_session(self) -> bool:
+        return True
+
     def assigned(self, key: str) -> object:
         return self.assigns.get(key, MISSING)
 
@@ -322,7 +319,7 @@ class Request:
         return self.bound.current_user
 
 
-def make_app(kind: Kind, auth: SessionAuth[Any], handlers: Mapping[str, Handler]) -> Any:
+def make_app(kind: Kind, auth: SessionAuth[Any, Any], handlers: Mapping[str, Handler]) -> Any:
     """An app of one middleware and some handlers, by path; ``/`` tells the current user's e-mail."""
 
     async def index(request: Request) -> object:

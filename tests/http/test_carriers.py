@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from harness.core_support import hurried
 from harness.support import FakeConnection
 from powauth.errors import ConfigError, ConfigWarning
-from powauth.http.carriers import Carrier, ConflictingIds, CookieCarrier, FrameworkSessionCarrier
+from powauth.http.carriers import AnyOf, BearerCarrier, Carrier, CookieCarrier, FrameworkSessionCarrier, SeveralIds
+from powauth.http.connection import Effects
 
 NAME = "__Host-auth"
 
@@ -53,7 +54,7 @@ def test_the_cookie_is_read_by_its_exact_name(headers: tuple[str, ...], value: s
 
 @pytest.mark.parametrize("headers", [(f"{NAME}=a; {NAME}=b",), (f"{NAME}=b", f"{NAME}=a"), (f"{NAME}=; {NAME}=a",)])
 def test_several_values_that_differ_are_a_conflict(headers: tuple[str, ...]) -> None:
-    with pytest.raises(ConflictingIds):
+    with pytest.raises(SeveralIds):
         read(*headers)
 
 
@@ -86,7 +87,7 @@ pieces = st.sampled_from([NAME, "=", ";", "; ", " ", "\t", "a", "b", f"{NAME}=a"
 def test_cke_06_what_is_read_fast_is_what_is_read_pair_by_pair(headers: list[str]) -> None:
     values = read_pair_by_pair(headers)
     if len(values) > 1:
-        with pytest.raises(ConflictingIds):
+        with pytest.raises(SeveralIds):
             read(*headers)
     else:
         assert read(*headers) == (values.pop() if values else None)
@@ -104,10 +105,14 @@ def test_cke_06_what_is_read_fast_is_what_is_read_pair_by_pair(headers: list[str
             "__Secure-auth=x; Path=/; Domain=example.org; Secure; HttpOnly; SameSite=Lax",
         ),
         ({"path": "/app"}, "__Secure-auth=x; Path=/app; Secure; HttpOnly; SameSite=Lax"),
+        (
+            {"same_site": "None", "partitioned": True},
+            "__Host-auth=x; Path=/; Secure; HttpOnly; SameSite=None; Partitioned",
+        ),
     ],
 )
 def test_what_is_written(options: dict[str, Any], cookie: str) -> None:
-    assert the_carrier(**options).write(FakeConnection(), "x") == cookie
+    assert the_carrier(**options).write(FakeConnection(), "x") == Effects((cookie,), no_store=True)
 
 
 def test_rep_51_a_cookie_that_other_sites_send_warns_and_says_what_to_do() -> None:
@@ -119,14 +124,15 @@ def test_rep_51_a_cookie_that_other_sites_send_warns_and_says_what_to_do() -> No
 def test_clearing_names_the_cookie_as_writing_did() -> None:
     for options in ({}, {"domain": "example.org", "path": "/app"}):
         carrier = the_carrier(**options)
-        written, cleared = carrier.write(FakeConnection(), ""), carrier.clear(FakeConnection())
+        (written,) = carrier.write(FakeConnection(), "").cookies
+        (cleared,) = carrier.clear(FakeConnection()).cookies
         assert cleared == f"{written}; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
 
 
 def test_plain_http_must_be_asked_for_and_warns() -> None:
     with pytest.warns(ConfigWarning, match="in clear"):
         carrier = the_carrier(insecure_http=True)
-    assert carrier.write(FakeConnection(), "x") == "auth=x; Path=/; HttpOnly; SameSite=Lax"
+    assert carrier.write(FakeConnection(), "x").cookies == ("auth=x; Path=/; HttpOnly; SameSite=Lax",)
     assert carrier.read(FakeConnection([f"{NAME}=y; auth=x"])) == "x"
     assert read("auth=x") is None
 
@@ -138,6 +144,7 @@ def test_plain_http_must_be_asked_for_and_warns() -> None:
         ({"same_site": None}, "same_site"),
         ({"same_site": "Lax; Domain=evil.example"}, "same_site"),
         ({"same_site": "None", "insecure_http": True}, "needs Secure"),
+        ({"partitioned": True}, "partitioned"),
         ({"domain": ""}, "domain"),
         ({"domain": ".example.org"}, "domain"),
         ({"domain": "example.org; Path=/x"}, "domain"),
@@ -191,11 +198,11 @@ def in_framework(**content: Any) -> tuple[FrameworkSessionCarrier, FakeConnectio
 def test_the_frameworks_session_carries_the_id() -> None:
     carrier, connection = in_framework(cart="3 apples")
     assert carrier.read(connection) is None
-    assert carrier.write(connection, "x") is None
+    assert carrier.write(connection, "x") == Effects(no_store=True)
     assert connection.framework_session == {"cart": "3 apples", "auth": "x"}
     assert carrier.read(connection) == "x"
-    assert carrier.clear(connection) is None
-    assert carrier.clear(connection) is None
+    assert carrier.clear(connection) == Effects(no_store=True)
+    assert carrier.clear(connection) == Effects(no_store=True)
     assert connection.framework_session == {"cart": "3 apples"}
 
 
@@ -216,3 +223,89 @@ def test_without_its_middleware_the_framework_has_no_session() -> None:
     for use in (carrier.read, carrier.clear, carrier.forget, lambda connection: carrier.write(connection, "x")):
         with pytest.raises(ConfigError, match="session middleware"):
             use(FakeConnection())
+
+
+@pytest.mark.parametrize("same_user", [True, False])
+def test_rep_40_rep_41_a_sign_in_renews_the_frameworks_session(same_user: bool) -> None:
+    carrier, connection = in_framework(cart="3 apples")
+    renewed: list[bool] = []
+    connection.renew_session = lambda: renewed.append(True) or True  # type: ignore[method-assign,func-returns-value]
+    carrier.begin(connection, same_user=same_user)
+    assert renewed == [True]
+    assert connection.framework_session == ({"cart": "3 apples"} if same_user else {})
+
+
+def test_rep_40_a_session_whose_id_cannot_be_renewed_is_refused() -> None:
+    carrier, connection = in_framework()
+    connection.renew_session = lambda: False  # type: ignore[method-assign]
+    with pytest.raises(ConfigError, match="session fixation"):
+        carrier.begin(connection, same_user=True)
+
+
+# --- bearer tokens ------------------------------------------------------------------------------------------------
+
+
+def bearer(value: str | None) -> FakeConnection:
+    return FakeConnection() if value is None else FakeConnection(authorization=value)
+
+
+@pytest.mark.parametrize(
+    ("field", "found"),
+    [
+        (None, None),
+        ("", None),
+        ("Bearer pow_abc", "abc"),
+        ("bearer pow_abc", "abc"),
+        ("BEARER   pow_abc ", "abc"),
+        ("Bearer pow_", ""),
+        ("Bearer abc", None),
+        ("Bearer POW_abc", None),
+        ("Basic pow_abc", None),
+        ("pow_abc", None),
+        ("Bearerpow_abc", None),
+        ("Bearer\tpow_abc", None),
+    ],
+)
+def test_a_bearer_token_is_read_of_the_authorization_header_alone(field: str | None, found: str | None) -> None:
+    assert BearerCarrier().named("auth").read(bearer(field)) == found
+
+
+def test_a_renewed_token_is_sent_in_a_header_that_scripts_of_other_origins_may_read() -> None:
+    carrier = BearerCarrier().named("auth")
+    exposed = ("Access-Control-Expose-Headers", "Powauth-Token")
+    assert carrier.write(bearer(None), "abc").headers == (("Powauth-Token", "pow_abc"), exposed)
+    assert carrier.clear(bearer(None)).headers == (("Powauth-Token", ""), exposed)
+    assert carrier.write(bearer(None), "abc").cookies == ()
+    assert carrier.write(bearer(None), "abc").no_store
+
+
+@pytest.mark.parametrize(
+    "options", [{"header": "a b"}, {"header": ""}, {"prefix": ""}, {"prefix": "pow"}, {"prefix": "a\n_"}]
+)
+def test_a_wrong_option_of_a_bearer_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        BearerCarrier(**options)
+
+
+def test_of_a_cookie_and_a_token_the_token_counts_even_if_it_is_invalid() -> None:
+    carrier = AnyOf(CookieCarrier(), BearerCarrier()).named("auth")
+    assert carrier.read(FakeConnection([f"{NAME}=x"])) == "x"
+    assert carrier.read(FakeConnection([f"{NAME}=x"], authorization="Bearer pow_y")) == "y"
+    assert carrier.read(FakeConnection([f"{NAME}=x"], authorization="Bearer y")) == "x"
+    assert carrier.vary == (b"Cookie", b"Authorization")
+    assert carrier.name == NAME
+
+
+@pytest.mark.parametrize(
+    "carriers",
+    [
+        (),
+        (CookieCarrier(),),
+        (BearerCarrier(),),
+        (CookieCarrier(), CookieCarrier()),
+        (BearerCarrier(), BearerCarrier()),
+    ],
+)
+def test_any_of_takes_one_for_browsers_and_one_bearer(carriers: tuple[Carrier, ...]) -> None:
+    with pytest.raises(ConfigError, match="AnyOf"):
+        AnyOf(*carriers)

@@ -9,6 +9,7 @@ from harness.support import FakeConnection
 from powauth.http.connection import MISSING, NO_EFFECTS, Effects, Headers, with_effects
 
 NO_STORE = Effects(no_store=True)
+COOKIE = (b"Cookie",)
 
 
 def values(headers: Headers, name: bytes) -> list[bytes]:
@@ -40,7 +41,22 @@ def test_nothing_assigned_is_not_nobody() -> None:
 )
 def test_vary_names_cookie_once_and_keeps_the_apps(vary: list[bytes], after: list[bytes]) -> None:
     headers = [(b"VaRy", value) for value in vary]
-    assert values(with_effects(headers, NO_EFFECTS), b"vary") == after
+    assert values(with_effects(headers, NO_EFFECTS, COOKIE), b"vary") == after
+
+
+def test_vary_names_each_header_that_tells_users_apart() -> None:
+    both = (b"Cookie", b"Authorization")
+    assert values(with_effects([], NO_EFFECTS, both), b"vary") == [b"Cookie", b"Authorization"]
+    assert values(with_effects([(b"vary", b"authorization")], NO_EFFECTS, both), b"vary") == [
+        b"authorization",
+        b"Cookie",
+    ]
+    assert values(with_effects([(b"vary", b"*")], NO_EFFECTS, both), b"vary") == [b"*"]
+
+
+def test_headers_of_the_plug_stand_beside_the_apps() -> None:
+    effects = Effects(headers=(("Powauth-Token", "pow_x"),))
+    assert with_effects([(b"x-other", b"1")], effects, ()) == [(b"x-other", b"1"), (b"Powauth-Token", b"pow_x")]
 
 
 @pytest.mark.parametrize(
@@ -61,24 +77,28 @@ def test_vary_names_cookie_once_and_keeps_the_apps(vary: list[bytes], after: lis
 )
 def test_no_store_replaces_what_is_weaker(control: list[bytes], after: list[bytes]) -> None:
     headers = [(b"Cache-CONTROL", value) for value in control]
-    assert values(with_effects(headers, NO_STORE), b"cache-control") == after
+    assert values(with_effects(headers, NO_STORE, COOKIE), b"cache-control") == after
 
 
 @pytest.mark.parametrize("name", [b"CDN-Cache-Control", b"surrogate-control", b"Some-CDN-Cache-Control"])
 def test_no_store_holds_for_shared_caches_with_a_header_of_their_own(name: bytes) -> None:
     headers: Headers = [(name, b"max-age=600"), (b"cache-control", b"no-store")]
-    assert with_effects(headers, NO_STORE) == [(b"vary", b"Cookie"), (b"cache-control", b"no-store")]
-    assert headers[0] in with_effects(headers, NO_EFFECTS)
+    assert with_effects(headers, NO_STORE, COOKIE) == [(b"vary", b"Cookie"), (b"cache-control", b"no-store")]
+    assert headers[0] in with_effects(headers, NO_EFFECTS, COOKIE)
 
 
 def test_without_effects_the_apps_cache_control_stands() -> None:
     headers: Headers = [(b"cache-control", b"public, max-age=600")]
-    assert with_effects(headers, NO_EFFECTS) == [*headers, (b"vary", b"Cookie")]
+    assert with_effects(headers, NO_EFFECTS, COOKIE) == [*headers, (b"vary", b"Cookie")]
 
 
 def test_a_cookie_stands_beside_the_apps_cookies() -> None:
     headers: Headers = [(b"Set-Cookie", b"a=b")]
-    assert values(with_effects(headers, Effects("c=d", no_store=True)), b"set-cookie") == [b"a=b", b"c=d"]
+    assert values(with_effects(headers, Effects(("c=d", "e=f"), no_store=True), COOKIE), b"set-cookie") == [
+        b"a=b",
+        b"c=d",
+        b"e=f",
+    ]
 
 
 names = st.sampled_from([b"Vary", b"cache-control", b"Set-Cookie", b"x-other", b"CDN-Cache-Control"])
@@ -89,10 +109,10 @@ texts = st.one_of(st.sampled_from([b"no-store", b"*", b"Cookie, public", b"a=b"]
 @given(st.lists(st.tuples(names, texts), max_size=8), st.booleans(), st.sampled_from([None, "a=b"]))
 def test_any_headers_of_an_app(headers: Headers, no_store: bool, cookie: str | None) -> None:
     before = list(headers)
-    effects = Effects(cookie, no_store)
-    after = with_effects(headers, effects)
+    effects = Effects(() if cookie is None else (cookie,), no_store=no_store)
+    after = with_effects(headers, effects, COOKIE)
     assert headers == before
-    assert sorted(with_effects(after, Effects(no_store=no_store))) == sorted(after)
+    assert sorted(with_effects(after, Effects(no_store=no_store), COOKIE)) == sorted(after)
     kept = [header for header in before if not (no_store and header[0].lower().endswith(b"cache-control"))]
     assert after[: len(kept)] == kept
     assert len(values(after, b"set-cookie")) == len(values(before, b"set-cookie")) + (cookie is not None)

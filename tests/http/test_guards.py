@@ -9,13 +9,13 @@ import flask
 import pytest
 
 from harness.core_support import KINDS, Site
-from harness.support import SECRET, Browser, FakeConnection, Kind, MemoryUsers, User
+from harness.support import SECRET, Browser, FakeConnection, Kind, Me, MemoryUsers, User
 from powauth import ConfigError, NotSignedIn, SessionAuth, StoreUnavailable
 from powauth.backends.base import drive
 from powauth.backends.memory import MemoryBackend
 from powauth.errors import AlreadySignedIn, NotFresh
-from powauth.guards import require_fresh, require_no_user, require_user
 from powauth.http.answers import Answer, Answers, see_other
+from powauth.http.guards import require_fresh, require_no_user, require_user
 from powauth.http.own_path import MAX_OWN_PATH_CHARS, own_path
 from powauth.integrations import asgi, wsgi
 from powauth.integrations.flask import (
@@ -37,7 +37,7 @@ def kind(request: pytest.FixtureRequest) -> Kind:
     return found
 
 
-def guarded_app(kind: Kind, auth: SessionAuth[User], **options: Any) -> Any:
+def guarded_app(kind: Kind, auth: SessionAuth[User, Me], **options: Any) -> Any:
     """``/user``, ``/nobody`` and ``/fresh`` ask the guard of that name; anything else signs the one user in or out."""
 
     def answer(path: str, bound: Any) -> str:
@@ -126,7 +126,7 @@ def test_guards_name_the_authenticator_that_refused() -> None:
     ada = users.add("ada@example.org")
     auth = SessionAuth(secret_key=SECRET, users=users, backend="memory://", current_user_key="current_admin")
     bound = RequestAuth(auth, FakeConnection())
-    guards: list[tuple[Callable[[RequestAuth[User]], object], type[Any]]] = [
+    guards: list[tuple[Callable[[RequestAuth[User, Me]], object], type[Any]]] = [
         (require_user, NotSignedIn),
         (require_fresh, NotSignedIn),
     ]
@@ -134,7 +134,7 @@ def test_guards_name_the_authenticator_that_refused() -> None:
         with pytest.raises(error) as caught:
             guard(bound)
         assert caught.value.current_user_key == "current_admin"
-    drive(bound.sign_in(ada))
+    drive(bound.sign_in_user(ada))
     with pytest.raises(AlreadySignedIn) as already:
         require_no_user(bound)
     assert already.value.current_user_key == "current_admin"
@@ -155,7 +155,7 @@ def test_a_user_whom_no_session_remembers_is_not_fresh() -> None:
 def test_a_time_that_is_none_is_refused(within: Any) -> None:
     users = MemoryUsers()
     bound = RequestAuth(SessionAuth(secret_key=SECRET, users=users, backend="memory://"), FakeConnection())
-    drive(bound.sign_in(users.add("ada@example.org")))
+    drive(bound.sign_in_user(users.add("ada@example.org")))
     with pytest.raises(ConfigError, match="within"):
         require_fresh(bound, within)
     with pytest.raises(ConfigError, match="within"):
@@ -336,7 +336,7 @@ class Shop:
         @app.post("/login")
         def login() -> str:
             params = {"email": self.site.user.email, "password": "correct horse"}
-            user = request_auth().authenticate_user(params)
+            user = request_auth().sign_in(params)
             assert user is not None
             assert extension.request_auth().current_user == user
             return str(user.email)

@@ -9,14 +9,10 @@ import pytest
 from harness.core_support import NOW, a_session
 from harness.support import FakeConnection
 from powauth.errors import MetadataTooLarge
-from powauth.http.metadata import (
-    MAX_METADATA_BYTES,
-    MAX_USER_AGENT_CHARS,
-    checked_metadata,
-    default_metadata,
-    session_info,
-)
-from powauth.sessions.record import MAX_TIME, encode_sid
+from powauth.http.metadata import MAX_USER_AGENT_CHARS, default_metadata
+from powauth.sessions.ids import encode_sid
+from powauth.sessions.info import MAX_METADATA_BYTES, checked_metadata, session_info
+from powauth.sessions.record import MAX_TIME
 from powauth.sessions.store import Stored
 
 
@@ -79,7 +75,11 @@ def test_metadata_over_the_limit_is_refused_whole() -> None:
 
 def test_session_info_shows_times_as_datetimes_and_nothing_that_opens_the_session() -> None:
     session = a_session(
-        user=b"SNAPSHOT", metadata={"ip": "192.0.2.1"}, renewed_at=NOW + 1_000, authenticated_at=NOW + 500
+        identity=b"IDENTITY",
+        proofs=(b"A PROOF",),
+        metadata={"ip": "192.0.2.1"},
+        renewed_at=NOW + 1_000,
+        authenticated_at=NOW + 500,
     )
     info = session_info(Stored(session, 0, NOW + 60_000), current=True)
     assert info.id == encode_sid(session.sid)
@@ -89,7 +89,8 @@ def test_session_info_shows_times_as_datetimes_and_nothing_that_opens_the_sessio
     assert (info.authenticated_at - info.created_at).total_seconds() == 0.5
     assert (info.expires_at - info.created_at).total_seconds() == 60
     shown = msgspec.json.encode(info)
-    assert session.user not in shown
+    assert b"IDENTITY" not in shown
+    assert b"PROOF" not in shown
     assert msgspec.json.encode(session.salt).strip(b'"') not in shown
 
 

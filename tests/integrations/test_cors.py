@@ -26,7 +26,7 @@ from harness.core_support import Site
 from harness.support import User
 from powauth import ConfigWarning, InvalidParams, SessionAuth
 from powauth.backends.memory import MemoryBackend
-from powauth.guards import require_user
+from powauth.http.guards import require_user
 from powauth.integrations import flask as flask_auth
 from powauth.integrations import wsgi
 from powauth.integrations.asgi import SessionAuthMiddleware
@@ -43,7 +43,7 @@ WARNING = "the CORS middleware is inside of powauth's"
 
 
 @pytest.fixture
-def auth() -> SessionAuth[User]:
+def auth() -> SessionAuth[User, Any]:
     return Site(MemoryBackend()).auth
 
 
@@ -89,7 +89,7 @@ def readable(response: Any) -> bool:
 
 @pytest.mark.parametrize("framework", [Starlette, FastAPI])
 def test_rep_45_every_answer_passes_a_cors_middleware_that_is_outside(
-    auth: SessionAuth[User], framework: Callable[..., Any]
+    auth: SessionAuth[User, Any], framework: Callable[..., Any]
 ) -> None:
     app = framework(routes=ROUTES)
     app.add_middleware(SessionAuthMiddleware, auth=auth)
@@ -121,7 +121,7 @@ class Passing:
 @pytest.mark.parametrize("framework", [Starlette, FastAPI])
 @pytest.mark.parametrize("between", [[], [GZipMiddleware], [GZipMiddleware, Passing]])
 def test_rep_45_a_cors_middleware_that_is_inside_warns_at_start(
-    auth: SessionAuth[User], framework: Callable[..., Any], between: list[Any]
+    auth: SessionAuth[User, Any], framework: Callable[..., Any], between: list[Any]
 ) -> None:
     app = framework(routes=ROUTES)
     cors(app)
@@ -134,7 +134,7 @@ def test_rep_45_a_cors_middleware_that_is_inside_warns_at_start(
     assert not readable(TestClient(app, base_url=HTTPS, headers=FROM).get("/guarded"))  # which is what it warns of
 
 
-def test_rep_45_the_order_of_a_list_of_middlewares_counts(auth: SessionAuth[User]) -> None:
+def test_rep_45_the_order_of_a_list_of_middlewares_counts(auth: SessionAuth[User, Any]) -> None:
     own = Middleware(SessionAuthMiddleware, auth=auth)
     other = Middleware(CORSMiddleware, **ALLOWED)  # type: ignore[arg-type]
     starts(Starlette(routes=ROUTES, middleware=[other, own]))
@@ -146,7 +146,7 @@ class OwnCORS(CORSMiddleware):
     """An app's own kind of it."""
 
 
-def test_rep_45_a_middleware_around_the_app_warns_at_construction(auth: SessionAuth[User]) -> None:
+def test_rep_45_a_middleware_around_the_app_warns_at_construction(auth: SessionAuth[User, Any]) -> None:
     app = Starlette(routes=ROUTES)
     SessionAuthMiddleware(app, auth)
     cors(app)
@@ -180,7 +180,7 @@ CONFIG = CORSConfig(allow_origins=[ORIGIN], allow_credentials=True)
     ids=["config", "middleware"],
 )
 def test_rep_45_every_answer_of_the_litestar_plugin_passes_cors(
-    auth: SessionAuth[User], options: dict[str, Any]
+    auth: SessionAuth[User, Any], options: dict[str, Any]
 ) -> None:
     app = litestar.Litestar(HANDLERS, plugins=[PowAuthPlugin(auth)], openapi_config=None, **options)
     with LitestarClient(app, base_url=HTTPS) as client:
@@ -191,7 +191,7 @@ def test_rep_45_every_answer_of_the_litestar_plugin_passes_cors(
             assert "origin" in ", ".join(response.headers.get_list("vary")).lower()
 
 
-def test_rep_45_a_middleware_around_litestar_with_cors_warns(auth: SessionAuth[User]) -> None:
+def test_rep_45_a_middleware_around_litestar_with_cors_warns(auth: SessionAuth[User, Any]) -> None:
     plain: Any = litestar.Litestar(HANDLERS, openapi_config=None)
     SessionAuthMiddleware(plain, auth)
     inside: Any = litestar.Litestar(HANDLERS, openapi_config=None, cors_config=CONFIG)
@@ -199,7 +199,7 @@ def test_rep_45_a_middleware_around_litestar_with_cors_warns(auth: SessionAuth[U
         SessionAuthMiddleware(inside, auth)
 
 
-def flask_app(auth: SessionAuth[User], *parts: str) -> flask.Flask:
+def flask_app(auth: SessionAuth[User, Any], *parts: str) -> flask.Flask:
     """A Flask app with the extension and Flask-CORS, installed in the order of ``parts``."""
     app = flask.Flask(__name__)
     for part in parts:
@@ -222,7 +222,7 @@ def flask_app(auth: SessionAuth[User], *parts: str) -> flask.Flask:
 
 @pytest.mark.parametrize("parts", [("powauth", "cors"), ("cors", "powauth")])
 def test_rep_45_every_answer_of_the_flask_extension_passes_flask_cors(
-    auth: SessionAuth[User], parts: tuple[str, ...]
+    auth: SessionAuth[User, Any], parts: tuple[str, ...]
 ) -> None:
     client = flask_app(auth, *parts).test_client()
     for path, status in (("/guarded", 401), ("/invalid", 422)):
@@ -232,7 +232,7 @@ def test_rep_45_every_answer_of_the_flask_extension_passes_flask_cors(
     assert client.options("/guarded", headers={**FROM, "access-control-request-method": "POST"}).status_code == 200
 
 
-def test_rep_45_a_wsgi_middleware_around_an_app_with_flask_cors_warns(auth: SessionAuth[User]) -> None:
+def test_rep_45_a_wsgi_middleware_around_an_app_with_flask_cors_warns(auth: SessionAuth[User, Any]) -> None:
     plain = flask_app(auth)
     wsgi.SessionAuthMiddleware(plain, auth)
     wsgi.SessionAuthMiddleware(plain.wsgi_app, auth)
@@ -254,5 +254,5 @@ class Endless:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None: ...
 
 
-def test_rep_45_looking_for_it_ends(auth: SessionAuth[User]) -> None:
+def test_rep_45_looking_for_it_ends(auth: SessionAuth[User, Any]) -> None:
     SessionAuthMiddleware(Endless(), auth)

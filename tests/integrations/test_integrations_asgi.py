@@ -1,6 +1,7 @@
 """The ASGI middleware, Starlette's session, FastAPI's dependencies, plain handlers, threads, asyncio and trio."""
 
 import logging
+import sys
 import threading
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -18,8 +19,17 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from harness.core_support import Site
-from harness.support import SECRET, Clock, CountingBackend, FakeConnection, MemoryUsers, User
-from powauth import BlockingRequestAuth, ConfigError, FrameworkSessionCarrier, NotSignedIn, SessionAuth
+from harness.support import SECRET, Clock, CountingBackend, FakeConnection, Me, MemoryUsers, User
+from powauth import (
+    Account,
+    BlockingRequestAuth,
+    ConfigError,
+    FrameworkSessionCarrier,
+    NotSignedIn,
+    RequestAuth,
+    SessionAuth,
+)
+from powauth._running import THREADS, store_threads
 from powauth.backends.base import Mode
 from powauth.backends.memory import MemoryBackend
 from powauth.errors import Overloaded, StoreUnavailable
@@ -82,21 +92,21 @@ class Api:
         self.backend = Noting(mode)
         self.clock = Clock()
         chosen: dict[str, Any] = {"secret_key": SECRET, "users": self.users, "backend": self.backend}
-        self.auth: SessionAuth[User] = SessionAuth(**chosen | {"clock": self.clock} | options)
+        self.auth: SessionAuth[User, Me] = SessionAuth(**chosen | {"clock": self.clock} | options)
         self.handler_threads: set[int] = set()
         self.app = app = FastAPI()
         app.add_middleware(SessionAuthMiddleware, auth=self.auth)
 
         @app.post("/login")
         async def login(auth: CurrentRequestAuth) -> str:
-            user = await auth.authenticate_user(PARAMS)
+            user = await auth.sign_in(PARAMS)
             assert user is not None
             email: str = user.email
             return email
 
         @app.post("/logout")
         async def logout(auth: CurrentRequestAuth) -> None:
-            await auth.clear_authenticated_user()
+            await auth.sign_out()
 
         @app.get("/me")
         async def me(user: Annotated[User, Depends(auth_dependency)]) -> str:
@@ -116,34 +126,36 @@ class Api:
             return None if user is None else user.email
 
         @app.post("/plain/login")
-        def plain_login(auth: Annotated[BlockingRequestAuth[User], Depends(blocking_request_auth)]) -> list[Any]:
+        def plain_login(auth: Annotated[BlockingRequestAuth[User, Me], Depends(blocking_request_auth)]) -> list[Any]:
             self.handler_threads.add(threading.get_ident())
-            user = auth.authenticate_user(PARAMS)
+            user = auth.sign_in(PARAMS)
             assert user is not None
             assert user == auth.current_user == auth.require_user()
             return [user.email, len(auth.sessions())]
 
         @app.post("/plain/everything")
-        def plain_everything(auth: Annotated[BlockingRequestAuth[User], Depends(blocking_request_auth)]) -> list[Any]:
-            grace = auth.create_user({"email": "grace@example.org", "password": "x"})
+        def plain_everything(
+            auth: Annotated[BlockingRequestAuth[User, Me], Depends(blocking_request_auth)],
+        ) -> list[Any]:
+            grace = auth.register({"email": "grace@example.org", "password": "x"})
             assert auth.session is not None
-            assert auth.change_user({}) == {"email": ["can't be blank"]}
+            assert auth.validate_user({}) == {"email": ["can't be blank"]}
             assert auth.update_user({"current_password": "x", "name": "Grace"}).name == "Grace"
             assert auth.update_metadata(theme="dark")["theme"] == "dark"
-            signed_in = auth.sign_in(grace)
+            signed_in = auth.sign_in_user(grace)
             assert signed_in is not None
             assert auth.revoke("nothing") is False
             counts = [auth.revoke_others(), auth.revoke_all(), auth.current_user]
-            auth.sign_in(grace)
-            auth.clear_authenticated_user()
-            auth.sign_in(grace)
+            auth.sign_in_user(grace)
+            auth.sign_out()
+            auth.sign_in_user(grace)
             auth.delete_user({"current_password": "x"})
             assert auth.connection is not None
             return counts
 
         @app.post("/plain/on-the-loop")
-        async def wrong(auth: Annotated[BlockingRequestAuth[User], Depends(blocking_request_auth)]) -> None:
-            auth.authenticate_user(PARAMS)
+        async def wrong(auth: Annotated[BlockingRequestAuth[User, Me], Depends(blocking_request_auth)]) -> None:
+            auth.sign_in(PARAMS)
 
 
 @pytest.mark.parametrize("mode", ["inline", "blocking"])
@@ -201,7 +213,6 @@ async def test_blocking_parts_leave_the_event_loop_free(caplog: pytest.LogCaptur
     said = [record.getMessage() for record in caplog.records]
     assert any("users context is synchronous" in message for message in said)
     assert any("backend is synchronous" in message for message in said)
-    assert api.auth.store.backend is api.backend, "the app's own object is as it was"
 
 
 async def test_other_parts_stay_on_the_event_loop() -> None:
@@ -241,9 +252,9 @@ async def test_plain_handlers_in_all_threads_do_not_wait_for_each_other() -> Non
     meeting = threading.Barrier(2)
 
     @api.app.post("/plain/both")
-    def both(auth: Annotated[BlockingRequestAuth[User], Depends(blocking_request_auth)]) -> bool:
+    def both(auth: Annotated[BlockingRequestAuth[User, Me], Depends(blocking_request_auth)]) -> bool:
         meeting.wait(20)
-        return auth.authenticate_user(PARAMS) is not None
+        return auth.sign_in(PARAMS) is not None
 
     answers: list[bool] = []
 
@@ -261,13 +272,13 @@ async def test_plain_handlers_in_all_threads_do_not_wait_for_each_other() -> Non
 # --- Starlette's session ----------------------------------------------------------------------------------------------
 
 
-def starlette_app(auth: SessionAuth[User], *, outside: bool = True) -> Starlette:
+def starlette_app(auth: SessionAuth[User, Me], *, outside: bool = True) -> Starlette:
     async def login(request: Request) -> JSONResponse:
-        user = await asgi.request_auth(request.scope).authenticate_user(request.query_params)
+        user = await asgi.request_auth(request.scope).sign_in(request.query_params)
         return JSONResponse(user and user.email)
 
     async def logout(request: Request) -> JSONResponse:
-        await asgi.request_auth(request.scope).clear_authenticated_user()
+        await asgi.request_auth(request.scope).sign_out()
         return JSONResponse(None)
 
     async def fill(request: Request) -> JSONResponse:
@@ -291,7 +302,7 @@ def starlette_app(auth: SessionAuth[User], *, outside: bool = True) -> Starlette
     return Starlette(routes=routes, middleware=both if outside else both[::-1])
 
 
-def session_auth(**options: Any) -> SessionAuth[User]:
+def session_auth(**options: Any) -> SessionAuth[User, Me]:
     users = MemoryUsers()
     users.add(PARAMS["email"])
     users.add("grace@example.org")
@@ -346,11 +357,11 @@ async def test_users_and_admins_share_nothing() -> None:
 
     @app.post("/login/{key}")
     async def login(request: Request, key: str) -> bool:
-        return await asgi.request_auth(request.scope, key).authenticate_user(PARAMS) is not None
+        return await asgi.request_auth(request.scope, key).sign_in(PARAMS) is not None
 
     @app.post("/logout/{key}")
     async def logout(request: Request, key: str) -> None:
-        await asgi.request_auth(request.scope, key).clear_authenticated_user()
+        await asgi.request_auth(request.scope, key).sign_out()
 
     @app.get("/")
     async def who(request: Request) -> list[bool]:
@@ -429,7 +440,7 @@ async def test_a_websocket_knows_its_user() -> None:
 
     @app.post("/login")
     async def login(auth: CurrentRequestAuth) -> None:
-        await auth.authenticate_user(PARAMS)
+        await auth.sign_in(PARAMS)
 
     async with client(app) as browser:
         await browser.post("/login")
@@ -479,10 +490,11 @@ async def test_without_anyio_asyncio_lends_its_threads(
     anyio_backend_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(asgi, "HAS_ANYIO", False)
+    monkeypatch.setitem(sys.modules, "anyio", None)
     with pytest.raises(ConfigError, match="need anyio"):
         asgi.blocking_request_auth({})
     if anyio_backend_name == "asyncio":
-        assert await asgi.in_thread(threading.get_ident) != threading.get_ident()
+        assert await store_threads(threading.get_ident) != threading.get_ident()
 
 
 def test_fastapi_gives_the_dependencies_no_threads() -> None:
@@ -494,14 +506,13 @@ def test_fastapi_gives_the_dependencies_no_threads() -> None:
 
 async def test_all_of_a_blocking_part_is_lent_threads() -> None:
     auth = session_auth(backend=Noting("blocking"), users=NotingUsers("blocking"))
-    adapted = auth.for_asgi(asgi.in_thread)
     now = auth.now()
-    assert await adapted.store.purge(10, now) == 0
-    assert await adapted.store.count(now) == 0
-    assert await adapted.revoke_everyone() == 0
-    assert await adapted.users.get_by(email="nobody") is None
-    await adapted.users.close()
-    await adapted.store.close()
+    assert await auth.store.purge(10, now) == 0
+    assert await auth.store.count(now) == 0
+    assert await auth.revoke_everyone() == 0
+    assert await auth.accounts.users.find("nobody") is None
+    assert auth.accounts.users.validate({}) == {"email": ["can't be blank"]}
+    await auth.aclose()
 
 
 class SlowUsers(NotingUsers):
@@ -512,7 +523,7 @@ class SlowUsers(NotingUsers):
         self.waiting = threading.Semaphore(0)
         self.go_on = threading.Event()
 
-    async def authenticate(self, params: Mapping[str, object]) -> User | None:
+    async def authenticate(self, params: Mapping[str, object]) -> Account[Me] | None:
         if params["password"] == "slow":
             self.waiting.release()
             assert self.go_on.wait(60)
@@ -522,17 +533,16 @@ class SlowUsers(NotingUsers):
 async def test_pwd_10_sign_ins_that_wait_in_every_thread_keep_no_sign_out_waiting() -> None:
     users = SlowUsers()
     auth = session_auth(backend=Noting("blocking"), users=users)
-    adapted = auth.for_asgi(asgi.in_thread, asgi.users_in_thread)
     user = users.add(PARAMS["email"])
     signed_in = FakeConnection()
-    assert await adapted.sign_in(signed_in, user) is not None
+    assert await RequestAuth(auth, signed_in).sign_in_user(user) is not None
     async with anyio.create_task_group() as group:
-        for number in range(asgi.THREADS):
+        for number in range(THREADS):
             params = {"email": f"{number}@example.org", "password": "slow"}
-            group.start_soon(adapted.authenticate_user, FakeConnection(), params)
-        for _ in range(asgi.THREADS):
+            group.start_soon(RequestAuth(auth, FakeConnection()).sign_in, params)
+        for _ in range(THREADS):
             assert await anyio.to_thread.run_sync(lambda: users.waiting.acquire(timeout=60))
         with anyio.fail_after(60):
-            await adapted.clear_authenticated_user(signed_in)
+            await RequestAuth(auth, signed_in).sign_out()
         users.go_on.set()
-    assert adapted.current_user(signed_in) is None
+    assert auth.current_identity(signed_in) is None

@@ -32,12 +32,12 @@ class Shop:
 
         @app.post("/login")
         def login() -> Any:
-            user = request_auth().authenticate_user(flask.request.get_json())
+            user = request_auth().sign_in(flask.request.get_json())
             return ({"email": user.email}, 200) if user else ({"error": "wrong"}, 403)
 
         @app.post("/logout")
         def logout() -> Any:
-            request_auth().clear_authenticated_user()
+            request_auth().sign_out()
             return {}
 
         @app.get("/")
@@ -221,7 +221,7 @@ def test_a_second_extension_needs_its_own_key_and_shares_nothing() -> None:
 
     @app.post("/admin")
     def sign_in() -> Any:
-        return {"ok": request_auth("current_admin").authenticate_user(PARAMS) is not None}
+        return {"ok": request_auth("current_admin").sign_in(PARAMS) is not None}
 
     @app.get("/")
     def who() -> Any:

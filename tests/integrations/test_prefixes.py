@@ -27,7 +27,7 @@ from harness.pages_support import site as pages_site
 from harness.support import User
 from powauth import SessionAuth
 from powauth.backends.memory import MemoryBackend
-from powauth.guards import require_user
+from powauth.http.guards import require_user
 from powauth.http.own_path import own_path, path_below
 from powauth.integrations import wsgi
 from powauth.integrations.asgi import SessionAuthMiddleware
@@ -44,7 +44,7 @@ HTTPS = "https://app.example"
 
 
 @pytest.fixture
-def auth() -> SessionAuth[User]:
+def auth() -> SessionAuth[User, Any]:
     return Site(MemoryBackend()).auth
 
 
@@ -67,7 +67,7 @@ def wsgi_asked(app: Any, path: str, script_name: str = "", **headers: str) -> st
 # --- ASGI -----------------------------------------------------------------------------------------------------------
 
 
-def fastapi_app(auth: SessionAuth[User], **options: Any) -> FastAPI:
+def fastapi_app(auth: SessionAuth[User, Any], **options: Any) -> FastAPI:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The `root_path`")  # of ``root_path`` as an option; servers have one
         app = FastAPI(**options)
@@ -86,7 +86,7 @@ def fastapi_app(auth: SessionAuth[User], **options: Any) -> FastAPI:
 @pytest.mark.parametrize("page", ["guard", "handler"])
 @pytest.mark.parametrize("how", ["option", "server"])
 @pytest.mark.parametrize("stripped", [True, False])
-def test_rep_46_fastapi_keeps_its_root_path(auth: SessionAuth[User], how: str, page: str, stripped: bool) -> None:
+def test_rep_46_fastapi_keeps_its_root_path(auth: SessionAuth[User, Any], how: str, page: str, stripped: bool) -> None:
     app = fastapi_app(auth, **({"root_path": "/api"} if how == "option" else {}))
     app.add_middleware(SessionAuthMiddleware, auth=auth, **OPTIONS)
     path = f"/{page}" if stripped else f"/api/{page}"
@@ -94,13 +94,13 @@ def test_rep_46_fastapi_keeps_its_root_path(auth: SessionAuth[User], how: str, p
     assert asked(app, f"{path}?a=b", root) == f"/api/login?next=/api/{page}%3Fa%3Db"
 
 
-def test_rep_46_fastapi_keeps_its_root_path_also_from_a_middleware_around_it(auth: SessionAuth[User]) -> None:
+def test_rep_46_fastapi_keeps_its_root_path_also_from_a_middleware_around_it(auth: SessionAuth[User, Any]) -> None:
     app = SessionAuthMiddleware(fastapi_app(auth, root_path="/api"), auth, **OPTIONS)
     assert asked(app, "/guard") == "/api/login?next=/api/guard"
     assert asked(app, "/api/guard") == "/api/login?next=/api/guard"
 
 
-def test_rep_46_a_sign_in_path_that_names_the_prefix_stays_as_it_is(auth: SessionAuth[User]) -> None:
+def test_rep_46_a_sign_in_path_that_names_the_prefix_stays_as_it_is(auth: SessionAuth[User, Any]) -> None:
     app = fastapi_app(auth)
     app.add_middleware(SessionAuthMiddleware, auth=auth, sign_in_path="/api/login")
     assert asked(app, "/guard", "/api/") == "/api/login?next=/api/guard"
@@ -108,7 +108,7 @@ def test_rep_46_a_sign_in_path_that_names_the_prefix_stays_as_it_is(auth: Sessio
 
 
 @pytest.mark.parametrize("path", ["/login", "/api/login"])
-def test_rep_46_the_sign_in_page_below_a_prefix_leads_nowhere_itself(auth: SessionAuth[User], path: str) -> None:
+def test_rep_46_the_sign_in_page_below_a_prefix_leads_nowhere_itself(auth: SessionAuth[User, Any], path: str) -> None:
     async def login(request: Request) -> Response:
         return PlainTextResponse(require_user(request_auth(request)).email)
 
@@ -118,7 +118,7 @@ def test_rep_46_the_sign_in_page_below_a_prefix_leads_nowhere_itself(auth: Sessi
     assert client.get(path, headers=PAGE).status_code == 401
 
 
-def test_rep_46_a_real_server_with_a_root_path(auth: SessionAuth[User]) -> None:
+def test_rep_46_a_real_server_with_a_root_path(auth: SessionAuth[User, Any]) -> None:
     app = fastapi_app(auth)
     app.add_middleware(SessionAuthMiddleware, auth=auth, **OPTIONS)
     with serving(app, "asgi", root_path="/api") as address:
@@ -132,7 +132,7 @@ async def guarded(request: Request) -> Response:
 
 @pytest.mark.parametrize("root", ["", "/api"])
 def test_rep_46_a_mount_inside_of_the_middleware_moves_the_page_and_not_the_sign_in(
-    auth: SessionAuth[User], root: str
+    auth: SessionAuth[User, Any], root: str
 ) -> None:
     inner = [Mount("/deep", routes=[Route("/guard", guarded)])]
     app = Starlette(routes=[Route("/guard", guarded), Mount("/sub", routes=inner), Mount("/fast", fastapi_app(auth))])
@@ -142,7 +142,7 @@ def test_rep_46_a_mount_inside_of_the_middleware_moves_the_page_and_not_the_sign
 
 
 @pytest.mark.parametrize("root", ["", "/api"])
-def test_rep_46_a_mount_outside_of_the_middleware_moves_both(auth: SessionAuth[User], root: str) -> None:
+def test_rep_46_a_mount_outside_of_the_middleware_moves_both(auth: SessionAuth[User, Any], root: str) -> None:
     fast = fastapi_app(auth)
     plain = Starlette(routes=[Mount("/deep", routes=[Route("/guard", guarded)])])
     for app in (fast, plain):
@@ -162,7 +162,7 @@ def litestar_asked(app: litestar.Litestar, path: str, root: str = "") -> str:
         return client.get(path, headers=PAGE, follow_redirects=False).headers["location"]
 
 
-def test_rep_46_litestar_keeps_its_path_and_the_servers(auth: SessionAuth[User]) -> None:
+def test_rep_46_litestar_keeps_its_path_and_the_servers(auth: SessionAuth[User, Any]) -> None:
     def make(path: str = "", **options: Any) -> litestar.Litestar:
         plugin = PowAuthPlugin(auth, **OPTIONS | options)
         return litestar.Litestar([litestar_page], path=path, plugins=[plugin], openapi_config=None)
@@ -176,7 +176,7 @@ def test_rep_46_litestar_keeps_its_path_and_the_servers(auth: SessionAuth[User])
     assert litestar_asked(make("/shop"), "/shop/guard", "/api") == "/api/shop/login?next=/api/shop/guard"
 
 
-def test_rep_46_two_apps_with_one_litestar_plugin_have_their_own_paths(auth: SessionAuth[User]) -> None:
+def test_rep_46_two_apps_with_one_litestar_plugin_have_their_own_paths(auth: SessionAuth[User, Any]) -> None:
     plugin = PowAuthPlugin(auth, **OPTIONS)
     paths = ("/one", "/two", "")
     apps = [litestar.Litestar([litestar_page], path=path, plugins=[plugin], openapi_config=None) for path in paths]
@@ -194,7 +194,7 @@ def wsgi_app(environ: Any, start_response: Any) -> list[bytes]:
 
 
 @pytest.mark.parametrize("root", ["", "/api"])
-def test_rep_46_wsgi_keeps_the_script_name(auth: SessionAuth[User], root: str) -> None:
+def test_rep_46_wsgi_keeps_the_script_name(auth: SessionAuth[User, Any], root: str) -> None:
     app = wsgi.SessionAuthMiddleware(wsgi_app, auth, **OPTIONS)
     assert wsgi_asked(app, "/guard?a=b", root) == f"{root}/login?next={root}/guard%3Fa%3Db"
     inside: Any = wsgi.SessionAuthMiddleware(DispatcherMiddleware(wsgi_app, {"/sub": wsgi_app}), auth, **OPTIONS)
@@ -203,7 +203,7 @@ def test_rep_46_wsgi_keeps_the_script_name(auth: SessionAuth[User], root: str) -
     assert wsgi_asked(outside, "/sub/guard", root) == f"{root}/sub/login?next={root}/sub/guard"
 
 
-def flask_app(auth: SessionAuth[User]) -> flask.Flask:
+def flask_app(auth: SessionAuth[User, Any]) -> flask.Flask:
     app = flask.Flask(__name__)
     extension = PowAuth(app, auth, **OPTIONS)
     blueprint = flask.Blueprint("shop", __name__, url_prefix="/shop")
@@ -219,7 +219,7 @@ def flask_app(auth: SessionAuth[User]) -> flask.Flask:
 
 
 @pytest.mark.parametrize("root", ["", "/api"])
-def test_rep_46_flask_keeps_the_script_name(auth: SessionAuth[User], root: str) -> None:
+def test_rep_46_flask_keeps_the_script_name(auth: SessionAuth[User, Any], root: str) -> None:
     app = flask_app(auth)
     assert wsgi_asked(app, "/guard", root) == f"{root}/login?next={root}/guard"
     assert wsgi_asked(app, "/shop/guard", root) == f"{root}/login?next={root}/shop/guard"
@@ -227,7 +227,7 @@ def test_rep_46_flask_keeps_the_script_name(auth: SessionAuth[User], root: str) 
     assert wsgi_asked(outside, "/sub/guard", root) == f"{root}/sub/login?next={root}/sub/guard"
 
 
-def test_rep_46_a_prefix_that_a_trusted_proxy_sends_counts(auth: SessionAuth[User]) -> None:
+def test_rep_46_a_prefix_that_a_trusted_proxy_sends_counts(auth: SessionAuth[User, Any]) -> None:
     for app in (flask_app(auth), wsgi.SessionAuthMiddleware(wsgi_app, auth, **OPTIONS)):
         behind: Any = ProxyFix(app, x_prefix=1)
         assert wsgi_asked(behind, "/guard", X_Forwarded_Prefix="/api") == "/api/login?next=/api/guard"
@@ -276,7 +276,7 @@ EVIL = [
 
 
 @pytest.mark.parametrize("root", EVIL)
-def test_rep_46_no_prefix_leads_to_another_origin(auth: SessionAuth[User], root: str) -> None:
+def test_rep_46_no_prefix_leads_to_another_origin(auth: SessionAuth[User, Any], root: str) -> None:
     if "\\" in root and tuple(map(int, starlette.__version__.split(".")[:2])) < (0, 41):
         pytest.skip("this release of Starlette takes the prefix for a regular expression")
     app = fastapi_app(auth)
@@ -291,7 +291,7 @@ def test_rep_46_no_prefix_leads_to_another_origin(auth: SessionAuth[User], root:
         assert location.partition("?")[0].endswith("/login")
 
 
-def test_rep_46_a_prefix_of_a_client_leads_to_no_other_origin(auth: SessionAuth[User]) -> None:
+def test_rep_46_a_prefix_of_a_client_leads_to_no_other_origin(auth: SessionAuth[User, Any]) -> None:
     behind: Any = ProxyFix(flask_app(auth), x_prefix=1)
     assert wsgi_asked(behind, "/guard", X_Forwarded_Prefix="//evil.example") == "/login"
     assert wsgi_asked(behind, "/guard", X_Forwarded_Prefix="https://evil.example") == "/login"

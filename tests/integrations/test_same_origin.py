@@ -20,12 +20,20 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from harness.support import SECRET, MemoryUsers, User
-from powauth import Authenticator, ConfigWarning, CookieCarrier, CrossSiteDefence, CrossSiteRequest, SessionAuth
+from powauth import (
+    Account,
+    Authenticator,
+    ConfigWarning,
+    CookieCarrier,
+    CrossSiteDefence,
+    CrossSiteRequest,
+    SessionAuth,
+)
 from powauth.backends.base import drive
 from powauth.backends.memory import MemoryBackend
-from powauth.guards import require_same_origin
 from powauth.http.answers import Answer
 from powauth.http.connection import Connection
+from powauth.http.guards import require_same_origin
 from powauth.integrations import asgi, wsgi
 from powauth.integrations import flask as flask_auth
 from powauth.integrations import litestar as litestar_auth
@@ -44,7 +52,7 @@ REFUSED = {"error": "cross_site_request"}
 Client = Any
 
 
-def make_auth(**options: Any) -> SessionAuth[User]:
+def make_auth(**options: Any) -> SessionAuth[User, Any]:
     users = MemoryUsers()
     users.add("ada@example.org")
     with warnings.catch_warnings():
@@ -59,11 +67,11 @@ def make_auth(**options: Any) -> SessionAuth[User]:
 
 async def end(bound: Any) -> None:
     if bound.connection.method() == "POST":
-        await bound.clear_authenticated_user()
+        await bound.sign_out()
 
 
 @contextmanager
-def on_asgi(auth: SessionAuth[User]) -> Iterator[Client]:
+def on_asgi(auth: SessionAuth[User, Any]) -> Iterator[Client]:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         bound = asgi.request_auth(scope)
         if scope["path"] == "/partner":
@@ -77,7 +85,7 @@ def on_asgi(auth: SessionAuth[User]) -> Iterator[Client]:
 
 
 @contextmanager
-def on_wsgi(auth: SessionAuth[User]) -> Iterator[Client]:
+def on_wsgi(auth: SessionAuth[User, Any]) -> Iterator[Client]:
     def app(environ: Any, start_response: Any) -> list[bytes]:
         bound = wsgi.request_auth(environ)
         if environ["PATH_INFO"] == "/partner":
@@ -85,7 +93,7 @@ def on_wsgi(auth: SessionAuth[User]) -> Iterator[Client]:
         else:
             require_same_origin(bound)
         if environ["REQUEST_METHOD"] == "POST":
-            bound.clear_authenticated_user()
+            bound.sign_out()
         start_response("200 OK", [])
         return []
 
@@ -94,7 +102,7 @@ def on_wsgi(auth: SessionAuth[User]) -> Iterator[Client]:
 
 
 @contextmanager
-def on_starlette(auth: SessionAuth[User]) -> Iterator[Client]:
+def on_starlette(auth: SessionAuth[User, Any]) -> Iterator[Client]:
     @starlette_auth.same_origin_required
     async def logout(request: Request) -> Response:
         await end(starlette_auth.request_auth(request))
@@ -115,10 +123,10 @@ def on_starlette(auth: SessionAuth[User]) -> Iterator[Client]:
 
 
 @contextmanager
-def on_starlette_in_threads(auth: SessionAuth[User]) -> Iterator[Client]:
+def on_starlette_in_threads(auth: SessionAuth[User, Any]) -> Iterator[Client]:
     def work(request: Request) -> Response:
         if request.method == "POST":
-            starlette_auth.blocking_request_auth(request).clear_authenticated_user()
+            starlette_auth.blocking_request_auth(request).sign_out()
         return Response()
 
     routes = [
@@ -131,11 +139,11 @@ def on_starlette_in_threads(auth: SessionAuth[User]) -> Iterator[Client]:
 
 
 @contextmanager
-def on_fastapi(auth: SessionAuth[User]) -> Iterator[Client]:
+def on_fastapi(auth: SessionAuth[User, Any]) -> Iterator[Client]:
     session = Auth(auth)
     app = FastAPI()
     app.add_middleware(SessionAuthMiddleware, auth=auth)
-    bound_auth = Annotated[RequestAuth[User], Depends(session.request_auth)]
+    bound_auth = Annotated[RequestAuth[User, Any], Depends(session.request_auth)]
 
     async def logout(bound: bound_auth) -> None:
         await end(bound)
@@ -146,7 +154,7 @@ def on_fastapi(auth: SessionAuth[User]) -> Iterator[Client]:
 
 
 @contextmanager
-def on_litestar(auth: SessionAuth[User]) -> Iterator[Client]:
+def on_litestar(auth: SessionAuth[User, Any]) -> Iterator[Client]:
     plugin = PowAuthPlugin(auth)
 
     def handler(path: str, guard: Any) -> Any:
@@ -165,13 +173,13 @@ def on_litestar(auth: SessionAuth[User]) -> Iterator[Client]:
 
 
 @contextmanager
-def on_flask(auth: SessionAuth[User]) -> Iterator[Client]:
+def on_flask(auth: SessionAuth[User, Any]) -> Iterator[Client]:
     app = flask.Flask(__name__)
     extension = PowAuth(app, auth)
 
     def logout() -> str:
         if flask.request.method == "POST":
-            flask_auth.request_auth().clear_authenticated_user()
+            flask_auth.request_auth().sign_out()
         return ""
 
     views = {
@@ -185,7 +193,7 @@ def on_flask(auth: SessionAuth[User]) -> Iterator[Client]:
 
 
 @contextmanager
-def on_flask_before_each_request(auth: SessionAuth[User]) -> Iterator[Client]:
+def on_flask_before_each_request(auth: SessionAuth[User, Any]) -> Iterator[Client]:
     app = flask.Flask(__name__)
     extension = PowAuth(app, auth)
     app.before_request(extension.refuse_cross_site)
@@ -194,7 +202,7 @@ def on_flask_before_each_request(auth: SessionAuth[User]) -> Iterator[Client]:
     @app.route("/logout", methods=["GET", "POST"])
     def logout() -> str:
         if flask.request.method == "POST":
-            extension.request_auth().clear_authenticated_user()
+            extension.request_auth().sign_out()
         return ""
 
     with httpx.Client(transport=httpx.WSGITransport(app), base_url=ORIGIN) as client:
@@ -213,14 +221,14 @@ APPS = [
 ]
 
 
-def is_signed_in(client: Client, auth: SessionAuth[User]) -> bool:
+def is_signed_in(client: Client, auth: SessionAuth[User, Any]) -> bool:
     """Whether the client still has a session in the store."""
     return drive(auth.store.count(auth.now())) == 1
 
 
 @pytest.fixture(params=APPS)
-def app(request: pytest.FixtureRequest) -> Callable[[SessionAuth[User]], Any]:
-    make: Callable[[SessionAuth[User]], Any] = request.param
+def app(request: pytest.FixtureRequest) -> Callable[[SessionAuth[User, Any]], Any]:
+    make: Callable[[SessionAuth[User, Any]], Any] = request.param
     return make
 
 
@@ -329,13 +337,13 @@ def test_rep_51_in_development_the_own_origin_is_on_http() -> None:
         assert client.post("/logout", headers={"origin": "https://localhost:8000"}).status_code == 403
 
 
-class Nobody(Authenticator[User]):
+class Nobody(Authenticator[User, Any]):
     """An authenticator of an app's own, which has no cookie."""
 
-    async def fetch(self, connection: Connection) -> User | None:
+    async def fetch(self, connection: Connection) -> Any:
         return None
 
-    async def create(self, connection: Connection, user: User, *, proof: bytes | None = None) -> User | None:
+    async def create(self, connection: Connection, account: Account[Any], grant: Any = None) -> Account[Any] | None:
         return None
 
     async def delete(self, connection: Connection) -> None: ...

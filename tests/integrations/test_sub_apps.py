@@ -169,7 +169,7 @@ SUB_APPS: dict[str, Callable[[], Any]] = {
 }
 
 
-def inside(app: Any, auth: SessionAuth[User], outer: str) -> Any:
+def inside(app: Any, auth: SessionAuth[User, Any], outer: str) -> Any:
     """The sub-app behind powauth's middleware, which is outside of it."""
     if outer == "alone":
         mounted: Any = Starlette(routes=[Mount("/sub", app)])
@@ -198,7 +198,7 @@ def as_litestar_takes_it(app: Any) -> Any:
 
 
 @pytest.fixture
-def auth() -> SessionAuth[User]:
+def auth() -> SessionAuth[User, Any]:
     return Site(MemoryBackend()).auth
 
 
@@ -223,7 +223,9 @@ COMBINED = [(sub, outer) for sub in SUB_APPS for outer in OUTER if (sub, outer) 
 
 
 @pytest.mark.parametrize(("sub_app", "outer"), COMBINED)
-def test_rep_44_a_mounted_app_gives_the_documented_answers(auth: SessionAuth[User], sub_app: str, outer: str) -> None:
+def test_rep_44_a_mounted_app_gives_the_documented_answers(
+    auth: SessionAuth[User, Any], sub_app: str, outer: str
+) -> None:
     skip_what_starlette_loses(sub_app, outer)
     client = TestClient(inside(SUB_APPS[sub_app](), auth, outer), base_url=HTTPS)
     for name, (status, body, retry) in DOCUMENTED.items():
@@ -237,7 +239,7 @@ def test_rep_44_a_mounted_app_gives_the_documented_answers(auth: SessionAuth[Use
 @pytest.mark.parametrize("sub_app", SUB_APPS)
 @pytest.mark.parametrize("fault", ["bug", "config", "late"])
 def test_rep_44_a_mistake_of_the_app_stays_its_own(
-    auth: SessionAuth[User], sub_app: str, outer: str, fault: str
+    auth: SessionAuth[User, Any], sub_app: str, outer: str, fault: str
 ) -> None:
     skip_what_starlette_loses(sub_app, outer)
     app = SUB_APPS[sub_app]()
@@ -249,7 +251,7 @@ def test_rep_44_a_mistake_of_the_app_stays_its_own(
         assert response.content == alone.content
 
 
-def test_rep_44_the_answers_over_a_real_server(auth: SessionAuth[User]) -> None:
+def test_rep_44_the_answers_over_a_real_server(auth: SessionAuth[User, Any]) -> None:
     app = inside(fastapi_sub(), auth, "starlette")
     with serving(app, "asgi", log_level="critical") as address:
         for name, (status, body, _) in DOCUMENTED.items():
@@ -259,7 +261,7 @@ def test_rep_44_the_answers_over_a_real_server(auth: SessionAuth[User]) -> None:
         assert (response.status_code, response.text) == (500, "Internal Server Error")
 
 
-def test_rep_44_guards_of_a_mounted_app_send_people_to_sign_in(auth: SessionAuth[User]) -> None:
+def test_rep_44_guards_of_a_mounted_app_send_people_to_sign_in(auth: SessionAuth[User, Any]) -> None:
     sub = FastAPI()
 
     @sub.get("/me")
@@ -297,7 +299,7 @@ async def chosen(request: Request) -> Response:
     raise AssertionError
 
 
-def test_rep_44_what_a_sub_app_answers_to_these_errors_on_purpose_stays(auth: SessionAuth[User]) -> None:
+def test_rep_44_what_a_sub_app_answers_to_these_errors_on_purpose_stays(auth: SessionAuth[User, Any]) -> None:
     handled = starlette_sub(exception_handlers={PowauthError: teapot})
     for outer in ("starlette", "between", "litestar"):
         client = TestClient(inside(handled, auth, outer), base_url=HTTPS)
@@ -314,7 +316,7 @@ def test_rep_44_what_a_sub_app_answers_to_these_errors_on_purpose_stays(auth: Se
 
 @pytest.mark.parametrize("size", [0, 10, MAX_HELD_BYTES, MAX_HELD_BYTES + 1, 3 * MAX_HELD_BYTES])
 @pytest.mark.parametrize("parts", [1, 7])
-def test_rep_44_a_response_of_status_500_arrives_whole(auth: SessionAuth[User], size: int, parts: int) -> None:
+def test_rep_44_a_response_of_status_500_arrives_whole(auth: SessionAuth[User, Any], size: int, parts: int) -> None:
     async def broken(request: Request) -> Response:
         del request
         body = b"x" * size
@@ -332,7 +334,7 @@ def test_rep_44_a_response_of_status_500_arrives_whole(auth: SessionAuth[User], 
     assert response.headers["vary"] == "Cookie"
 
 
-def test_rep_44_an_error_after_a_long_body_of_status_500_cannot_be_answered(auth: SessionAuth[User]) -> None:
+def test_rep_44_an_error_after_a_long_body_of_status_500_cannot_be_answered(auth: SessionAuth[User, Any]) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 500, "headers": []})
         await send({"type": "http.response.body", "body": b"x" * (MAX_HELD_BYTES + 1), "more_body": True})
@@ -343,7 +345,7 @@ def test_rep_44_an_error_after_a_long_body_of_status_500_cannot_be_answered(auth
         client.get("/")
 
 
-def test_rep_44_an_app_that_starts_a_second_response_is_heard(auth: SessionAuth[User]) -> None:
+def test_rep_44_an_app_that_starts_a_second_response_is_heard(auth: SessionAuth[User, Any]) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await PlainTextResponse("first", 500)(scope, receive, send)
         await PlainTextResponse("second", 404)(scope, receive, send)
@@ -426,7 +428,7 @@ WSGI_SUB_APPS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("sub_app", WSGI_SUB_APPS)
-def test_rep_44_a_dispatched_app_gives_the_documented_answers(auth: SessionAuth[User], sub_app: str) -> None:
+def test_rep_44_a_dispatched_app_gives_the_documented_answers(auth: SessionAuth[User, Any], sub_app: str) -> None:
     dispatcher: Any = DispatcherMiddleware(not_found, {"/sub": WSGI_SUB_APPS[sub_app]()})
     client = Client(wsgi.SessionAuthMiddleware(dispatcher, auth))
     for name, (status, body, retry) in DOCUMENTED.items():
@@ -437,7 +439,9 @@ def test_rep_44_a_dispatched_app_gives_the_documented_answers(auth: SessionAuth[
 
 @pytest.mark.parametrize("sub_app", [name for name in WSGI_SUB_APPS if name != "generator"])
 @pytest.mark.parametrize("fault", ["bug", "config", "late"])
-def test_rep_44_a_mistake_of_a_dispatched_app_stays_its_own(auth: SessionAuth[User], sub_app: str, fault: str) -> None:
+def test_rep_44_a_mistake_of_a_dispatched_app_stays_its_own(
+    auth: SessionAuth[User, Any], sub_app: str, fault: str
+) -> None:
     dispatcher: Any = DispatcherMiddleware(not_found, {"/sub": WSGI_SUB_APPS[sub_app]()})
     found = []
     for app in (dispatcher, wsgi.SessionAuthMiddleware(dispatcher, auth)):
@@ -450,7 +454,7 @@ def test_rep_44_a_mistake_of_a_dispatched_app_stays_its_own(auth: SessionAuth[Us
 @pytest.mark.parametrize("blueprint", [True, False])
 @pytest.mark.parametrize("catch", [None, Exception, 500])
 def test_rep_44_flask_gives_the_documented_answers(
-    auth: SessionAuth[User], blueprint: bool, catch: type[Exception] | int | None
+    auth: SessionAuth[User, Any], blueprint: bool, catch: type[Exception] | int | None
 ) -> None:
     sub = flask_sub(blueprint, catch)
     PowAuth(sub, auth)
@@ -465,7 +469,7 @@ def test_rep_44_flask_gives_the_documented_answers(
             assert client.get(f"/sub/fail/{fault}").status_code == 500
 
 
-def test_rep_44_what_a_blueprint_answers_to_these_errors_on_purpose_stays(auth: SessionAuth[User]) -> None:
+def test_rep_44_what_a_blueprint_answers_to_these_errors_on_purpose_stays(auth: SessionAuth[User, Any]) -> None:
     app = flask.Flask(__name__)
     PowAuth(app, auth)
     part = flask.Blueprint("part", __name__)
@@ -484,7 +488,7 @@ def test_rep_44_what_a_blueprint_answers_to_these_errors_on_purpose_stays(auth: 
     assert (response.status_code, response.text) == (418, "who are you?")
 
 
-def test_rep_44_flasks_guards_work_behind_the_wsgi_middleware_alone(auth: SessionAuth[User]) -> None:
+def test_rep_44_flasks_guards_work_behind_the_wsgi_middleware_alone(auth: SessionAuth[User, Any]) -> None:
     app = flask.Flask(__name__)
 
     @app.get("/me")

@@ -21,9 +21,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from harness.core_support import Site
 from harness.http_support import request_asgi
-from harness.support import CountingBackend, FakeConnection, MemoryUsers, User
-from powauth import BlockingRequestAuth, ConfigError, CookieCarrier, CredentialsCache, FrameworkSessionCarrier
-from powauth.authenticator import Authenticator
+from harness.support import CountingBackend, FakeConnection, Me, MemoryUsers, User, account_of
+from powauth import Account, BlockingRequestAuth, ConfigError, CookieCarrier, CredentialsCache, FrameworkSessionCarrier
 from powauth.backends.base import make_key
 from powauth.backends.memory import MemoryBackend
 from powauth.errors import ConfigWarning, NotFresh, NotSignedIn, StoreUnavailable
@@ -31,6 +30,7 @@ from powauth.http.connection import Connection
 from powauth.integrations import websockets
 from powauth.integrations.asgi import SessionAuthMiddleware, blocking_request_auth, request_auth
 from powauth.integrations.websockets import SocketClosed
+from powauth.plug import Authenticator
 
 pytestmark = pytest.mark.anyio
 
@@ -127,9 +127,8 @@ class Chat(Site):
 
     async def cookie(self) -> tuple[bytes, bytes]:
         connection = FakeConnection()
-        await self.auth.do_create(connection, self.user)
-        set_cookie = (await self.auth.respond(connection)).set_cookie
-        assert set_cookie is not None
+        await self.auth.do_create(connection, account_of(self.user))
+        (set_cookie,) = (await self.auth.respond(connection)).cookies
         return b"cookie", set_cookie.partition(";")[0].encode()
 
     async def session(self) -> Any:
@@ -181,7 +180,7 @@ async def end_all(chat: Chat) -> None:
 async def lock(chat: Chat) -> None:
     locked = replace(chat.user, locked=True)
     chat.users.rows[locked.id] = locked
-    await chat.auth.user_updated(chat.user, locked)
+    await chat.auth.credentials_changed(locked)
 
 
 async def delete_account(chat: Chat) -> None:
@@ -217,7 +216,7 @@ WAYS = [sign_out, end_all, lock, delete_account, let_idle, let_age, spoil]
 async def test_trm_07_a_socket_is_closed_when_its_session_ends(end: Any) -> None:
     chat, echo = Chat(), Echo()
     async with chat.talking(echo, recheck=SOON) as peer:
-        assert echo.user == replace(chat.user, password_hash="")
+        assert echo.user == account_of(chat.user).identity
         await end(chat)
         assert await peer.next() == ENDED
         peer.say("after the end")
@@ -539,7 +538,7 @@ async def test_a_sign_out_by_the_socket_itself_closes_it() -> None:
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "websocket.accept"})
-        await request_auth(scope).clear_authenticated_user()
+        await request_auth(scope).sign_out()
         with pytest.raises(SocketClosed):
             await send({"type": "websocket.send", "text": "you are signed out"})
 
@@ -782,7 +781,7 @@ async def test_the_id_in_a_frameworks_session_is_checked_too() -> None:
     chat = Chat(carrier=FrameworkSessionCarrier())
     connection = FakeConnection()
     connection.framework_session = {}
-    await chat.auth.do_create(connection, chat.user)
+    await chat.auth.do_create(connection, account_of(chat.user))
     await chat.auth.respond(connection)
     for origin, ended in ((b"https://evil.example", "websocket.close"), (ORIGIN[1], "websocket.accept")):
         peer = Peer(HOST, (b"origin", origin))
@@ -793,14 +792,14 @@ async def test_the_id_in_a_frameworks_session_is_checked_too() -> None:
         assert peer.sent[0]["type"] == ended
 
 
-class HeaderAuth(Authenticator[User]):
+class HeaderAuth(Authenticator[User, Me]):
     """Users by a header, as a program sends it."""
 
-    async def fetch(self, connection: Connection) -> User | None:
-        name = connection.header("x-user")
-        return next((user for user in self.users.rows.values() if user.email == name), None)  # type: ignore[attr-defined]
+    async def fetch(self, connection: Connection) -> Me | None:
+        account = await self.users.find(connection.header("x-user"))
+        return None if account is None else account.identity
 
-    async def create(self, connection: Connection, user: User, *, proof: bytes | None = None) -> User | None:
+    async def create(self, connection: Connection, account: Account[Me], grant: Any = None) -> Account[Me] | None:
         raise NotImplementedError
 
     async def delete(self, connection: Connection) -> None:
@@ -882,7 +881,7 @@ async def test_to_ask_again_in_an_outage_is_no_answer_and_nobody_is_nobody() -> 
     chat.backend.fail["*"] = StoreUnavailable("down")
     with pytest.raises(StoreUnavailable):
         await chat.auth.recheck(connection)
-    assert chat.auth.current_user(connection) is not None
+    assert chat.auth.current_identity(connection) is not None
     connection = FakeConnection([value.decode()])
     await chat.auth.call(connection)
     chat.backend.fail.clear()
@@ -896,7 +895,7 @@ async def test_a_plain_handler_can_ask_too() -> None:
     answers: list[bool] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        bound: BlockingRequestAuth[Any] = blocking_request_auth(scope)
+        bound: BlockingRequestAuth[Any, Any] = blocking_request_auth(scope)
         answers.append(await anyio.to_thread.run_sync(bound.recheck))
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})

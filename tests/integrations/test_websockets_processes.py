@@ -17,7 +17,7 @@ from harness import socket_server
 from harness.engines import database
 from harness.redis_servers import SHARED, clear_shared, shared_answers
 from harness.session_processes import ANN
-from harness.support import FakeConnection, User
+from harness.support import FakeConnection, Me, User, account_of
 from powauth import CredentialsCache, SessionAuth
 from powauth.backends.base import drive
 from powauth.backends.sql import SQLBackend
@@ -50,7 +50,7 @@ def store_url(engine: str, folder: Path) -> str:
 class Server:
     """A server in a process of its own, and this process's view of its store."""
 
-    def __init__(self, port: int, auth: SessionAuth[User], process: "subprocess.Popen[str]") -> None:
+    def __init__(self, port: int, auth: SessionAuth[User, Me], process: "subprocess.Popen[str]") -> None:
         self.port = port
         self.auth = auth
         self.process = process
@@ -58,9 +58,8 @@ class Server:
     def sign_in(self) -> str:
         """A new session, made here; the cookie that opens it there."""
         connection = FakeConnection()
-        drive(self.auth.do_create(connection, ANN))
-        set_cookie = drive(self.auth.respond(connection)).set_cookie
-        assert set_cookie is not None
+        drive(self.auth.do_create(connection, account_of(ANN)))
+        (set_cookie,) = drive(self.auth.respond(connection)).cookies
         return set_cookie.partition(";")[0]
 
     def connect(self, cookie: str, origin: str | None = None) -> ClientConnection:
@@ -79,7 +78,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     url = store_url(request.param, tmp_path)
     namespace = f"test-{uuid4().hex}"
     store = CredentialsCache(url, namespace=namespace)
-    with serving(url, namespace, socket_server.make_auth(store.off_event_loop())) as running:
+    with serving(url, namespace, socket_server.make_auth(store)) as running:
         yield running
     drive(store.backend.delete_owner(store.owner(ANN.id), running.auth.now()))
     drive(store.close())
@@ -88,7 +87,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
 
 
 @contextmanager
-def serving(url: str, namespace: str, auth: SessionAuth[User]) -> Iterator[Server]:
+def serving(url: str, namespace: str, auth: SessionAuth[User, Me]) -> Iterator[Server]:
     command = [sys.executable, "-W", "ignore", socket_server.__file__, url, namespace]
     environment = os.environ | {"PYTHONPATH": str(Path(socket_server.__file__).parents[1])}  # the harness
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:

@@ -10,7 +10,7 @@ from sqlalchemy import create_engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 
-from harness.core_support import a_mac
+from harness.core_support import a_mac, encode_id
 from harness.http_support import COMBINATION_IDS, COMBINATIONS, App, apps
 from harness.support import (
     OTHER_SECRET,
@@ -25,13 +25,13 @@ from harness.support import (
     Response,
 )
 from harness.support import make_app as small_app
-from powauth import Hooks, Limit, SessionAuth, Throttle
+from powauth import Hooks, Limit, RequestAuth, SessionAuth, Throttle
 from powauth.accounts.passwords import PasswordHasher
 from powauth.accounts.sqlalchemy import SQLAlchemyUsers, UserMixin
 from powauth.backends.base import drive
 from powauth.backends.lmdb import LMDBBackend
 from powauth.backends.memory import MemoryBackend
-from powauth.sessions.record import ID_CHARS, encode_id
+from powauth.sessions.ids import ID_CHARS
 
 MakeApp = Callable[..., App]
 
@@ -135,7 +135,7 @@ def test_a_failed_sign_in_is_three_round_trips_and_seven_after_the_first(make_ap
 
     async def fail(request: Request) -> object:
         params = {"email": app.user.email, "password": "six black herons"}
-        return await request.call("authenticate_user", params)
+        return await request.call("sign_in", params)
 
     counted = ["update"] if app.backend.reads_at_once else ["create", "get", "update"]
     assert asked(app, app.run(app.browser(), fail)[1]) == ["create", "create", "epoch"]
@@ -167,7 +167,7 @@ def test_on_lmdb_a_sign_in_waits_for_the_disk_once_and_once_for_being_counted(
         connection = FakeConnection()
         connection.ip = ip
         before = backend._open().env.info()["last_txnid"]
-        found = drive(auth.authenticate_user(connection, {"email": user.email, "password": password}))
+        found = drive(RequestAuth(auth, connection).sign_in({"email": user.email, "password": password}))
         assert (found is not None) == (password == "correct horse")
         return int(backend._open().env.info()["last_txnid"] - before)
 
@@ -216,7 +216,7 @@ def test_with_a_database_an_authenticated_request_sends_no_sql(kind: Kind, drive
 
         async def register(request: Request) -> object:
             params = {"email": "ada@example.org", "password": "five brown owls hoot"}
-            return (await request.call("create_user", params)).email
+            return (await request.call("register", params)).email
 
         browser = Browser(small_app(kind, auth, {"/register": register}), kind)
 

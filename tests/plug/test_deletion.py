@@ -14,7 +14,7 @@ PASSWORD = "correct horse"
 
 def _browser(kind: Kind, users: MemoryUsers, *args: Any, **options: Any) -> Browser:
     async def login(request: Request) -> object:
-        return bool(await request.call("authenticate_user", {"email": "ada@example.com", "password": PASSWORD}))
+        return bool(await request.call("sign_in", {"email": "ada@example.com", "password": PASSWORD}))
 
     async def delete(request: Request) -> object:
         await request.call("delete_user", *args, **options)

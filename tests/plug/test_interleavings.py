@@ -1,7 +1,7 @@
 """Every order of the steps of concurrent requests, on the real core; see `harness.interleavings`."""
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,19 @@ from harness.interleavings import (
     find_violation,
 )
 from harness.scenarios import SCENARIOS
-from harness.support import CountingBackend, User
-from powauth import CredentialsCache, SessionAuth
+from harness.support import CountingBackend, Me, User
+from powauth import Account, CredentialsCache, SessionAuth
+from powauth.accounts.service import AS_BEFORE, Grant
 from powauth.backends.base import Backend, Millis, Record
 from powauth.backends.lmdb import LMDBBackend
 from powauth.backends.memory import MemoryBackend
-from powauth.http.connection import Connection, Effects
-from powauth.sessions.record import Session, decide, encode_id, expires_at, renewed
+from powauth.http.connection import Connection
+from powauth.sessions.ids import PresentedId
+from powauth.sessions.manager import Note
+from powauth.sessions.presence import Recognized
+from powauth.sessions.recognition import NO_ID
+from powauth.sessions.record import Outcome, Session, StoredKey, Subject, expires_at, renewed
+from powauth.sessions.store import Stored
 
 pytestmark = pytest.mark.untraced
 
@@ -95,138 +101,178 @@ class DeletesOnlyYoung(CountingBackend):
         return held is not None and held.version == 0 and await super().delete(key, now)
 
 
-class ResendsUnseen(SessionAuth[User]):
+class ResendsUnseen(SessionAuth[User, Me]):
     """Sends the current id again without looking whether it is alive."""
-
-    async def _to_send(self, connection: Connection, state: Any) -> Session | None:
-        if state.known.presented.generation < state.stored.session.generation:
-            found: Session = state.stored.session
-            return found
-        return await super()._to_send(connection, state)
-
-
-class SignsInUnseen(SessionAuth[User]):
-    """Sends a new session's id without looking whether it is alive."""
-
-    async def respond(self, connection: Connection, *, failed: bool = False) -> Effects:
-        state = self._state(connection)
-        if state.signed_in and state.stored is not None:
-            return Effects(self.carrier.write(connection, encode_id(state.stored.session, self._mac)))
-        return await super().respond(connection, failed=failed)
-
-
-class RenewsEach(SessionAuth[User]):
-    """The loser of a compare-and-set renews what the winner made."""
-
-    async def _to_send(self, connection: Connection, state: Any) -> Session | None:
-        stored, now = state.stored, self.now()
-        while stored is not None:
-            changed = renewed(stored.session, now, self.policy)
-            if await self.store.update(stored, changed, expires_at(changed, self.policy), now):
-                return changed
-            stored = await self._read_again(stored.session.sid)
-        return None
-
-
-class KnowsNoGrace(SessionAuth[User]):
-    """An id that has a successor opens nothing."""
-
-    async def fetch(self, connection: Connection) -> User | None:
-        user = await super().fetch(connection)
-        state = self._state(connection)
-        if state.stored is not None and state.known is not None:
-            outcome = decide(state.stored.session, state.known.presented, self.now(), self.policy)
-            if outcome.name == "RESEND":
-                state.stored = None
-                return None
-        return user
-
-
-class TrustsTheCheck(SessionAuth[User]):
-    """Does not ask whether the password that was checked is still the one."""
-
-    async def create(self, connection: Connection, user: User, *, proof: bytes | None = None) -> User | None:
-        return await super().create(connection, user)
-
-
-class TakesTheLatestEpochLate(SessionAuth[User]):
-    """Takes an epoch that was read after the user for one that was read before."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.__dict__["_reads_once"] = True
+        carry_on = self.sessions.carry_on
 
-    async def create(self, connection: Connection, user: User, *, proof: bytes | None = None) -> User | None:
-        attempt = connection.states.get(self._attempt)
+        async def broken(stored: Stored, presented: PresentedId, note: Note) -> tuple[Stored, Session | None]:
+            if presented.generation < stored.session.generation:
+                return stored, stored.session
+            return await carry_on(stored, presented, note)
+
+        self.sessions.carry_on = broken  # type: ignore[method-assign]
+
+
+class SignsInUnseen(SessionAuth[User, Me]):
+    """Sends a new session's id without looking whether it is alive."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+
+        async def broken(session: Session, note: Note) -> bool:
+            del session, note
+            return True
+
+        self.sessions.seen_alive = broken  # type: ignore[method-assign]
+
+
+class RenewsEach(SessionAuth[User, Me]):
+    """The loser of a compare-and-set renews what the winner made."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+
+        async def broken(stored: Stored, presented: PresentedId, note: Note) -> tuple[Stored, Session | None]:
+            del presented, note
+            found: Stored | None = stored
+            while found is not None:
+                now = self.now()
+                changed = renewed(found.session, now, self.policy)
+                done = await self.store.update(found, changed, expires_at(changed, self.policy), now)
+                if done is not None:
+                    return done, changed
+                found = await self.store.get_fresh(found.session.sid, now)
+            return stored, None
+
+        self.sessions.carry_on = broken  # type: ignore[method-assign]
+
+
+class KnowsNoGrace(SessionAuth[User, Me]):
+    """An id that has a successor opens nothing."""
+
+    def call_at_once(self, connection: Connection) -> bool:
+        del connection
+        return False
+
+    async def fetch(self, connection: Connection) -> Me | None:
+        identity = await super().fetch(connection)
+        presence = self._reader.presence(connection)  # no public name says what was decided
+        if isinstance(presence, Recognized) and presence.outcome is Outcome.RESEND:
+            self._reader.set_presence(connection, NO_ID)
+            return None
+        return identity
+
+
+class TrustsTheCheck(SessionAuth[User, Me]):
+    """Does not ask whether the password that was checked is still the one."""
+
+    async def create(
+        self, connection: Connection, account: Account[Me], grant: Grant = AS_BEFORE
+    ) -> Account[Me] | None:
+        return await super().create(connection, account, msgspec.structs.replace(grant, proven=False))
+
+
+class TakesTheLatestEpochLate(SessionAuth[User, Me]):
+    """Takes an epoch that was read after the user for one that was read before."""
+
+    async def create(
+        self, connection: Connection, account: Account[Me], grant: Grant = AS_BEFORE
+    ) -> Account[Me] | None:
+        attempt = grant.attempt
         if attempt is not None and attempt.epoch is not None:
             latest = await self.store.backend.latest_epoch(self.now())
-            connection.states[self._attempt] = msgspec.structs.replace(attempt, epoch=latest)
-        return await super().create(connection, user, proof=proof)
+            grant = msgspec.structs.replace(grant, attempt=msgspec.structs.replace(attempt, epoch=latest))
+        return await super().create(connection, account, grant)
 
 
-class SignsInTheCheckedUser(SessionAuth[User]):
+class SignsInTheCheckedUser(SessionAuth[User, Me]):
     """Makes the session of the user that was checked, not of the one that is there once the epoch is known."""
 
-    def _new_session(self, connection: Connection, key: str, user: User, now: Millis) -> Session:
-        checked = next(row for row in self.users.written if row.id == user.id)  # type: ignore[attr-defined]
-        return super()._new_session(connection, key, checked, now)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        begin = self.sessions.begin
+
+        async def broken(subject: Subject, *arguments: Any, **named: Any) -> tuple[Stored | None, int]:
+            checked = next(me for me in options["users"].written if me.id == subject.user_key)
+            old = msgspec.structs.replace(subject, identity=msgspec.msgpack.encode(checked))
+            return await begin(old, *arguments, **named)
+
+        self.sessions.begin = broken  # type: ignore[method-assign]
 
 
-class LeavesThePresented(SessionAuth[User]):
-    async def _replace_presented(self, *_: object) -> None:
-        return None
+class LeavesThePresented(SessionAuth[User, Me]):
+    async def create(
+        self, connection: Connection, account: Account[Me], grant: Grant = AS_BEFORE
+    ) -> Account[Me] | None:
+        await self.fetch(connection)
+        self._reader.set_presence(connection, NO_ID)  # no public name lets a request forget what it presented
+        return await super().create(connection, account, grant)
 
 
-class TrimsFirst(SessionAuth[User]):
+class TrimsFirst(SessionAuth[User, Me]):
     """Makes room for a session before it is made."""
 
-    async def create(self, connection: Connection, user: User, *, proof: bytes | None = None) -> User | None:
-        if self.max_sessions is not None:
-            await super()._end_oldest(self.users.key(user), self.max_sessions - 1, self.now())
-        return await super().create(connection, user, proof=proof)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
 
-    async def _end_oldest(self, *_: object) -> None:
-        return None
+        async def broken(user_key: StoredKey, note: Note) -> None:
+            del user_key, note
+
+        self.sessions.end_oldest = broken  # type: ignore[method-assign]
+
+    async def create(
+        self, connection: Connection, account: Account[Me], grant: Grant = AS_BEFORE
+    ) -> Account[Me] | None:
+        if self.sessions.max_sessions is not None:
+            for extra in (await self.store.sessions(str(account.key), self.now()))[self.sessions.max_sessions - 1 :]:
+                await self.store.delete(extra.session.sid, self.now())
+        return await super().create(connection, account, grant)
 
 
-class NeverAsksAgain(SessionAuth[User]):
+class NeverAsksAgain(SessionAuth[User, Me]):
     """With ``reload``, takes what the session holds."""
 
-    async def _fetch_reloaded(self, connection: Connection, state: Any, stored: Any, user: User) -> User | None:
-        state.stored = stored
-        return user
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+
+        async def broken(connection: Connection, stored: Stored, *, keep: bool) -> tuple[Stored, Me]:
+            del connection, keep
+            return stored, msgspec.msgpack.decode(stored.session.identity, type=Me)
+
+        self._reader.confirm = broken  # type: ignore[method-assign]  # no public name stands between
 
 
 class ReadsTheUserFirst(CredentialsCache):
     """Reads the user once, before the sessions' versions."""
 
-    async def refresh(self, user_key: str, load: Callable[[], Awaitable[bytes | None]], now: Millis) -> int:
-        snapshot = await load()
+    async def rewrite(self, user_key: StoredKey, load: Any, change: Any, now: Millis) -> int:
+        loaded = await load()
 
-        async def same() -> bytes | None:
-            return snapshot
+        async def same() -> Any:
+            return loaded
 
-        return await super().refresh(user_key, same, now)
+        return await super().rewrite(user_key, same, change, now)
 
 
 class RefreshesWithoutEpoch(CredentialsCache):
     """Lets a sign-in that has read the user before a change land after its refresh."""
 
-    async def epoch(self, user_key: str, now: Millis, *, advance: bool = False) -> int:
+    async def epoch(self, user_key: StoredKey, now: Millis, *, advance: bool = False) -> int:
         return await super().epoch(user_key, now)
 
 
 class RefreshesOnce(CredentialsCache):
     """Gives a session up that another writer has changed meanwhile."""
 
-    async def refresh(self, user_key: str, load: Callable[[], Awaitable[bytes | None]], now: Millis) -> int:
+    async def rewrite(self, user_key: StoredKey, load: Any, change: Any, now: Millis) -> int:
         pending = await self.sessions(user_key, now)
-        snapshot = await load()
+        loaded = await load()
         for stored in pending:
-            if snapshot is not None:
-                await self.update(
-                    stored, msgspec.structs.replace(stored.session, user=snapshot), stored.expires_at, now
-                )
+            if loaded is not None:
+                await self.update(stored, change(stored.session, loaded), stored.expires_at, now)
         return len(pending)
 
 
@@ -271,7 +317,7 @@ FOUND: Mapping[str, list[str]] = {
         "renewal, sign-out, sign-in, late response",
         "renewal and sign-in in one browser",
         "sign-in, password change, a thief's renewal",
-        "sign-out and snapshot refresh",
+        "sign-out and refresh of identities",
         "revoke of a device and its renewal",
     ],
     "UpdatesBlindly": [

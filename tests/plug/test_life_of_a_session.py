@@ -14,13 +14,13 @@ import msgspec
 import pytest
 
 from harness.all_backends import ASYNC, LOCAL, SYNC, Stores, stores
-from harness.core_support import NAMESPACE, a_mac
+from harness.core_support import NAMESPACE, a_mac, encode_id
 from harness.http_support import App, apps, apps_on
-from harness.support import OTHER_SECRET, Browser, CountingBackend, Kind, Request
+from harness.support import OTHER_SECRET, Browser, CountingBackend, Kind, Me, Request
 from powauth.backends.base import Millis, Record, drive, make_key
 from powauth.errors import InvalidParams, StoreUnavailable
 from powauth.integrations import asgi
-from powauth.sessions.record import ID_CHARS, encode_id, encode_sid
+from powauth.sessions.ids import ID_CHARS, encode_sid
 
 RENEWAL, GRACE, TTL, MAX_LIFETIME = 900, 30, 1800, 43_200
 GRACE_AT_MOST = GRACE * 5 / 4
@@ -158,7 +158,7 @@ def test_row_05_a_current_id_at_the_renewal_age_is_renewed_at_the_response(app: 
     assert (after.session.generation, after.version) == (1, before.version + 1)
     assert not after.session.confirmed
     assert after.session.renewed_at == app.auth.now()
-    for kept in ("sid", "salt", "user_key", "created_at", "authenticated_at", "metadata", "user"):
+    for kept in ("sid", "salt", "user_key", "created_at", "authenticated_at", "metadata", "identity", "proofs"):
         assert getattr(after.session, kept) == getattr(before.session, kept), kept
     assert after.expires_at == app.auth.now() + TTL * 1000
     assert app.event_names[-1] == "renewed"
@@ -321,7 +321,7 @@ def test_delete_removes_the_record_before_the_response_and_then_the_cookie(app: 
     left: list[int] = []
 
     async def sign_out(request: Request) -> object:
-        await request.call("clear_authenticated_user")
+        await request.call("sign_out")
         left.append(app.count)
         return request.user
 
@@ -496,18 +496,18 @@ def test_deleting_the_user_ends_all_sessions(app: App) -> None:
 
 def test_locking_the_user_ends_all_sessions(app: App) -> None:
     browser, other = app.signed_in(), app.signed_in()
-    drive(app.auth.update_account(app.user, {"locked": True}))
+    app.settle(app.auth.update_account(app.user, {"locked": True}))
     assert app.count == 0
     assert_anonymous(app, browser, ["get"])
     assert_anonymous(app, other, ["get"])
 
 
-def test_an_update_refreshes_all_snapshots_before_it_returns(app: App) -> None:
+def test_an_update_refreshes_all_identities_before_it_returns(app: App) -> None:
     browser, other = app.signed_in(), app.signed_in()
 
     async def update(request: Request) -> object:
         await request.call("update_user", {"current_password": "correct horse", "name": "Ada"})
-        return [app.users.restore(stored.session.user).name for stored in app.stored]
+        return [msgspec.msgpack.decode(stored.session.identity, type=Me).name for stored in app.stored]
 
     response, verbs = app.run(browser, update)
     assert response.json() == ["Ada", "Ada"]
@@ -565,7 +565,7 @@ def test_a_late_resent_id_does_not_overwrite_a_new_sign_in(app: App) -> None:
 def test_a_session_revoked_between_request_and_response_is_not_revived(app: App, age: int) -> None:
     browser = app.signed_in()
     app.clock.advance(age)
-    app.during = lambda: drive(app.auth.revoke_user(app.user))
+    app.during = lambda: app.settle(app.auth.revoke_user(app.user))
     response, verbs = app.visit(browser, "/slow")
     assert response.json() == {"user": app.user.email}
     assert response.set_cookies == []

@@ -9,12 +9,14 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -27,13 +29,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-import powauth.session_auth
 from harness.interleavings import GRACE, PASSWORD, RENEWAL, TTL, Browser, Core, Handler, Response, World
-from harness.support import CountingBackend, User
+from harness.support import CountingBackend, Me, User
 from powauth.backends.base import Backend, Millis, Record, drive
 from powauth.backends.lmdb import LMDBBackend
 from powauth.backends.memory import MemoryBackend
-from powauth.sessions.record import Outcome, Policy, PresentedId, Session, decide, encode_sid
+from powauth.sessions import manager, recognition
+from powauth.sessions.ids import PresentedId, encode_sid
+from powauth.sessions.record import Outcome, Policy, Session, decide
 
 pytestmark = pytest.mark.untraced
 
@@ -265,7 +268,7 @@ class LifeOfSessions(RuleBasedStateMachine):
         signed_in: list[User | None] = []
 
         async def handler(auth: object) -> None:
-            signed_in.append(await auth.authenticate_user({"email": f"{user}@example.org", "password": password}))  # type: ignore[attr-defined]
+            signed_in.append(await auth.sign_in({"email": f"{user}@example.org", "password": password}))  # type: ignore[attr-defined]
 
         presented, response = self.request(browser, handler)
         session = self.arrives(presented, response)
@@ -280,7 +283,7 @@ class LifeOfSessions(RuleBasedStateMachine):
             self.responds(presented, response)
 
     def sign_out(self, browser: str) -> None:
-        presented, response = self.request(browser, lambda auth: auth.clear_authenticated_user())
+        presented, response = self.request(browser, lambda auth: auth.sign_out())
         session = self.arrives(presented, response)
         assert response.sent == ""
         if session is not None:
@@ -423,7 +426,7 @@ class LifeOfSessions(RuleBasedStateMachine):
             life = self.lives[self.sids[session.sid]]
             assert session.generation == life.generation
             assert session.confirmed == (life.generation in {0, *life.first_used})
-            assert self.world.users.restore(session.user).name == life.name
+            assert msgspec.msgpack.decode(session.identity, type=Me).name == life.name
             assert session.created_at == life.begun * 1000
             assert session.renewed_at == life.renewed * 1000
 
@@ -451,6 +454,13 @@ def run(backend: Backend, **changes: object) -> None:
         run_state_machine_as_test(machine, settings=settings(**options))  # type: ignore[arg-type]
 
 
+@contextmanager
+def deciding(rule: Callable[[Session, PresentedId, Millis, Policy], Outcome]) -> Iterator[None]:
+    """Put a rule in the place of `decide`, at the request and at the response."""
+    with patch.object(recognition, "decide", rule), patch.object(manager, "decide", rule):
+        yield
+
+
 def test_any_life_of_sessions_is_as_the_table_says(backend: Backend) -> None:
     """And it comes to each row of the table."""
     outcomes: Counter[Outcome] = Counter()
@@ -460,7 +470,7 @@ def test_any_life_of_sessions_is_as_the_table_says(backend: Backend) -> None:
         outcomes[outcome] += 1
         return outcome
 
-    with patch.object(powauth.session_auth, "decide", counting):
+    with deciding(counting):
         run(backend)
     # No id is a stranger's here, and these backends never hand out an expired record.
     never = {Outcome.STRANGER, Outcome.EXPIRED} | (set() if isinstance(backend, MemoryBackend) else {Outcome.AHEAD})
@@ -490,7 +500,7 @@ def instead(wrong: Outcome, right: Outcome) -> Callable[[Session, PresentedId, M
 )
 def test_a_row_that_is_carried_out_wrongly_is_found(right: Outcome, wrong: Outcome) -> None:
     with (
-        patch.object(powauth.session_auth, "decide", instead(wrong, right)),
+        deciding(instead(wrong, right)),
         pytest.raises(AssertionError),
     ):
         run(MemoryBackend(), phases=[Phase.generate], derandomize=True, report_multiple_bugs=False)

@@ -11,7 +11,7 @@ import litestar
 import pytest
 from fastapi import Depends, FastAPI
 
-from harness.support import SECRET, Clock, MemoryUsers, User
+from harness.support import SECRET, Clock, Me, MemoryUsers, User
 from powauth import RequestAuth, SessionAuth
 from powauth.backends.base import drive
 from powauth.backends.memory import MemoryBackend
@@ -34,10 +34,10 @@ class Setups:
         self.ada = self.users.add("ada@example.org", "a user's pass phrase")
         boss = self.admins.add("ada@example.org", "an admin's pass phrase")
         self.admins.rows = {self.ada.id: replace(boss, id=self.ada.id)}  # the worst case: keys that collide
-        self.people: SessionAuth[User] = SessionAuth(
+        self.people: SessionAuth[User, Me] = SessionAuth(
             secret_key=SECRET, users=self.users, backend=backend, clock=self.clock
         )
-        self.staff: SessionAuth[User] = SessionAuth(
+        self.staff: SessionAuth[User, Me] = SessionAuth(
             secret_key=ADMIN_SECRET,
             users=self.admins,
             store=CredentialsCache(backend, namespace="admins"),
@@ -58,7 +58,7 @@ def fastapi_app(setups: Setups) -> Any:
     app.add_middleware(SessionAuthMiddleware, auth=setups.staff, sign_in_path="/admin/login")
     people, staff = Auth(setups.people), Auth(setups.staff)
 
-    def add(prefix: str, auth: Auth[User]) -> None:
+    def add(prefix: str, auth: Auth[User, Me]) -> None:
         @app.get(f"{prefix}/me")
         async def me(user: Annotated[User, Depends(auth.current_user)]) -> dict[str, str]:
             return {"email": user.email}
@@ -69,13 +69,13 @@ def fastapi_app(setups: Setups) -> Any:
 
         @app.post(f"{prefix}/login")
         async def login(
-            params: dict[str, str], bound: Annotated[RequestAuth[User], Depends(auth.request_auth)]
+            params: dict[str, str], bound: Annotated[RequestAuth[User, Me], Depends(auth.request_auth)]
         ) -> bool:
-            return await bound.authenticate_user(params) is not None
+            return await bound.sign_in(params) is not None
 
         @app.post(f"{prefix}/logout")
-        async def logout(bound: Annotated[RequestAuth[User], Depends(auth.request_auth)]) -> None:
-            await bound.clear_authenticated_user()
+        async def logout(bound: Annotated[RequestAuth[User, Me], Depends(auth.request_auth)]) -> None:
+            await bound.sign_out()
 
     add("", people)
     add("/admin", staff)
@@ -87,12 +87,12 @@ def flask_app(setups: Setups) -> Any:
     people = PowAuth(app, setups.people, sign_in_path="/login")
     staff = PowAuth(app, setups.staff, sign_in_path="/admin/login")
 
-    def add(prefix: str, auth: PowAuth[User]) -> None:
+    def add(prefix: str, auth: PowAuth[User, Me]) -> None:
         def login() -> Any:
-            return flask.jsonify(auth.request_auth().authenticate_user(flask.request.get_json()) is not None)
+            return flask.jsonify(auth.request_auth().sign_in(flask.request.get_json()) is not None)
 
         def logout() -> Any:
-            auth.request_auth().clear_authenticated_user()
+            auth.request_auth().sign_out()
             return {}
 
         views: Mapping[str, tuple[str, Callable[[], Any]]] = {
@@ -128,20 +128,20 @@ def litestar_app(setups: Setups) -> Any:
     async def admin_fresh() -> None: ...
 
     @litestar.post("/login")
-    async def login(request_auth: CurrentRequestAuth[User], request: litestar.Request[Any, Any, Any]) -> bool:
-        return await request_auth.authenticate_user(await request.json()) is not None
+    async def login(request_auth: CurrentRequestAuth[User, Me], request: litestar.Request[Any, Any, Any]) -> bool:
+        return await request_auth.sign_in(await request.json()) is not None
 
     @litestar.post("/admin/login")
-    async def admin_login(admin_auth: CurrentRequestAuth[User], request: litestar.Request[Any, Any, Any]) -> bool:
-        return await admin_auth.authenticate_user(await request.json()) is not None
+    async def admin_login(admin_auth: CurrentRequestAuth[User, Me], request: litestar.Request[Any, Any, Any]) -> bool:
+        return await admin_auth.sign_in(await request.json()) is not None
 
     @litestar.post("/logout")
-    async def logout(request_auth: CurrentRequestAuth[User]) -> None:
-        await request_auth.clear_authenticated_user()
+    async def logout(request_auth: CurrentRequestAuth[User, Me]) -> None:
+        await request_auth.sign_out()
 
     @litestar.post("/admin/logout")
-    async def admin_logout(admin_auth: CurrentRequestAuth[User]) -> None:
-        await admin_auth.clear_authenticated_user()
+    async def admin_logout(admin_auth: CurrentRequestAuth[User, Me]) -> None:
+        await admin_auth.sign_out()
 
     handlers = [me, admin_me, fresh, admin_fresh, login, admin_login, logout, admin_logout]
     app: Any = litestar.Litestar(handlers, plugins=[people, staff], logging_config=None)

@@ -11,15 +11,15 @@ from powauth.backends.memory import MemoryBackend
 KINDS: tuple[Kind, ...] = ("asgi", "wsgi")
 
 
-def _auth(namespace: str, **options: Any) -> SessionAuth[Any]:
+def _auth(namespace: str, **options: Any) -> SessionAuth[Any, Any]:
     store = CredentialsCache(MemoryBackend(), namespace=namespace)
     return SessionAuth(secret_key=SECRET, users=MemoryUsers(), store=store, session_key=namespace, **options)
 
 
-def _nested(kind: Kind, outer: SessionAuth[Any], inner: SessionAuth[Any]) -> Browser:
+def _nested(kind: Kind, outer: SessionAuth[Any, Any], inner: SessionAuth[Any, Any]) -> Browser:
     async def sign_in(request: Request) -> object:
         user = outer.users.add("ada@example.com")  # type: ignore[attr-defined]
-        await request.call("sign_in", user)
+        await request.call("sign_in_user", user)
         return None
 
     inside = make_app(kind, inner, {})

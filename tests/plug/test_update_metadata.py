@@ -8,7 +8,7 @@ import pytest
 from harness.http_support import COMBINATION_IDS, COMBINATIONS, App, apps
 from harness.support import Browser, Kind, Request
 from powauth import MetadataTooLarge
-from powauth.http.metadata import MAX_METADATA_BYTES
+from powauth.sessions.info import MAX_METADATA_BYTES
 
 pytestmark = pytest.mark.parametrize("combination", COMBINATIONS, ids=COMBINATION_IDS)
 

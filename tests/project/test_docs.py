@@ -22,12 +22,13 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 from werkzeug.security import generate_password_hash
 
-from harness.support import SECRET, MemoryUsers
-from powauth import SessionAuth
+from harness.support import SECRET, Clock, FakeConnection, MemoryUsers
+from powauth import RequestAuth, SessionAuth
 from powauth.accounts.sqlalchemy import SQLAlchemyUsers, UserMixin
 from powauth.backends.base import drive
 from powauth.integrations.asgi import SessionAuthMiddleware
 from powauth.integrations.flask import PowAuth, current_user
+from powauth.testing import sign_in
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
@@ -64,7 +65,7 @@ def test_the_programs_run_and_their_own_tests_pass(page: str, tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SECRET_KEY", secrets.token_urlsafe(48))
     names = run(page)
-    user = drive(names["users"].create({"email": "mia@example.org", "password": "five brown owls hoot"}))
+    user = drive(names["users"].create({"email": "mia@example.org", "password": "five brown owls hoot"})).identity
     tests: list[Callable[..., None]] = [names[name] for name in names if name.startswith("test_")]
     assert tests
     for test in tests:
@@ -76,6 +77,37 @@ def test_the_suite_of_extending_md_tests_the_backend_that_it_is_given() -> None:
     suite = run("extending.md")["TestMyBackend"]
     suite().test_what_was_created_is_read_back_unchanged()
     suite().test_rep_61_no_step_of_delete_owner_lets_a_create_slip_past()
+
+
+def test_the_subclass_and_the_extension_of_extending_md_do_what_they_say() -> None:
+    names = run("extending.md")
+    lines: list[str] = []
+    users, clock = MemoryUsers(), Clock(12 * 3600.0)  # noon
+    ada, bo = users.add("ada@example.org"), users.add("bo@example.org", name="night watch")
+
+    office_hours: type[SessionAuth[Any, Any]] = names["OfficeHours"]
+    auth = office_hours(
+        secret_key=SECRET, users=users, backend="memory://", clock=clock, extensions=[names["Audit"](lines)]
+    )
+    app = flask.Flask("extended")
+    PowAuth(app, auth)
+    app.add_url_rule("/", view_func=lambda: {"user": current_user.email if current_user else None})
+    client = app.test_client()
+    sign_in(client, ada)
+    assert client.get("/").json == {"user": ada.email}
+    clock.advance(6 * 3600 + 1 - 30 * 60)
+    sign_in(client, ada)
+    assert client.get("/").json == {"user": ada.email}
+    clock.advance(30 * 60 - 1)
+    assert client.get("/").json == {"user": None}, "after office hours"
+    night_watch = app.test_client()
+    sign_in(night_watch, bo)
+    assert night_watch.get("/").json == {"user": bo.email}
+    drive(auth.revoke_user(ada))
+    noon = 12 * 3_600_000
+    assert auth.extension(names["Audit"]).lines is lines
+    assert lines[0] == f"{noon} sign_in {ada.id}"
+    assert lines[-1] == f"{noon + 6 * 3_600_000} all {ada.id}"
 
 
 # --- migrating.md ---------------------------------------------------------------------------------------------------
@@ -99,14 +131,17 @@ def test_old_hashes_sign_in_once_and_are_replaced(names: dict[str, Any], method:
     Base.metadata.create_all(engine)
     hasher = names["MovingHasher"](time_cost=1, memory_cost=64, cheap_and_unsafe=True)
     users = SQLAlchemyUsers(engine, Account, hasher=hasher)
-    params = {"email": "mia@example.org", "password": "five brown owls hoot"}
+    params: dict[str, object] = {"email": "mia@example.org", "password": "five brown owls hoot"}
     drive(users.create(params))
     with Session(engine) as session, session.begin():
         account = session.scalars(select(Account)).one()
-        account.password_hash = generate_password_hash(params["password"], method)
-    assert drive(users.authenticate({**params, "password": "six brown owls hoot"})) is None
+        account.password_hash = generate_password_hash(str(params["password"]), method)
+    auth = SessionAuth(secret_key=SECRET, users=users, backend="memory://")
+    assert drive(RequestAuth(auth, FakeConnection()).sign_in({**params, "password": "six brown owls hoot"})) is None
+    with Session(engine) as session:
+        assert "$argon2id$" not in str(session.scalars(select(Account)).one().password_hash)
     for _ in range(2):
-        assert drive(users.authenticate(params)) is not None
+        assert drive(RequestAuth(auth, FakeConnection()).sign_in(params)) is not None
         with Session(engine) as session:
             assert "$argon2id$" in str(session.scalars(select(Account)).one().password_hash)
     engine.dispose()

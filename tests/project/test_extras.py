@@ -77,7 +77,9 @@ def test_every_block_of_optional_imports_is_tried_above() -> None:
     }
     reached = {
         "powauth.backends._lmdb_engine": "powauth.backends.lmdb",
+        "powauth.backends._sql_connections": "powauth.backends.sql",
         "powauth.backends._sql_engine": "powauth.backends.sql",
+        "powauth.backends._sql_errors": "powauth.backends.sql",
         "powauth.backends._sql_statements": "powauth.backends.sql",
     }
     assert {reached.get(name, name) for name in found} == {module for module, _, _ in PARTS}
@@ -165,6 +167,8 @@ def test_each_import_error_that_is_caught_goes_through_the_helper() -> None:
             calls = {ast.unparse(each.func) for each in ast.walk(node) if isinstance(each, ast.Call)}
             if kinds & {"ImportError", "ModuleNotFoundError"} and not calls & {"is_missing", "explained"}:
                 if path.name == "_sql_engine.py":  # it knows the driver by its URL
+                    continue
+                if path.name == "_forks.py":  # a part of Python that a build may lack; no package installs it
                     continue
                 bare.append((path.name, node.lineno))
     assert bare == []

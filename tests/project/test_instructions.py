@@ -48,7 +48,9 @@ def test_a_needless_piece_of_work_is_counted_and_caught(
 
 
 def test_the_counts_are_of_what_the_scenarios_say(counted: instructions.Counts) -> None:
-    assert 0 < counted[FLOOR] < counted["ASGI, memory"] < counted["ASGI, memory, SQLAlchemy"]
+    assert 0 < counted[FLOOR] < counted["ASGI, memory"]
+    # All requests share one identity, whoever the users are.
+    assert counted["ASGI, memory, SQLAlchemy"] == pytest.approx(counted["ASGI, memory"], rel=0.02)
     assert 0 < counted["ASGI, anonymous"] < counted["ASGI, memory"] < counted["ASGI, LMDB"]
     assert counted["ASGI, anonymous"] < counted["ASGI, forged"], "an event is told of"
 

@@ -1,19 +1,21 @@
 """AUT-05: only the documented success authenticates, and without the middleware nothing passes. Over HTTP."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import pytest
 from fastapi import Depends, FastAPI
 from flask import Flask
 
 from harness.core_support import KINDS
 from harness.http_support import COMBINATION_IDS, COMBINATIONS, App, apps, request_asgi
-from harness.support import Browser, FakeConnection, Kind, MemoryUsers, Request, User
-from powauth import ConfigError
+from harness.support import Browser, Kind, Me, MemoryUsers, Request, User, account_of
+from powauth import Account, ConfigError
+from powauth.accounts.identity import Key
 from powauth.backends.base import drive
-from powauth.errors import StoreUnavailable
 from powauth.integrations import asgi, fastapi, flask, wsgi
 
 MakeApp = Callable[..., App]
@@ -26,10 +28,12 @@ def make_app(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeApp
 
 
 class Stranger:
-    """Has all that a user has, and is none."""
+    """Has all that an account has, and is none."""
 
     def __init__(self, user: User) -> None:
-        self.__dict__.update(vars(user))
+        account = account_of(user)
+        self.key, self.identity, self.proof, self.active = account.key, account.identity, account.proof, True
+        self.rehash = None
 
     def __repr__(self) -> str:
         return "a stranger"
@@ -38,29 +42,28 @@ class Stranger:
 class OddUsers(MemoryUsers):
     """A users context whose `authenticate` answers what it is told to."""
 
-    authenticates_current = False
     answer: Any = None
 
-    async def authenticate(self, params: Mapping[str, object]) -> User | None:
+    async def authenticate(self, params: Mapping[str, object]) -> Account[Me] | None:
         if isinstance(self.answer, Exception):
             raise self.answer
-        answer: User | None = self.answer
+        answer: Account[Me] | None = self.answer
         return answer
 
 
 async def sign_in(request: Request) -> object:
-    user = await request.call("authenticate_user", {"email": "ada@example.org", "password": "correct horse"})
+    user = await request.call("sign_in", {"email": "ada@example.org", "password": "correct horse"})
     return None if user is None else user.email
 
 
-@pytest.mark.parametrize("answer", [None, False, True, 0, 1, "", "ada", b"", (), {}, User], ids=repr)
+@pytest.mark.parametrize("answer", [None, False, True, 0, 1, "", "ada", b"", (), {}, User, Account], ids=repr)
 def test_aut_05_an_answer_that_is_no_user_signs_nobody_in(make_app: MakeApp, answer: object) -> None:
     users = OddUsers()
     app = make_app(users=users)
     users.answer = answer
     browser = app.browser()
     response, verbs = app.run(browser, sign_in)
-    assert (response.status, response.json(), response.set_cookies, verbs) == (200, None, [], [])
+    assert (response.status, response.json(), response.set_cookies, verbs) == (200, None, [], ["epoch"])
     assert (app.count, app.event_names) == (0, ["sign_in_refused"])
     assert browser.get("/private").status == 401
 
@@ -70,24 +73,27 @@ def test_aut_05_another_type_signs_nobody_in(make_app: MakeApp) -> None:
     app = make_app(users=users)
     users.answer = Stranger(app.user)
     response, verbs = app.run(app.browser(), sign_in)
-    assert (response.json(), verbs) == (None, [])
+    assert (response.json(), verbs) == (None, ["epoch"])
 
 
 def test_aut_05_the_documented_answer_signs_in(make_app: MakeApp) -> None:
     users = OddUsers()
     app = make_app(users=users)
-    users.answer = app.user
+    users.answer = account_of(app.user)
     assert app.run(app.browser(), sign_in)[0].json() == app.user.email
 
 
 def test_aut_05_a_user_of_no_account_signs_nobody_in(make_app: MakeApp) -> None:
     users = OddUsers()
     app = make_app(users=users)
-    users.answer = User("nobody", "nobody@example.org")
-    with pytest.raises(StoreUnavailable):
-        drive(app.auth.authenticate_user(FakeConnection(), {}))
+    users.answer = account_of(User("nobody", "nobody@example.org"))
+    app.auth.store.backend.latest_epoch = no_epoch  # type: ignore[method-assign]
     assert app.run(app.browser(), sign_in)[0].status == 503
     assert app.count == 0
+
+
+async def no_epoch(now: object) -> None:
+    """A store in which the epochs of users have nothing in common: the account is read again."""
 
 
 @pytest.mark.parametrize("error", [RuntimeError("odd"), KeyError("email"), ValueError("odd")], ids=repr)
@@ -106,7 +112,7 @@ def test_aut_05_a_context_that_raises_signs_nobody_in(make_app: MakeApp, error: 
 def test_aut_05_a_refused_sign_in_leaves_the_one_before(make_app: MakeApp) -> None:
     users = OddUsers()
     app = make_app(users=users)
-    users.answer = app.user
+    users.answer = account_of(app.user)
     browser = app.browser()
     app.run(browser, sign_in)
     users.answer = False
@@ -119,12 +125,12 @@ def test_aut_05_a_reload_that_finds_no_user_signs_nobody_in(make_app: MakeApp, r
     app = make_app(reload=True)
     browser = app.signed_in()
 
-    async def answer(user: User) -> User | None:
-        del user
-        found: User | None = reloaded
+    async def answer(key: Key) -> Account[Me] | None:
+        del key
+        found: Account[Me] | None = reloaded
         return found
 
-    app.users.reload = answer  # type: ignore[method-assign]
+    app.users.get = answer  # type: ignore[method-assign]
     assert browser.get("/private").status == 401
     assert app.count == 0
     assert app.run(browser, _vouched(app.user))[0].json() is None
@@ -133,30 +139,42 @@ def test_aut_05_a_reload_that_finds_no_user_signs_nobody_in(make_app: MakeApp, r
 
 def _vouched(user: User) -> Any:
     async def sign_in(request: Request) -> object:
-        return await request.call("sign_in", user)
+        return await request.call("sign_in_user", user)
 
     return sign_in
 
 
-@pytest.mark.parametrize("restored", [None, False, 0, "ada"], ids=repr)
-def test_aut_05_a_snapshot_that_is_restored_as_no_user_is_refused(make_app: MakeApp, restored: object) -> None:
+@pytest.mark.parametrize("identity", [None, False, 0, "ada", User("1", "ada")], ids=str)
+def test_aut_05_an_account_whose_identity_is_none_signs_nobody_in(make_app: MakeApp, identity: Any) -> None:
+    users = OddUsers()
+    app = make_app(users=users)
+    users.answer = msgspec.structs.replace(account_of(app.user), identity=identity)
+    app.do = sign_in
+    with pytest.raises(ConfigError, match="identity"):
+        app.browser().get("/do")
+    assert app.count == 0
+
+
+def test_aut_05_a_stored_identity_that_cannot_be_read_is_rebuilt_of_the_account(make_app: MakeApp) -> None:
     app = make_app()
     browser = app.signed_in()
-    app.users.restore = lambda snapshot: restored  # type: ignore[assignment, return-value]
-    response = browser.get("/private")
-    assert response.status == 401
+    (stored,) = app.stored
+    garbage = msgspec.structs.replace(stored.session, identity=b"garbage")
+    assert drive(app.look.update(stored, garbage, stored.expires_at, app.auth.now()))
+    assert browser.get("/private").json() == {"user": app.user.email}
+    (again,) = app.stored
+    assert again.session.identity == stored.session.identity
 
 
-def test_aut_05_a_snapshot_that_cannot_be_restored_is_anonymous(make_app: MakeApp) -> None:
+def test_aut_05_a_stored_identity_is_not_rebuilt_for_another_proof(make_app: MakeApp) -> None:
     app = make_app()
     browser = app.signed_in()
-
-    def refuse(snapshot: bytes) -> User:
-        raise ValueError(len(snapshot))
-
-    app.users.restore = refuse  # type: ignore[method-assign]
+    (stored,) = app.stored
+    garbage = msgspec.structs.replace(stored.session, identity=b"garbage")
+    assert drive(app.look.update(stored, garbage, stored.expires_at, app.auth.now()))
+    app.users.rows[app.user.id] = replace(app.user, password_hash="another user's")
     assert browser.get("/private").status == 401
-    assert app.event_names[-1] == "unreadable_record"
+    assert app.count == 0
 
 
 # --- the middleware is missing, or comes too late ---------------------------------------------------------------------

@@ -17,8 +17,19 @@ from sqlalchemy.orm import DeclarativeBase
 
 from harness.core_support import KINDS, Site, open_backend
 from harness.http_support import COMBINATION_IDS, COMBINATIONS
-from harness.support import Browser, FakeConnection, Kind, MemoryUsers, Request, Response, User, make_app
-from powauth import Hooks, Limit, Refused, SessionAuth, Step, StoreUnavailable, Throttle, Throttled
+from harness.support import Browser, FakeConnection, Kind, Me, MemoryUsers, Request, Response, User, make_app
+from powauth import (
+    Account,
+    Hooks,
+    Limit,
+    Refused,
+    RequestAuth,
+    SessionAuth,
+    Step,
+    StoreUnavailable,
+    Throttle,
+    Throttled,
+)
 from powauth.accounts.passwords import PasswordHasher
 from powauth.accounts.sqlalchemy import SQLAlchemyUsers, UserMixin
 from powauth.backends.base import Backend, Millis, drive
@@ -41,7 +52,7 @@ class Door(Site):
         self.app = make_app(kind, self.auth, {"/login": self._try, "/update": self._update})
 
     async def _try(self, request: Request) -> object:
-        return (await request.call("authenticate_user", self.params)) is not None
+        return (await request.call("sign_in", self.params)) is not None
 
     async def _update(self, request: Request) -> object:
         return (await request.call("update_user", self.params)).email
@@ -150,7 +161,7 @@ def test_pwd_09_current_passwords_are_throttled(door: Door) -> None:
 
 @pytest.mark.parametrize("error", [InvalidParams({"name": ["too long"]}), StoreUnavailable("down"), Overloaded("busy")])
 def test_pwd_09_a_change_that_fails_for_another_reason_does_not_count(door: Door, error: Exception) -> None:
-    async def fail(*_: object, **__: object) -> User:
+    async def fail(*_: object, **__: object) -> Any:
         raise error
 
     door.params = {"email": "ada@example.org", "password": RIGHT}
@@ -204,7 +215,7 @@ def test_aut_03_a_count_that_cannot_be_taken_back_keeps_nobody_out(door: Door, v
     assert drive(door.auth.store.count(door.auth.now())) == 1
 
 
-def burst(backend: Backend, auths: list[SessionAuth[User]], emails: list[str]) -> Counter[str]:
+def burst(backend: Backend, auths: list[SessionAuth[User, Me]], emails: list[str]) -> Counter[str]:
     """All at once, in threads; what each came to."""
     del backend
     gate = threading.Barrier(len(emails))
@@ -215,7 +226,7 @@ def burst(backend: Backend, auths: list[SessionAuth[User]], emails: list[str]) -
         gate.wait(60)
         try:
             params = {"email": emails[number], "password": WRONG}
-            found = drive(auths[number % len(auths)].authenticate_user(connection, params))
+            found = drive(RequestAuth(auths[number % len(auths)], connection).sign_in(params))
         except Throttled as error:
             return error.scope
         return "signed in" if found else "wrong"
@@ -232,7 +243,7 @@ class Guarded(MemoryUsers):
         self.looked = 0
         self._lock = threading.Lock()
 
-    async def authenticate(self, params: Any) -> User | None:
+    async def authenticate(self, params: Any) -> Account[Me] | None:
         with self._lock:
             self.looked += 1
         return await super().authenticate(params)
@@ -275,7 +286,7 @@ class Base(DeclarativeBase):
     pass
 
 
-class Account(UserMixin, Base):
+class Person(UserMixin, Base):
     __tablename__ = "accounts_of_throttle"
 
 
@@ -284,7 +295,7 @@ def test_aut_03_the_users_contexts_own_normalisation_counts(kind: Kind, tmp_path
     engine = create_engine(f"sqlite:///{tmp_path / 'users'}")
     Base.metadata.create_all(engine)
     hasher = PasswordHasher(time_cost=1, memory_cost=8, cheap_and_unsafe=True)
-    users = SQLAlchemyUsers(engine, Account, hasher=hasher)
+    users = SQLAlchemyUsers(engine, Person, hasher=hasher)
     drive(users.create({"email": "mia@bücher.example", "password": RIGHT}))
     auth: Any = SessionAuth(
         secret_key="Wq9Zx7rT4yUj1aSdPkLmB6eHgQoIi83N2fC5cN0v", users=users, backend=LMDBBackend(tmp_path / "s")
@@ -298,7 +309,7 @@ def test_aut_03_the_users_contexts_own_normalisation_counts(kind: Kind, tmp_path
     params: dict[str, object] = {}
 
     async def login(request: Request) -> object:
-        return (await request.call("authenticate_user", params)) is not None
+        return (await request.call("sign_in", params)) is not None
 
     browser = Browser(make_app(kind, auth, {"/login": login}), kind)
     statuses = []
@@ -323,7 +334,7 @@ def test_aut_03_ipv6_neighbours_are_one_source() -> None:
             connection = FakeConnection()
             connection.ip = address
             try:
-                drive(door.auth.authenticate_user(connection, {"email": f"u{number}{address}", "password": WRONG}))
+                drive(RequestAuth(door.auth, connection).sign_in({"email": f"u{number}{address}", "password": WRONG}))
                 found.append(True)
             except Throttled as error:
                 found.append(error.scope != "source")
@@ -337,7 +348,7 @@ def test_aut_03_ipv6_neighbours_are_one_source() -> None:
 
 
 def test_aut_03_an_attempt_that_was_not_looked_at_does_not_count(door: Door) -> None:
-    async def unavailable(params: Any) -> User | None:
+    async def unavailable(params: Any) -> Account[Me] | None:
         raise StoreUnavailable("the users' database is down")
 
     authenticate = door.users.authenticate
@@ -351,7 +362,7 @@ def test_aut_03_an_attempt_that_is_cut_off_counts() -> None:
     door = Door(MemoryBackend(), "asgi")
     entered = asyncio.Event()
 
-    async def slow(params: Any) -> User | None:
+    async def slow(params: Any) -> Account[Me] | None:
         entered.set()
         await asyncio.Event().wait()
         return None
@@ -362,14 +373,14 @@ def test_aut_03_an_attempt_that_is_cut_off_counts() -> None:
         for _ in range(10):
             entered.clear()
             attempt = asyncio.create_task(
-                door.auth.authenticate_user(FakeConnection(), {"email": "ada@example.org", "password": WRONG})
+                RequestAuth(door.auth, FakeConnection()).sign_in({"email": "ada@example.org", "password": WRONG})
             )
             await entered.wait()
             attempt.cancel()
             await asyncio.wait([attempt])
         door.users.authenticate = authenticate  # type: ignore[method-assign]
         with pytest.raises(Throttled):
-            await door.auth.authenticate_user(FakeConnection(), {"email": "ada@example.org", "password": RIGHT})
+            await RequestAuth(door.auth, FakeConnection()).sign_in({"email": "ada@example.org", "password": RIGHT})
 
     asyncio.run(scenario())
 
@@ -393,11 +404,11 @@ def test_aut_03_it_can_be_switched_off_in_whole_and_in_part(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("door_name", ["authenticate_user", "sign_in", "create_user", "update_user"])
+@pytest.mark.parametrize("door_name", ["sign_in", "sign_in_user", "register", "update_user"])
 def test_aut_06_each_door_asks_the_same(kind: Kind, door_name: str) -> None:
-    def unconfirmed(step: Step[User]) -> None:
-        assert step.user is not None
-        if step.user.name == "unconfirmed":
+    def unconfirmed(step: Step[Me]) -> None:
+        assert step.identity is not None
+        if step.identity.name == "unconfirmed":
             raise Refused("confirm your address first")
 
     site = Site(MemoryBackend(), kind, hooks=Hooks(before_sign_in=unconfirmed))
@@ -406,9 +417,9 @@ def test_aut_06_each_door_asks_the_same(kind: Kind, door_name: str) -> None:
 
     async def enter(request: Request) -> object:
         arguments: dict[str, object] = {
-            "authenticate_user": {"email": user.email, "password": RIGHT},
-            "sign_in": user,
-            "create_user": {"email": "new@example.org", "password": RIGHT, "name": "unconfirmed"},
+            "sign_in": {"email": user.email, "password": RIGHT},
+            "sign_in_user": user,
+            "register": {"email": "new@example.org", "password": RIGHT, "name": "unconfirmed"},
             "update_user": {"current_password": RIGHT, "password": "seven red herons", "name": "unconfirmed"},
         }
         return (await request.call(door_name, arguments[door_name])).email
@@ -423,7 +434,7 @@ def test_aut_06_each_door_asks_the_same(kind: Kind, door_name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("door_name", ["authenticate_user", "sign_in", "update_user", "renewal"])
+@pytest.mark.parametrize("door_name", ["sign_in", "sign_in_user", "update_user", "renewal"])
 def test_aut_06_no_door_lets_a_locked_user_in(kind: Kind, door_name: str) -> None:
     site = Site(MemoryBackend(), kind)
     browser = site.signed_in()
@@ -433,8 +444,8 @@ def test_aut_06_no_door_lets_a_locked_user_in(kind: Kind, door_name: str) -> Non
         if door_name == "renewal":
             return request.user
         arguments: dict[str, object] = {
-            "authenticate_user": {"email": site.user.email, "password": RIGHT},
-            "sign_in": site.user,
+            "sign_in": {"email": site.user.email, "password": RIGHT},
+            "sign_in_user": site.user,
             "update_user": {"current_password": RIGHT, "name": "Eve"},
         }
         return await request.call(door_name, arguments[door_name])

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import create_engine
 from sqlalchemy.orm import DeclarativeBase
 
-from harness.core_support import KINDS
+from harness.core_support import KINDS, the_ids
 from harness.support import SECRET, START, Browser, Clock, CountingBackend, Kind, Request, make_app
 from powauth import Event, SessionAuth, StoreUnavailable
 from powauth.accounts.passwords import PasswordHasher
@@ -22,7 +22,7 @@ from powauth.accounts.sqlalchemy import SQLAlchemyUsers, UserMixin
 from powauth.backends.base import Backend, drive
 from powauth.backends.lmdb import LMDBBackend
 from powauth.backends.sql import SQLBackend, create_tables
-from powauth.sessions.record import PresentedId, decode_id, encode_sid
+from powauth.sessions.ids import PresentedId, encode_sid
 
 PASSWORD = "seven-red-herons-sing"
 WRONG = "six-black-herons-croak"
@@ -86,12 +86,12 @@ class Run:
         return status
 
     def log_in(self, browser: Browser, email: str = ADA, password: str = PASSWORD) -> int:
-        return self.do(browser, "authenticate_user", {"email": email, "password": password})
+        return self.do(browser, "sign_in", {"email": email, "password": password})
 
     def everything(self) -> None:
         browser, other, thief = self.browser(), self.browser(), self.browser()
-        self.do(browser, "create_user", {"email": ADA, "password": PASSWORD})
-        self.do(self.browser(), "create_user", {"email": ADA, "password": PASSWORD})
+        self.do(browser, "register", {"email": ADA, "password": PASSWORD})
+        self.do(self.browser(), "register", {"email": ADA, "password": PASSWORD})
         for email, password in ((ADA, WRONG), (OUTSIDE, WRONG), ("nobody@example.org", WRONG)):
             self.log_in(other, email, password)
         self.log_in(other)
@@ -116,11 +116,11 @@ class Run:
             self.log_in(self.browser(), ADA, WRONG)
         self.backend.fail["*"] = StoreUnavailable("down")
         self.get(browser, "/private")
-        self.do(browser, "clear_authenticated_user")
+        self.do(browser, "sign_out")
         self.backend.fail.clear()
         browser = self.browser()
         self.log_in(browser, NEW_ADDRESS, NEW)
-        self.do(browser, "clear_authenticated_user")
+        self.do(browser, "sign_out")
         self.log_in(browser, NEW_ADDRESS, NEW)
         self.do(browser, "delete_user", {"current_password": NEW})
 
@@ -137,7 +137,7 @@ class Run:
 
     @property
     def presented(self) -> list[PresentedId]:
-        return [found for value in self.ids if (found := decode_id(value, self.auth._mac, "")) is not None]
+        return [found for value in self.ids if (found := the_ids().decode(value)) is not None]
 
     def close(self) -> None:
         drive(self.users.close())
@@ -286,10 +286,10 @@ def test_log_02_errors_that_reach_the_app_hold_no_secret(kind: Kind, tmp_path: P
     browser = run.browser()
     caught: list[str] = []
     failures: list[tuple[str, tuple[object, ...]]] = [
-        ("create_user", ({"email": OUTSIDE, "password": WRONG},)),
-        ("create_user", ({"email": ADA, "password": "short"},)),
+        ("register", ({"email": OUTSIDE, "password": WRONG},)),
+        ("register", ({"email": ADA, "password": "short"},)),
         ("update_user", ({"current_password": WRONG, "password": NEW},)),
-        ("authenticate_user", ({"email": ADA, "password": WRONG},)),
+        ("sign_in", ({"email": ADA, "password": WRONG},)),
         ("revoke", (next(iter(run.ids)),)),
         ("update_metadata", ()),
     ]
@@ -310,7 +310,7 @@ def test_log_02_errors_that_reach_the_app_hold_no_secret(kind: Kind, tmp_path: P
     text = "\n".join(caught)
     # The source lines of a traceback name parameters, never values.
     assert [what for what, secret in secrets_of(run).items() if what != "hash" and secret in text] == []
-    for part in (run.auth, run.auth.store, run.auth.carrier, run.backend.inner, run.users, run.auth.hooks):
+    for part in (run.auth, run.auth.store, run.auth.carrier, run.backend.inner, run.users, run.auth.accounts):
         shown = repr(part)
         assert [what for what, secret in secrets_of(run).items() if secret in shown] == []
     run.close()

@@ -16,9 +16,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 
-from harness.support import SECRET, MemoryUsers, User
+from harness.support import SECRET, Me, MemoryUsers, User
 from powauth import SessionAuth
-from powauth.guards import require_user as guard
+from powauth.http.guards import require_user as guard
 from powauth.integrations import asgi, wsgi
 from powauth.integrations.asgi import SessionAuthMiddleware
 from powauth.integrations.fastapi import auth_dependency
@@ -66,12 +66,12 @@ SPELLINGS = [
 METHODS = ["GET", "HEAD", "OPTIONS", "POST", "get", "TRACE", "CONNECT", "SECRET"]
 
 
-def an_auth() -> tuple[SessionAuth[User], User]:
+def an_auth() -> tuple[SessionAuth[User, Me], User]:
     users = MemoryUsers()
     return SessionAuth(secret_key=SECRET, users=users, backend="memory://"), users.add("ada@example.org")
 
 
-def fastapi_app(auth: SessionAuth[User]) -> Any:
+def fastapi_app(auth: SessionAuth[User, Me]) -> Any:
     def add(app: FastAPI) -> FastAPI:
         @app.get("/secret")
         async def secret(user: Annotated[User, Depends(auth_dependency)]) -> Response:
@@ -92,7 +92,7 @@ def fastapi_app(auth: SessionAuth[User]) -> Any:
     return app
 
 
-def starlette_app(auth: SessionAuth[User]) -> Any:
+def starlette_app(auth: SessionAuth[User, Me]) -> Any:
     @requires("authenticated", status_code=401)
     async def secret(request: Request) -> Response:
         return PlainTextResponse(SECRET_PAGE)
@@ -110,7 +110,7 @@ def starlette_app(auth: SessionAuth[User]) -> Any:
     )
 
 
-def litestar_app(auth: SessionAuth[User]) -> Any:
+def litestar_app(auth: SessionAuth[User, Me]) -> Any:
     @litestar.get("/secret", guards=[require_user])
     async def secret() -> str:
         return SECRET_PAGE
@@ -129,7 +129,7 @@ def litestar_app(auth: SessionAuth[User]) -> Any:
     return litestar.Litestar([secret, socket, mounted], plugins=[PowAuthPlugin(auth)], logging_config=None)
 
 
-def plain_asgi_app(auth: SessionAuth[User]) -> Any:
+def plain_asgi_app(auth: SessionAuth[User, Me]) -> Any:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             await send({"type": "lifespan.startup.complete"})
@@ -141,7 +141,7 @@ def plain_asgi_app(auth: SessionAuth[User]) -> Any:
     return SessionAuthMiddleware(app, auth)
 
 
-def flask_app(auth: SessionAuth[User]) -> Any:
+def flask_app(auth: SessionAuth[User, Me]) -> Any:
     app = flask.Flask("app")
     PowAuth(app, auth)
     blueprint = flask.Blueprint("mounted", "mounted", url_prefix="/mounted")
@@ -152,7 +152,7 @@ def flask_app(auth: SessionAuth[User]) -> Any:
     return app
 
 
-def plain_wsgi_app(auth: SessionAuth[User]) -> Any:
+def plain_wsgi_app(auth: SessionAuth[User, Me]) -> Any:
     def app(environ: Any, start_response: Any) -> list[bytes]:
         found = environ["PATH_INFO"] in ("/secret", "/mounted/secret")
         if found:
@@ -261,7 +261,7 @@ def test_pge_08_who_is_signed_in_gets_what_the_router_finds(make: Any) -> None:
         assert answer == (200, SECRET_PAGE.encode()), path
 
 
-def cookie_of(auth: SessionAuth[User], user: User) -> str:
+def cookie_of(auth: SessionAuth[User, Me], user: User) -> str:
     client = flask_app(auth).test_client()
     sign_in(client, user)
     name = auth.carrier.name

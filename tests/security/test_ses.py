@@ -17,14 +17,15 @@ import pytest
 from flask import Flask
 from msgspec.structs import replace
 
-from harness.core_support import KINDS, a_mac, open_backend
+from harness.core_support import KINDS, a_mac, encode_id, open_backend, subject_of
 from harness.http_support import COMBINATION_IDS, COMBINATIONS, App, apps
 from harness.support import Browser, Kind, Request, Response, User
 from powauth import NotSignedIn
 from powauth.backends.base import Backend, drive
 from powauth.errors import StoreUnavailable
 from powauth.integrations import flask
-from powauth.sessions.record import SID_CHARS, encode_id, encode_sid, new_session
+from powauth.sessions.ids import SID_CHARS, encode_sid
+from powauth.sessions.record import new_session
 
 RENEWAL = 900
 
@@ -51,14 +52,14 @@ def who(app: App, browser: Browser) -> str | None:
 
 def signing_in(email: str) -> Any:
     async def sign_in(request: Request) -> object:
-        return (await request.call("authenticate_user", {"email": email, "password": "correct horse"})).email
+        return (await request.call("sign_in", {"email": email, "password": "correct horse"})).email
 
     return sign_in
 
 
 def test_ses_02_a_signed_id_that_was_never_stored_is_not_adopted(app: App) -> None:
     now = app.auth.now()
-    planted = new_session(app.look.owner(app.user.id), app.user.id, app.users.snapshot(app.user), now, {})
+    planted = new_session(app.look.owner(app.user.id), subject_of(app.user), now, {})
     value = encode_id(planted, a_mac())
     browser = Browser(app.app, app.kind, {app.cookie_name: value})
     attacker = browser.copy()
@@ -82,7 +83,7 @@ def test_ses_03_each_change_of_privilege_makes_a_new_id_and_kills_the_old(app: A
 
         async def promote(request: Request) -> object:
             user = await app.auth.update_account(request.user, {"name": "admin"})
-            return (await request.call("sign_in", user)).name
+            return (await request.call("sign_in_user", user)).name
 
         response, _ = app.run(browser, promote)
     else:
@@ -393,7 +394,7 @@ def test_ses_11_the_oldest_ends_for_the_newest(make: MakeApp) -> None:
 
 
 def test_ses_11_without_a_limit_all_stay(app: App) -> None:
-    assert app.auth.max_sessions is None
+    assert app.auth.sessions.max_sessions is None
     browsers = [app.signed_in() for _ in range(20)]
     assert [who(app, browser) for browser in browsers] == [app.user.email] * 20
 
@@ -462,7 +463,7 @@ def test_ses_12_a_foreign_handle_gets_the_answer_of_one_that_never_was(app: App)
     handle = encode_sid(app.session.sid)
     attacker = app.browser()
     app.run(attacker, signing_in(stranger.email))
-    never = encode_sid(new_session(app.look.owner(app.user.id), app.user.id, b"", 1, {}).sid)
+    never = encode_sid(new_session(app.look.owner(app.user.id), subject_of(app.user), 1, {}).sid)
 
     async def revoke(request: Request) -> object:
         guesses = [handle, never, handle + "A", handle[:-1], "", None, 7, handle.swapcase()]

@@ -14,21 +14,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.core_support import BACKENDS, KINDS, NAMESPACE, NOW, Site, a_mac, a_session, hurried, open_backend
+from harness.core_support import (
+    BACKENDS,
+    KINDS,
+    NAMESPACE,
+    NOW,
+    Site,
+    a_mac,
+    a_session,
+    a_subject,
+    encode_id,
+    hurried,
+    open_backend,
+    subject_of,
+)
 from harness.support import SECRET, MemoryUsers, Request
 from powauth import ConfigError, ConfigWarning, CredentialsCache, SessionAuth
 from powauth.backends.base import Backend, Record, drive, make_key, make_owner, shard_of, split_key
 from powauth.backends.memory import MemoryBackend
-from powauth.sessions.record import (
-    GENERATION_BYTES,
-    SALT_BYTES,
-    SHARD_BYTES,
-    SID_BYTES,
-    decode_sid,
-    encode_id,
-    encode_sid,
-    new_session,
-)
+from powauth.sessions.ids import GENERATION_BYTES, SALT_BYTES, SHARD_BYTES, SID_BYTES, decode_sid, encode_sid
+from powauth.sessions.record import new_session
 from powauth.sessions.store import UnreadableRecord
 
 Start = Callable[..., Site]
@@ -58,7 +63,7 @@ def test_ses_01_a_hundred_thousand_ids_are_distinct_and_not_of_pythons_generator
         monkeypatch.setattr(random, name, lambda *_, **__: 0)
     mac, owner = a_mac(), make_owner(NAMESPACE, "42")
     count = 100_000
-    sessions = [new_session(owner, "42", b"", NOW, {}) for _ in range(count)]
+    sessions = [new_session(owner, a_subject(), NOW, {}) for _ in range(count)]
     assert len({session.sid for session in sessions}) == count
     assert len({session.salt for session in sessions}) == count
     assert len({encode_id(session, mac) for session in sessions}) == count
@@ -116,7 +121,7 @@ def test_ses_07_no_namespace_reads_lists_or_deletes_anothers_records(start: Star
     (stored,) = drive(ours.sessions(first.user.id, now))
     sid = stored.session.sid
 
-    async def everyone() -> list[str]:
+    async def everyone() -> list[object]:
         return [key async for key in theirs.users(now)]
 
     assert drive(theirs.get(sid, now)) is None
@@ -192,7 +197,8 @@ def plant_under_empty_keys(site: Site) -> None:
     """Records that somebody has put where an empty id, or the word for nothing, would be looked up."""
     now = site.auth.now()
     for identifier in (b"", b"None", b"null", bytes(SID_BYTES), b"0"):
-        session = a_session(site.user.id, now=now, sid=identifier, user=site.users.snapshot(site.user))
+        subject = subject_of(site.user)
+        session = a_session(site.user.id, now=now, sid=identifier, proof=subject.proof, identity=subject.identity)
         record = Record(
             make_key(NAMESPACE, identifier), make_owner(NAMESPACE, site.user.id), 0, now, now + 60_000,
             msgspec.msgpack.encode(session),
@@ -268,7 +274,7 @@ NO_LENGTHS: tuple[Any, ...] = (
 )
 
 
-def an_auth(**options: Any) -> SessionAuth[Any]:
+def an_auth(**options: Any) -> SessionAuth[Any, Any]:
     defaults: dict[str, Any] = {"secret_key": SECRET, "users": MemoryUsers(), "backend": MemoryBackend()}
     return SessionAuth(**defaults | options)
 

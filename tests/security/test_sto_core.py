@@ -14,13 +14,14 @@ import msgspec
 import pytest
 
 import powauth
-from harness.core_support import BACKENDS, KINDS, NAMESPACE, Site, open_backend
-from harness.support import SECRET, Browser, Request
+from harness.core_support import BACKENDS, KINDS, NAMESPACE, Site, decode_id, encode_id, open_backend
+from harness.support import SECRET, Browser, Me, Request, account_of
 from powauth import MetadataTooLarge
 from powauth.backends.base import Backend, Record, drive, make_key
-from powauth.http.metadata import MAX_METADATA_BYTES
+from powauth.sessions.ids import GENERATION_BYTES, ID_CHARS, encode_sid
+from powauth.sessions.info import MAX_METADATA_BYTES
 from powauth.sessions.keyring import MAC_BYTES, Keyring
-from powauth.sessions.record import GENERATION_BYTES, ID_BYTES, Session, decode_id, encode_id, encode_sid
+from powauth.sessions.record import Session
 
 SOURCE = Path(powauth.__file__).parent
 
@@ -138,14 +139,16 @@ def test_sto_01_a_payload_in_a_field_is_a_miss_too(site: Site, payload: str, fie
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)
-def test_sto_01_a_payload_as_a_snapshot_is_a_miss_too(site: Site, payload: str, tmp_path: Path) -> None:
+def test_sto_01_a_payload_as_an_identity_runs_nothing_and_is_replaced(site: Site, payload: str, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     browser = site.signed_in()
     (stored,) = drive(site.auth.store.sessions(site.user.id, site.auth.now()))
-    session = msgspec.structs.replace(stored.session, user=PAYLOADS[payload](canary))
+    session = msgspec.structs.replace(stored.session, identity=PAYLOADS[payload](canary))
     assert drive(site.auth.store.update(stored, session, stored.expires_at, site.auth.now()))
-    is_absent(site, browser, msgspec.msgpack.encode(session))
+    assert browser.get().json() == {"user": site.user.email}
     assert not canary.exists()
+    (again,) = drive(site.auth.store.sessions(site.user.id, site.auth.now()))
+    assert msgspec.msgpack.decode(again.session.identity, type=Me) == account_of(site.user).identity
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)
@@ -159,7 +162,7 @@ def test_sto_01_a_payload_as_a_key_or_an_owner_runs_nothing(site: Site, payload:
     assert drive(site.backend.create(record, None, now))
     site.signed_in()
 
-    async def everyone() -> list[str]:
+    async def everyone() -> list[object]:
         return [key async for key in site.auth.store.users(now)]
 
     assert site.user.id in drive(everyone())
@@ -173,6 +176,9 @@ BANNED_MODULES = {
     "codeop", "runpy", "imp", "ctypes", "subprocess",
 }  # fmt: skip
 BANNED_CALLS = {"eval", "exec", "compile", "__import__", "execfile"}
+ALLOWED = {("_forks.py", "ctypes")}
+"""It calls the C API of Python, and no stored data reaches that call."""
+
 NAMES_A_MODULE = {"import_module": {"greenlet"}}
 """What imports by name, and the names that it is given."""
 
@@ -183,7 +189,8 @@ def test_sto_01_nothing_that_runs_data_is_in_the_source(path: Path) -> None:
         if isinstance(node, ast.Import):
             assert not {alias.name.partition(".")[0] for alias in node.names} & BANNED_MODULES
         elif isinstance(node, ast.ImportFrom):
-            assert (node.module or "").partition(".")[0] not in BANNED_MODULES
+            module = (node.module or "").partition(".")[0]
+            assert module not in BANNED_MODULES or (path.name, module) in ALLOWED
         elif isinstance(node, ast.Name):
             assert node.id not in BANNED_CALLS
         elif isinstance(node, ast.Call):
@@ -224,9 +231,10 @@ def test_sto_02_garbage_is_a_miss_and_never_a_500(site: Site, kind: str) -> None
     [
         ("user_key", None), ("user_key", ""), ("user_key", 42), ("user_key", "somebody else"), ("generation", 2**40),
         ("generation", -1), ("generation", 1.5), ("created_at", 2**63), ("renewed_at", "now"), ("settled", None),
-        ("recent", [[1, 2]] * 1_000), ("metadata", {"a": [1]}), ("user", "text"), ("user", b""), ("user", b"\x80"),
-        ("user", msgspec.msgpack.encode({"id": "1", "email": "a", "name": "", "locked": False, "admin": True})),
-        ("salt", b"short"), ("sid", b"another session's"),
+        ("recent", [[1, 2]] * 1_000),
+        ("metadata", {"a": [1]}), ("identity", "text"), ("identity", None),
+        ("identity", {}), ("names", None), ("proofs", b"one"), ("proofs", ["text"]), ("remembered", None),
+        ("resumed_at", "now"), ("salt", b"short"), ("sid", b"another session's"),
     ],
 )  # fmt: skip
 def test_sto_02_a_field_of_the_wrong_kind_is_a_miss_and_never_a_half_filled_session(
@@ -251,7 +259,7 @@ def test_sto_02_a_record_cut_short_is_a_miss(site: Site, cut: int) -> None:
     is_absent(site, browser, value)
 
 
-@pytest.mark.parametrize("version", [0, 2, 99, "2", None])
+@pytest.mark.parametrize("version", [0, 1, 99, "2", None])
 @pytest.mark.parametrize("more", [[], ["a field of the future"]])
 def test_sto_02_a_record_of_another_version_is_a_miss_and_stays_as_it_is(
     site: Site, version: object, more: list[object]
@@ -269,9 +277,12 @@ def test_sto_02_a_record_of_another_version_is_a_miss_and_stays_as_it_is(
     now = site.auth.now()
 
     async def load() -> bytes:
-        return b"another snapshot"
+        return b"another identity"
 
-    assert drive(site.auth.store.refresh(site.user.id, load, now)) == 0
+    def change(session: Session, identity: bytes) -> Session:
+        return msgspec.structs.replace(session, identity=identity)
+
+    assert drive(site.auth.store.rewrite(site.user.id, load, change, now)) == 0
     assert record_of(site).value == value
 
 
@@ -349,7 +360,7 @@ def test_sto_03_nothing_in_a_dump_works_as_a_cookie(site: Site, tmp_path: Path) 
     mac = Keyring(SECRET).mac("session", NAMESPACE)
     body = session.sid + session.salt + session.generation.to_bytes(GENERATION_BYTES)
     for start in range(len(dump)):
-        assert decode_id(base64.urlsafe_b64encode(dump[start : start + ID_BYTES]).decode(), mac) is None
+        assert decode_id(base64.urlsafe_b64encode(dump[start : start + ID_CHARS * 3 // 4]).decode(), mac) is None
         assert decode_id(base64.urlsafe_b64encode(body + dump[start : start + MAC_BYTES]).decode(), mac) is None
     found = encode_sid(session.sid), session.salt.hex(), base64.urlsafe_b64encode(body).decode(), site.user.id
     with site.backend.counting() as calls:
@@ -404,8 +415,8 @@ def test_sto_04_a_record_holds_what_the_design_says_and_no_more(site: Site) -> N
     site.signed_in()
     parts = msgspec.msgpack.decode(record_of(site).value)
     names = (
-        "sid", "salt", "generation", "user_key", "created_at", "renewed_at", "authenticated_at", "settled", "recent",
-        "metadata", "user",
+        "sid", "salt", "generation", "user_key", "proofs", "created_at", "renewed_at", "authenticated_at", "settled",
+        "recent", "remembered", "resumed_at", "metadata", "names", "identity",
     )  # fmt: skip
     assert Session.__struct_fields__ == names
     assert len(parts) == 1 + len(names)
@@ -444,7 +455,7 @@ def test_sto_04_metadata_over_its_limit_at_sign_in_makes_no_session(start: Start
 
     async def sign_in(request: Request) -> object:
         with pytest.raises(MetadataTooLarge):
-            await request.call("sign_in", site.user)
+            await request.call("sign_in_user", site.user)
         return None
 
     response = site.serve({"/sign-in": sign_in}, site.browser()).get("/sign-in")

@@ -3,7 +3,6 @@
 import asyncio
 import math
 import secrets
-import sys
 import warnings
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
@@ -21,19 +20,11 @@ from harness.support import CountingBackend
 from powauth.backends.base import EPOCH_LIFETIME, Record, drive, make_key, make_owner
 from powauth.backends.memory import MemoryBackend
 from powauth.errors import ConfigError, ConfigWarning, StoreUnavailable
-from powauth.sessions.record import (
-    GRACE_STEPS,
-    MAX_GENERATION,
-    MAX_TIME,
-    SALT_BYTES,
-    SID_BYTES,
-    Session,
-    expires_at,
-    renewed,
-)
+from powauth.sessions.ids import MAX_GENERATION, SALT_BYTES, SID_BYTES
+from powauth.sessions.record import GRACE_STEPS, MAX_TIME, Session, expires_at, renewed
 from powauth.sessions.store import (
     MAX_DURATION,
-    REFRESH_ATTEMPTS,
+    REWRITE_ATTEMPTS,
     CredentialsCache,
     Stored,
     UnreadableRecord,
@@ -84,7 +75,7 @@ def plant(cache: CredentialsCache, value: bytes, *, sid: bytes | None = None, **
 
 
 def test_a_session_comes_back_as_it_was(cache: CredentialsCache) -> None:
-    session = a_session(metadata={"a": 1, "b": 1.5, "c": True, "d": None, "e": "ä"}, user=secrets.token_bytes(300))
+    session = a_session(metadata={"a": 1, "b": 1.5, "c": True, "d": None, "e": "ä"}, identity=secrets.token_bytes(300))
     session = renewed(renewed(session, NOW + 1, POLICY), NOW + 50_000, POLICY)
     stored = added(cache, session)
     assert drive(cache.get(session.sid, NOW)) == stored
@@ -161,8 +152,8 @@ def test_users_with_a_colon_are_told_apart(cache: CredentialsCache) -> None:
 # --- values that hold no session ----------------------------------------------------------------------------------
 
 FIELDS = (
-    "tag", "sid", "salt", "generation", "user_key", "created_at", "renewed_at", "authenticated_at", "settled", "recent",
-    "metadata", "user",
+    "tag", "sid", "salt", "generation", "user_key", "proofs", "created_at", "renewed_at", "authenticated_at", "settled",
+    "recent", "remembered", "resumed_at", "metadata", "names", "identity",
 )  # fmt: skip
 TEMPLATE = a_session(sid=bytes(range(SID_BYTES)), salt=bytes(SALT_BYTES))
 
@@ -189,21 +180,25 @@ UNREADABLE: dict[str, bytes] = {
     "text": b"\xa3abc",
     "a map": msgspec.msgpack.encode(msgspec.structs.asdict(TEMPLATE)),
     "no fields": b"\x90",
-    "the tag alone": b"\x91\x01",
+    "the tag alone": b"\x91\x02",
     "one field less": msgspec.msgpack.encode(whole()[:-1]),
     "one field more": msgspec.msgpack.encode([*whole(), 0]),
     "another value after it": msgspec.msgpack.encode(TEMPLATE) + b"\xc0",
     "deep nesting": b"\x91" * 60_000 + b"\x01",
-    "deep nesting after the fields": b"\x9d" + msgspec.msgpack.encode(TEMPLATE)[1:] + b"\x91" * 60_000 + b"\x01",
+    "deep nesting after the fields": b"\xdc\x00\x11"
+    + msgspec.msgpack.encode(TEMPLATE)[3:]
+    + b"\x91" * 60_000
+    + b"\x01",
     "a huge array": b"\xdd\xff\xff\xff\xff",
-    "a huge text": b"\x9c\x01\xc6\xff\xff\xff\xff",
+    "a huge text": b"\xdc\x00\x10\x02\xc6\xff\xff\xff\xff",
     "invalid UTF-8": encoded(TEMPLATE, user_key="ABCD").replace(b"\xa4ABCD", b"\xa4\xff\xfe\xfd\xfc"),
     "a surrogate": encoded(TEMPLATE, user_key="ABC").replace(b"\xa3ABC", b"\xa3\xed\xa0\x80"),
     **{
         f"{name} is {value!r:.40}": encoded(TEMPLATE, **{name: value})
         for name, value in (
             ("tag", 0),
-            ("tag", 2),
+            ("tag", 1),
+            ("tag", 3),
             ("tag", "1"),
             ("tag", None),
             ("sid", None),
@@ -222,8 +217,20 @@ UNREADABLE: dict[str, bytes] = {
             ("generation", "0"),
             ("user_key", ""),
             ("user_key", None),
-            ("user_key", 42),
+            ("user_key", 43),
+            ("user_key", True),
+            ("user_key", 4.2),
+            ("user_key", ["42"]),
             ("user_key", b"42"),
+            ("proofs", None),
+            ("proofs", ["text"]),
+            ("proofs", [b"1", b"2", b"3"]),
+            ("remembered", None),
+            ("remembered", 1),
+            ("resumed_at", -1),
+            ("resumed_at", MAX_TIME + 1),
+            ("names", None),
+            ("identity", {}),
             ("created_at", -1),
             ("created_at", MAX_TIME + 1),
             ("renewed_at", 2**63),
@@ -239,10 +246,6 @@ UNREADABLE: dict[str, bytes] = {
             ("metadata", []),
             ("metadata", {"a": []}),
             ("metadata", {"a": {"b": "c"}}),
-            ("metadata", {1: "a"}),
-            ("metadata", {"a": b"x"}),
-            ("user", "text"),
-            ("user", None),
         )
     },
 }
@@ -299,19 +302,23 @@ def test_a_session_that_ends_beyond_all_times_is_none(cache: CredentialsCache) -
         drive(cache.get(TEMPLATE.sid, NOW))
 
 
-# --- refreshing ---------------------------------------------------------------------------------------------------
+# --- rewriting ---------------------------------------------------------------------------------------------------
 
 
 class Loader:
-    """Gives a user's snapshot, and notes among the backend's calls when it was asked."""
+    """Gives a user's identity, and notes among the backend's calls when it was asked."""
 
-    def __init__(self, backend: CountingBackend, snapshot: bytes | None = b"new") -> None:
+    def __init__(self, backend: CountingBackend, identity: bytes | None = b"new") -> None:
         self.backend = backend
-        self.snapshot = snapshot
+        self.identity = identity
 
     async def __call__(self) -> bytes | None:
         self.backend.calls.append("load")
-        return self.snapshot
+        return self.identity
+
+
+def change(session: Session, identity: bytes) -> Session:
+    return msgspec.structs.replace(session, identity=identity)
 
 
 def contend(cache: CredentialsCache, backend: CountingBackend, times: int) -> None:
@@ -321,7 +328,7 @@ def contend(cache: CredentialsCache, backend: CountingBackend, times: int) -> No
         nonlocal times
         if verb == "update" and times > 0:
             times -= 1
-            inner = cache.on(backend.inner)
+            inner = CredentialsCache(backend.inner)
             for stored in await inner.sessions("42", NOW):
                 changed = renewed(stored.session, NOW, POLICY)
                 assert await inner.update(stored, changed, stored.expires_at, NOW) is not None
@@ -329,72 +336,72 @@ def contend(cache: CredentialsCache, backend: CountingBackend, times: int) -> No
     backend.before = before
 
 
-def test_a_refresh_reaches_all_sessions_of_the_user_and_no_others(
+def test_a_rewrite_reaches_all_sessions_of_the_user_and_no_others(
     cache: CredentialsCache, backend: CountingBackend
 ) -> None:
     made = [added(cache) for _ in range(3)]
     other = added(cache, a_session("43"))
-    assert drive(cache.refresh("42", Loader(backend), NOW)) == 3
+    assert drive(cache.rewrite("42", Loader(backend), change, NOW)) == 3
     for stored in made:
         found = drive(cache.get(stored.session.sid, NOW))
-        assert found == Stored(msgspec.structs.replace(stored.session, user=b"new"), 1, ENDS)
+        assert found == Stored(msgspec.structs.replace(stored.session, identity=b"new"), 1, ENDS)
     assert drive(cache.get(other.session.sid, NOW)) == other
 
 
-def test_a_refresh_moves_the_epoch_and_reads_the_sessions_before_it_reads_the_user(
+def test_a_rewrite_moves_the_epoch_and_reads_the_sessions_before_it_reads_the_user(
     cache: CredentialsCache, backend: CountingBackend
 ) -> None:
     added(cache)
     begun = drive(cache.epoch("42", NOW))
     with backend.counting() as calls:
-        drive(cache.refresh("42", Loader(backend), NOW))
+        drive(cache.rewrite("42", Loader(backend), change, NOW))
     assert calls == ["epoch", "list", "load", "update"]
     assert not drive(cache.create(a_session(), begun, ENDS, NOW))
 
 
-def test_a_refresh_of_nothing_reads_no_user(cache: CredentialsCache, backend: CountingBackend) -> None:
+def test_a_rewrite_of_nothing_reads_no_user(cache: CredentialsCache, backend: CountingBackend) -> None:
     with backend.counting() as calls:
-        assert drive(cache.refresh("42", Loader(backend), NOW)) == 0
+        assert drive(cache.rewrite("42", Loader(backend), change, NOW)) == 0
     assert calls == ["epoch", "list"]
 
 
-def test_a_refresh_that_changes_nothing_writes_nothing(cache: CredentialsCache, backend: CountingBackend) -> None:
-    added(cache, a_session(user=b"same"))
+def test_a_rewrite_that_changes_nothing_writes_nothing(cache: CredentialsCache, backend: CountingBackend) -> None:
+    added(cache, a_session(identity=b"same"))
     with backend.counting() as calls:
-        assert drive(cache.refresh("42", Loader(backend, b"same"), NOW)) == 1
+        assert drive(cache.rewrite("42", Loader(backend, b"same"), change, NOW)) == 1
     assert calls == ["epoch", "list", "load"]
 
 
-def test_a_user_who_is_gone_is_refreshed_nowhere(cache: CredentialsCache, backend: CountingBackend) -> None:
+def test_a_user_who_is_gone_is_rewritten_nowhere(cache: CredentialsCache, backend: CountingBackend) -> None:
     stored = added(cache)
-    assert drive(cache.refresh("42", Loader(backend, None), NOW)) == 1
+    assert drive(cache.rewrite("42", Loader(backend, None), change, NOW)) == 1
     assert drive(cache.get(stored.session.sid, NOW)) == stored
 
 
-@pytest.mark.parametrize("times", [1, 3, REFRESH_ATTEMPTS - 1])
-def test_a_refresh_that_loses_reads_session_and_user_again(
+@pytest.mark.parametrize("times", [1, 3, REWRITE_ATTEMPTS - 1])
+def test_a_rewrite_that_loses_reads_session_and_user_again(
     cache: CredentialsCache, backend: CountingBackend, times: int
 ) -> None:
     sid = added(cache).session.sid
     contend(cache, backend, times)
     with backend.counting() as calls:
-        assert drive(cache.refresh("42", Loader(backend), NOW)) == 1
+        assert drive(cache.rewrite("42", Loader(backend), change, NOW)) == 1
     assert calls == ["epoch", "list", "load", "update", *["get", "load", "update"] * times]
     found = drive(cache.get(sid, NOW))
     assert found is not None
-    assert (found.session.user, found.session.generation) == (b"new", times)
+    assert (found.session.identity, found.session.generation) == (b"new", times)
 
 
-def test_a_refresh_that_always_loses_gives_up(cache: CredentialsCache, backend: CountingBackend) -> None:
+def test_a_rewrite_that_always_loses_gives_up(cache: CredentialsCache, backend: CountingBackend) -> None:
     added(cache)
     contend(cache, backend, 10_000)
     with pytest.raises(StoreUnavailable, match="too fast"):
-        drive(cache.refresh("42", Loader(backend), NOW))
-    assert backend.calls.count("update") == REFRESH_ATTEMPTS
+        drive(cache.rewrite("42", Loader(backend), change, NOW))
+    assert backend.calls.count("update") == REWRITE_ATTEMPTS
 
 
 @pytest.mark.parametrize("unreadable", [False, True])
-def test_a_session_that_ends_during_a_refresh_is_left_alone(
+def test_a_session_that_ends_during_a_rewrite_is_left_alone(
     cache: CredentialsCache, backend: CountingBackend, unreadable: bool
 ) -> None:
     sid = added(cache).session.sid
@@ -407,15 +414,15 @@ def test_a_session_that_ends_during_a_refresh_is_left_alone(
                 await backend.inner.create(record, None, NOW)
 
     backend.before = before
-    assert drive(cache.refresh("42", Loader(backend), NOW)) == 1
+    assert drive(cache.rewrite("42", Loader(backend), change, NOW)) == 1
     assert drive(cache.sessions("42", NOW)) == []
 
 
-def test_a_failure_during_a_refresh_is_told(cache: CredentialsCache, backend: CountingBackend) -> None:
+def test_a_failure_during_a_rewrite_is_told(cache: CredentialsCache, backend: CountingBackend) -> None:
     added(cache)
     backend.fail["update"] = StoreUnavailable("down")
     with pytest.raises(StoreUnavailable, match="down"):
-        drive(cache.refresh("42", Loader(backend), NOW))
+        drive(cache.rewrite("42", Loader(backend), change, NOW))
 
 
 # --- for administrators -------------------------------------------------------------------------------------------
@@ -457,12 +464,24 @@ def test_purging_forgets_epochs_when_no_sign_in_can_remember_them(cache: Credent
     assert drive(cache.epoch("42", NOW)) != 0
 
 
-def test_a_closed_store_is_out_of_reach(tmp_path: Path) -> None:
-    for name in BACKENDS:
-        cache = CredentialsCache(open_backend(name, tmp_path))
+def test_rep_17_a_backend_that_the_app_gave_stays_open(cache: CredentialsCache) -> None:
+    stored = added(cache)
+    drive(cache.close())
+    assert drive(cache.get(stored.session.sid, NOW)) == stored
+
+
+def test_rep_17_a_backend_by_url_is_closed_and_opened_again_when_it_is_used(tmp_path: Path) -> None:
+    cache = CredentialsCache(f"lmdb://{tmp_path / 'db'}")
+    stored = added(cache)
+    for _ in range(2):
         drive(cache.close())
-        with pytest.raises(StoreUnavailable):
-            drive(cache.get(a_session().sid, NOW))
+        assert drive(cache.get(stored.session.sid, NOW)) == stored
+    memory = CredentialsCache("memory://")
+    added(memory)
+    drive(memory.close())
+    assert drive(memory.count(NOW)) == 0
+    added(memory)
+    assert drive(memory.count(NOW)) == 1
 
 
 # --- options ------------------------------------------------------------------------------------------------------
@@ -470,7 +489,7 @@ def test_a_closed_store_is_out_of_reach(tmp_path: Path) -> None:
 
 def test_the_defaults() -> None:
     cache = CredentialsCache("memory://")
-    assert isinstance(cache.backend, MemoryBackend)
+    assert not cache.backend.shared
     assert (cache.ttl, cache.namespace, cache.reload) == (1_800_000, "credentials", False)
     assert cache.owner("42") == make_owner("credentials", "42")
 
@@ -503,12 +522,14 @@ def test_a_ttl_over_thirty_minutes_warns_where_it_was_given() -> None:
         CredentialsCache("memory://", ttl=timedelta(minutes=30))
 
 
-def test_a_cache_on_a_wrapped_backend_is_otherwise_the_same(cache: CredentialsCache, backend: CountingBackend) -> None:
+def test_a_cache_within_a_namespace_is_otherwise_the_same(cache: CredentialsCache) -> None:
     stored = added(cache)
-    wrapped = cache.on(CountingBackend(backend))
-    assert wrapped.backend is not cache.backend is backend
-    assert (wrapped.ttl, wrapped.namespace, wrapped.reload) == (cache.ttl, cache.namespace, cache.reload)
-    assert drive(wrapped.get(stored.session.sid, NOW)) == stored
+    within = cache.within("admin")
+    assert within.backend is cache.backend
+    assert (within.ttl, within.namespace, within.reload) == (cache.ttl, f"{cache.namespace}.admin", cache.reload)
+    assert drive(within.get(stored.session.sid, NOW)) is None
+    with pytest.raises(ConfigError, match="shorten it"):
+        cache.within("x" * 63)
 
 
 @pytest.mark.parametrize(
@@ -585,41 +606,3 @@ def test_the_cache_works_on_an_event_loop_too(cache: CredentialsCache) -> None:
         return await cache.get(stored.session.sid, NOW)
 
     assert asyncio.run(read()) == stored
-
-
-# --- a backend by URL, with an event loop and without --------------------------------------------------------------
-
-
-def test_a_url_chooses_the_driver_for_where_it_runs() -> None:
-    async def there_and_back() -> None:
-        plain = CredentialsCache("postgresql+psycopg://nobody@127.0.0.1:1/none")
-        assert plain.off_event_loop() is plain
-        on_loop = plain.on_event_loop()
-        assert (plain.backend.mode, on_loop.backend.mode) == ("blocking", "async")
-        assert on_loop.on_event_loop() is on_loop
-        off_loop = on_loop.off_event_loop()
-        assert off_loop.backend.mode == "blocking"
-        assert (off_loop.ttl, off_loop.namespace) == (plain.ttl, plain.namespace)
-        for cache in (plain, on_loop, off_loop):
-            await cache.close()
-
-    asyncio.run(there_and_back())
-
-
-def test_without_a_driver_for_the_event_loop_the_other_one_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "asyncmy", None)
-    cache = CredentialsCache("mariadb+pymysql://nobody@127.0.0.1:1/none")
-    assert cache.on_event_loop() is cache
-    drive(cache.close())
-
-
-def test_sqlite_keeps_its_driver_wherever_it_runs(tmp_path: Path) -> None:
-    cache = CredentialsCache(f"sqlite:///{tmp_path / 'db'}")
-    assert cache.on_event_loop() is cache.off_event_loop() is cache
-    assert (cache.backend.mode, cache.backend.reads_at_once) == ("blocking", True)
-    drive(cache.close())
-
-
-def test_a_backend_that_was_given_as_an_object_stays(cache: CredentialsCache) -> None:
-    assert cache.on_event_loop() is cache
-    assert cache.off_event_loop() is cache

@@ -7,12 +7,13 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
+from harness.core_support import a_subject
 from powauth.backends.base import Millis
+from powauth.sessions.ids import PresentedId
 from powauth.sessions.record import (
     GRACE_STEPS,
     Outcome,
     Policy,
-    PresentedId,
     Session,
     confirmed,
     decide,
@@ -29,7 +30,7 @@ TICK: Millis = 8_000
 HORIZON = 6
 """Ticks that pass in each case: a grace, and what may follow it."""
 
-_SESSION = new_session(b"credentials:1", "1", b"", 0, {})
+_SESSION = new_session(b"credentials:1", a_subject("1"), 0, {})
 
 
 class Kept(NamedTuple):

@@ -11,30 +11,30 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from harness.core_support import NOW, POLICY, a_mac, a_session, hurried, presented
+from harness.core_support import NOW, POLICY, a_mac, a_session, a_subject, decode_id, encode_id, hurried, presented
 from harness.support import OTHER_SECRET, SECRET
 from powauth.backends.base import Millis, make_owner, shard_of
-from powauth.sessions.keyring import Mac
-from powauth.sessions.record import (
-    CLOCK_TOLERANCE,
-    GRACE_STEPS,
+from powauth.sessions.ids import (
     ID_CHARS,
     MAX_GENERATION,
     SALT_BYTES,
     SHARD_BYTES,
     SID_BYTES,
     SID_CHARS,
+    PresentedId,
+    decode_sid,
+    encode_sid,
+)
+from powauth.sessions.keyring import Mac
+from powauth.sessions.record import (
+    CLOCK_TOLERANCE,
+    GRACE_STEPS,
     Outcome,
     Policy,
-    PresentedId,
     Session,
     confirmed,
     current_between,
     decide,
-    decode_id,
-    decode_sid,
-    encode_id,
-    encode_sid,
     expires_at,
     forwarded,
     new_session,
@@ -434,11 +434,11 @@ def test_confirming_twice_changes_nothing() -> None:
 
 def test_a_new_session_begins_confirmed_and_holds_what_it_was_given() -> None:
     owner = make_owner("credentials", "42")
-    session = new_session(owner, "42", b"snapshot", NOW, {"ip": "192.0.2.1"})
+    session = new_session(owner, a_subject(), NOW, {"ip": "192.0.2.1"})
     assert session.confirmed
     assert (session.generation, session.settled, session.recent) == (0, 0, ())
     assert session.created_at == session.renewed_at == session.authenticated_at == NOW
-    assert (session.user_key, session.user, session.metadata) == ("42", b"snapshot", {"ip": "192.0.2.1"})
+    assert (session.user_key, session.proofs, session.metadata) == ("42", (b"a proof",), {"ip": "192.0.2.1"})
     assert session.sid[:SHARD_BYTES] == shard_of(owner)
     assert (len(session.sid), len(session.salt)) == (SID_BYTES, SALT_BYTES)
 
@@ -449,7 +449,7 @@ def test_no_two_new_sessions_are_alike() -> None:
 
 
 def test_a_session_shows_its_sid_and_nothing_else() -> None:
-    session = a_session(user=b"ada@example.org")
+    session = a_session()
     assert repr(session) == f"<Session {encode_sid(session.sid)} generation 0>"
     assert repr(presented(session)) == f"<PresentedId {encode_sid(session.sid)} generation 0>"
 

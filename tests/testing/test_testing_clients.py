@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from harness.support import SECRET, Clock, CountingBackend, MemoryUsers, User
+from harness.support import SECRET, Clock, CountingBackend, Me, MemoryUsers, User
 from powauth import ConfigError, CookieCarrier, FrameworkSessionCarrier, NotSignedIn, SessionAuth
 from powauth.accounts.sqlalchemy import SQLAlchemyUsers, UserMixin
 from powauth.backends.base import drive
@@ -41,7 +41,7 @@ class Parts:
         self.clock = Clock()
         self.backend = CountingBackend(MemoryBackend())
         chosen: dict[str, Any] = {"secret_key": SECRET, "users": self.users, "backend": self.backend}
-        self.auth: SessionAuth[User] = SessionAuth(**chosen | {"clock": self.clock} | options)
+        self.auth: SessionAuth[User, Me] = SessionAuth(**chosen | {"clock": self.clock} | options)
 
     @property
     def count(self) -> int:
@@ -58,22 +58,22 @@ async def lite_whoami(request: litestar.Request[User | None, Any, Any]) -> dict[
     return {"user": None if request.user is None else request.user.email}
 
 
-def starlette_app(auth: SessionAuth[Any]) -> Any:
+def starlette_app(auth: SessionAuth[Any, Any]) -> Any:
     return Starlette(routes=[Route("/", whoami)], middleware=[Middleware(asgi.SessionAuthMiddleware, auth=auth)])
 
 
-def fastapi_app(auth: SessionAuth[Any]) -> Any:
+def fastapi_app(auth: SessionAuth[Any, Any]) -> Any:
     app = FastAPI()
     app.add_middleware(asgi.SessionAuthMiddleware, auth=auth)
     app.add_route("/", whoami)
     return app
 
 
-def wrapped_app(auth: SessionAuth[Any]) -> Any:
+def wrapped_app(auth: SessionAuth[Any, Any]) -> Any:
     return asgi.SessionAuthMiddleware(Starlette(routes=[Route("/", whoami)]), auth)
 
 
-def flask_app(auth: SessionAuth[Any]) -> flask.Flask:
+def flask_app(auth: SessionAuth[Any, Any]) -> flask.Flask:
     app = flask.Flask("app")
     app.secret_key = "flask's own, for its session"
     PowAuth(app, auth)
@@ -81,7 +81,7 @@ def flask_app(auth: SessionAuth[Any]) -> flask.Flask:
     return app
 
 
-def litestar_app(auth: SessionAuth[Any]) -> litestar.Litestar:
+def litestar_app(auth: SessionAuth[Any, Any]) -> litestar.Litestar:
     return litestar.Litestar([lite_whoami], plugins=[PowAuthPlugin(auth)], logging_config=None)
 
 

@@ -1,4 +1,4 @@
-"""The columns of an app's model: what a value for one must be."""
+"""The columns of an app's model: the values that fit each of them."""
 
 import enum
 import math
@@ -9,56 +9,65 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import BigInteger, Column, Index, Integer, SmallInteger, String, UniqueConstraint
+from sqlalchemy import BigInteger, Column, Dialect, Index, Integer, SmallInteger, String, UniqueConstraint
 from sqlalchemy.orm import ColumnProperty, Mapper
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from powauth.errors import ConfigError
 
 SCALARS = (str, bool, int, float, Decimal, bytes, datetime, date, time, timedelta, UUID, enum.Enum)
-"""What a value that comes from outside, or goes into a snapshot, may be."""
+"""Types of values that may come from outside."""
 
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+
+_INT64 = range(-(2**63), 2**63)
+"""The largest integers of the databases. SQLite's INTEGER has 64 bits, whatever its column says."""
 
 
 class Field:
     """One mapped column.
 
     Attributes:
-        name: The attribute's name on the model.
-        type: The Python type of its values; ``None`` if it is no scalar, or unknown.
-        nullable: Whether the column takes ``None``.
-        required: Whether a new row needs a value for it.
-        unique: Whether the database lets no two rows share a value.
+        name: the attribute's name on the model.
+        type: the Python type of its values; ``None`` if it is no scalar, or unknown.
+        decorated: whether a TypeDecorator turns its values into others. ``type`` is then a guess.
+        nullable: whether the column takes ``None``.
+        required: whether a new row needs a value for it.
+        unique: whether the database lets no two rows share a value.
     """
 
-    def __init__(self, name: str, column: "Column[Any]") -> None:
+    def __init__(self, name: str, column: "Column[Any]", dialect: Dialect) -> None:
         self.name = name
-        kind = column.type.impl_instance if isinstance(column.type, TypeDecorator) else column.type
-        try:
-            python_type = kind.python_type
-        except NotImplementedError:
-            python_type = object
-        self.type: type | None = python_type if issubclass(python_type, SCALARS) else None
+        kind: TypeEngine[Any] = column.type.dialect_impl(dialect)  # a type may have a variant for this database
+        self.decorated = isinstance(kind, TypeDecorator)
+        self.type = _scalar_type(kind)
+        if isinstance(kind, TypeDecorator):
+            kind = kind.impl_instance
+            self.type = self.type or _scalar_type(kind)
         self.nullable = bool(column.nullable)
         self.required = not (column.nullable or column.default or column.server_default or column.identity)
         self.unique = _is_unique(column)
         self._length = kind.length if isinstance(kind, String) else None
-        bits = 16 if isinstance(kind, SmallInteger) else 64 if isinstance(kind, BigInteger) else 32
+        big = isinstance(kind, BigInteger) or isinstance(column.type, BigInteger)
+        bits = 64 if big else 16 if isinstance(kind, SmallInteger) else 32
         self._range = range(-(2 ** (bits - 1)), 2 ** (bits - 1)) if isinstance(kind, Integer) else None
 
-    def check(self, value: object) -> object:
-        """The value as the column takes it: text for a date or a UUID becomes one, as in JSON.
+    def check(self, value: object, *, trusted: bool = False) -> object:
+        """Return the value as the column takes it: text for a date or a UUID becomes one, as in JSON.
+
+        A value from the app's own code (``trusted``) may be of a type that only the column's TypeDecorator knows.
 
         Raises:
-            ValueError: it does not fit; the message is for a form.
+            ValueError: if it does not fit. The message is for a form.
         """
         if self.type is None:
-            return value  # the app's own type, in the app's own code: outside values never come here
+            return value  # a type of the app's own: values from outside are never assigned to such a column
         try:
-            found = value if type(value) is self.type else msgspec.convert(value, self.type, strict=True)
-        except (msgspec.ValidationError, ValueError, RecursionError):
-            raise ValueError("is invalid") from None
+            found = self._converted(value)
+        except ValueError:
+            if trusted and self.decorated:
+                return value
+            raise
         if isinstance(found, str):
             if _UNSTORABLE.search(found):
                 raise ValueError("holds a character that is not allowed")
@@ -66,16 +75,37 @@ class Field:
                 raise ValueError(f"should be at most {self._length} characters")
         if isinstance(found, float | Decimal) and not math.isfinite(found):
             raise ValueError("is invalid")
-        if self._range is not None and found not in self._range:
+        if self._range is not None and isinstance(found, int) and found not in self._range:
             raise ValueError("is out of range")
         return found
 
+    def check_key(self, value: object) -> object:
+        """Return a user's key as a look-up takes it.
 
-def fields_of(mapper: Mapper[Any]) -> dict[str, Field]:
-    """The mapped columns of a model, by attribute name; computed ones are left out.
+        Raises:
+            ValueError: if no row can have it.
+        """
+        if isinstance(value, bool) or not isinstance(value, int | str | UUID):
+            raise ValueError("is invalid")
+        if isinstance(value, str) and _UNSTORABLE.search(value):
+            raise ValueError("holds a character that is not allowed")
+        if isinstance(value, int) and value not in _INT64:
+            raise ValueError("is out of range")
+        # A TypeDecorator alone knows its values.
+        return value if self.decorated or self.type is None else self._converted(value)
+
+    def _converted(self, value: object) -> object:
+        try:
+            return value if type(value) is self.type else msgspec.convert(value, self.type, strict=True)
+        except (msgspec.ValidationError, ValueError, RecursionError):
+            raise ValueError("is invalid") from None
+
+
+def fields_of(mapper: Mapper[Any], dialect: Dialect) -> dict[str, Field]:
+    """Return the mapped columns of a model, by attribute name, without computed ones.
 
     Raises:
-        ConfigError: an attribute joins several columns.
+        ConfigError: if an attribute joins several columns.
     """
     found = {}
     for attribute in mapper.column_attrs:
@@ -85,8 +115,17 @@ def fields_of(mapper: Mapper[Any]) -> dict[str, Field]:
             raise ConfigError(
                 f"{mapper.class_.__name__}.{attribute.key} joins columns of two tables; use a single table"
             )
-        found[attribute.key] = Field(attribute.key, attribute.columns[0])
+        found[attribute.key] = Field(attribute.key, attribute.columns[0], dialect)
     return found
+
+
+def _scalar_type(kind: TypeEngine[Any]) -> type | None:
+    try:
+        python_type: object = kind.python_type
+    except NotImplementedError:
+        return None
+    # A type may declare anything here, such as an annotated type, which is no class.
+    return python_type if isinstance(python_type, type) and issubclass(python_type, SCALARS) else None
 
 
 def _is_unique(column: "Column[Any]") -> bool:

@@ -1,7 +1,7 @@
 """One way to run a piece of work in a database, for `Engine` and `AsyncEngine` alike.
 
-The work is an ordinary function of a `Connection`, or of a `Session` on one. With an `AsyncEngine` SQLAlchemy runs it
-in a greenlet and suspends the coroutine around each round trip; with an `Engine` the coroutine never suspends.
+The work is a plain function of a `Session`. With an `AsyncEngine` SQLAlchemy runs it in a greenlet and suspends the
+coroutine around each round trip. With an `Engine` the coroutine never suspends.
 """
 
 from abc import ABC, abstractmethod
@@ -24,31 +24,36 @@ from powauth.errors import ConfigError
 T = TypeVar("T")
 
 _MARIADB_CONSTRAINT_FAILED = 4025
+_DATA_EXCEPTION = "22"
+"""Class of the SQLSTATEs for values that do not fit. asyncpg reports them as errors of no particular kind."""
+
+_POSTGRESQL_OTHER_TYPE = ("42883", "42846")
+"""SQLSTATEs: undefined_function, cannot_coerce."""
 
 _USERS = Subject("the users' database", "run the app's migrations, or its metadata.create_all(engine)")
 
 
 class Database(ABC):
-    """Where work runs."""
+    """Runs work in sessions of its own."""
 
     mode: ClassVar[Mode]
 
     @abstractmethod
     async def connected(self, work: Callable[[Connection], T]) -> T:
-        """The result of work on a connection. What it does not commit is rolled back.
+        """Return the result of work on a connection. Changes that it does not commit are rolled back.
 
         Raises:
-            StoreUnavailable: no connection could be had, or the database failed.
-            StatementError: the database is well and refused a value.
+            StoreUnavailable: if there is no connection, or the database failed.
+            StatementError: if the database works, and refused a value.
         """
 
     async def run(self, work: Callable[[Session], T]) -> T:
-        """The result of work in an ORM session. Its objects are detached; else as `connected`."""
+        """Return the result of work in a session, which is closed afterwards. Errors are those of `connected`."""
         return await self.connected(lambda connection: _in_session(work, connection))
 
 
 class SyncDatabase(Database):
-    """Over an `Engine`."""
+    """Runs work over an `Engine`."""
 
     mode = "blocking"
 
@@ -74,7 +79,7 @@ class SyncDatabase(Database):
 
 
 class AsyncDatabase(Database):
-    """Over an `AsyncEngine`."""
+    """Runs work over an `AsyncEngine`."""
 
     mode = "async"
 
@@ -105,10 +110,10 @@ class AsyncDatabase(Database):
 
 
 def database_of(engine: object) -> Database:
-    """The database behind an engine.
+    """Return the database behind an engine.
 
     Raises:
-        ConfigError: it is no engine.
+        ConfigError: if it is no engine.
     """
     if isinstance(engine, Engine):
         return SyncDatabase(engine)
@@ -117,12 +122,24 @@ def database_of(engine: object) -> Database:
     raise ConfigError(f"engine must be a SQLAlchemy Engine or AsyncEngine; got {type(engine).__name__}")
 
 
-def _is_about_values(error: DBAPIError) -> bool:
-    """Whether the database is well and only refused what it was given: a constraint, or a value out of range."""
-    return isinstance(error, IntegrityError | DataError) or (
-        # MariaDB's CHECK, which its drivers take for an operational error.
-        error.orig is not None and error.orig.args[:1] == (_MARIADB_CONSTRAINT_FAILED,)
+def refuses_values(error: StatementError) -> bool:
+    """Return whether the database works and only refused its values, or a column's type refused them before."""
+    return (
+        not isinstance(error, DBAPIError)
+        or isinstance(error, IntegrityError | DataError)
+        # MariaDB's CHECK, which its drivers report as an operational error.
+        or (error.orig is not None and error.orig.args[:1] == (_MARIADB_CONSTRAINT_FAILED,))
+        or _sqlstate(error).startswith(_DATA_EXCEPTION)
     )
+
+
+def is_incomparable(error: StatementError) -> bool:
+    """Return whether PostgreSQL cannot compare a value with the column, because they have different types."""
+    return _sqlstate(error) in _POSTGRESQL_OTHER_TYPE
+
+
+def _sqlstate(error: StatementError) -> str:
+    return getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None) or ""
 
 
 def _in_session(work: Callable[[Session], T], connection: Connection) -> T:
@@ -141,7 +158,7 @@ def _translated() -> Iterator[None]:
         yield
     except Exception as error:
         if isinstance(error, StatementError):
-            error.hide_parameters = True  # a password hash among them; tracebacks are logged
-        if not is_failure(error) or (isinstance(error, DBAPIError) and _is_about_values(error)):
+            error.hide_parameters = True  # there is a password hash among them, and tracebacks are logged
+        if not is_failure(error) or (isinstance(error, StatementError) and refuses_values(error)):
             raise
         raise sql_unavailable(error, _USERS) from error

@@ -2,7 +2,7 @@
 
 import uuid
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import DateTime, Dialect, String
 from sqlalchemy.dialects import mysql
@@ -13,27 +13,27 @@ _MARIADB = ("mysql", "mariadb")
 
 
 def utc_now() -> datetime:
-    """The time now, aware, in UTC."""
+    """Return the time now, aware, in UTC."""
     return datetime.now(UTC)
 
 
 class UTCDateTime(TypeDecorator[datetime]):
-    """A time to the microsecond that is aware and in UTC on every database, also where the column knows no zone.
+    """A time to the microsecond, aware and in UTC on every database, also where the column has no time zone.
 
-    Refuses naive values, which mean another time on each machine.
+    It refuses naive values: they mean another time on each machine.
     """
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """MariaDB keeps whole seconds unless asked for more."""
+        """Return the type for a database. MariaDB keeps whole seconds unless the column says more."""
         if dialect.name in _MARIADB:
             return dialect.type_descriptor(mysql.DATETIME(fsp=6))
         return dialect.type_descriptor(DateTime(timezone=True))
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Into UTC, without the zone where the column has none."""
+        """Return the time in UTC, without the zone where the column has none."""
         if value is None:
             return None
         if value.tzinfo is None:
@@ -42,25 +42,26 @@ class UTCDateTime(TypeDecorator[datetime]):
         return moment if dialect.name == "postgresql" else moment.replace(tzinfo=None)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Aware again."""
+        """Return the time in UTC, aware."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 def exact_string(length: int) -> String:
-    """Text that the database compares character by character.
+    """Return a type of text that the database compares character by character.
 
-    MariaDB's usual collations take a dotless i for an i, and "A" for "a": one user id would reach another's account.
+    For MariaDB's usual collations a dotless i equals an i, and "A" equals "a". One user id would then reach the account
+    of another.
     """
     return String(length).with_variant(mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin"), *_MARIADB)
 
 
 class AccountMixin:
-    """What every user model needs but the user id: ``id``, ``password_hash``, ``created_at``, ``updated_at``.
+    """The columns that every user model needs, except the user id.
 
-    The id is random, so that it is never given to anybody else, and tells nothing. ``password_hash`` is ``None`` for a
-    user who cannot sign in with a password.
+    These are ``id``, ``password_hash``, ``created_at`` and ``updated_at``. The id is random: it reveals nothing, and no
+    other user ever gets it. ``password_hash`` is ``None`` for a user who cannot sign in with a password.
     """
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4, sort_order=-2)
@@ -68,10 +69,13 @@ class AccountMixin:
     created_at: Mapped[datetime] = mapped_column(UTCDateTime(), default=utc_now, sort_order=1)
     updated_at: Mapped[datetime] = mapped_column(UTCDateTime(), default=utc_now, onupdate=utc_now, sort_order=1)
 
-    @property
-    def is_active(self) -> bool:
-        """Whether the user may sign in and stay signed in. Override it, or map a boolean column in its place."""
-        return True
+    if TYPE_CHECKING:  # a model may override a property with a column
+
+        @property
+        def is_active(self) -> bool:
+            """Whether the user may sign in and stay signed in. Override it with a property or a boolean column."""
+    else:
+        is_active = True  # a constant, so that powauth need not load the row to read it
 
 
 def _identifying(length: int) -> MappedColumn[str]:
@@ -79,13 +83,13 @@ def _identifying(length: int) -> MappedColumn[str]:
 
 
 class EmailMixin:
-    """A unique ``email``, kept as `powauth.accounts.identifiers.EmailIdentifier` writes it."""
+    """A unique ``email``, stored as `powauth.accounts.identifiers.EmailIdentifier` normalises it."""
 
     email: Mapped[str] = _identifying(254)
 
 
 class UsernameMixin:
-    """A unique ``username``, kept as `powauth.accounts.identifiers.UsernameIdentifier` writes it."""
+    """A unique ``username``, stored as `powauth.accounts.identifiers.UsernameIdentifier` normalises it."""
 
     username: Mapped[str] = _identifying(64)
 

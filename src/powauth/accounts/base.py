@@ -1,97 +1,93 @@
 """The protocol of a users context: who the users are, and what proves it.
 
-`UsersContext` is all that powauth knows of users: it authenticates, creates, updates, deletes and finds them, and takes
-the snapshot that a session carries. `powauth.accounts.sqlalchemy.SQLAlchemyUsers` implements it over an app's own
-model; anything else (LDAP, another service) can implement it in a page.
+`UsersContext` is all that powauth knows of users. `powauth.accounts.sqlalchemy.SQLAlchemyUsers` implements it over an
+app's own table. Another directory or service can implement it in a page of code.
+
+No method returns a row of the app's table: powauth works with `Account` values.
 """
 
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Generic, TypeVar
 
+import msgspec
+
+from powauth.accounts.identity import I, Key
 from powauth.backends.base import Mode
 
 U = TypeVar("U")
+"""The class of the app's rows."""
 
 MAX_LOGIN_KEY = 1024
-"""Characters of a user id that tell it from others; more than any has."""
+"""Characters of a user id that tell it from others. No user id is longer."""
 
 
-class UsersContext(ABC, Generic[U]):
-    """Who the users are. ``U`` is the app's own user type.
+class Rehash(msgspec.Struct, frozen=True):
+    """A stronger hash of the password that was just verified, which is not written yet.
+
+    powauth lets the user's sessions accept ``proof`` first, and writes the hash then.
+
+    Attributes:
+        proof: the account's proof once the hash is written.
+        write: write the hash, and return whether the account still had the old one.
+    """
+
+    proof: bytes
+    write: Callable[[], Awaitable[bool]]
+
+    __repr__ = object.__repr__  # error reporters record what local variables look like
+
+
+class Account(msgspec.Struct, Generic[I], frozen=True, kw_only=True):
+    """A user as the users context has just read it.
+
+    Attributes:
+        key: the user's primary key.
+        identity: what requests get to see of the user.
+        proof: bytes that change whenever the password or the user id changes, such as both in one. powauth stores a
+            keyed hash of them, of the key and of ``active``.
+        active: whether the user may sign in and stay signed in. Locked and disabled users may not.
+        rehash: a stronger hash of the password; only `UsersContext.authenticate` gives one.
+    """
+
+    key: Key
+    identity: I
+    proof: bytes
+    active: bool = True
+    rehash: Rehash | None = None
+
+    def __repr__(self) -> str:  # without the proof: error reporters record what local variables look like
+        return f"<Account {self.key!r}{'' if self.active else ', not active'}>"
+
+
+class UsersContext(ABC, Generic[U, I]):
+    """Who the users are. ``U`` is the class of the app's rows, ``I`` the class of identities.
 
     Parameters called ``params`` come from outside and are not trusted: any mapping, of anything. Methods raise
-    `InvalidParams` for what a client can mend and `StoreUnavailable` if the database cannot be reached; no input makes
+    `InvalidParams` for what a client can correct and `StoreUnavailable` if the users cannot be reached. No input makes
     them raise anything else.
+
+    A returned account is as the users' database had it at some moment of the call, never a copy from before it.
     """
 
     mode: Mode
+
+    identity: type[I]
+    """The class of identities: a frozen `msgspec.Struct`."""
+
     user_id_field: str = "email"
-    """The attribute, and the name in ``params``, that users name themselves by."""
-
-    user_type: type[U]
-    """The app's user type: anything else that `authenticate` may return is no user (ASVS 16.5.3)."""
-
-    authenticates_current: bool = False
-    """Whether `authenticate` answers with the user as the database had them at some moment of the call, as `reload`
-    does, and never with a copy from before it. A sign-in need then not read the user once more."""
-
-    immutable: bool = False
-    """Whether nobody can change a user that `restore` made, nor anything it holds, as with a frozen dataclass of texts
-    and numbers. One may then be handed to several requests, and threads, instead of another one to each."""
+    """The name in ``params`` of the user id: what users type to sign in."""
 
     @abstractmethod
-    def key(self, user: U) -> str:
-        """What names the user for ever: immutable, never given to another user, at most 255 bytes in UTF-8.
+    async def authenticate(self, params: Mapping[str, object]) -> Account[I] | None:
+        """Return the active account that ``params`` (user id and password) prove, or ``None``, whatever was wrong.
 
-        All of a user's sessions hang on it, so it must be the primary key or the like, never an e-mail address.
+        Do the same work for an unknown, a locked or a password-less user as for a known one (ASVS 6.3.8).
         """
 
     @abstractmethod
-    def fingerprint(self, user: U) -> bytes:
-        """Changes whenever what proves the user changes: the password hash, the user id.
-
-        Only called with users that `authenticate`, `create`, `update`, `get_by` or `reload` returned (not `restore`).
-        """
-
-    @abstractmethod
-    def is_active(self, user: U) -> bool:
-        """Whether the user may sign in and stay signed in; ``False`` for the locked and the disabled."""
-
-    @abstractmethod
-    def snapshot(self, user: U) -> bytes:
-        """What a session keeps of the user, so that a request needs no query: never a hash or another secret."""
-
-    @abstractmethod
-    def restore(self, snapshot: bytes) -> U:
-        """The user of a snapshot, as the app's own type, detached from any database session.
-
-        Raises:
-            ValueError: if the snapshot is none, or was taken of another model; the session then counts as absent.
-        """
-
-    @abstractmethod
-    async def authenticate(self, params: Mapping[str, object]) -> U | None:
-        """The active user whom ``params`` (user id and password) prove, or ``None``, whatever was wrong.
-
-        Does the same work for an unknown, locked or password-less user as for a known one (ASVS 6.3.8).
-        """
-
-    def login_key(self, params: Mapping[str, object]) -> str | None:
-        """The user id in ``params`` in its one form, whether or not there is such a user; ``None`` if it can be none.
-
-        Failed sign-ins are counted under it, so all spellings that `authenticate` takes for one user must give one key;
-        that two users share one does less harm. Pure, and cheap for any input. By default the `user_id_field` without
-        blanks around it and in one case.
-        """
-        value = params.get(self.user_id_field)
-        if not isinstance(value, str):
-            return None
-        return unicodedata.normalize("NFKC", value[:MAX_LOGIN_KEY].strip()).casefold()
-
-    @abstractmethod
-    async def create(self, params: Mapping[str, object]) -> U:
+    async def create(self, params: Mapping[str, object]) -> Account[I]:
         """Register a user.
 
         Raises:
@@ -99,42 +95,65 @@ class UsersContext(ABC, Generic[U]):
         """
 
     @abstractmethod
-    async def update(self, user: U, params: Mapping[str, object], *, trusted: bool = False) -> U:
-        """Change a user; the user as it now is, read back from the database.
+    async def update(self, key: Key, params: Mapping[str, object], *, trusted: bool = False) -> Account[I]:
+        """Change a user, and return the account as it is now.
 
         A user's own change needs ``current_password``, and reaches only the fields that a user may set. ``trusted``
-        is for the app's own code: no current password, any field of the model.
+        is for the app's own code: it needs no current password and reaches any field of the model.
 
         Raises:
-            InvalidParams: what is wrong, by field; under ``current_password`` if that is; ``{"base": [...]}`` if the
-                user no longer exists.
+            InvalidParams: what is wrong, by field; under ``current_password`` if that is wrong; ``{"base": [...]}`` if
+                the user no longer exists.
         """
 
     @abstractmethod
-    async def delete(self, user: U, params: Mapping[str, object] | None = None) -> bool:
-        """Delete a user; whether it still existed. With ``params``, their ``current_password`` must be right.
+    async def delete(self, key: Key, params: Mapping[str, object] | None = None) -> bool:
+        """Delete a user, and return whether it still existed.
+
+        With ``params``, their ``current_password`` must be right.
 
         Raises:
-            InvalidParams: ``current_password`` is missing or wrong, and named so.
+            InvalidParams: if ``current_password`` is missing or wrong; the error is under that name.
         """
 
     @abstractmethod
-    async def get_by(self, **clauses: object) -> U | None:
-        """Return the one user whose fields equal the clauses, or ``None``. The user id is normalised first.
+    async def get(self, key: Key) -> Account[I] | None:
+        """Return the account with this key, active or not; ``None`` if there is none."""
 
-        Empty text finds nobody.
+    @abstractmethod
+    async def find(self, user_id: object) -> Account[I] | None:
+        """Return the account with this user id, active or not; ``None`` if there is none. A blank finds nobody."""
 
-        Raises:
-            ValueError: if a clause is ``None``. A value that is missing would otherwise find a user who has none.
+    @abstractmethod
+    def validate(self, params: Mapping[str, object], identity: I | None = None) -> Mapping[str, list[str]]:
+        """Return what is wrong with ``params``, by field, without touching the database.
+
+        With ``identity``, ``params`` are a change of that user; otherwise they are a registration.
         """
 
-    @abstractmethod
-    async def reload(self, user: U) -> U | None:
-        """The same user as the database has it now; ``None`` if it is gone, or its id was given to another."""
+    def login_key(self, params: Mapping[str, object]) -> str | None:
+        """Return the user id in ``params`` in its one form, whether or not there is such a user.
 
-    @abstractmethod
-    def change(self, params: Mapping[str, object], user: U | None = None) -> Mapping[str, list[str]]:
-        """What is wrong with ``params`` for a new user, or for a change of ``user``, without touching the database."""
+        Failed sign-ins are counted under it. All spellings that `authenticate` takes for one user must give one key;
+        two users that share one do less harm. It must be pure, and cheap for any input. Return ``None`` for what can
+        be no user id. By default this is the `user_id_field` without blanks around it and in one case.
+        """
+        value = params.get(self.user_id_field)
+        if not isinstance(value, str):
+            return None
+        return unicodedata.normalize("NFKC", value[:MAX_LOGIN_KEY].strip()).casefold()
+
+    def key_of(self, subject: object) -> Key | None:
+        """Return the key of an identity, a row or an account; ``None`` if ``subject`` is none of these.
+
+        The default knows accounts, and identities that have their key under ``id``.
+        """
+        if isinstance(subject, Account):
+            return subject.key
+        if isinstance(subject, self.identity):
+            key: Key | None = getattr(subject, "id", None)
+            return key
+        return None
 
     async def close(self) -> None:
-        """Let go of what the context opened itself."""
+        """Close what the context opened itself."""

@@ -1,10 +1,12 @@
-"""User ids: one spelling for each, wherever it is used.
+"""User ids: one spelling for each of them.
 
-An `Identifier` turns what somebody typed into the one form that is stored, looked up, compared and counted. It refuses
-what has none. The rule that protects accounts (CVE-2019-19844): **no two inputs share a form unless they are the same
-id under the rules of its kind**. So case is folded in ASCII alone, by table, never by `str.lower` or a compatibility
-form, which turn the Kelvin sign into "k" and a full-width at sign into "@"; and a name with a character outside ASCII
-never becomes one without.
+An `Identifier` converts what a user typed into one form, in which powauth stores, looks up, compares and counts the
+user id. It refuses what has no such form.
+
+One rule protects accounts (CVE-2019-19844): **two inputs share a form only if they are the same id under the rules of
+its kind**. Therefore the identifiers fold the case of ASCII letters alone, by a table. `str.lower` and the
+compatibility forms would turn the Kelvin sign into "k" and a full-width at sign into "@". An id with a character
+outside ASCII never becomes one without.
 """
 
 import re
@@ -20,21 +22,21 @@ with needs("users", "EmailIdentifier", "email_validator"):
 __all__ = ["EmailIdentifier", "Identifier", "UsernameIdentifier"]
 
 MAX_EMAIL_LENGTH = 254
-"""Characters and bytes: what fits a path in RFC 5321, section 4.5.3.1.3 (with the erratum 1690 to RFC 3696)."""
+"""Characters, and bytes: the longest path of RFC 5321, section 4.5.3.1.3 (with erratum 1690 to RFC 3696)."""
 
 MAX_LOCAL_PART_LENGTH = 64
-"""Bytes: RFC 5321, section 4.5.3.1.1."""
+"""Bytes (RFC 5321, section 4.5.3.1.1)."""
 
 MAX_USERNAME_LENGTH = 64
-"""Characters: longer than any name that people choose."""
+"""Characters. No name that people choose is longer."""
 
 _BLANKS = " \t"
-"""What is trimmed at both ends. `str.strip` would take a dozen more, so that one id had many spellings."""
+"""Characters to trim at both ends. `str.strip` would trim a dozen more, so one id would have more spellings."""
 
 _TO_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
 
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029\ud800-\udfff\"<>()\[\]\\,;:]")
-"""Controls, spaces, lone surrogates, and what could end an address in a header or an SMTP command."""
+"""Controls, spaces, lone surrogates, and characters that could end an address in a header or an SMTP command."""
 
 _USERNAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9_])?\Z")
 
@@ -42,11 +44,11 @@ _COMMON_EMAIL = re.compile(
     r"(?=[^@]{1,64}@)[a-z0-9_+-]+(?:\.[a-z0-9_+-]+)*"
     r"@((?:(?=[^.]{1,63}\.)[a-z0-9]+(?:-[a-z0-9]+)*\.)+[a-z]{1,63})"
 )
-"""What nearly every address looks like, in lower case; its domain. There is nothing in it to be normalised.
+"""Nearly every address, in lower case. The group is its domain. Such an address is in its one form already.
 
-Local part: some of RFC 5322's dot-atoms. Domain: two labels or more of letters, digits and single hyphens, so neither
-Punycode nor another reserved label is among them; the last one is of letters alone, as top-level domains are. Lengths
-are those of RFC 5321, section 4.5.3.1.1, and RFC 1035, section 2.3.1.
+The local part is one of RFC 5322's dot-atoms. The domain has two labels or more, of letters, digits and single hyphens:
+neither Punycode nor another reserved label is among them. The last label has letters alone, as top-level domains have.
+Lengths are those of RFC 5321, section 4.5.3.1.1, and RFC 1035, section 2.3.1.
 """
 
 _BLANK_MESSAGE = "can't be blank"
@@ -61,23 +63,23 @@ class Identifier(Protocol):
         """The usual name of its field, such as ``"email"``."""
 
     def normalize(self, value: object) -> str:
-        """The one form of a user id. Normalising a form again leaves it as it is.
+        """Return the one form of a user id. Normalising a form again leaves it as it is.
 
         Raises:
-            ValueError: it is none; the message is for a form.
+            ValueError: if it is no user id. The message is for a form.
         """
 
 
 class EmailIdentifier:
     """E-mail addresses, in lower case.
 
-    The whole address is folded, the local part too: no provider in use tells "Mia" from "mia", and people type both.
-    The domain is kept in its ASCII form (IDNA 2008), so that every way to write it is one and a look-alike is another.
-    Nobody is asked whether the address exists.
+    The whole address is folded, including the local part: no provider in use distinguishes "Mia" from "mia", and people
+    type both. The domain is stored in its ASCII form (IDNA 2008). Every way to write a domain gives one form, and a
+    look-alike gives another. powauth does not check whether the address exists.
 
     Args:
-        allow_international: Accept local parts outside ASCII (SMTPUTF8, RFC 6531): off, because few mail systems
-            deliver to them and each script brings its look-alikes.
+        allow_international: whether to accept local parts outside ASCII (SMTPUTF8, RFC 6531). It is off by default:
+            few mail systems deliver to them, and each script brings look-alikes.
 
     >>> EmailIdentifier().normalize(" Mia@Example.COM")
     'mia@example.com'
@@ -91,17 +93,17 @@ class EmailIdentifier:
         self._international = allow_international
 
     def normalize(self, value: object) -> str:
-        """The address in its stored form; see `Identifier.normalize`."""
+        """Return the address in its stored form; see `Identifier.normalize`."""
         text = _text(value, MAX_EMAIL_LENGTH)
         if text.isascii() and _is_common(lower := text.lower()):
-            return lower  # the library would say the same, in a hundred times the time
+            return lower  # the library would return the same, and take a hundred times as long
         if _FORBIDDEN.search(text):
             raise ValueError(_FORMAT_MESSAGE)
         local, _, domain = text.rpartition("@")
         if len(local.encode()) > MAX_LOCAL_PART_LENGTH:
             raise ValueError(f"should be at most {MAX_LOCAL_PART_LENGTH} characters before the @")
         try:
-            # Exact options: the library takes its defaults from module globals.
+            # Give all options: the library takes its defaults from module globals.
             found = validate_email(
                 text.translate(_TO_LOWER),
                 allow_smtputf8=self._international,
@@ -124,9 +126,9 @@ class EmailIdentifier:
 
 
 class UsernameIdentifier:
-    """User names: 1 to 64 of ``a-z 0-9 . _ -``, begun with a letter or digit and not ended with ``.`` or ``-``.
+    """User names: 1 to 64 of ``a-z 0-9 . _ -``. They begin with a letter or digit, and do not end with ``.`` or ``-``.
 
-    Upper case is folded. There is no "@", so that no user name is another's e-mail address.
+    Upper case is folded. A user name has no "@", so it is never the e-mail address of another user.
 
     >>> UsernameIdentifier().normalize("Mia_93")
     'mia_93'
@@ -135,7 +137,7 @@ class UsernameIdentifier:
     field = "username"
 
     def normalize(self, value: object) -> str:
-        """The name in its stored form; see `Identifier.normalize`."""
+        """Return the name in its stored form; see `Identifier.normalize`."""
         text = _text(value, MAX_USERNAME_LENGTH).translate(_TO_LOWER)
         if not _USERNAME.match(text):
             raise ValueError("may hold letters from a to z, digits, and . _ - between them")
@@ -143,12 +145,18 @@ class UsernameIdentifier:
 
 
 def _text(value: object, most: int) -> str:
-    """The text of a user id without blanks around it, and no longer than ``most``, found out in constant time."""
+    """Return the text of a user id without blanks around it.
+
+    The length of the input is checked first, so that a long input takes no time.
+
+    Raises:
+        ValueError: if it is no text, is blank, or is longer than ``most`` characters.
+    """
     if value is None or value == "":
         raise ValueError(_BLANK_MESSAGE)
     if not isinstance(value, str):
         raise ValueError("is invalid")
-    if len(value) > most + 64:  # a few blanks around it are no reason to refuse; a megabyte is
+    if len(value) > most + 64:  # a few blanks around it are allowed
         raise ValueError(f"should be at most {most} characters")
     text = value.strip(_BLANKS)
     if not text:
@@ -159,19 +167,19 @@ def _text(value: object, most: int) -> str:
 
 
 def _is_common(address: str) -> bool:
-    """Whether an address in lower case is one that email-validator would take, and leave as it is."""
+    """Return whether email-validator would accept an address in lower case, and leave it as it is."""
     match = _COMMON_EMAIL.fullmatch(address)
     if match is None:
         return False
     domain = "." + match[1]
-    # The library's list as it is now: an app may add names of its own.
+    # Read the library's list each time: an app may add names of its own.
     return not any(domain.endswith("." + name) for name in email_validator.SPECIAL_USE_DOMAIN_NAMES)
 
 
 def _same_labels(domain: str, ascii_domain: str) -> bool:
-    """Whether each label outside ASCII became an encoded one, and no dot was made of something else.
+    """Return whether each label outside ASCII became an encoded one, and no other character became a dot.
 
-    IDNA's mapping (UTS 46) turns full-width letters into plain ones; nobody who owns a domain is written to that way.
+    The mapping of IDNA (UTS 46) would turn full-width letters into plain ones. No address is written that way.
     """
     written, encoded = domain.split("."), ascii_domain.split(".")
     return len(written) == len(encoded) and all(
@@ -182,5 +190,5 @@ def _same_labels(domain: str, ascii_domain: str) -> bool:
 def _fold(local_part: str) -> str:
     if local_part.isascii():
         return local_part.translate(_TO_LOWER)
-    # Lower case may undo the composition, and composing may make a capital of a sign (Å of ANGSTROM SIGN).
+    # Lower case may undo the composition, and composing may turn a sign into a capital (ANGSTROM SIGN into Å).
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", local_part).lower())

@@ -1,77 +1,80 @@
-"""A blocking users context on an event loop: whatever reaches the database, or hashes, runs in a worker thread."""
+"""A blocking users context on an event loop: what reaches the database, or hashes, runs in worker threads."""
 
 from collections.abc import Mapping
+from typing import Any
 
-from powauth.accounts.base import U, UsersContext
+import msgspec
+
+from powauth._running import InThread
+from powauth.accounts.base import Account, Rehash, UsersContext
+from powauth.accounts.identity import I, Key
 from powauth.backends.base import Mode, drive
-from powauth.backends.offloaded import InThread
 
 
-class OffloadedUsers(UsersContext[U]):
-    """A users context whose coroutines block, made to suspend instead."""
+class OffloadedUsers(UsersContext[Any, I]):
+    """Wraps a users context whose coroutines block. Its own coroutines suspend instead.
+
+    Args:
+        users: the users context.
+        in_thread: runs a function in a worker thread.
+    """
 
     mode: Mode = "async"
 
-    def __init__(self, users: UsersContext[U], in_thread: InThread) -> None:
+    def __init__(self, users: UsersContext[Any, I], in_thread: InThread) -> None:
         self._users = users
         self._in_thread = in_thread
-        self.user_type = users.user_type
+        self.identity = users.identity
         self.user_id_field = users.user_id_field
-        self.authenticates_current = users.authenticates_current
-        self.immutable = users.immutable
 
-    def key(self, user: U) -> str:
-        """See `UsersContext.key`."""
-        return self._users.key(user)
+    async def authenticate(self, params: Mapping[str, object]) -> Account[I] | None:
+        """See `UsersContext.authenticate`. A stronger hash is written in a worker thread, too."""
+        account = await self._in_thread(lambda: drive(self._users.authenticate(params)))
+        if account is None or account.rehash is None:
+            return account
+        rehash = account.rehash
 
-    def fingerprint(self, user: U) -> bytes:
-        """See `UsersContext.fingerprint`."""
-        return self._users.fingerprint(user)
+        async def write() -> bool:
+            return await self._in_thread(lambda: drive(_written(rehash)))
 
-    def is_active(self, user: U) -> bool:
-        """See `UsersContext.is_active`."""
-        return self._users.is_active(user)
+        return msgspec.structs.replace(account, rehash=Rehash(rehash.proof, write))
 
-    def snapshot(self, user: U) -> bytes:
-        """See `UsersContext.snapshot`."""
-        return self._users.snapshot(user)
+    async def create(self, params: Mapping[str, object]) -> Account[I]:
+        """See `UsersContext.create`."""
+        return await self._in_thread(lambda: drive(self._users.create(params)))
 
-    def restore(self, snapshot: bytes) -> U:
-        """See `UsersContext.restore`."""
-        return self._users.restore(snapshot)
+    async def update(self, key: Key, params: Mapping[str, object], *, trusted: bool = False) -> Account[I]:
+        """See `UsersContext.update`."""
+        return await self._in_thread(lambda: drive(self._users.update(key, params, trusted=trusted)))
 
-    async def authenticate(self, params: Mapping[str, object]) -> U | None:
-        """See `UsersContext.authenticate`."""
-        return await self._in_thread(lambda: drive(self._users.authenticate(params)))
+    async def delete(self, key: Key, params: Mapping[str, object] | None = None) -> bool:
+        """See `UsersContext.delete`."""
+        return await self._in_thread(lambda: drive(self._users.delete(key, params)))
+
+    async def get(self, key: Key) -> Account[I] | None:
+        """See `UsersContext.get`."""
+        return await self._in_thread(lambda: drive(self._users.get(key)))
+
+    async def find(self, user_id: object) -> Account[I] | None:
+        """See `UsersContext.find`."""
+        return await self._in_thread(lambda: drive(self._users.find(user_id)))
+
+    def validate(self, params: Mapping[str, object], identity: I | None = None) -> Mapping[str, list[str]]:
+        """See `UsersContext.validate`."""
+        return self._users.validate(params, identity)
 
     def login_key(self, params: Mapping[str, object]) -> str | None:
         """See `UsersContext.login_key`."""
         return self._users.login_key(params)
 
-    async def create(self, params: Mapping[str, object]) -> U:
-        """See `UsersContext.create`."""
-        return await self._in_thread(lambda: drive(self._users.create(params)))
-
-    async def update(self, user: U, params: Mapping[str, object], *, trusted: bool = False) -> U:
-        """See `UsersContext.update`."""
-        return await self._in_thread(lambda: drive(self._users.update(user, params, trusted=trusted)))
-
-    async def delete(self, user: U, params: Mapping[str, object] | None = None) -> bool:
-        """See `UsersContext.delete`."""
-        return await self._in_thread(lambda: drive(self._users.delete(user, params)))
-
-    async def get_by(self, **clauses: object) -> U | None:
-        """See `UsersContext.get_by`."""
-        return await self._in_thread(lambda: drive(self._users.get_by(**clauses)))
-
-    async def reload(self, user: U) -> U | None:
-        """See `UsersContext.reload`."""
-        return await self._in_thread(lambda: drive(self._users.reload(user)))
-
-    def change(self, params: Mapping[str, object], user: U | None = None) -> Mapping[str, list[str]]:
-        """See `UsersContext.change`."""
-        return self._users.change(params, user)
+    def key_of(self, subject: object) -> Key | None:
+        """See `UsersContext.key_of`."""
+        return self._users.key_of(subject)
 
     async def close(self) -> None:
         """See `UsersContext.close`."""
         await self._in_thread(lambda: drive(self._users.close()))
+
+
+async def _written(rehash: Rehash) -> bool:
+    return await rehash.write()

@@ -1,15 +1,15 @@
-"""Passwords: which ones are good enough, and how they are kept.
+"""Passwords: the policy that decides which ones may be set, and the hasher.
 
-**One form.** A password is taken as typed, in Unicode's composed form (NFC) and encoded in UTF-8, when it is set and
-when it is verified alike: "é" typed on one keyboard as one code point and on another as two is one password. So does
-RFC 8265 (OpaqueString); the compatibility forms (NFKC) would also merge characters that look different.
-Nothing is trimmed, folded or cut off, and a NUL is a character like any other.
+**One form.** powauth converts a password to Unicode's composed form (NFC) and encodes it in UTF-8, both when it is set
+and when it is verified. Some keyboards type "é" as one code point and others as two: both are one password. RFC 8265
+(OpaqueString) does the same. The compatibility forms (NFKC) would also merge characters that look different.
+powauth never trims, folds or truncates a password. A NUL is a character like any other.
 
-**One limit.** `MAX_PASSWORD_BYTES` bounds the raw password, before anything is done with it; its composed form is at
-most three times as long.
+**One limit.** `MAX_PASSWORD_BYTES` bounds the raw password before powauth processes it. The composed form is at most
+three times as long.
 
-**One cost.** Whatever is verified, an unknown user's password, one over the limit, a hash that is none, takes one
-Argon2id computation with the hasher's parameters (ASVS 6.3.8).
+**One cost.** Every verification takes one Argon2id computation with the hasher's parameters (ASVS 6.3.8): also for an
+unknown user, for a password over the limit, and for a stored value that is no hash.
 """
 
 import asyncio
@@ -45,30 +45,31 @@ T = TypeVar("T")
 log = logging.getLogger("powauth.accounts")
 
 MAX_PASSWORD_BYTES = 4096
-"""The longest password, in bytes of UTF-8: long enough for any passphrase, short enough to cost nothing."""
+"""Length of the longest password, in bytes of UTF-8. It admits any passphrase, and costs next to nothing."""
 
 MIN_LENGTH = 8
-"""The shortest minimum, in code points (ASVS 6.2.1)."""
+"""The lowest minimum length that a policy may have, in code points (ASVS 6.2.1)."""
 
 MIN_MEMORY_COST = 19_456
-"""KiB: the memory of OWASP's weakest advised Argon2id setting, 19 MiB (Password Storage Cheat Sheet)."""
+"""Memory of OWASP's weakest advised Argon2id setting, in KiB (Password Storage Cheat Sheet)."""
 
 MIN_TIME_COST = 2
-"""Passes: those of the same setting."""
+"""Passes of the same setting."""
 
 MAX_MEMORY_COST = 1_048_576
-"""KiB: the most that a hasher may be configured to, 1 GiB for each sign-in in progress."""
+"""The most memory that a hasher may be configured to use, in KiB: 1 GiB for each sign-in in progress."""
 
 MAX_TIME_COST = 64
-"""Passes: far beyond any published advice; a stored hash that asks for more is damage, not a hash."""
+"""The most passes, far beyond any published advice. A stored hash with more is damaged."""
 
 MAX_PARALLELISM = 64
-"""Lanes: as for the passes."""
+"""The most lanes. A stored hash with more is damaged."""
 
 _SALT_BYTES = 16
 _HASH_BYTES = 32
 
-# What this or another RFC 9106 library writes: Argon2id, version 0x13, a salt of 8 to 64 and a tag of 16 to 64 bytes.
+# Hashes as this and other libraries for RFC 9106 write them: Argon2id, version 0x13, a salt of 8 to 64 bytes, a tag of
+# 16 to 64 bytes.
 _ENCODED = re.compile(
     r"\$argon2id\$v=19\$m=([1-9][0-9]{0,9}),t=([1-9][0-9]{0,9}),p=([1-9][0-9]{0,9})"
     r"\$([A-Za-z0-9+/]{11,86})\$([A-Za-z0-9+/]{22,86})\Z",
@@ -79,13 +80,14 @@ _AFFIXES = string.digits + string.punctuation + string.whitespace
 
 
 def normalize_password(password: object) -> bytes:
-    r"""The bytes that are hashed: NFC, UTF-8.
+    r"""Return the bytes to hash: NFC, UTF-8.
 
     >>> normalize_password("e\u0301") == normalize_password("\u00e9")
     True
 
     Raises:
-        ValueError: no text, over `MAX_PASSWORD_BYTES`, or not Unicode (a lone surrogate); says which, for the form.
+        ValueError: if it is no text, is over `MAX_PASSWORD_BYTES`, or is not Unicode (a lone surrogate). The message is
+            for a form.
     """
     _check_size(password, MAX_PASSWORD_BYTES)
     assert isinstance(password, str)  # noqa: S101 - narrowed by the check
@@ -96,7 +98,7 @@ def _check_size(password: object, max_bytes: int) -> None:
     if not isinstance(password, str):
         raise ValueError("is invalid")
     try:
-        # The length in code points first: encoding 100 MB to learn that it is too long is work for nothing.
+        # Check the number of code points first: encoding 100 MB only to reject it would waste time.
         too_long = len(password) > max_bytes or len(password.encode()) > max_bytes
     except UnicodeEncodeError:
         raise ValueError("holds a character that is not allowed") from None
@@ -106,10 +108,10 @@ def _check_size(password: object, max_bytes: int) -> None:
 
 @cache
 def common_passwords() -> frozenset[str]:
-    """Some 40,000 passwords, names and words that guessing begins with, in lower case and of 8 characters or more.
+    """Return some 40,000 passwords, names and words that attackers try first, in lower case, of 8 characters or more.
 
-    The 11,000 most frequent leaked passwords (ASVS 6.2.4 asks for 3,000) and the words that zxcvbn keeps beside them;
-    the source and its licence are in ``common_passwords.LICENSE``. Loaded on the first call.
+    They are the 11,000 most frequent leaked passwords (ASVS 6.2.4 asks for 3,000), and further word lists of zxcvbn.
+    ``common_passwords.LICENSE`` names the source and its licence. The first call loads the list.
 
     >>> "baseball" in common_passwords()
     True
@@ -120,18 +122,18 @@ def common_passwords() -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class PasswordPolicy:
-    """Which passwords may be set: long enough, not too long, and nothing that guessing begins with.
+    """Decides which passwords may be set: long enough, not too long, and none that attackers try first.
 
     There is no rule of composition, no expiry and no maximum below `MAX_PASSWORD_BYTES` (ASVS 6.2.5, 6.2.9, 6.2.10).
 
     Attributes:
-        min_length: Code points, at least 8; 15 is advised where nobody has a second factor.
-        max_bytes: Bytes of UTF-8, at most `MAX_PASSWORD_BYTES`.
-        breached: Called with a password that is fine otherwise; ``True`` refuses it (ASVS 6.2.12). It may ask a service
-            over the network: it is never called on an event loop. If it raises, the password counts as not breached,
-            and a warning is logged, so that nobody's outage stops a reset; a hook that returns ``True`` on trouble
-            closes that door instead.
-        service_names: Names of the service, its domain and its makers, which make no password (ASVS 6.2.11).
+        min_length: minimum length in code points, at least 8. 15 is advised if users have no second factor.
+        max_bytes: maximum length in bytes of UTF-8, at most `MAX_PASSWORD_BYTES`.
+        breached: a function of a password that is valid otherwise. If it returns ``True``, the password is refused
+            (ASVS 6.2.12). It may ask a service over the network: powauth never calls it on an event loop. If it raises,
+            powauth logs a warning and accepts the password, so that an outage of that service stops no reset. To refuse
+            the password instead, catch the error and return ``True``.
+        service_names: names of the service, its domain and its makers. None of them is a password (ASVS 6.2.11).
 
     >>> PasswordPolicy(service_names=["Example Shop"]).check("example shop 24!", "mia@example.com")
     ['is too easy to guess: it is the name of this service']
@@ -160,9 +162,12 @@ class PasswordPolicy:
         object.__setattr__(self, "service_names", tuple(names))
 
     def check(self, password: object, user_id: str | None = None, *, offline: bool = False) -> list[str]:
-        """What is wrong with a password for this user, as messages for a form; empty if it is fine. Never raises.
+        """Return what is wrong with a password for this user, as messages for a form. It never raises.
 
-        ``offline`` leaves the `breached` hook out.
+        Args:
+            password: the password.
+            user_id: the user id of the user, which is no password.
+            offline: whether to leave out the `breached` hook.
         """
         try:
             _check_size(password, self.max_bytes)
@@ -183,11 +188,11 @@ class PasswordPolicy:
         return []
 
     def _is_breached(self, password: str) -> bool:
-        assert self.breached is not None  # noqa: S101 - the caller looked
+        assert self.breached is not None  # noqa: S101 - the caller has checked
         try:
             return bool(self.breached(password))
         except Exception as error:
-            # The type alone: the message may hold the password.
+            # Log the type alone: the message may contain the password.
             log.warning(
                 "the breached-password hook failed (%s); the password counts as not breached", type(error).__name__
             )
@@ -195,7 +200,7 @@ class PasswordPolicy:
 
 
 def _is_made_of(folded: str, words: Sequence[str]) -> bool:
-    """Whether a folded password is one of the words, but for digits, punctuation and spaces around it."""
+    """Return whether a folded password is one of the words, with digits, punctuation and spaces around it or not."""
     core = folded.strip(_AFFIXES)
     for word in words:
         plain = word.casefold()
@@ -205,7 +210,7 @@ def _is_made_of(folded: str, words: Sequence[str]) -> bool:
 
 
 def _usable_cpus() -> int:
-    """How many this process may run on: fewer than the machine has, where it is pinned or in a container's set."""
+    """Return how many CPUs this process may use. A pinned process, or one in a container, may not use all of them."""
     if hasattr(os, "sched_getaffinity"):  # on Linux
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -231,23 +236,24 @@ class _Cost:
 class PasswordHasher:
     """Hashes and verifies passwords with Argon2id, a bounded number at a time.
 
-    The default, 19 MiB and four passes in one lane, is twice the work that OWASP advises at least. ``max_concurrent``
-    times ``memory_cost`` is the memory that sign-ins can take. Raise the parameters as machines get faster: stored
-    hashes follow at each user's next sign-in. Raise the passes first: until then a hash of fewer passes takes as long
-    to refuse as a new one, to a few percent, but one of less memory, whose blocks stay closer to the processor, up to
-    a tenth less.
+    The default is 19 MiB and four passes in one lane: twice the least work that OWASP advises. Sign-ins take at most
+    ``max_concurrent`` times ``memory_cost`` of memory.
+
+    Raise the parameters as machines get faster. Each user's hash follows at the next sign-in. Raise the passes first:
+    until a user's hash has followed, a wrong password takes as long as for a new hash, within a few percent. If a hash
+    has less memory than the hasher, it takes up to a tenth less time, because its blocks stay closer to the processor.
 
     Args:
-        time_cost: Passes over the memory.
-        memory_cost: KiB.
-        parallelism: Lanes, each a thread of its own for the time of one hash.
-        max_concurrent: How many are computed at once; by default one fewer than the CPUs that this process may use,
-            and at least one: while passwords are hashed on all of them, every other request waits for a CPU.
-        max_waiting: How many more may wait for their turn; any beyond are refused with `Overloaded` at once.
-        cheap_and_unsafe: Allows parameters below OWASP's minimum: for tests alone.
+        time_cost: passes over the memory.
+        memory_cost: memory in KiB.
+        parallelism: lanes. Each lane is a thread while a hash is computed.
+        max_concurrent: how many hashes are computed at once. The default is one fewer than the CPUs that this process
+            may use, and at least one: if passwords were hashed on all CPUs, every other request would wait for one.
+        max_waiting: how many more may wait for their turn. Any beyond are refused with `Overloaded` at once.
+        cheap_and_unsafe: whether to allow parameters below OWASP's minimum. It is for tests alone.
 
     Raises:
-        ConfigError: a parameter is out of range.
+        ConfigError: if a parameter is out of range.
 
     >>> hasher = PasswordHasher(time_cost=1, memory_cost=64, cheap_and_unsafe=True)
     >>> stored = hasher.hash("correct horse")
@@ -279,17 +285,17 @@ class PasswordHasher:
         if memory_cost < 8 * parallelism:
             raise ConfigError(f"memory_cost must be at least 8 KiB for each lane; got {memory_cost} for {parallelism}")
         self._cost = _Cost(memory_cost, time_cost, parallelism, _SALT_BYTES, _HASH_BYTES)
-        # Someone who can write the table must not turn each sign-in into gigabytes.
+        # Somebody who can write the table must not make each sign-in take gigabytes.
         self._memory_bound = max(8 * memory_cost, 262_144)
         self._dummy = _encode(self._cost, secrets.token_bytes(_SALT_BYTES), secrets.token_bytes(_HASH_BYTES))
         self._gate = _Gate(concurrent, max_waiting)
 
     def hash(self, password: str) -> str:
-        """The password's hash with a new random salt, self-describing (``$argon2id$…``), some 100 ASCII characters.
+        """Return a password's hash with a new random salt: ``$argon2id$…``, some 100 ASCII characters.
 
         Raises:
-            ValueError: the password is none; see `normalize_password`.
-            Overloaded: too many are waiting.
+            ValueError: if it is no password; see `normalize_password`.
+            Overloaded: if too many are waiting.
         """
         secret = normalize_password(password)
         with self._gate.turn():
@@ -300,13 +306,13 @@ class PasswordHasher:
         return encoded.decode("ascii")
 
     def verify(self, stored: object, password: object) -> bool:
-        """Whether a stored hash is this password's. Anything that is no hash, or no password, is ``False``.
+        """Return whether a stored hash is that of this password; ``False`` if it is no hash, or this is no password.
 
-        Costs what `dummy_verify` costs, always. A hash of older, cheaper parameters is followed by the work that it was
-        short of; only one of higher cost than the hasher's own takes longer.
+        The work is that of `dummy_verify`, always. After a hash of older, cheaper parameters, the hasher does the work
+        that this hash lacked. Only a hash of higher cost than the hasher's own takes longer.
 
         Raises:
-            Overloaded: too many are waiting.
+            Overloaded: if too many are waiting.
         """
         try:
             secret: bytes | None = normalize_password(password)
@@ -322,11 +328,11 @@ class PasswordHasher:
             return correct
 
     def dummy_verify(self, password: object = "") -> None:
-        """The work of `verify`, for where there is no user: against a hash that no password has."""
+        """Do the work of `verify` where there is no user, against a hash that no password has."""
         self.verify(None, password)
 
     def needs_rehash(self, stored: object) -> bool:
-        """Whether hashing again would make a stored hash stronger, and in nothing weaker."""
+        """Return whether a new hash would be stronger than the stored one in something, and weaker in nothing."""
         cost = self._parse(stored)
         if cost is None:
             return False
@@ -334,20 +340,20 @@ class PasswordHasher:
         return own != old and all(mine >= theirs for mine, theirs in zip(own, old, strict=True))
 
     def run(self, job: Callable[[], T]) -> T:
-        """Run a job that hashes or verifies, any number of times, in one turn.
+        """Run a job that hashes or verifies, any number of times, in one turn, and return its result.
 
         Raises:
-            Overloaded: too many are waiting.
+            Overloaded: if too many are waiting.
         """
         with self._gate.turn():
             return job()
 
     async def run_in_thread(self, job: Callable[[], T]) -> T:
-        """As `run`, in one of the hasher's own threads: an asyncio event loop goes on meanwhile."""
+        """Run a job as `run` does, in one of the hasher's own threads. It does not block the event loop of asyncio."""
         return await asyncio.wrap_future(self._gate.submit(job))
 
     def close(self) -> None:
-        """Let go of the threads; jobs that have begun end."""
+        """Close the threads. Jobs that have begun run to their end."""
         self._gate.close()
 
     def _parse(self, stored: object) -> _Cost | None:
@@ -361,12 +367,12 @@ class PasswordHasher:
 
     @staticmethod
     def _strength(cost: _Cost) -> tuple[int, int, int, int]:
-        # More salt or tag than ours adds nothing that a rehash would take away.
+        # A longer salt or tag than the hasher's own adds no strength, so a new hash would not be weaker.
         return cost.memory, cost.time, min(cost.salt, _SALT_BYTES), min(cost.tag, _HASH_BYTES)
 
     @staticmethod
     def _compare(encoded: str, secret: bytes) -> bool | None:
-        """Whether they match; ``None`` if Argon2 found no hash in it and so did no work (base64 with spare bits)."""
+        """Return whether they match; ``None`` if Argon2 rejects the hash, and so did no work (spare bits in base64)."""
         try:
             return verify_secret(encoded.encode("ascii"), secret, Type.ID)
         except VerifyMismatchError:
@@ -375,7 +381,7 @@ class PasswordHasher:
             return None
 
     def _top_up(self, cost: _Cost, secret: bytes) -> None:
-        """The blocks of memory that a cheaper hash was short of, in the fewest passes that own memory allows."""
+        """Fill the blocks of memory that a cheaper hash lacked, in the fewest passes that the own memory allows."""
         short = self._cost.blocks - cost.blocks
         if short <= 0:
             return
@@ -390,9 +396,9 @@ def _encode(cost: _Cost, salt: bytes, tag: bytes) -> str:
 
 
 class _Gate:
-    """Lets a bounded number of jobs run at once, a bounded number wait, and refuses the rest.
+    """Lets a bounded number of jobs run at once, lets a bounded number wait, and refuses the rest.
 
-    Threads of the app wait at `turn`; jobs from an event loop wait in the queue of the gate's own threads. Both count.
+    Threads of the app wait in `turn`. Jobs from an event loop wait in the queue of the gate's own threads. Both count.
     """
 
     def __init__(self, concurrent: int, waiting: int) -> None:
@@ -403,7 +409,7 @@ class _Gate:
         _forks.on_fork(self, _Gate.reset)
 
     def reset(self) -> None:
-        """Begin anew: a forked process has its parent's counts, but neither its threads nor those that wait."""
+        """Start over. A forked process has its parent's counts, but neither its threads nor the jobs that wait."""
         self._lock = threading.Lock()
         self._free = threading.Semaphore(self._concurrent)
         self._admitted = 0

@@ -127,6 +127,7 @@ class LoopInvalidations(Invalidations, LoopChannel):
             async with asyncio.timeout(self._timeout):
                 await connection.connect()
                 await connection.send_command(*self._subscription)
+            _raise_lost_cancellation()
             async with asyncio.TaskGroup() as both:
                 both.create_task(self._listen(connection, generation))
                 both.create_task(self._beat(connection, generation))
@@ -158,6 +159,16 @@ class LoopInvalidations(Invalidations, LoopChannel):
                     await self._heard.wait()
             self._stands(generation, sent)
             await asyncio.sleep(HEARTBEAT_INTERVAL)
+
+
+def _raise_lost_cancellation() -> None:
+    """Raise ``CancelledError`` if somebody has cancelled this task and ``wait_for`` of Python 3.11 has swallowed that.
+
+    Otherwise `asyncio.run` would wait for the channel for ever, if its coroutine ends while the channel is being made.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 class ThreadInvalidations(Invalidations, ThreadChannel):

@@ -37,10 +37,10 @@ T = TypeVar("T")
 Millis = int
 """Milliseconds: a time since the Unix epoch, or a duration."""
 
-Mode = Literal["inline", "blocking", "async"]
+Mode = Literal["inline", "blocking", "async", "anywhere"]
 """How a component's coroutines behave: ``inline`` never suspends and does not wait on a network; ``blocking`` never
 suspends but waits on a network, so an event loop must run it in a worker thread; ``async`` suspends, so only an event
-loop can run it."""
+loop can run it; ``anywhere`` suspends on an event loop, and only there."""
 
 EPOCH_LIFETIME: Millis = 3_600_000
 """How long a moved epoch is remembered at least: an hour, many times the longest sign-in."""

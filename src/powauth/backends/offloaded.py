@@ -1,19 +1,9 @@
 """A blocking backend on an event loop: each verb runs in a worker thread, but for reads that need not wait."""
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Sequence
 
+from powauth._running import InThread
 from powauth.backends.base import Backend, Change, Millis, Mode, Page, Record, WouldWaitError, drive
-
-T = TypeVar("T")
-
-
-class InThread(Protocol):
-    """Runs a function in a worker thread and gives its result; the integration knows which event loop it is on."""
-
-    def __call__(self, function: Callable[[], T], /) -> Awaitable[T]:
-        """Run ``function`` elsewhere; what it raises is raised here."""
-        ...
 
 
 class OffloadedBackend(Backend):

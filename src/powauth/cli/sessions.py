@@ -7,14 +7,17 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from time import time
 from typing import Any
+from uuid import UUID
 
 from powauth.backends import SCHEMES, backend_from_url
+from powauth.backends.anywhere import AnywhereBackend
 from powauth.backends.base import Millis, drive
 from powauth.cli.output import Row, Table, iso, no_such_session, print_json, print_result, printable, progress
 from powauth.cli.status import Status
 from powauth.errors import ConfigError
-from powauth.http.metadata import session_info
-from powauth.sessions.record import decode_sid
+from powauth.sessions.ids import decode_sid
+from powauth.sessions.info import session_info
+from powauth.sessions.record import key_text
 from powauth.sessions.store import CredentialsCache, Stored, UnreadableRecord
 
 BACKEND_VARIABLE = "POWAUTH_BACKEND"
@@ -74,11 +77,21 @@ async def list_sessions(store: CredentialsCache, options: argparse.Namespace) ->
 
 async def _found(store: CredentialsCache, user: str | None) -> AsyncIterator[Stored]:
     if user is not None:
-        for stored in await store.sessions(user, _now()):
-            yield stored
+        for key in _keys(user):
+            for stored in await store.sessions(key, _now()):
+                yield stored
         return
     async for stored in store.scan(_now()):
         yield stored
+
+
+def _keys(text: str) -> list[str]:
+    """Return the keys that ``text`` may stand for: itself, and the UUID that is typed with hyphens or in upper case."""
+    try:
+        plain = UUID(text).hex
+    except ValueError:
+        return [text]
+    return list(dict.fromkeys((text, plain)))
 
 
 async def show(store: CredentialsCache, options: argparse.Namespace) -> int:
@@ -106,7 +119,9 @@ async def revoke(store: CredentialsCache, options: argparse.Namespace) -> int:
 
 async def revoke_user(store: CredentialsCache, options: argparse.Namespace) -> int:
     """End all sessions of a user."""
-    ended = await store.delete_user(options.user, _now())
+    ended = 0
+    for key in _keys(options.user):
+        ended += await store.delete_user(key, _now())
     print_result(options, {"revoked": ended}, f"{ended} ended")
     return Status.DONE
 
@@ -136,7 +151,8 @@ async def create_tables(store: CredentialsCache, options: argparse.Namespace) ->
     Raises:
         ConfigError: if the backend has none.
     """
-    create = getattr(store.backend, "create_tables", None)
+    backend = store.backend.here() if isinstance(store.backend, AnywhereBackend) else store.backend
+    create = getattr(backend, "create_tables", None)
     if create is None:
         raise ConfigError("this backend has no tables: create-tables is for SQL")
     await create()
@@ -156,7 +172,7 @@ def _row(stored: Stored) -> Row:
     info = session_info(stored, current=False)
     return {
         "id": info.id,
-        "user": stored.session.user_key,
+        "user": key_text(stored.session.user_key),
         "created_at": iso(info.created_at),
         "renewed_at": iso(info.renewed_at),
         "expires_at": iso(info.expires_at),

@@ -1,7 +1,7 @@
-"""How the id travels between client and server: powauth's own cookie, or the framework's session.
+"""How the id travels between client and server: a cookie, a bearer token, or the framework's session.
 
-The cookie is named ``__Host-…``, so that browsers accept it only over https, only from this host and for the whole of
-it (RFC 6265bis, section 4.1.3.2): no sibling host and no page on plain http can plant one.
+The cookie is named ``__Host-…``, so browsers accept it only over https, only from this host and for the whole of it
+(RFC 6265bis, section 4.1.3.2): no sibling host and no page on plain http can plant one.
 """
 
 import copy
@@ -9,31 +9,54 @@ import re
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import MutableMapping
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from powauth.errors import ConfigError, ConfigWarning, PowauthError
-from powauth.http.connection import Connection
+from powauth.http.connection import Connection, Effects
 
 SameSite = Literal["Lax", "Strict", "None"]
+
+MAX_AGE = 400 * 24 * 3600
+"""400 days in seconds: browsers keep no cookie longer (RFC 6265bis, section 5.5)."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _DOMAIN = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?\Z")
 _PATH = re.compile(r"/[A-Za-z0-9_./~-]{0,255}\Z")
+_HEADER = re.compile(r"[A-Za-z0-9-]{1,64}\Z")
+_PREFIX = re.compile(r"[A-Za-z0-9]{1,16}_\Z")
 
 
-class ConflictingIds(PowauthError):
-    """The request carries several different ids; which is the user's own cannot be told, so none counts."""
+class SeveralIds(PowauthError):
+    """The request carries several different values under one name.
+
+    Attributes:
+        values: each of them once.
+    """
+
+    def __init__(self, values: tuple[str, ...]) -> None:
+        super().__init__("several values under one name")
+        self.values = values
 
 
 class Carrier(ABC):
-    """Where the client keeps the id."""
+    """Moves the id between client and server.
 
+    Attributes:
+        kind: a word for the sort of carrier. The ids of two kinds are different.
+        name: what `named` was given, with the carrier's own prefix.
+        secure: whether clients are to use https, as they must save in development.
+        ambient: whether browsers add the id to requests by themselves, whichever site's page has asked for them.
+        vary: the request headers that it reads.
+    """
+
+    kind: ClassVar[str]
     name: str
-    secure = True
-    """Whether clients are to use https, as they must save in development."""
+    secure: bool = True
+    ambient: bool = True
+    vary: tuple[bytes, ...] = (b"Cookie",)
 
     def named(self, name: str) -> Self:
-        """This carrier under the name that a `SessionAuth` gives it.
+        """Return this carrier under the name that a `SessionAuth` gives it.
 
         Raises:
             ConfigError: if the name cannot be a cookie's.
@@ -48,35 +71,42 @@ class Carrier(ABC):
 
     @abstractmethod
     def read(self, connection: Connection) -> str | None:
-        """What the request presents, unverified; ``None`` if it presents nothing.
+        """Return what the request presents, unverified; ``None`` if it presents nothing.
 
         Raises:
-            ConflictingIds: if it presents several that differ.
+            SeveralIds: if it presents several values that differ.
         """
 
     @abstractmethod
-    def write(self, connection: Connection, value: str) -> str | None:
-        """Give the client an id; the ``Set-Cookie`` value that does it, if one is needed."""
+    def write(self, connection: Connection, value: str, max_age: int | None = None) -> Effects:
+        """Give the client an id, to keep for ``max_age`` seconds, or for the browser's session."""
 
     @abstractmethod
-    def clear(self, connection: Connection) -> str | None:
-        """Take the id from the client; the ``Set-Cookie`` value that does it, if one is needed."""
+    def clear(self, connection: Connection) -> Effects:
+        """Take the id from the client."""
+
+    def begin(self, connection: Connection, *, same_user: bool) -> None:
+        """Prepare for a sign-in. ``same_user`` says that nobody else was signed in before.
+
+        Raises:
+            ConfigError: if the sign-in would be open to session fixation.
+        """
 
     def forget(self, connection: Connection) -> None:
-        """Drop whatever else the client kept beside the id, because another user begins or this one ends."""
-        del connection
+        """Drop what the client keeps beside the id, because the user's session ends."""
 
 
 class CookieCarrier(Carrier):
-    """The id in a cookie of its own, for the browser's session only (no ``Max-Age``: NIST SP 800-63B, section 7.1.1).
+    """The id in a cookie of its own. It lasts as long as the browser's session, unless the user is remembered.
 
     Args:
         same_site: ``Lax`` keeps the user signed in when a link from elsewhere leads to the app; ``Strict`` does not;
             ``None`` lets other sites send it. ``None`` warns, because the app's own handlers must then refuse requests
-            of other sites: `powauth.guards.require_same_origin`.
+            of other sites: `powauth.http.guards.require_same_origin`.
         domain: share the cookie with the hosts below this one. Any of them can then plant one, and the ``__Host-`` name
             is lost: the cookie is named ``__Secure-…``.
-        path: the only paths that get it. Other than ``/`` costs the ``__Host-`` name too.
+        path: the only paths that get it. Another path than ``/`` costs the ``__Host-`` name, too.
+        partitioned: keep one cookie for each site in which the app is embedded (CHIPS). It needs ``same_site="None"``.
         insecure_http: for development on plain http alone: no ``Secure``, and another name, which an app in secure mode
             does not look at. Warns.
 
@@ -84,12 +114,15 @@ class CookieCarrier(Carrier):
         ConfigError: if an option is wrong or contradicts another.
     """
 
+    kind = "cookie"
+
     def __init__(
         self,
         *,
         same_site: SameSite = "Lax",
         domain: str | None = None,
         path: str = "/",
+        partitioned: bool = False,
         insecure_http: bool = False,
     ) -> None:
         if same_site not in ("Lax", "Strict", "None"):
@@ -98,6 +131,8 @@ class CookieCarrier(Carrier):
             raise ConfigError(f"domain must be a host name such as 'example.org', no leading dot, not {domain!r}")
         if not isinstance(path, str) or not _PATH.match(path):
             raise ConfigError(f"path must begin with '/' and hold no characters that a header cannot, not {path!r}")
+        if partitioned and same_site != "None":
+            raise ConfigError("partitioned=True needs same_site='None': the cookie is for pages on other sites")
         if insecure_http:
             if same_site == "None":
                 raise ConfigError("same_site='None' needs Secure: browsers refuse it with insecure_http=True")
@@ -110,8 +145,8 @@ class CookieCarrier(Carrier):
         if same_site == "None":
             warnings.warn(
                 "same_site='None': pages of every other site can send requests with the user's cookie; refuse them in "
-                "your own handlers with powauth.guards.require_same_origin, or its form for your framework, or use "
-                "same_site='Lax'",
+                "your own handlers with powauth.http.guards.require_same_origin, or its form for your framework, or "
+                "use same_site='Lax'",
                 ConfigWarning,
                 stacklevel=2,
             )
@@ -124,47 +159,48 @@ class CookieCarrier(Carrier):
                 "" if insecure_http else "; Secure",
                 "; HttpOnly",
                 f"; SameSite={same_site}",
+                "; Partitioned" if partitioned else "",
             )
         )
 
     def named(self, name: str) -> Self:
         """See `Carrier.named`."""
-        return super().named(name)._prefixed()
-
-    def _prefixed(self) -> Self:
-        self.name = self._prefix + self.name
-        self._named = f"; {self.name}="
-        return self
+        named = super().named(name)
+        named.name = named._prefix + name
+        named._named = f"; {named.name}="
+        return named
 
     def read(self, connection: Connection) -> str | None:
-        """The one value of the cookie; see `Carrier.read`.
+        """Return the one value of the cookie; see `Carrier.read`.
 
-        The name must match exactly, with only spaces and tabs around it (RFC 6265bis, section 5.4); no neighbour,
+        The name must match exactly, with only spaces and tabs around it (RFC 6265bis, section 5.4). No other cookie,
         however broken, can hide it, and no quoting or escape is undone.
         """
         own, cookies = self.name, connection.cookies()
         before, named, after = f"; {cookies}".partition(self._named)
-        # What browsers send: the name once, after "; ", or not at all. Anything else is looked at pair by pair.
+        # Browsers send the name once, after "; ", or not at all. Anything else is looked at pair by pair.
         if own not in before and own not in after:
             return after.partition(";")[0].strip(" \t") if named else None
-        found: str | None = None
-        for value in _values(cookies, own):
-            if found is not None and found != value:
-                raise ConflictingIds
-            found = value
-        return found
+        found = tuple(dict.fromkeys(_values(cookies, own)))
+        if len(found) > 1:
+            raise SeveralIds(found)
+        return found[0] if found else None
 
-    def write(self, connection: Connection, value: str) -> str | None:
+    def write(self, connection: Connection, value: str, max_age: int | None = None) -> Effects:
         """See `Carrier.write`."""
-        return f"{self.name}={value}{self._attributes}"
+        kept = "" if max_age is None else f"; Max-Age={min(max_age, MAX_AGE)}"
+        return Effects((f"{self.name}={value}{self._attributes}{kept}",), no_store=True)
 
-    def clear(self, connection: Connection) -> str | None:
+    def clear(self, connection: Connection) -> Effects:
         """See `Carrier.clear`."""
-        return f"{self.name}={self._attributes}; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
+        expired = f"{self.name}={self._attributes}; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
+        return Effects((expired,), no_store=True)
+
+    _named: str
 
 
 def _values(header: str, own: str) -> list[str]:
-    """The values of all cookies named ``own`` in a ``Cookie`` header."""
+    """Return the values of all cookies named ``own`` in a ``Cookie`` header."""
     values = []
     for pair in header.split(";"):
         name, equals, value = pair.strip(" \t").partition("=")
@@ -173,27 +209,88 @@ def _values(header: str, own: str) -> list[str]:
     return values
 
 
+class BearerCarrier(Carrier):
+    """The id in ``Authorization: Bearer pow_<id>`` (RFC 6750, section 2.1), for mobile and command-line clients.
+
+    The server's endpoint decides to use it, by ``sign_in(…, bearer=True)``. A token in a query or in a form is not
+    read: both end up in logs.
+
+    Args:
+        header: the response header that carries a renewed id. It is empty once the session has ended.
+        prefix: text before each id. Scanners of leaked secrets know it, and tokens without it are not powauth's.
+
+    Raises:
+        ConfigError: if an option is wrong.
+    """
+
+    kind = "bearer"
+    ambient = False
+    vary = (b"Authorization",)
+
+    def __init__(self, *, header: str = "Powauth-Token", prefix: str = "pow_") -> None:
+        if not isinstance(header, str) or not _HEADER.match(header):
+            raise ConfigError(f"header must be the name of a header, such as 'Powauth-Token', not {header!r}")
+        if not isinstance(prefix, str) or not _PREFIX.match(prefix):
+            raise ConfigError(f"prefix must be letters and digits and an underscore, such as 'pow_', not {prefix!r}")
+        self.header = header
+        self.prefix = prefix
+
+    def read(self, connection: Connection) -> str | None:
+        """See `Carrier.read`. Another scheme's credentials, or another issuer's token, are none."""
+        scheme, _, token = (connection.header("authorization") or "").partition(" ")
+        token = token.strip(" ")
+        if scheme.lower() != "bearer" or not token.startswith(self.prefix):
+            return None
+        return token[len(self.prefix) :]
+
+    def write(self, connection: Connection, value: str, max_age: int | None = None) -> Effects:
+        """See `Carrier.write`."""
+        return self._sent(self.prefix + value)
+
+    def clear(self, connection: Connection) -> Effects:
+        """See `Carrier.clear`."""
+        return self._sent("")
+
+    def _sent(self, token: str) -> Effects:
+        return Effects(headers=((self.header, token), ("Access-Control-Expose-Headers", self.header)), no_store=True)
+
+
 class FrameworkSessionCarrier(Carrier):
     """The id in the framework's own session: Starlette's `SessionMiddleware`, Flask's ``session``.
 
-    The framework's cookie then holds the id, and its rules apply; powauth still decides who is signed in. At sign-out,
-    and when another user signs in, the rest of the framework's session goes too, so that nobody inherits it.
+    The framework's cookie then holds the id, and its rules apply. powauth still decides who is signed in.
+
+    At sign-in the framework's session id is renewed. What an anonymous visitor kept in the session stays. If another
+    user was signed in, it goes. At sign-out the whole session goes.
     """
+
+    kind = "framework"
 
     def read(self, connection: Connection) -> str | None:
         """See `Carrier.read`."""
         value = self._session(connection).get(self.name)
         return value if isinstance(value, str) else None
 
-    def write(self, connection: Connection, value: str) -> str | None:
+    def write(self, connection: Connection, value: str, max_age: int | None = None) -> Effects:
         """See `Carrier.write`."""
         self._session(connection)[self.name] = value
-        return None
+        return Effects(no_store=True)
 
-    def clear(self, connection: Connection) -> str | None:
+    def clear(self, connection: Connection) -> Effects:
         """See `Carrier.clear`."""
         self._session(connection).pop(self.name, None)
-        return None
+        return Effects(no_store=True)
+
+    def begin(self, connection: Connection, *, same_user: bool) -> None:
+        """See `Carrier.begin`. An id that an attacker has planted must not be the one that is signed in."""
+        session = self._session(connection)
+        if not same_user:
+            session.clear()
+        if not connection.renew_session():
+            raise ConfigError(
+                "FrameworkSessionCarrier: the id of this framework's session cannot be renewed at sign-in, so an "
+                "attacker could plant it (session fixation); use the default CookieCarrier"
+            )
 
     def forget(self, connection: Connection) -> None:
         """See `Carrier.forget`."""
@@ -205,3 +302,56 @@ class FrameworkSessionCarrier(Carrier):
         if session is None:
             raise ConfigError("the framework has no session here: install its session middleware outside of powauth's")
         return session
+
+
+class AnyOf(Carrier):
+    """Several carriers side by side, such as a cookie for browsers and a bearer token for programs.
+
+    If a request presents a bearer token of powauth's, only the token counts, even if it is invalid.
+
+    Args:
+        carriers: one for browsers and a `BearerCarrier`.
+
+    Raises:
+        ConfigError: if they are anything else.
+    """
+
+    kind = "any"
+
+    def __init__(self, *carriers: Carrier) -> None:
+        bearers = [each for each in carriers if isinstance(each, BearerCarrier)]
+        others = [each for each in carriers if isinstance(each, CookieCarrier | FrameworkSessionCarrier)]
+        if len(bearers) != 1 or len(others) != 1 or len(carriers) != 2:  # noqa: PLR2004
+            raise ConfigError("give AnyOf a carrier for browsers and a bearer: AnyOf(CookieCarrier(), BearerCarrier())")
+        self.browser: Carrier = others[0]
+        self.bearer: BearerCarrier = bearers[0]
+        self.secure = self.browser.secure
+        self.vary = (*self.browser.vary, *self.bearer.vary)
+
+    def named(self, name: str) -> Self:
+        """See `Carrier.named`."""
+        named = super().named(name)
+        named.browser, named.bearer = self.browser.named(name), self.bearer.named(name)
+        named.name = named.browser.name
+        return named
+
+    def presented(self, connection: Connection) -> Carrier:
+        """Return the carrier that counts for a request."""
+        return self.browser if self.bearer.read(connection) is None else self.bearer
+
+    def read(self, connection: Connection) -> str | None:
+        """See `Carrier.read`."""
+        return self.presented(connection).read(connection)
+
+    def write(self, connection: Connection, value: str, max_age: int | None = None) -> Effects:
+        """See `Carrier.write`."""
+        return self.presented(connection).write(connection, value, max_age)
+
+    def clear(self, connection: Connection) -> Effects:
+        """See `Carrier.clear`."""
+        return self.presented(connection).clear(connection)
+
+
+def each_of(carrier: Carrier) -> tuple[Carrier, ...]:
+    """Return the carriers of which a carrier is made, the one for browsers first."""
+    return (carrier.browser, carrier.bearer) if isinstance(carrier, AnyOf) else (carrier,)

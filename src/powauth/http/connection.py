@@ -5,7 +5,7 @@ to be done to the response in `Effects`.
 """
 
 from abc import ABC, ABCMeta, abstractmethod
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Iterable, MutableMapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -23,27 +23,17 @@ MISSING: Final = _Missing()
 """Nothing has been assigned, which is not the same as ``None``: nobody is signed in."""
 
 
-class Later(msgspec.Struct, frozen=True):
-    """Stands for a value that is made when it is first looked up: ``make(of)``. Must lead to no connection."""
-
-    make: Callable[[Any], object]
-    of: object
-
-    def value(self) -> object:
-        """Make it."""
-        make = self.make  # called as ``self.make(…)`` it would be looked for among the methods first
-        return make(self.of)
-
-
 class Effects(NamedTuple):
-    """What the plug wants of the response.
+    """What the plug adds to a response.
 
     Attributes:
-        set_cookie: the value of a ``Set-Cookie`` header to add.
-        no_store: the response concerns one client only; no cache may keep it.
+        cookies: values of ``Set-Cookie`` headers.
+        headers: other headers.
+        no_store: the response concerns one client only, so no cache may keep it.
     """
 
-    set_cookie: str | None = None
+    cookies: tuple[str, ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
     no_store: bool = False
 
 
@@ -107,6 +97,13 @@ class Connection(ABC):
     def session(self) -> MutableMapping[str, Any] | None:
         """The framework's own session, if its middleware runs outside of powauth's."""
 
+    def renew_session(self) -> bool:
+        """Give the framework's session another id, if it has one; whether nobody who knew the id can use it now.
+
+        True for a session that lives in the client's cookie alone: it has no id that could be planted.
+        """
+        return False
+
     @abstractmethod
     def assigned(self, key: str) -> object:
         """What is assigned to the request under ``key``, or `MISSING`."""
@@ -114,10 +111,6 @@ class Connection(ABC):
     @abstractmethod
     def assign(self, key: str, value: object) -> None:
         """Assign a value to the request, where the app's handlers look for it."""
-
-    def assign_later(self, key: str, later: Later) -> None:
-        """`assign` what ``later`` makes: when it is looked up, where the framework permits that, and now elsewhere."""
-        self.assign(key, later.value())
 
 
 class ConnectionStruct(msgspec.StructMeta, ABCMeta):
@@ -127,22 +120,21 @@ class ConnectionStruct(msgspec.StructMeta, ABCMeta):
     """
 
 
-def with_effects(headers: Iterable[tuple[bytes, bytes]], effects: Effects) -> Headers:
-    """The response's headers once the plug has had its say.
+def with_effects(headers: Iterable[tuple[bytes, bytes]], effects: Effects, vary: tuple[bytes, ...]) -> Headers:
+    """Return the headers of a response with the plug's own.
 
-    ``Vary: Cookie`` is always among them, because who is signed in has been looked at; what the app said of ``Vary`` is
-    kept. ``no-store`` replaces anything weaker, for shared caches too (RFC 9213: ``CDN-Cache-Control`` and its kin
-    overrule ``Cache-Control`` where they are known).
+    ``vary`` names the request headers by which users are told apart. They are always in ``Vary``, because the plug has
+    looked at them. What the app says of ``Vary`` is kept. ``no-store`` replaces anything weaker, for shared caches too
+    (RFC 9213: ``CDN-Cache-Control`` and its kin overrule ``Cache-Control`` where they are known).
 
-    >>> with_effects([(b"vary", b"Accept")], NO_EFFECTS)
+    >>> with_effects([(b"vary", b"Accept")], NO_EFFECTS, (b"Cookie",))
     [(b'vary', b'Accept'), (b'vary', b'Cookie')]
     """
     headers = [*headers]
-    for name, value in headers:
-        if len(name) == _VARY_LENGTH and name.lower() == b"vary" and _names(value, b"cookie", b"*"):
-            break
-    else:
-        headers.append(_VARY)
+    varied = [value for name, value in headers if len(name) == _VARY_LENGTH and name.lower() == b"vary"]
+    for field in vary:
+        if not varied or not any(_names(value, field.lower(), b"*") for value in varied):
+            headers.append((b"vary", field))
     if effects is NO_EFFECTS:
         return headers
     if effects.no_store:
@@ -151,12 +143,11 @@ def with_effects(headers: Iterable[tuple[bytes, bytes]], effects: Effects) -> He
         if not strict or any(_names(value, b"public") for _, value in controls):
             controls = [(b"cache-control", b"no-store")]
         headers = [header for header in headers if not header[0].lower().endswith(_CACHE_CONTROLS)] + controls
-    if effects.set_cookie is not None:
-        headers.append((b"set-cookie", effects.set_cookie.encode("ascii")))
+    headers.extend((b"set-cookie", cookie.encode("ascii")) for cookie in effects.cookies)
+    headers.extend((name.encode("ascii"), value.encode("ascii")) for name, value in effects.headers)
     return headers
 
 
-_VARY: Final = (b"vary", b"Cookie")
 _VARY_LENGTH: Final = len(b"vary")
 
 _CACHE_CONTROLS: Final = (b"cache-control", b"surrogate-control")

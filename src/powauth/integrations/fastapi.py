@@ -8,17 +8,18 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from powauth._extras import needs
 from powauth.accounts.base import U
-from powauth.authenticator import Authenticator
+from powauth.accounts.identity import I
 from powauth.errors import ConfigError, CrossSiteRequest, NotFresh, NotSignedIn, Refused
-from powauth.guards import FRESH, OWN_ORIGIN, require_fresh, require_no_user, require_same_origin, require_user
 from powauth.http.answers import reason
 from powauth.http.carriers import CookieCarrier
 from powauth.http.connection import PREFIX
 from powauth.http.cross_site import CrossSiteDefence
+from powauth.http.guards import FRESH, OWN_ORIGIN, require_fresh, require_no_user, require_same_origin, require_user
+from powauth.http.visit import answers_in
 from powauth.integrations import asgi
 from powauth.integrations.asgi import SessionAuthMiddleware
+from powauth.plug import Authenticator, SessionAuth
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
-from powauth.session_auth import SessionAuth
 from powauth.sessions.store import Duration, duration
 
 with needs("fastapi", "the FastAPI integration", "fastapi", "starlette"):
@@ -71,7 +72,7 @@ class FreshSignInRequired(Forbidden, NotFresh):
     """`NotFresh` as FastAPI raises it."""
 
 
-class Auth(Generic[U]):
+class Auth(Generic[U, I]):
     """The dependencies of one authenticator, with the app's own user type.
 
     Name them once, and routes ask for them by type::
@@ -99,14 +100,14 @@ class Auth(Generic[U]):
         ConfigError: if ``auth`` is no authenticator.
     """
 
-    def __init__(self, auth: Authenticator[U], *, cookie_name: str = "session") -> None:
+    def __init__(self, auth: Authenticator[U, I], *, cookie_name: str = "session") -> None:
         if not isinstance(auth, Authenticator):
             raise ConfigError(f"auth must be an Authenticator, such as a SessionAuth, not {type(auth).__name__}")
         self._key = auth.current_user_key
         self._cookie = None
         if isinstance(auth, SessionAuth):
             self._cookie = auth.carrier.name if isinstance(auth.carrier, CookieCarrier) else cookie_name
-        self.current_user: Callable[..., Any] = self._dependency(require_user)
+        self.current_user: Callable[..., Any] = self._dependency(RequestAuth[U, I].require_user)
         self.optional_user: Callable[..., Any] = self._dependency(_current_user)
         self.no_user: Callable[..., Any] = self._dependency(require_no_user)
 
@@ -122,15 +123,15 @@ class Auth(Generic[U]):
         """
         return _Dependency(self._key, lambda auth: require_same_origin(auth, defence))
 
-    async def request_auth(self, connection: HTTPConnection) -> RequestAuth[U]:
+    async def request_auth(self, connection: HTTPConnection) -> RequestAuth[U, I]:
         """The request-bound object, for handlers that are coroutines."""
         return asgi.request_auth(connection.scope, self._key)
 
-    async def blocking_request_auth(self, connection: HTTPConnection) -> BlockingRequestAuth[U]:
+    async def blocking_request_auth(self, connection: HTTPConnection) -> BlockingRequestAuth[U, I]:
         """The request-bound object, for handlers that are plain functions."""
         return asgi.blocking_request_auth(connection.scope, self._key)
 
-    def _dependency(self, guard: Callable[[RequestAuth[U]], R]) -> "_Dependency[R]":
+    def _dependency(self, guard: Callable[[RequestAuth[U, I]], R]) -> "_Dependency[R]":
         if self._cookie is None:
             return _Dependency(self._key, guard)
         return _SecuredDependency(self._key, guard, self._cookie)
@@ -139,7 +140,7 @@ class Auth(Generic[U]):
 class _Dependency(Generic[R]):
     """A guard as a dependency."""
 
-    def __init__(self, key: str, guard: Callable[[RequestAuth[Any]], R]) -> None:
+    def __init__(self, key: str, guard: Callable[[RequestAuth[Any, Any]], R]) -> None:
         self._key = key
         self._guard = guard
 
@@ -154,14 +155,14 @@ class _Dependency(Generic[R]):
 class _SecuredDependency(_Dependency[R], SecurityBase):
     """A guard as a dependency which tells the OpenAPI document of the cookie that it looks at."""
 
-    def __init__(self, key: str, guard: Callable[[RequestAuth[Any]], R], cookie: str) -> None:
+    def __init__(self, key: str, guard: Callable[[RequestAuth[Any, Any]], R], cookie: str) -> None:
         super().__init__(key, guard)
         self.model = APIKeyCookie(name=cookie).model
         self.scheme_name = cookie
 
 
 def _as_fastapi_raises_it(
-    error: Refused | CrossSiteRequest, bound: RequestAuth[Any], connection: HTTPConnection
+    error: Refused | CrossSiteRequest, bound: RequestAuth[Any, Any], connection: HTTPConnection
 ) -> Exception:
     if connection.scope["type"] != "http":
         return error  # no response can be sent: the middleware closes the WebSocket
@@ -169,7 +170,7 @@ def _as_fastapi_raises_it(
     if root and "app_root_path" not in connection.scope:
         # FastAPI tells what is outside of it only to what is inside of it.
         bound.connection.states.setdefault(PREFIX, root)
-    answers = asgi.answers_in(connection.scope).get(bound.auth.current_user_key)
+    answers = answers_in(connection.scope).get(bound.auth.current_user_key)
     if answers is not None and (answers.on_error or answers.redirect(error, bound.connection)):
         return error
     if isinstance(error, CrossSiteRequest):
@@ -179,16 +180,16 @@ def _as_fastapi_raises_it(
     return FreshSignInRequired(error) if isinstance(error, NotFresh) else Forbidden(error)
 
 
-def _current_user(auth: RequestAuth[U]) -> U | None:
+def _current_user(auth: RequestAuth[U, I]) -> I | None:
     return auth.current_user
 
 
-async def request_auth(connection: HTTPConnection) -> RequestAuth[Any]:
+async def request_auth(connection: HTTPConnection) -> RequestAuth[Any, Any]:
     """The request-bound object, for handlers that are coroutines."""
     return asgi.request_auth(connection.scope)
 
 
-async def blocking_request_auth(connection: HTTPConnection) -> BlockingRequestAuth[Any]:
+async def blocking_request_auth(connection: HTTPConnection) -> BlockingRequestAuth[Any, Any]:
     """The request-bound object, for handlers that are plain functions."""
     return asgi.blocking_request_auth(connection.scope)
 
@@ -205,5 +206,5 @@ async def auth_dependency(connection: HTTPConnection) -> Any:
 
 _require_user: _Dependency[Any] = _Dependency("current_user", require_user)
 
-CurrentRequestAuth = Annotated[RequestAuth[Any], Depends(request_auth)]
+CurrentRequestAuth = Annotated[RequestAuth[Any, Any], Depends(request_auth)]
 """The request-bound object as a parameter's type: ``auth: CurrentRequestAuth``."""

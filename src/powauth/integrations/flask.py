@@ -10,19 +10,22 @@ from urllib.parse import quote
 
 from powauth._extras import needs
 from powauth.accounts.base import U
-from powauth.authenticator import Authenticator
+from powauth.accounts.identity import I
 from powauth.backends.base import drive
 from powauth.errors import ConfigError, PowauthError
-from powauth.guards import FRESH, OWN_ORIGIN, require_fresh, require_no_user, require_same_origin, require_user
 from powauth.http.answers import Answers, OnError, chosen
 from powauth.http.connection import MISSING, NO_EFFECTS
 from powauth.http.cross_site import CrossSiteDefence
+from powauth.http.guards import FRESH, OWN_ORIGIN, require_fresh, require_no_user, require_same_origin, require_user
+from powauth.http.visit import HOLDER_KEY, Visit, Visits, bound_in
 from powauth.integrations import wsgi
-from powauth.request_auth import BlockingRequestAuth
+from powauth.plug import Authenticator
+from powauth.request_auth import BlockingRequestAuth, RequestAuth
 from powauth.sessions.store import Duration, duration
 
 with needs("flask", "the Flask integration", "flask", "werkzeug"):
     from flask import Flask, Response, current_app, g, got_request_exception, request, session
+    from flask.sessions import SecureCookieSessionInterface
     from werkzeug.datastructures import Headers
     from werkzeug.local import LocalProxy
 
@@ -46,13 +49,24 @@ class FlaskConnection(wsgi.WSGIConnection):
         """See `Connection.prefix`: where Flask's own app is."""
         return quote(self.environ.get("SCRIPT_NAME", ""), encoding="latin-1")
 
+    def renew_session(self) -> bool:
+        """See `Connection.renew_session`: Flask's own session is in the cookie; Flask-Session can make another id."""
+        interface = current_app.session_interface
+        if isinstance(interface, SecureCookieSessionInterface):
+            return True
+        regenerate = getattr(interface, "regenerate", None)
+        if regenerate is None:
+            return False
+        regenerate(session)
+        return True
+
     def assign(self, key: str, value: object) -> None:
         """See `Connection.assign`."""
         super().assign(key, value)
         setattr(g, key, value)
 
 
-class PowAuth(Generic[U]):
+class PowAuth(Generic[U, I]):
     """The extension: ``PowAuth(app, auth)``, or ``PowAuth(auth=auth)`` and later ``init_app(app)``.
 
     The current user is `current_user`, ``g.current_user`` and ``environ["powauth.current_user"]``; `request_auth` is
@@ -75,22 +89,25 @@ class PowAuth(Generic[U]):
     def __init__(
         self,
         app: Flask | None = None,
-        auth: Authenticator[U] | None = None,
+        auth: Authenticator[U, I] | None = None,
         *,
         on_error: OnError | None = None,
         sign_in_path: str | None = None,
     ) -> None:
         if not isinstance(auth, Authenticator):
             raise ConfigError("PowAuth needs auth=, an Authenticator such as a SessionAuth")
-        self.auth: Authenticator[U] = auth.for_wsgi()
+        auth.check_wsgi()
+        self.auth: Authenticator[U, I] = auth
         self.answers = Answers(on_error, sign_in_path)
+        self.visits = Visits(auth, FlaskConnection, self.answers)
+        self._vary = [field.decode("ascii") for field in auth.vary]
         self.current_user: Any = LocalProxy(lambda: self.request_auth().current_user)
         if app is not None:
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
         """Hook into an app."""
-        installed: dict[str, PowAuth[Any]] = app.extensions.setdefault(EXTENSION, {})
+        installed: dict[str, PowAuth[Any, Any]] = app.extensions.setdefault(EXTENSION, {})
         key = self.auth.current_user_key
         if key in installed:
             raise ConfigError(
@@ -105,7 +122,7 @@ class PowAuth(Generic[U]):
                 self._handle_user_exception, app, app.handle_user_exception
             )
 
-    def request_auth(self) -> BlockingRequestAuth[U]:
+    def request_auth(self) -> BlockingRequestAuth[U, I]:
         """The request-bound object of the current request.
 
         Raises:
@@ -124,13 +141,13 @@ class PowAuth(Generic[U]):
     def fresh_login_required(self, *, within: Duration) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 
     def fresh_login_required(self, view: Callable[P, R] | None = None, *, within: Duration = FRESH) -> Any:
-        """A view for users who signed in no longer than ``within`` ago; see `powauth.guards.require_fresh`."""
+        """A view for users who signed in no longer than ``within`` ago; see `powauth.http.guards.require_fresh`."""
         duration("within", within, at_least=1)
         guard = partial(_guarded, guard=lambda: require_fresh(self.request_auth(), within))
         return guard if view is None else guard(view)
 
     def signed_out_required(self, view: Callable[P, R]) -> Callable[P, R]:
-        """A view that a signed-in user has no use for; see `powauth.guards.require_no_user`."""
+        """A view that a signed-in user has no use for; see `powauth.http.guards.require_no_user`."""
         return _guarded(view, lambda: require_no_user(self.request_auth()))
 
     @overload
@@ -142,38 +159,47 @@ class PowAuth(Generic[U]):
     def same_origin_required(
         self, view: Callable[P, R] | None = None, *, defence: CrossSiteDefence = OWN_ORIGIN
     ) -> Any:
-        """A view that other sites cannot change anything by; see `powauth.guards.require_same_origin`."""
+        """A view that other sites cannot change anything by; see `powauth.http.guards.require_same_origin`."""
         guard = partial(_guarded, guard=lambda: require_same_origin(self.request_auth(), defence))
         return guard if view is None else guard(view)
 
     def refuse_cross_site(self) -> None:
         """Refuse a request of another site that changes something: ``app.before_request(extension.refuse_cross_site)``.
 
-        For other origins, call `powauth.guards.require_same_origin` in a function of your own.
+        For other origins, call `powauth.http.guards.require_same_origin` in a function of your own.
         """
         require_same_origin(self.request_auth())
 
     def _fetch(self) -> None:
         environ, key = request.environ, self.auth.current_user_key
-        connection = FlaskConnection(environ)
-        outer = connection.assigned(key)
-        if not self.auth.call_at_once(connection):
-            drive(self.auth.call(connection))
-        if outer is not MISSING:  # a middleware around the app has assigned it, and knows nothing of ``g``
+        visit = self.visits.enter(environ)
+        if visit is None:  # a middleware around the app has begun the request, and knows nothing of ``g``
+            outer = wsgi.WSGIConnection(environ).assigned(key)
+            if outer is not MISSING:
+                setattr(g, key, outer)
+            return
+        setattr(g, self._visit_key, visit)
+        outer = visit.connection.assigned(key)
+        if outer is not MISSING:
             setattr(g, key, outer)
-        wsgi.bind(environ, self.auth, connection)
+        if not visit.begin_at_once():
+            drive(visit.begin())
 
     def _respond(self, response: Response) -> Response:
-        environ = request.environ
-        bound = environ.get(wsgi.REQUEST_AUTH_KEY, {}).get(self.auth.current_user_key)
-        if bound is not None:  # an earlier hook may have answered before this one's turn came
-            connection = FlaskConnection(environ, bound[2])
-            effects = wsgi.respond(self.auth, connection, failed=response.status_code >= SERVER_ERROR)
+        visit: Visit | None = g.pop(self._visit_key, None)
+        if visit is not None:  # an earlier hook may have answered before this one's turn came
+            failed = response.status_code >= SERVER_ERROR
+            effects = drive(visit.effects(failed=failed)) if visit.is_due else NO_EFFECTS
             if effects is NO_EFFECTS and "vary" not in response.headers:
-                response.headers.add(*wsgi.VARY)
+                for field in self._vary:  # most responses: no headers are made anew
+                    response.headers.add("vary", field)
             else:
-                response.headers = Headers(wsgi.amended(response.headers, effects))
+                response.headers = Headers(wsgi.amended(response.headers, effects, self.auth.vary))
         return response
+
+    @property
+    def _visit_key(self) -> str:
+        return f"_powauth_{self.auth.current_user_key}"
 
     def _handle_user_exception(self, app: Flask, handle: Callable[..., Any], *arguments: Any) -> Any:
         """Let Flask handle an error first. A blueprint's handler of all exceptions hides the app's one of powauth's."""
@@ -194,7 +220,7 @@ class PowAuth(Generic[U]):
 
 def _note(sender: Flask, exception: BaseException, **_: object) -> None:
     """Tell the WSGI middleware around an app without the extension what Flask answers with status 500."""
-    if isinstance(exception, PowauthError) and wsgi.ANSWERS_KEY in request.environ:
+    if isinstance(exception, PowauthError) and HOLDER_KEY in request.environ:
         request.environ[wsgi.ERROR_KEY] = exception
 
 
@@ -210,13 +236,14 @@ def _guarded(view: Callable[P, R], guard: Callable[[], object]) -> Callable[P, R
     return guarded
 
 
-def request_auth(current_user_key: str = "current_user") -> BlockingRequestAuth[Any]:
+def request_auth(current_user_key: str = "current_user") -> BlockingRequestAuth[Any, Any]:
     """The request-bound object of the current request.
 
     Raises:
         ConfigError: if the app has no `PowAuth` with that ``current_user_key``.
     """
-    return wsgi.request_auth(request.environ, current_user_key)
+    bound = bound_in(request.environ, current_user_key, "add PowAuth(app, auth)")
+    return BlockingRequestAuth(RequestAuth(bound.auth, FlaskConnection(request.environ, bound.states)), drive)
 
 
 def _current_user() -> Any:

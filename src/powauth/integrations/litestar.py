@@ -8,22 +8,24 @@ from typing import Annotated, Any, Generic, NoReturn, TypeAlias, TypeVar, cast, 
 
 from powauth._extras import needs
 from powauth.accounts.base import U
-from powauth.authenticator import Authenticator, Unreachable
+from powauth.accounts.identity import I
 from powauth.errors import ConfigError, PowauthError, Refused, StoreUnavailable
-from powauth.guards import FRESH, OWN_ORIGIN
-from powauth.guards import require_fresh as fresh_user
-from powauth.guards import require_no_user as no_user
-from powauth.guards import require_same_origin as same_origin
-from powauth.guards import require_user as user
 from powauth.http.answers import Answers, OnError, chosen, reason
 from powauth.http.carriers import FrameworkSessionCarrier
-from powauth.http.connection import NO_EFFECTS, Later, with_effects
+from powauth.http.connection import NO_EFFECTS, with_effects
 from powauth.http.cross_site import CrossSiteDefence
+from powauth.http.guards import FRESH, OWN_ORIGIN
+from powauth.http.guards import require_fresh as fresh_user
+from powauth.http.guards import require_no_user as no_user
+from powauth.http.guards import require_same_origin as same_origin
+from powauth.http.guards import require_user as user
 from powauth.http.own_path import path_below
+from powauth.http.unreachable import Unreachable
+from powauth.http.visit import HOLDER_KEY, Bound, answers_in
 from powauth.integrations import asgi
 from powauth.integrations.websockets import POLICY_VIOLATION, RECHECK_SECONDS, TRY_AGAIN_LATER
+from powauth.plug import Authenticator, SessionAuth
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
-from powauth.session_auth import SessionAuth
 from powauth.sessions.store import Duration, duration
 
 with needs("litestar", "PowAuthPlugin", "litestar", "anyio"):
@@ -35,6 +37,8 @@ with needs("litestar", "PowAuthPlugin", "litestar", "anyio"):
     from litestar.di import Provide
     from litestar.exceptions import WebSocketException
     from litestar.handlers import BaseRouteHandler
+    from litestar.middleware import DefineMiddleware
+    from litestar.middleware.session.server_side import ServerSideSessionBackend
     from litestar.plugins import InitPlugin
     from litestar.response import Response
     from litestar.types import Message, Scope
@@ -45,7 +49,7 @@ T = TypeVar("T")
 
 AnyConnection = ASGIConnection[Any, Any, Any, Any]
 Guard = Callable[[AnyConnection, BaseRouteHandler], Awaitable[None]]
-Check = Callable[[RequestAuth[Any]], object]
+Check = Callable[[RequestAuth[Any, Any]], object]
 
 
 def _by_name() -> object:
@@ -56,14 +60,14 @@ def _by_name() -> object:
 
 _BY_NAME = _by_name()
 
-CurrentRequestAuth: TypeAlias = Annotated[RequestAuth[U], _BY_NAME]
-"""The request-bound object as a parameter's type: ``request_auth: CurrentRequestAuth[User]``.
+CurrentRequestAuth: TypeAlias = Annotated[RequestAuth[U, I], _BY_NAME]
+"""The request-bound object as a parameter's type: ``request_auth: CurrentRequestAuth[User, Me]``.
 
 The parameter has the plugin's ``dependency`` as its name. The type works on each supported release of Litestar.
 """
 
-CurrentBlockingRequestAuth: TypeAlias = Annotated[BlockingRequestAuth[U], _BY_NAME]
-"""The same for plain functions: ``blocking_request_auth: CurrentBlockingRequestAuth[User]``."""
+CurrentBlockingRequestAuth: TypeAlias = Annotated[BlockingRequestAuth[U, I], _BY_NAME]
+"""The same for plain functions: ``blocking_request_auth: CurrentBlockingRequestAuth[User, Me]``."""
 
 
 class LitestarConnection(asgi.ASGIConnection):
@@ -72,13 +76,12 @@ class LitestarConnection(asgi.ASGIConnection):
     def assign(self, key: str, value: object) -> None:
         """See `Connection.assign`."""
         super().assign(key, value)
-        if isinstance(value, Unreachable):
-            self.scope = asgi.GuardedState(self.scope)
-        self.scope["user"] = value
+        if not isinstance(value, Unreachable):
+            self.scope["user"] = value
 
-    def assign_later(self, key: str, later: Later) -> None:
-        """See `Connection.assign_later`: ``scope["user"]`` is read without asking anybody."""
-        self.assign(key, later.value())
+    def renew_session(self) -> bool:
+        """See `Connection.renew_session`: `PowAuthPlugin` refuses sessions on the server, and others have no id."""
+        return True
 
 
 class SessionAuthMiddleware(asgi.SessionAuthMiddleware):
@@ -87,7 +90,7 @@ class SessionAuthMiddleware(asgi.SessionAuthMiddleware):
     connection_type = LitestarConnection
 
 
-class PowAuthPlugin(InitPlugin, Generic[U]):
+class PowAuthPlugin(InitPlugin, Generic[U, I]):
     """The plugin: ``Litestar(..., plugins=[PowAuthPlugin(auth)])``.
 
     It installs the middleware, outermost (or innermost, where the id travels in Litestar's own session), answers to
@@ -109,7 +112,7 @@ class PowAuthPlugin(InitPlugin, Generic[U]):
 
     def __init__(
         self,
-        auth: Authenticator[U],
+        auth: Authenticator[U, I],
         *,
         dependency: str = "request_auth",
         on_error: OnError | None = None,
@@ -160,6 +163,12 @@ class PowAuthPlugin(InitPlugin, Generic[U]):
             return for_route
 
         inmost = isinstance(self.auth, SessionAuth) and isinstance(self.auth.carrier, FrameworkSessionCarrier)
+        if inmost and any(_keeps_sessions_on_the_server(each) for each in app_config.middleware):
+            raise ConfigError(
+                "FrameworkSessionCarrier: Litestar cannot renew the id of a session on the server at sign-in, so an "
+                "attacker could plant it (session fixation); use the default CookieCarrier, or Litestar's "
+                "CookieBackendConfig"
+            )
         app_config.middleware.insert(len(app_config.middleware) if inmost else 0, cast("Any", around))
         app_config.dependencies[self.dependency] = Provide(self._request_auth, sync_to_thread=False)
         app_config.dependencies[f"blocking_{self.dependency}"] = Provide(self._blocking, sync_to_thread=False)
@@ -192,7 +201,7 @@ class PowAuthPlugin(InitPlugin, Generic[U]):
 
 def _answer(own: Answers, request: Request[Any, Any, Any], error: PowauthError) -> Response[bytes]:
     scope = cast("asgi.Scope", request.scope)
-    answer = chosen(asgi.answers_in(scope), error, own)(error, asgi.connection_of(scope))
+    answer = chosen(answers_in(scope), error, own)(error, asgi.connection_of(scope))
     if answer is None:
         raise error
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in answer.headers}
@@ -200,10 +209,15 @@ def _answer(own: Answers, request: Request[Any, Any, Any], error: PowauthError) 
     return Response(answer.body, status_code=answer.status, headers=headers, media_type=media_type)
 
 
+def _vary_of(scope: Scope) -> tuple[bytes, ...]:
+    bound: dict[str, Bound] = cast("asgi.Scope", scope)[HOLDER_KEY]
+    return tuple(dict.fromkeys(field for each in bound.values() for field in each.auth.vary))
+
+
 async def _keep_vary(message: Message, scope: Scope) -> None:
     """Put back ``Vary: Cookie``: Litestar's CORS, which is outermost, replaces all of ``Vary`` by ``Origin``."""
-    if message["type"] == "http.response.start" and asgi.SCOPE_KEY in scope:
-        message["headers"] = with_effects(message["headers"], NO_EFFECTS)
+    if message["type"] == "http.response.start" and HOLDER_KEY in scope:
+        message["headers"] = with_effects(message["headers"], NO_EFFECTS, _vary_of(scope))
 
 
 def _below(path: str | None, sign_in_path: str | None) -> str | None:
@@ -232,6 +246,11 @@ def _guard(check: Check, key: str) -> Guard:
     return guard
 
 
+def _keeps_sessions_on_the_server(middleware: object) -> bool:
+    backend = middleware.kwargs.get("backend") if isinstance(middleware, DefineMiddleware) else None
+    return isinstance(backend, ServerSideSessionBackend)
+
+
 def _close(error: PowauthError) -> NoReturn:
     """Litestar answers what is raised before a WebSocket is accepted only if it is an exception of its own."""
     if isinstance(error, StoreUnavailable):
@@ -246,20 +265,20 @@ def _fresh_guard(within: Duration, key: str) -> Guard:
 
 
 require_user: Guard = _guard(user, "current_user")
-"""A guard: somebody is signed in. ``@get("/", guards=[require_user])``; see `powauth.guards.require_user`."""
+"""A guard: somebody is signed in. ``@get("/", guards=[require_user])``; see `powauth.http.guards.require_user`."""
 
 require_no_user: Guard = _guard(no_user, "current_user")
-"""A guard: nobody is signed in; see `powauth.guards.require_no_user`."""
+"""A guard: nobody is signed in; see `powauth.http.guards.require_no_user`."""
 
 
 def require_fresh(within: Duration = FRESH) -> Guard:
-    """A guard: the user signed in no longer than ``within`` ago; see `powauth.guards.require_fresh`."""
+    """A guard: the user signed in no longer than ``within`` ago; see `powauth.http.guards.require_fresh`."""
     return _fresh_guard(within, "current_user")
 
 
 def require_same_origin(defence: CrossSiteDefence = OWN_ORIGIN) -> Guard:
     """A guard against requests of other sites, for handlers that change something.
 
-    For all handlers: ``Litestar(..., guards=[require_same_origin()])``; see `powauth.guards.require_same_origin`.
+    For all handlers: ``Litestar(..., guards=[require_same_origin()])``; see `powauth.http.guards.require_same_origin`.
     """
     return _guard(lambda auth: same_origin(auth, defence), "current_user")

@@ -6,10 +6,10 @@ from functools import partial, wraps
 from typing import Any, NoReturn, ParamSpec, TypeVar, overload
 
 from powauth._extras import needs
-from powauth.authenticator import Unreachable
 from powauth.errors import StoreUnavailable
-from powauth.guards import OWN_ORIGIN, require_same_origin
 from powauth.http.cross_site import CrossSiteDefence
+from powauth.http.guards import OWN_ORIGIN, require_same_origin
+from powauth.http.unreachable import Unreachable
 from powauth.integrations import asgi
 from powauth.integrations.asgi import SessionAuthMiddleware
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
@@ -78,7 +78,7 @@ class _UnknownCredentials(AuthCredentials):
     scopes = property(_raise)
 
 
-def request_auth(connection: HTTPConnection, current_user_key: str = "current_user") -> RequestAuth[Any]:
+def request_auth(connection: HTTPConnection, current_user_key: str = "current_user") -> RequestAuth[Any, Any]:
     """The request-bound object of a ``Request`` or ``WebSocket``, for handlers that are coroutines.
 
     Raises:
@@ -89,7 +89,7 @@ def request_auth(connection: HTTPConnection, current_user_key: str = "current_us
 
 def blocking_request_auth(
     connection: HTTPConnection, current_user_key: str = "current_user"
-) -> BlockingRequestAuth[Any]:
+) -> BlockingRequestAuth[Any, Any]:
     """The request-bound object, for handlers that are plain functions.
 
     Raises:
@@ -114,7 +114,7 @@ def same_origin_required(
     defence: CrossSiteDefence = OWN_ORIGIN,
     current_user_key: str = "current_user",
 ) -> Any:
-    """An endpoint that other sites cannot change anything by; see `powauth.guards.require_same_origin`.
+    """An endpoint that other sites cannot change anything by; see `powauth.http.guards.require_same_origin`.
 
     The endpoint is a function of a request, a coroutine function of one, or a method of an ``HTTPEndpoint``.
     """

@@ -15,12 +15,11 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from powauth._extras import is_missing
-from powauth.authenticator import Authenticator
 from powauth.errors import Refused, StoreUnavailable
 from powauth.http.answers import reason
 from powauth.http.connection import Connection
 from powauth.http.cross_site import CrossSiteDefence
-from powauth.session_auth import SessionAuth
+from powauth.plug import Authenticator
 from powauth.sessions.store import Duration, duration
 
 try:
@@ -82,7 +81,7 @@ class Sockets:
     """
 
     def __init__(
-        self, auth: Authenticator[Any], origins: Sequence[str] = (), recheck: Duration = RECHECK_SECONDS
+        self, auth: Authenticator[Any, Any], origins: Sequence[str] = (), recheck: Duration = RECHECK_SECONDS
     ) -> None:
         self.auth = auth
         self.defence = CrossSiteDefence(origins)
@@ -94,8 +93,7 @@ class Sockets:
         if not self.auth.is_presented(connection):
             return True
         origin = connection.header("origin")
-        secure = self.auth.carrier.secure if isinstance(self.auth, SessionAuth) else True
-        if origin is not None and self.defence.allows(connection, origin, secure=secure):
+        if origin is not None and self.defence.allows(connection, origin, secure=self.auth.secure):
             return True
         logger.warning("refused a WebSocket with the user's cookie from the origin %.200r", origin)
         return False
@@ -113,7 +111,7 @@ class Sockets:
         An error of powauth's that the app lets through closes it too: 1013 in an outage, 1008 for who may not be here.
         """
         try:
-            signed_in = self.auth.current_user(connection) is not None
+            signed_in = self.auth.current_identity(connection) is not None
         except StoreUnavailable:
             signed_in = False
         socket = _Socket(self, connection, receive, send, watched=signed_in)

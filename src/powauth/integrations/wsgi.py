@@ -8,21 +8,13 @@ from urllib.parse import quote
 
 import msgspec
 
-from powauth.authenticator import Authenticator
 from powauth.backends.base import drive
 from powauth.errors import ConfigError, PowauthError
-from powauth.http.answers import Answers, OnError, chosen
-from powauth.http.connection import (
-    MISSING,
-    NO_EFFECTS,
-    PREFIX,
-    Connection,
-    ConnectionStruct,
-    Effects,
-    States,
-    with_effects,
-)
+from powauth.http.answers import Answers, OnError
+from powauth.http.connection import MISSING, PREFIX, Connection, ConnectionStruct, Effects, States, with_effects
+from powauth.http.visit import Visit, Visits, bound_in
 from powauth.integrations._cors import warn_if_cors_is_inside
+from powauth.plug import Authenticator
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
 
 if TYPE_CHECKING:
@@ -31,18 +23,8 @@ if TYPE_CHECKING:
 ENVIRON_PREFIX = "powauth."
 """``environ["powauth.current_user"]`` is the current user."""
 
-REQUEST_AUTH_KEY = "powauth.request_auth"
-"""Where in an environ what `request_auth` binds is, by ``current_user_key``: a `Bound` for each middleware."""
-
 ERROR_KEY = "powauth.error"
 """Where in an environ a framework's integration notes the error that the framework makes a response out of."""
-
-ANSWERS_KEY = "powauth.answers"
-"""Where in an environ the `Answers` of each middleware are, by its ``current_user_key``."""
-
-
-VARY = ("vary", "Cookie")
-"""What `with_effects` adds where there is nothing else to do."""
 
 _UNPREFIXED = frozenset({"CONTENT_TYPE", "CONTENT_LENGTH"})
 """The two headers that CGI, and so WSGI, names otherwise; empty when they are absent (PEP 3333)."""
@@ -101,10 +83,6 @@ class WSGIConnection(Connection, msgspec.Struct, metaclass=ConnectionStruct, eq=
         self.environ[ENVIRON_PREFIX + key] = value
 
 
-Bound = tuple[Authenticator[Any], type[WSGIConnection], States]
-"""What makes a `BlockingRequestAuth` of an environ: who authenticates, how they see it, what they remember of it."""
-
-
 class SessionAuthMiddleware:
     """Puts an authenticator in front of a WSGI app.
 
@@ -124,37 +102,31 @@ class SessionAuthMiddleware:
     def __init__(
         self,
         app: "WSGIApplication",
-        auth: Authenticator[Any],
+        auth: Authenticator[Any, Any],
         *,
         on_error: OnError | None = None,
         sign_in_path: str | None = None,
     ) -> None:
         if not isinstance(auth, Authenticator):
             raise ConfigError(f"auth must be an Authenticator, such as a SessionAuth, not {type(auth).__name__}")
+        auth.check_wsgi()
         warn_if_cors_is_inside(app)
         self.app = app
-        self.auth = auth.for_wsgi()
-        self.answers = Answers(on_error, sign_in_path)
+        self.auth = auth
+        self.visits = Visits(auth, WSGIConnection, Answers(on_error, sign_in_path))
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Serve one request."""
-        auth = self.auth
-        key = auth.current_user_key
-        bound = environ.get(REQUEST_AUTH_KEY)
-        if bound is not None and key in bound:
-            auth.check_key_is_free(bound[key][0])
-            return self.app(environ, start_response)  # the same one again, in a sub-app: the outer one sees to all
-        connection = WSGIConnection(environ)
+        visit = self.visits.enter(environ)
+        if visit is None:  # a sub-app with the same authenticator: the outer middleware sees to everything
+            return self.app(environ, start_response)
         if root := environ.get("SCRIPT_NAME"):  # a mount inside of this middleware makes it longer
-            connection.states[PREFIX] = root
-        if not auth.call_at_once(connection):
-            drive(auth.call(connection))
-        bind(environ, auth, connection)
-        environ[ANSWERS_KEY] = {**environ.get(ANSWERS_KEY, {}), key: self.answers}
-        response = _Response(auth, connection, self.answers, start_response)
-        app = self.app  # see `Later.value`
+            visit.connection.states[PREFIX] = root
+        if not visit.begin_at_once():
+            drive(visit.begin())
+        response = _Response(visit, self.auth.vary, start_response)
         try:
-            body = app(environ, response.start)
+            body = self.app(environ, response.start)
             if not response.started:
                 body = _BegunBody(body)
         except PowauthError as error:
@@ -168,54 +140,51 @@ class SessionAuthMiddleware:
 
 
 class _Response(msgspec.Struct):
-    """The way back of a request: what its app starts, with what the authenticator wants of it.
+    """The way back of a request: what its app starts, with what the authenticator adds.
 
     A sub-app with its own error handling makes a response of status 500 out of an error of powauth's. The client gets
     the answer to the error instead.
 
     Attributes:
+        visit: the request.
+        vary: the request headers that tell users apart.
+        server: the server's ``start_response``.
         started: the server has got the start of a response.
         answered: the body of the answer to an error, if that is the response.
     """
 
-    auth: Authenticator[Any]
-    connection: WSGIConnection
-    answers: Answers
+    visit: Visit
+    vary: tuple[bytes, ...]
     server: "StartResponse"
     started: bool = False
     answered: bytes | None = None
 
-    def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
-        if status.startswith("5"):
-            return self._start_failed(status, headers, exc_info)
-        auth, server = self.auth, self.server  # see `Later.value`
-        effects = respond(auth, self.connection, failed=exc_info is not None)
-        self.started = True
-        return server(status, amended(headers, effects), exc_info)
+    __repr__ = object.__repr__  # error reporters record what local variables look like
 
-    def _start_failed(self, status: str, headers: list[tuple[str, str]], exc_info: Any) -> Callable[[bytes], object]:
-        error = _handled(self.connection.environ, exc_info)
-        if status.startswith("500") and isinstance(error, PowauthError) and self.answer(error):
-            return _discard
-        effects = respond(self.auth, self.connection, failed=True)
+    def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
+        failed = exc_info is not None or status.startswith("5")
+        if failed and status.startswith("500"):
+            error = _handled(self.visit.holder, exc_info)
+            if isinstance(error, PowauthError) and self.answer(error):
+                return _discard
+        effects = drive(self.visit.effects(failed=failed))
         self.started = True
-        return self.server(status, amended(headers, effects), exc_info)
+        return self.server(status, amended(headers, effects, self.vary), exc_info)
 
     def answer(self, error: PowauthError) -> bool:
-        """Start the answer to an error instead of the app's response; whether there is one."""
-        answers = self.connection.environ[ANSWERS_KEY]
-        answer = None if self.started else chosen(answers, error, self.answers)(error, self.connection)
+        """Start the answer to an error instead of the app's response. Return whether there is one."""
+        answer = None if self.started else self.visit.answer(error)
         if answer is None:
             return False
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers]
-        effects = respond(self.auth, self.connection, failed=True)
+        effects = drive(self.visit.effects(failed=True))
         self.started, self.answered = True, answer.body
-        self.server(f"{answer.status} {answer.reason}", amended(headers, effects))
+        self.server(f"{answer.status} {answer.reason}", amended(headers, effects, self.vary))
         return True
 
 
-def _handled(environ: "WSGIEnvironment", exc_info: Any) -> BaseException | None:
-    """The error that the app makes a response of status 500 out of, as far as it tells."""
+def _handled(environ: MutableMapping[str, Any], exc_info: Any) -> BaseException | None:
+    """Return the error that the app makes a response of status 500 out of, as far as it tells."""
     noted: BaseException | None = environ.pop(ERROR_KEY, None)
     return noted or (exc_info[1] if exc_info else sys.exception())
 
@@ -250,34 +219,17 @@ class _BegunBody:
         _close(self._body)
 
 
-def bind(environ: "WSGIEnvironment", auth: Authenticator[Any], connection: WSGIConnection) -> None:
-    """Put what `request_auth` binds where it finds it."""
-    bound: Bound = (auth, type(connection), connection.states)
-    environ.setdefault(REQUEST_AUTH_KEY, {})[auth.current_user_key] = bound
-
-
-def request_auth(environ: "WSGIEnvironment", current_user_key: str = "current_user") -> BlockingRequestAuth[Any]:
-    """The request-bound object of an environ that the middleware has seen.
+def request_auth(environ: "WSGIEnvironment", current_user_key: str = "current_user") -> BlockingRequestAuth[Any, Any]:
+    """Return the request-bound object of an environ that the middleware has seen.
 
     Raises:
         ConfigError: if no middleware with that ``current_user_key`` has run: so a protected route refuses.
     """
-    bound: Bound | None = environ.get(REQUEST_AUTH_KEY, {}).get(current_user_key)
-    if bound is None:
-        raise ConfigError(f"no SessionAuthMiddleware has run for {current_user_key!r}: wrap the app in it")
-    auth, connection_type, states = bound
-    return BlockingRequestAuth(RequestAuth(auth, connection_type(environ, states)), drive)
+    bound = bound_in(environ, current_user_key, "wrap the app in it")
+    return BlockingRequestAuth(RequestAuth(bound.auth, bound.connection_type(environ, bound.states)), drive)
 
 
-def respond(auth: Authenticator[Any], connection: Connection, *, failed: bool) -> Effects:
-    """See `Authenticator.respond`."""
-    return drive(auth.respond(connection, failed=failed)) if auth.is_due(connection) else NO_EFFECTS
-
-
-def amended(headers: Iterable[tuple[str, str]], effects: Effects) -> list[tuple[str, str]]:
-    """`with_effects` for headers as WSGI has them."""
-    headers = list(headers)
-    if effects is NO_EFFECTS and not any(name.lower() == "vary" for name, _ in headers):
-        return [*headers, VARY]
+def amended(headers: Iterable[tuple[str, str]], effects: Effects, vary: tuple[bytes, ...]) -> list[tuple[str, str]]:
+    """Return the result of `with_effects` for headers as WSGI has them."""
     raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in with_effects(raw, effects)]
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in with_effects(raw, effects, vary)]

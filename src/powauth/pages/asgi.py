@@ -7,7 +7,7 @@ from powauth.integrations.asgi import Receive, Scope, Send, request_auth
 from powauth.pages.flows import Flows
 from powauth.pages.request import PageRequest, PageResponse
 from powauth.pages.site import PagesOptions, flows_of
-from powauth.session_auth import SessionAuth
+from powauth.plug import SessionAuth
 
 
 class PagesApp:
@@ -20,7 +20,7 @@ class PagesApp:
         options: those of `Pages`, with an authenticator.
     """
 
-    def __init__(self, auth: SessionAuth[Any] | Flows, **options: Unpack[PagesOptions]) -> None:
+    def __init__(self, auth: SessionAuth[Any, Any] | Flows, **options: Unpack[PagesOptions]) -> None:
         self.flows = flows_of(auth, options)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

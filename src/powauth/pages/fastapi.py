@@ -5,7 +5,7 @@ from typing import Any, Unpack
 from powauth._extras import needs
 from powauth.pages.flows import Flows
 from powauth.pages.site import PagesOptions
-from powauth.session_auth import SessionAuth
+from powauth.plug import SessionAuth
 
 with needs("fastapi", "the pages' router", "fastapi"):
     from fastapi import APIRouter
@@ -13,7 +13,7 @@ with needs("fastapi", "the pages' router", "fastapi"):
 from powauth.pages import starlette
 
 
-def pages(auth: SessionAuth[Any] | Flows, **options: Unpack[PagesOptions]) -> APIRouter:
+def pages(auth: SessionAuth[Any, Any] | Flows, **options: Unpack[PagesOptions]) -> APIRouter:
     """A router with each page: ``app.include_router(pages(auth))``, with a ``prefix`` if you like.
 
     Args:

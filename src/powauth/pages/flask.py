@@ -6,14 +6,14 @@ from powauth._extras import needs
 from powauth.pages import wsgi
 from powauth.pages.flows import Flows
 from powauth.pages.site import PagesOptions, flows_of
-from powauth.session_auth import SessionAuth
+from powauth.plug import SessionAuth
 
 with needs("flask", "the pages' blueprint", "flask"):
     from flask import Blueprint, Response, request
     from flask.sansio.blueprints import BlueprintSetupState
 
 
-def pages(auth: SessionAuth[Any] | Flows, *, name: str = "powauth", **options: Unpack[PagesOptions]) -> Blueprint:
+def pages(auth: SessionAuth[Any, Any] | Flows, *, name: str = "powauth", **options: Unpack[PagesOptions]) -> Blueprint:
     """A blueprint with each page: ``app.register_blueprint(pages(auth))``, with a ``url_prefix`` if you like.
 
     Args:

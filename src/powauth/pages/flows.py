@@ -13,18 +13,19 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
+from powauth.accounts.identity import key_text, stored_key
 from powauth.errors import AlreadySignedIn, ConfigError, InvalidParams, MoreNeeded, NotFresh, NotSignedIn, PowauthError
-from powauth.guards import FRESH, require_fresh
 from powauth.http.answers import answer_to
 from powauth.http.connection import Connection
 from powauth.http.cross_site import CrossSiteDefence
-from powauth.http.metadata import SessionInfo
+from powauth.http.guards import FRESH, require_fresh
 from powauth.http.own_path import own_path, path_below
 from powauth.pages.devices import device_name
 from powauth.pages.messages import Messages
 from powauth.pages.request import JSON, BadRequest, PageRequest, PageResponse, Params
 from powauth.pages.routes import Routes
-from powauth.session_auth import SessionAuth
+from powauth.plug import SessionAuth
+from powauth.sessions.info import SessionInfo
 from powauth.sessions.store import Duration
 
 logger = logging.getLogger("powauth")
@@ -89,7 +90,7 @@ class Flows:
 
     def __init__(
         self,
-        auth: SessionAuth[Any],
+        auth: SessionAuth[Any, Any],
         *,
         routes: Routes | None = None,
         messages: Messages | Callable[[Connection], Messages] | None = None,
@@ -179,7 +180,7 @@ class Flows:
                 raise AlreadySignedIn("somebody is signed in")
             return self._after(request, self.routes.after_register)
         try:
-            user = await request.auth.create_user(_fields(params))
+            user = await request.auth.register(_fields(params))
         except InvalidParams as error:
             if self._for_program(request):
                 raise
@@ -212,7 +213,7 @@ class Flows:
     async def _login(self, request: PageRequest) -> PageResponse:
         params = await request.params()
         try:
-            user = await request.auth.authenticate_user(_fields(params))
+            user = await request.auth.sign_in(_fields(params))
         except MoreNeeded as error:
             if self._for_program(request):
                 raise
@@ -239,7 +240,7 @@ class Flows:
 
     async def _logout(self, request: PageRequest) -> PageResponse:
         await request.params()
-        await request.auth.clear_authenticated_user()
+        await request.auth.sign_out()
         if self._for_program(request):
             return PageResponse(204, list(HEADERS))
         return self._after(request, self.routes.after_logout, done="signed_out", default=self.routes.login)
@@ -338,7 +339,7 @@ class Flows:
     def _signed_in(self, request: PageRequest, user: Any) -> dict[str, Any]:
         session = request.auth.session
         return {
-            "user": {"id": request.auth.auth.users.key(user), self._user_id: getattr(user, self._user_id)},
+            "user": {"id": _id_of(request, user), self._user_id: getattr(user, self._user_id)},
             "session": None if session is None else _session(session),
         }
 
@@ -456,6 +457,10 @@ class Flows:
 
 
 _LINKS = ("register", "login", "logout", "account", "sessions", "style")
+
+
+def _id_of(request: PageRequest, identity: object) -> str:
+    return key_text(stored_key(request.auth.auth.key_of(identity)))
 
 
 def _fields(params: Params) -> dict[str, object]:

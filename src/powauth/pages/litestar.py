@@ -6,14 +6,14 @@ from powauth._extras import needs
 from powauth.pages.asgi import PageApp
 from powauth.pages.flows import Flows
 from powauth.pages.site import PagesOptions, flows_of
-from powauth.session_auth import SessionAuth
+from powauth.plug import SessionAuth
 
 with needs("litestar", "the pages' router", "litestar"):
     from litestar import Router, asgi
     from litestar.types import Receive, Scope, Send
 
 
-def pages(auth: SessionAuth[Any] | Flows, *, path: str = "/", **options: Unpack[PagesOptions]) -> Router:
+def pages(auth: SessionAuth[Any, Any] | Flows, *, path: str = "/", **options: Unpack[PagesOptions]) -> Router:
     """A router with each page: ``Litestar(route_handlers=[pages(auth)])``.
 
     Args:

@@ -56,7 +56,7 @@ class PageRequest:
     path: str
     mount: str
     query: str
-    auth: RequestAuth[Any]
+    auth: RequestAuth[Any, Any]
     read: Callable[[], Awaitable[bytes]]
 
     @property

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypedDict
 
-from powauth.guards import FRESH
 from powauth.http.connection import Connection
 from powauth.http.cross_site import CrossSiteDefence
+from powauth.http.guards import FRESH
 from powauth.pages.flows import Flows
 from powauth.pages.messages import Messages
 from powauth.pages.routes import Routes
-from powauth.session_auth import SessionAuth
+from powauth.plug import SessionAuth
 from powauth.sessions.store import Duration
 
 
@@ -32,7 +32,7 @@ class Pages(Flows):
 
     def __init__(
         self,
-        auth: SessionAuth[Any],
+        auth: SessionAuth[Any, Any],
         *,
         routes: Routes | None = None,
         messages: Messages | Callable[[Connection], Messages] | None = None,
@@ -65,6 +65,6 @@ class PagesOptions(TypedDict, total=False):
     title: str
 
 
-def flows_of(auth: SessionAuth[Any] | Flows, options: PagesOptions) -> Flows:
+def flows_of(auth: SessionAuth[Any, Any] | Flows, options: PagesOptions) -> Flows:
     """The flows themselves, or pages made with the options."""
     return auth if isinstance(auth, Flows) else Pages(auth, **options)

@@ -6,13 +6,13 @@ from powauth._extras import needs
 from powauth.pages.asgi import PageApp
 from powauth.pages.flows import Flows
 from powauth.pages.site import PagesOptions, flows_of
-from powauth.session_auth import SessionAuth
+from powauth.plug import SessionAuth
 
 with needs("starlette", "the pages' routes", "starlette"):
     from starlette.routing import Route
 
 
-def pages(auth: SessionAuth[Any] | Flows, **options: Unpack[PagesOptions]) -> list[Route]:
+def pages(auth: SessionAuth[Any, Any] | Flows, **options: Unpack[PagesOptions]) -> list[Route]:
     """A route for each page: ``Starlette(routes=[*pages(auth), …])``, or below a path in a ``Mount``.
 
     Args:

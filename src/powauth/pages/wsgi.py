@@ -10,8 +10,8 @@ from powauth.integrations.wsgi import request_auth
 from powauth.pages.flows import Flows
 from powauth.pages.request import MAX_LENGTH_DIGITS, PageRequest, PageResponse
 from powauth.pages.site import PagesOptions, flows_of
+from powauth.plug import SessionAuth
 from powauth.request_auth import RequestAuth
-from powauth.session_auth import SessionAuth
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -30,7 +30,7 @@ class PagesApp:
         options: those of `Pages`, with an authenticator.
     """
 
-    def __init__(self, auth: SessionAuth[Any] | Flows, **options: Unpack[PagesOptions]) -> None:
+    def __init__(self, auth: SessionAuth[Any, Any] | Flows, **options: Unpack[PagesOptions]) -> None:
         self.flows = flows_of(auth, options)
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:

@@ -43,8 +43,9 @@ class Mac:
 
     __slots__ = ("_newest", "_older")
 
-    def __init__(self, roots: Sequence[bytes], purpose: str, context: str) -> None:
-        scope = b"".join(len(part).to_bytes(4) + part for part in (purpose.encode(), context.encode()))
+    def __init__(self, roots: Sequence[bytes], purpose: str, *context: str) -> None:
+        parts = [part.encode() for part in (purpose, *context)]
+        scope = b"".join(len(part).to_bytes(4) + part for part in parts)
         states = [hashlib.blake2b(scope, key=root, digest_size=MAC_BYTES, person=b"powauth mac") for root in roots]
         self._newest = states[0]
         self._older = states[1:]
@@ -96,9 +97,9 @@ class Keyring:
             hashlib.blake2b(_checked(secret), digest_size=64, person=b"powauth keyring").digest() for secret in secrets
         ]
 
-    def mac(self, purpose: str, context: str) -> Mac:
-        """The signer of a purpose (``session``, ``csrf``, …) in a context, such as the store's namespace."""
-        return Mac(self._roots, purpose, context)
+    def mac(self, purpose: str, *context: str) -> Mac:
+        """Return the signer of a purpose (``session``, ``csrf``, …) in a context, such as the store's namespace."""
+        return Mac(self._roots, purpose, *context)
 
     def __repr__(self) -> str:
         return f"<Keyring of {len(self._roots)}>"

@@ -1,4 +1,4 @@
-"""`CredentialsCache`: the typed store of sessions and their users over a backend.
+"""`CredentialsCache`: the typed store of sessions over a backend.
 
 It turns sessions into records and back, and knows which records are a user's. It decides nothing about a session's
 life; `powauth.sessions.record` does. Values are MessagePack, decoded into one typed struct or not at all.
@@ -8,11 +8,11 @@ import contextlib
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import timedelta
-from typing import Self
+from typing import TypeVar
 
 import msgspec
 
-from powauth.backends import backend_from_url
+from powauth.backends.anywhere import AnywhereBackend, anywhere
 from powauth.backends.base import (
     Backend,
     Change,
@@ -25,16 +25,18 @@ from powauth.backends.base import (
     split_key,
 )
 from powauth.errors import ConfigError, ConfigWarning, PowauthError, StoreUnavailable
-from powauth.sessions.record import MAX_TIME, Session
+from powauth.sessions.record import MAX_TIME, Session, StoredKey, key_text
+
+T = TypeVar("T")
 
 Duration = timedelta | float
 """A length of time; a plain number is seconds."""
 
 RECOMMENDED_MAX_TTL: Millis = 30 * 60 * 1000
-"""OWASP Session Management, "Idle Timeout": 15 to 30 minutes for low-risk apps; Pow warns above it too."""
+"""OWASP Session Management, "Idle Timeout": 15 to 30 minutes for low-risk apps. Pow warns above it too."""
 
-REFRESH_ATTEMPTS = 16
-"""How often a refresh tries again after another writer, such as a renewal, was faster: each loss is its progress."""
+REWRITE_ATTEMPTS = 16
+"""How often a rewrite tries again after another writer, such as a renewal, was faster: each loss is its progress."""
 
 MAX_DURATION: Millis = 100 * 365 * 24 * 3600 * 1000
 """A hundred years: anything longer is a mistake of units."""
@@ -66,7 +68,7 @@ class CredentialsCache:
         ttl: how long an idle session lives; a number is seconds. Over 30 minutes gets a `ConfigWarning`.
         namespace: separates this cache's sessions from all others in the same backend: admins from users, staging
             from production.
-        reload: load the user from the users context on every request, instead of taking the session's snapshot.
+        reload: load the account from the users context on every request, and compare its proof.
 
     Raises:
         ConfigError: if an option is wrong.
@@ -80,10 +82,10 @@ class CredentialsCache:
         namespace: str = "credentials",
         reload: bool = False,
     ) -> None:
-        self._url = backend if isinstance(backend, str) else None
-        self.backend = backend_from_url(backend) if isinstance(backend, str) else backend
-        if not isinstance(self.backend, Backend):
+        if not isinstance(backend, Backend | str):
             raise ConfigError(f"backend must be a Backend or a URL such as 'memory://', not {type(backend).__name__}")
+        self.backend = anywhere(backend)
+        self._opened = isinstance(backend, str)
         self.namespace = check_namespace(namespace)
         self._prefix = make_key(self.namespace, b"")
         self.ttl = duration("ttl", ttl, at_least=1)
@@ -95,49 +97,40 @@ class CredentialsCache:
                 stacklevel=2,
             )
 
-    def on(self, backend: Backend) -> Self:
-        """The same cache over another backend."""
-        return self._over(backend, None)
+    def within(self, part: str) -> "CredentialsCache":
+        """Return a cache over the same backend whose namespace is this one's, a dot and ``part``.
 
-    def on_event_loop(self) -> Self:
-        """The same cache with the driver for an event loop, if it was made of a URL that has one installed."""
-        if self._url is None or self.backend.mode != "blocking" or self.backend.reads_at_once:
-            return self
+        Raises:
+            ConfigError: if the two make no namespace.
+        """
         try:
-            return self._over(backend_from_url(self._url, asynchronous=True), self._url)
-        except ConfigError:  # the other driver works; it costs a thread, and that is logged
-            return self
+            namespace = check_namespace(f"{self.namespace}.{part}")
+        except ConfigError as error:
+            raise ConfigError(f"the namespace must leave room for '.{part}': shorten it") from error
+        cache = object.__new__(type(self))
+        cache.backend, cache._opened, cache.ttl, cache.reload = self.backend, self._opened, self.ttl, self.reload
+        cache.namespace, cache._prefix = namespace, make_key(namespace, b"")
+        return cache
 
-    def off_event_loop(self) -> Self:
-        """The same cache with the driver for threads, if it was made of a URL."""
-        if self._url is None or self.backend.mode != "async":
-            return self
-        return self._over(backend_from_url(self._url, asynchronous=False), self._url)
+    def owner(self, user_key: StoredKey) -> bytes:
+        """Return the owner of a user's sessions, in the backend's terms."""
+        return make_owner(self.namespace, key_text(user_key))
 
-    def _over(self, backend: Backend, url: str | None) -> Self:
-        copy = object.__new__(type(self))
-        copy.__dict__.update(self.__dict__, backend=backend, _url=url)
-        return copy
-
-    def owner(self, user_key: str) -> bytes:
-        """Whose records a user's sessions are, in the backend's terms."""
-        return make_owner(self.namespace, user_key)
-
-    async def epoch(self, user_key: str, now: Millis, *, advance: bool = False) -> int:
-        """The epoch that `create` must name; read it before the user is read. ``advance`` ends sign-ins in flight."""
+    async def epoch(self, user_key: StoredKey, now: Millis, *, advance: bool = False) -> int:
+        """Return the epoch that `create` must name. Read it before the user. ``advance`` ends sign-ins in flight."""
         return await self.backend.epoch(self.owner(user_key), now, advance=advance)
 
     async def create(
         self, session: Session, epoch: int, expires_at: Millis, now: Millis, also: Sequence[Change] = ()
     ) -> int:
-        """Add a new session, and make ``also``, changes of the same store; how many of all these were made.
+        """Add a new session, and make ``also``, changes of the same store. Return how many of all these were made.
 
         0 if the user's sessions were revoked, or the user changed, since ``epoch``. See `Backend.change`.
         """
         return await self.backend.change([Create(self._record(session, 0, expires_at), epoch), *also], now)
 
     async def get(self, sid: bytes, now: Millis) -> Stored | None:
-        """The live session named ``sid``: one read.
+        """Return the live session named ``sid``: one read.
 
         Raises:
             UnreadableRecord: if there is a record, but no session in it.
@@ -146,26 +139,28 @@ class CredentialsCache:
         return None if record is None else self.read(record)
 
     async def get_fresh(self, sid: bytes, now: Millis) -> Stored | None:
-        """`get` from the engine itself, never from a copy nearby: for whoever lost a compare-and-set, or sends an id.
+        """Do what `get` does, and read from the engine itself and never from a copy nearby; ``None`` if unreadable.
 
-        Raises:
-            UnreadableRecord: if there is a record, but no session in it.
+        This is for whoever lost a compare-and-set, or sends an id.
         """
         record = await self.backend.get_fresh(self.key(sid), now)
-        return None if record is None else self.read(record)
+        try:
+            return None if record is None else self.read(record)
+        except UnreadableRecord:
+            return None
 
     async def update(self, stored: Stored, session: Session, expires_at: Millis, now: Millis) -> Stored | None:
-        """Put ``session`` in the place of ``stored``; ``None`` if that is no longer what the store holds."""
+        """Put ``session`` in the place of ``stored``; ``None`` if the store no longer holds that."""
         version = stored.version + 1
         done = await self.backend.update(self._record(session, version, expires_at), stored.version, now)
         return Stored(session, version, expires_at) if done else None
 
     async def delete(self, sid: bytes, now: Millis) -> bool:
-        """Remove a session; whether it was still there."""
+        """Remove a session, and return whether it was still there."""
         return await self.backend.delete(self.key(sid), now)
 
-    async def sessions(self, user_key: str, now: Millis) -> list[Stored]:
-        """All live sessions of a user, newest first; unreadable ones are left out."""
+    async def sessions(self, user_key: StoredKey, now: Millis) -> list[Stored]:
+        """Return all live sessions of a user, newest first. Unreadable ones are left out."""
         found = []
         for record in await self.backend.list(self.owner(user_key), now):
             try:
@@ -174,60 +169,70 @@ class CredentialsCache:
                 continue
         return found
 
-    async def delete_user(self, user_key: str, now: Millis, keep: bytes | None = None) -> int:
-        """End all sessions of a user but the one named ``keep``, and all sign-ins in flight; how many went."""
+    async def delete_user(self, user_key: StoredKey, now: Millis, keep: bytes | None = None) -> int:
+        """End all sessions of a user but the one named ``keep``, and all sign-ins in flight. Return how many ended."""
         kept = None if keep is None else self.key(keep)
         return await self.backend.delete_owner(self.owner(user_key), now, kept)
 
-    async def refresh(self, user_key: str, load: Callable[[], Awaitable[bytes | None]], now: Millis) -> int:
-        """Bring the snapshot in all of a user's sessions up to date; how many sessions there were.
+    async def rewrite(
+        self,
+        user_key: StoredKey,
+        load: Callable[[], Awaitable[T | None]],
+        change: Callable[[Session, T], Session],
+        now: Millis,
+    ) -> int:
+        """Change all of a user's sessions by what ``load`` reads. Return how many sessions there were.
 
-        ``load`` reads the user and takes the snapshot (``None`` if the user is gone). Each session's version is read
-        before the user is, so a snapshot never overwrites a newer one; and a sign-in that read the old user before
-        this call cannot create its session after it, because the epoch has moved.
+        ``load`` reads the user, or returns ``None`` if there is nothing to change any more. Each session's version is
+        read before ``load`` runs, so a session never gets an older value in the place of a newer one. The epoch moves
+        first, so a sign-in that read the user before this call cannot create its session after it.
 
         Raises:
-            StoreUnavailable: if the store cannot be reached, or a session changes too fast to be refreshed.
+            StoreUnavailable: if the store cannot be reached, or a session changes too fast.
         """
         await self.epoch(user_key, now, advance=True)
         pending = await self.sessions(user_key, now)
         total = len(pending)
-        for _ in range(REFRESH_ATTEMPTS):
+        for _ in range(REWRITE_ATTEMPTS):
             if not pending:
                 break
-            snapshot = await load()
-            if snapshot is None:
+            loaded = await load()
+            if loaded is None:
                 return total
             lost = []
             for stored in pending:
-                session = msgspec.structs.replace(stored.session, user=snapshot)
+                session = change(stored.session, loaded)
                 if session != stored.session and await self.update(stored, session, stored.expires_at, now) is None:
                     lost.append(session.sid)
-            pending = [again for sid in lost if (again := await self._get_readable(sid, now)) is not None]
+            pending = [again for sid in lost if (again := await self.get_fresh(sid, now)) is not None]
         if pending:
-            raise StoreUnavailable("a session changed too fast to take the new snapshot; try again")
+            raise StoreUnavailable("a session changed too fast to be rewritten; try again")
         return total
 
-    async def users(self, now: Millis) -> AsyncIterator[str]:
-        """The keys of all users with a live session, each once. For administrators: reads every session.
+    async def users(self, now: Millis) -> AsyncIterator[StoredKey]:
+        """Yield the keys of all users with a live session, each once. For administrators: reads every session.
 
-        An owner that is no text is nobody's: no sign-in makes one, and it hides no other.
+        An owner whose sessions cannot be read is given as text.
         """
         seen: set[bytes] = set()
         async for record in self._records(now):
-            if record.owner not in seen:
-                seen.add(record.owner)
+            if record.owner in seen:
+                continue
+            seen.add(record.owner)
+            try:
+                yield self.read(record).session.user_key
+            except UnreadableRecord:
                 with contextlib.suppress(UnicodeDecodeError):
                     yield split_key(record.owner)[1].decode()
 
     async def scan(self, now: Millis) -> AsyncIterator[Stored]:
-        """All live sessions that can be read, in no order. For administrators: reads every session."""
+        """Yield all live sessions that can be read, in no order. For administrators: reads every session."""
         async for record in self._records(now):
             with contextlib.suppress(UnreadableRecord):
                 yield self.read(record)
 
     async def count(self, now: Millis) -> int:
-        """How many live sessions there are. For administrators."""
+        """Return the number of live sessions. For administrators."""
         return await self.backend.count(self.namespace, now)
 
     async def _records(self, now: Millis) -> AsyncIterator[Record]:
@@ -241,18 +246,27 @@ class CredentialsCache:
                 return
 
     async def purge(self, limit: int, now: Millis) -> int:
-        """One bounded step of cleaning; how many records went."""
+        """Remove up to ``limit`` expired records, and return how many went."""
         return await self.backend.purge(limit, now)
 
-    async def close(self) -> None:
-        """Close the backend."""
-        await self.backend.close()
+    @property
+    def takes_threads(self) -> bool:
+        """Whether each read takes a worker thread on an event loop."""
+        return isinstance(self.backend, AnywhereBackend) and self.backend.takes_threads
 
-    async def _get_readable(self, sid: bytes, now: Millis) -> Stored | None:
-        try:
-            return await self.get_fresh(sid, now)
-        except UnreadableRecord:
-            return None
+    def check_off_loop(self) -> None:
+        """Refuse a backend that needs an event loop.
+
+        Raises:
+            ConfigError: if it does.
+        """
+        if isinstance(self.backend, AnywhereBackend):
+            self.backend.check_off_loop()
+
+    async def close(self) -> None:
+        """Close the backend, if it was given as a URL. Its next use opens it again. An object stays open."""
+        if self._opened:
+            await self.backend.close()
 
     def _record(self, session: Session, version: int, expires_at: Millis) -> Record:
         return Record(
@@ -265,11 +279,11 @@ class CredentialsCache:
         )
 
     def key(self, sid: bytes) -> bytes:
-        """Under which key the session named ``sid`` is, in the backend's terms."""
+        """Return the key of the session named ``sid``, in the backend's terms."""
         return self._prefix + sid
 
     def read(self, record: Record) -> Stored:
-        """The session in a record.
+        """Return the session in a record.
 
         Raises:
             UnreadableRecord: if there is none in it.
@@ -280,7 +294,9 @@ class CredentialsCache:
             raise UnreadableRecord from error
         # A value moved under another key is not this session; nor is one that its user's revocation cannot reach.
         prefix = self._prefix
-        if record.key != prefix + session.sid or record.owner != prefix + session.user_key.encode():
+        if type(session.user_key) not in (int, str, bytes):
+            raise UnreadableRecord
+        if record.key != prefix + session.sid or record.owner != prefix + key_text(session.user_key).encode():
             raise UnreadableRecord
         if not 0 <= record.expires_at <= MAX_TIME:
             raise UnreadableRecord
@@ -288,7 +304,7 @@ class CredentialsCache:
 
 
 def duration(name: str, value: object, *, at_least: Millis = 0) -> Millis:
-    """An option that is a length of time, in milliseconds.
+    """Return an option that is a length of time, in milliseconds.
 
     >>> duration("ttl", timedelta(minutes=30)), duration("ttl", 1.5)
     (1800000, 1500)
@@ -299,7 +315,7 @@ def duration(name: str, value: object, *, at_least: Millis = 0) -> Millis:
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise ConfigError(f"{name} must be a timedelta or a number of seconds, not {value!r}")
-    # The range is checked first: only then is the product finite, and NaN lies in no range.
+    # Check the range first: only then is the product finite. NaN lies in no range.
     if 0 <= seconds <= MAX_DURATION // 1000 and (millis := round(seconds * 1000)) >= at_least:
         return millis
     bound = "more than zero" if at_least else "zero or more"

@@ -8,30 +8,51 @@ from collections.abc import Callable, Coroutine, Iterator, MutableMapping, Seque
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from email.message import Message
 from http.cookies import SimpleCookie
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 from urllib.parse import urlsplit
 from urllib.request import Request
 
-from powauth.accounts.base import U
-from powauth.authenticator import Authenticator
+from powauth.accounts.identity import I
 from powauth.backends.base import drive
 from powauth.errors import ConfigError, NotSignedIn
 from powauth.http.carriers import CookieCarrier
 from powauth.http.connection import MISSING, Connection
+from powauth.plug import Authenticator, SessionAuth
 from powauth.request_auth import RequestAuth
-from powauth.session_auth import SessionAuth
 
 T = TypeVar("T")
 
 
+@overload
 def sign_in(
     client: Any,
-    user: U,
+    user: object,
     *,
-    auth: Authenticator[U] | None = None,
+    auth: Authenticator[Any, I],
     current_user_key: str | None = None,
     base_url: str | None = None,
-) -> U:
+) -> I: ...
+
+
+@overload
+def sign_in(
+    client: Any,
+    user: object,
+    *,
+    auth: None = None,
+    current_user_key: str | None = None,
+    base_url: str | None = None,
+) -> Any: ...
+
+
+def sign_in(
+    client: Any,
+    user: object,
+    *,
+    auth: Authenticator[Any, Any] | None = None,
+    current_user_key: str | None = None,
+    base_url: str | None = None,
+) -> Any:
     """Sign ``user`` in on a synchronous test client, and return them as the session knows them.
 
     For Starlette's and FastAPI's ``TestClient``, Litestar's ``TestClient``, Flask's ``test_client()`` and
@@ -50,36 +71,49 @@ def sign_in(
         NotSignedIn: if the users context does not know the user, or they are locked.
     """
     jar = _jar_of(client, base_url)
-    found: Authenticator[U] = _authenticator_of(client, current_user_key) if auth is None else auth
+    found: Authenticator[Any, Any] = _authenticator_of(client, current_user_key) if auth is None else auth
     with jar.opened(found) as connection:
         cookie = _run(client, found, lambda: _sign_in(found, connection, user))
         jar.put(found, cookie)
     return _signed_in(found, connection)
 
 
+@overload
+async def async_sign_in(
+    client: Any, user: object, *, auth: Authenticator[Any, I], current_user_key: str | None = None
+) -> I: ...
+
+
+@overload
+async def async_sign_in(
+    client: Any, user: object, *, auth: None = None, current_user_key: str | None = None
+) -> Any: ...
+
+
 async def async_sign_in(
     client: Any,
-    user: U,
+    user: object,
     *,
-    auth: Authenticator[U] | None = None,
+    auth: Authenticator[Any, Any] | None = None,
     current_user_key: str | None = None,
-) -> U:
+) -> Any:
     """`sign_in` for asynchronous clients: ``httpx.AsyncClient``, Litestar's ``AsyncTestClient``."""
     jar = _jar_of(client, None)
-    found: Authenticator[U] = _authenticator_of(client, current_user_key) if auth is None else auth
+    found: Authenticator[Any, Any] = _authenticator_of(client, current_user_key) if auth is None else auth
     with jar.opened(found) as connection:
         jar.put(found, await _sign_in(found, connection, user))
     return _signed_in(found, connection)
 
 
-async def _sign_in(auth: Authenticator[U], connection: Connection, user: U) -> str | None:
-    if await RequestAuth(auth, connection).sign_in(user) is None:
+async def _sign_in(auth: Authenticator[Any, I], connection: Connection, user: object) -> str | None:
+    if await RequestAuth(auth, connection).sign_in_user(user) is None:
         raise NotSignedIn("the users context does not know this user (is it saved?), or they may not sign in")
-    return (await auth.respond(connection)).set_cookie
+    cookies = (await auth.respond(connection)).cookies
+    return cookies[0] if cookies else None
 
 
-def _signed_in(auth: Authenticator[U], connection: Connection) -> U:
-    user = auth.current_user(connection)
+def _signed_in(auth: Authenticator[Any, I], connection: Connection) -> I:
+    user = auth.current_identity(connection)
     assert user is not None
     return user
 
@@ -107,6 +141,9 @@ class _ClientConnection(Connection):
     def header(self, name: str) -> str | None:
         return "powauth.testing" if name == "user-agent" else None
 
+    def renew_session(self) -> bool:
+        return True  # nobody else has had this client's session
+
     def client_ip(self) -> str | None:
         return None
 
@@ -127,7 +164,7 @@ class _HTTPXJar:
         self.client = client
 
     @contextmanager
-    def opened(self, auth: Authenticator[Any]) -> Iterator[_ClientConnection]:
+    def opened(self, auth: Authenticator[Any, Any]) -> Iterator[_ClientConnection]:
         carrier = _cookie_carrier(auth)
         if carrier is None:
             raise ConfigError("the id travels in the framework's session: sign in through the app's own sign-in")
@@ -141,7 +178,7 @@ class _HTTPXJar:
         pairs = [f"{cookie.name}={cookie.value}" for cookie in self.client.cookies.jar if cookie.name == carrier.name]
         yield _ClientConnection(pairs, None)
 
-    def put(self, auth: Authenticator[Any], cookie: str | None) -> None:
+    def put(self, auth: Authenticator[Any, Any], cookie: str | None) -> None:
         jar = self.client.cookies.jar
         request = Request(str(self.client.base_url))  # noqa: S310 it is only what the jar asks for the host
         jar.extract_cookies(_Response(cookie), request)
@@ -160,7 +197,7 @@ class _FlaskJar:
         self.base_url = base_url
 
     @contextmanager
-    def opened(self, auth: Authenticator[Any]) -> Iterator[_ClientConnection]:
+    def opened(self, auth: Authenticator[Any, Any]) -> Iterator[_ClientConnection]:
         carrier = _cookie_carrier(auth)
         if carrier is None:
             with self.client.session_transaction(base_url=self.base_url) as session:
@@ -169,7 +206,7 @@ class _FlaskJar:
             old = self.client.get_cookie(carrier.name, self.host)
             yield _ClientConnection(() if old is None else [f"{carrier.name}={old.value}"], None)
 
-    def put(self, auth: Authenticator[Any], cookie: str | None) -> None:
+    def put(self, auth: Authenticator[Any, Any], cookie: str | None) -> None:
         for name, morsel in SimpleCookie(cookie or "").items():
             domain = morsel["domain"] or self.host
             self.client.set_cookie(
@@ -204,7 +241,7 @@ def _jar_of(client: Any, base_url: str | None) -> _HTTPXJar | _FlaskJar:
     raise ConfigError(f"not a test client of Starlette, FastAPI, Litestar, Flask or httpx: {type(client).__name__}")
 
 
-def _cookie_carrier(auth: Authenticator[Any]) -> CookieCarrier | None:
+def _cookie_carrier(auth: Authenticator[Any, Any]) -> CookieCarrier | None:
     if not isinstance(auth, SessionAuth):
         raise ConfigError(f"{type(auth).__name__} keeps no sessions to sign in with")
     return auth.carrier if isinstance(auth.carrier, CookieCarrier) else None
@@ -214,7 +251,7 @@ def _transport(client: Any) -> Any:
     return getattr(client, "_transport", None)
 
 
-def _authenticator_of(client: Any, key: str | None) -> Authenticator[Any]:
+def _authenticator_of(client: Any, key: str | None) -> Authenticator[Any, Any]:
     app = getattr(client, "application", None) or getattr(client, "app", None) or getattr(_transport(client), "app", 0)
     found = {auth.current_user_key: auth for auth in _authenticators(app)}
     wanted = key or ("current_user" if len(found) > 1 else next(iter(found), ""))
@@ -224,7 +261,7 @@ def _authenticator_of(client: Any, key: str | None) -> Authenticator[Any]:
     return found[wanted]
 
 
-def _authenticators(app: Any) -> Iterator[Authenticator[Any]]:
+def _authenticators(app: Any) -> Iterator[Authenticator[Any, Any]]:
     """Those of an app's middleware, extensions and plugins, and of the apps that it wraps."""
     seen: set[int] = set()
     while app and id(app) not in seen:
@@ -240,7 +277,7 @@ def _authenticators(app: Any) -> Iterator[Authenticator[Any]]:
         app = wrapped if hasattr(wrapped, "app") else getattr(app, "app", None)
 
 
-def _run(client: Any, auth: Authenticator[Any], work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def _run(client: Any, auth: Authenticator[Any, Any], work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     backend = auth.store.backend.mode if isinstance(auth, SessionAuth) else "inline"
     if "async" not in (auth.users.mode, backend):
         return drive(work())

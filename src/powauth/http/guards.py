@@ -5,26 +5,52 @@ route, decides on what the router has chosen: no spelling of a path gets around 
 """
 
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
-from powauth.accounts.base import U
 from powauth.errors import AlreadySignedIn, NotFresh
+from powauth.http.connection import Connection
 from powauth.http.cross_site import CrossSiteDefence
-from powauth.request_auth import BlockingRequestAuth, RequestAuth
-from powauth.session_auth import SessionAuth
 from powauth.sessions.store import Duration
-
-FRESH = timedelta(minutes=15)
-"""How recent a sign-in must be for what cannot be undone, unless the app says otherwise."""
 
 OWN_ORIGIN: Final = CrossSiteDefence()
 """Allows the app's own origin and no other."""
 
-BoundAuth = RequestAuth[U] | BlockingRequestAuth[U]
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+FRESH = timedelta(minutes=15)
+"""How recent a sign-in must be for what cannot be undone, unless the app says otherwise."""
 
 
-def require_user(auth: BoundAuth[U]) -> U:
-    """The current user.
+class Guarded(Protocol[T_co]):
+    """What guards need of a request-bound object; see `powauth.RequestAuth`."""
+
+    @property
+    def auth(self) -> Any:
+        """The authenticator."""
+        ...
+
+    @property
+    def connection(self) -> Connection:
+        """The request."""
+        ...
+
+    @property
+    def current_user(self) -> T_co | None:
+        """The current user."""
+        ...
+
+    def require_user(self) -> T_co:
+        """Return the current user, or raise."""
+        ...
+
+    def is_fresh(self, within: Duration) -> bool:
+        """Return whether the user entered the password within a time."""
+        ...
+
+
+def require_user(auth: Guarded[T]) -> T:
+    """Return the current user.
 
     Raises:
         NotSignedIn: if nobody is signed in: 401.
@@ -33,8 +59,8 @@ def require_user(auth: BoundAuth[U]) -> U:
     return auth.require_user()
 
 
-def require_no_user(auth: BoundAuth[U]) -> None:
-    """Nobody is signed in: for pages that a signed-in user has no use for.
+def require_no_user(auth: Guarded[Any]) -> None:
+    """Pass if nobody is signed in: for pages that a signed-in user has no use for.
 
     Raises:
         AlreadySignedIn: if somebody is: 403.
@@ -44,10 +70,10 @@ def require_no_user(auth: BoundAuth[U]) -> None:
         raise AlreadySignedIn("somebody is signed in", current_user_key=auth.auth.current_user_key)
 
 
-def require_fresh(auth: BoundAuth[U], within: Duration = FRESH) -> U:
-    """The current user, who proved who they are no longer than ``within`` ago (ASVS 7.5.1).
+def require_fresh(auth: Guarded[T], within: Duration = FRESH) -> T:
+    """Return the current user, who entered the password no longer than ``within`` ago (ASVS 7.5.1).
 
-    Neither use nor renewal makes a session fresh again; only a sign-in does.
+    Neither use nor renewal makes a session fresh again. Only a sign-in does.
 
     Raises:
         NotSignedIn: if nobody is signed in: 401.
@@ -61,12 +87,13 @@ def require_fresh(auth: BoundAuth[U], within: Duration = FRESH) -> U:
     return user
 
 
-def require_same_origin(auth: BoundAuth[Any], defence: CrossSiteDefence = OWN_ORIGIN) -> None:
+def require_same_origin(auth: Guarded[Any], defence: CrossSiteDefence = OWN_ORIGIN) -> None:
     """Pass a request that changes nothing, or that comes from the app's own pages or from a program.
 
     Use it in handlers that change something, signing in and out included. A browser sends the user's cookie also with a
     request that another page makes: a page of any site with ``same_site="None"``, of a sibling host otherwise.
-    `CrossSiteDefence` says what passes. A program without a body in JSON must send an ``Origin`` or ``Sec-Fetch-Site``.
+    `CrossSiteDefence` says what passes. A program without a body in JSON must send an ``Origin`` or ``Sec-Fetch-Site``,
+    unless it presents a bearer token.
 
     Args:
         auth: the request-bound object.
@@ -76,5 +103,5 @@ def require_same_origin(auth: BoundAuth[Any], defence: CrossSiteDefence = OWN_OR
         CrossSiteRequest: if the request comes from elsewhere, or does not say where it comes from: 403.
     """
     connection = auth.connection
-    secure = auth.auth.carrier.secure if isinstance(auth.auth, SessionAuth) else True
-    defence.check(connection, connection.method(), secure=secure)
+    if auth.auth.is_ambient(connection):
+        defence.check(connection, connection.method(), secure=auth.auth.secure)

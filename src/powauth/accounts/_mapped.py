@@ -1,0 +1,100 @@
+"""An app's declarative model, as powauth uses it."""
+
+from typing import Any, Generic
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy import orm
+from sqlalchemy.exc import NoInspectionAvailable
+
+from powauth.accounts._columns import fields_of
+from powauth.accounts.base import U
+from powauth.accounts.identity import Key, loaded_key, stored_key
+from powauth.errors import ConfigError
+
+TIMES = ("created_at", "updated_at")
+"""Columns that powauth sets by its own clock, where the model has them."""
+
+
+class MappedUsers(Generic[U]):
+    """The model and its columns.
+
+    Args:
+        model: the declarative class.
+        user_id: the attribute's name of the user id.
+        password_hash: the attribute's name of the password hash.
+        dialect: the dialect of the database.
+
+    Attributes:
+        columns: the mapped columns by attribute name.
+        key: the attribute's name of the primary key.
+        times: the names of the columns that powauth sets by its clock.
+
+    Raises:
+        ConfigError: if powauth cannot work with the model. The message says what to do.
+    """
+
+    def __init__(self, model: type[U], user_id: str, password_hash: str, dialect: sa.Dialect) -> None:
+        self.model = model
+        self.mapper = _mapper_of(model)
+        self.columns = fields_of(self.mapper, dialect)
+        self.user_id = user_id
+        self.password_hash = password_hash
+        self.key = self._primary_key()
+        self.times = tuple(name for name in TIMES if name in self.columns)
+        self._check()
+
+    def _primary_key(self) -> str:
+        name = self.model.__name__
+        if self.mapper.polymorphic_on is not None:
+            raise ConfigError(f"{name} has subclasses in its table (polymorphic_on); give a class without them")
+        if len(self.mapper.primary_key) != 1:
+            raise ConfigError(f"{name} must have one primary key column; it has {len(self.mapper.primary_key)}")
+        key = self.mapper.get_property_by_column(self.mapper.primary_key[0]).key
+        column = self.columns[key]
+        # The type of a decorated column shows only in its values.
+        if not column.decorated and column.type not in {UUID, int, str, None}:
+            raise ConfigError(f"{name}.{key}, the primary key, must be a UUID, an integer or text")
+        return key
+
+    def _check(self) -> None:
+        name = self.model.__name__
+        for attribute in (self.user_id, self.password_hash):
+            if not isinstance(attribute, str) or attribute not in self.columns:
+                raise ConfigError(f"{name} has no column {attribute!r}; add it, or derive the model from UserMixin")
+            if self.columns[attribute].type is not str:
+                raise ConfigError(f"{name}.{attribute} must be a column of text")
+        if not self.columns[self.user_id].unique:
+            raise ConfigError(f"{name}.{self.user_id} must be unique in the database: add unique=True to its column")
+        if not hasattr(self.model, "is_active"):
+            raise ConfigError(f"{name} needs is_active, a property or column that is True for users who may sign in")
+
+    def attribute(self, name: str) -> "orm.InstrumentedAttribute[Any]":
+        """Return a mapped attribute of the model."""
+        found: orm.InstrumentedAttribute[Any] = getattr(self.model, name)
+        return found
+
+    def key_of_row(self, row: U) -> Key | None:
+        """Return the primary key of a row; ``None`` if it was never saved. This is never a query."""
+        state = orm.attributes.instance_state(row)
+        value = state.identity[0] if state.identity else state.dict.get(self.key)
+        return None if value is None else plain_key(value)
+
+
+def plain_key(value: Any) -> Key:
+    """Return a key of a plain type: drivers and TypeDecorators have subclasses of their own.
+
+    Raises:
+        ConfigError: if the value is no key.
+    """
+    return loaded_key(stored_key(value))
+
+
+def _mapper_of(model: type[U]) -> "orm.Mapper[U]":
+    try:
+        mapper = sa.inspect(model)
+    except NoInspectionAvailable:
+        mapper = None
+    if not isinstance(mapper, orm.Mapper):
+        raise ConfigError("model must be a SQLAlchemy declarative class, such as class User(UserMixin, Base)")
+    return mapper

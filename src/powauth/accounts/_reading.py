@@ -1,0 +1,189 @@
+"""Reads accounts from the app's table.
+
+If all that an account needs are columns, a query selects these columns alone. If it needs a property of the model, the
+query loads the row, in a session that is closed before anybody else could see the row.
+"""
+
+import hashlib
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy import orm
+from sqlalchemy.exc import StatementError
+
+from powauth.accounts._database import is_incomparable, refuses_values
+from powauth.accounts._mapped import MappedUsers, plain_key
+from powauth.accounts.base import Account, U
+from powauth.accounts.identity import I, IdentityCodec, Key, default_identity
+from powauth.errors import ConfigError
+
+_ACTIVE = "is_active"
+
+
+@dataclass(frozen=True, slots=True)
+class Found(Generic[U]):
+    """A user as a query has found it.
+
+    Attributes:
+        key: the primary key.
+        user_id: the user id.
+        password_hash: the stored hash.
+        values: the columns that were selected, by attribute name.
+        row: the row, if the account needs it. It belongs to no session once the work in the database is done.
+    """
+
+    key: Key
+    user_id: str | None
+    password_hash: str | None = field(repr=False)
+    values: Mapping[str, Any] = field(repr=False)
+    row: U | None = field(repr=False)
+
+
+class AccountReader(Generic[U, I]):
+    """Finds users and makes accounts of them.
+
+    Args:
+        users: the model.
+        identity: the identity class; ``None`` makes one.
+
+    Attributes:
+        identity: the identity class.
+        needs_row: whether an account needs a property of the model.
+
+    Raises:
+        ConfigError: if the identity class is wrong for this model.
+    """
+
+    def __init__(self, users: MappedUsers[U], identity: type[I] | None) -> None:
+        self._users = users
+        self._makes_identity = identity is None
+        self.identity: type[I] = default_identity(users.key, users.user_id) if identity is None else identity
+        self._codec = IdentityCodec(self.identity)
+        self._check_fields()
+        names = [users.key, users.user_id, users.password_hash, *self._codec.field_names]
+        # A plain constant of the class needs no reading.
+        self._always = isinstance(inspect.getattr_static(users.model, _ACTIVE), bool)
+        self._names = tuple(dict.fromkeys(names if self._always else [*names, _ACTIVE]))
+        self.needs_row = not all(name in users.mapper.column_attrs for name in self._names)
+        self._queries: dict[tuple[str, ...], sa.Select[Any]] = {}
+
+    def _check_fields(self) -> None:
+        users, name = self._users, self.identity.__name__
+        for each in self._codec.field_names:
+            if each == users.password_hash:
+                raise ConfigError(f"the identity {name} must not hold {each}: sessions never carry what proves a user")
+            if not hasattr(users.model, each):
+                raise ConfigError(f"the identity {name} has a field {each!r}, and {users.model.__name__} has none")
+        if users.key not in self._codec.field_names:
+            raise ConfigError(f"the identity {name} must have a field {users.key!r}: the primary key tells users apart")
+
+    def find(self, session: orm.Session, wanted: Mapping[str, object], also: Iterable[str] = ()) -> Found[U] | None:
+        """Return the one user whose columns have the wanted values; ``None`` if there is none, or several.
+
+        Args:
+            session: a session of the caller.
+            wanted: values by attribute name; none of them is ``None``.
+            also: further columns to read.
+        """
+        names = dict.fromkeys([*self._names, *wanted, *also])
+        parameters = {f"wanted_{name}": value for name, value in wanted.items()}
+        try:
+            result = session.execute(self._query(tuple(wanted), names), parameters)
+        except StatementError as error:
+            # No row can have such a value, or no row has a key of such a type any more.
+            if refuses_values(error) or (self._users.key in wanted and is_incomparable(error)):
+                return None
+            raise
+        found = (result.unique() if self.needs_row else result).all()
+        if len(found) != 1:
+            return None
+        row: U | None = None
+        if self.needs_row:
+            row = found[0][0]
+            values = {name: getattr(row, name) for name in names if name in self._users.columns}
+        else:
+            values = dict(zip(names, found[0], strict=True))
+        # A collation may find "mike" for a name with a dotless i, or with trailing spaces: what was asked for counts.
+        if any(isinstance(value, str) and _differs(values[name], value) for name, value in wanted.items()):
+            return None
+        return Found(
+            plain_key(values[self._users.key]),
+            self._text(values, self._users.user_id),
+            self._text(values, self._users.password_hash),
+            values,
+            row,
+        )
+
+    def account(self, found: Found[U], session: orm.Session | None = None) -> Account[I]:
+        """Make an account of a user.
+
+        Args:
+            found: the user.
+            session: a session to read properties of the row in. Needed if the account needs the row.
+        """
+        if found.row is not None and session is not None:
+            session.add(found.row)
+        active = self._value(found, _ACTIVE)
+        if self._makes_identity:
+            own = {self._users.user_id: found.user_id, self._users.key: found.key}
+            identity = self._codec.of(own.__getitem__)
+        else:
+            identity = self._codec.of(lambda name: self._value(found, name))
+        return Account(
+            key=found.key,
+            identity=identity,
+            proof=proof_of(found.user_id, found.password_hash),
+            active=active is True,  # nothing else will do (CVE-2022-24880)
+        )
+
+    def _value(self, found: Found[U], name: str) -> object:
+        if name == _ACTIVE and self._always:
+            return getattr(self._users.model, name)
+        return found.values[name] if found.row is None else getattr(found.row, name)
+
+    def _text(self, values: Mapping[str, Any], name: str) -> str | None:
+        value = values[name]
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise ConfigError(f"{self._users.model.__name__}.{name} must hold text, not {type(value).__name__}")
+        return str.__str__(value)
+
+    # The parameters of `Select` differ between SQLAlchemy 2.0 and 2.1.
+    def _query(self, wanted: tuple[str, ...], names: Iterable[str]) -> "sa.Select[Any]":
+        """Return a statement for at most two users: more are no more use than two.
+
+        SQLAlchemy recognises a statement by going through all of it, which takes longer than SQLite's answer. For the
+        same object it remembers the result, so the statements that the same names give are kept.
+        """
+        shape = (*wanted, "", *names)
+        query = self._queries.get(shape)
+        if query is None:
+            users = self._users
+            if self.needs_row:
+                undeferred = [orm.undefer(users.attribute(name)) for name in names if name in users.mapper.column_attrs]
+                query = sa.select(users.model).options(*undeferred).execution_options(populate_existing=True)
+            else:
+                query = sa.select(*(users.attribute(name) for name in names))
+            query = query.where(*(users.attribute(name) == sa.bindparam(f"wanted_{name}") for name in wanted)).limit(2)
+            if len(self._queries) < _MOST_QUERIES:
+                self._queries[shape] = query
+        return query
+
+
+_MOST_QUERIES = 64
+"""Statements that a reader keeps. An app has a handful; changes of ever other columns would need more."""
+
+
+def proof_of(user_id: str | None, password_hash: str | None) -> bytes:
+    """Return an account's proof: a hash of its user id and its password hash."""
+    proof = msgspec.msgpack.encode((user_id, password_hash))
+    return hashlib.blake2b(proof, digest_size=32, person=b"powauth users").digest()
+
+
+def _differs(found: object, wanted: str) -> bool:
+    return isinstance(found, str) and found != wanted

@@ -1,0 +1,81 @@
+"""One users context for coroutines on an event loop and for plain functions under WSGI."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from powauth._running import on_event_loop, users_threads
+from powauth.accounts.base import Account, UsersContext
+from powauth.accounts.identity import I, Key
+from powauth.accounts.offloaded import OffloadedUsers
+from powauth.backends.base import Mode
+from powauth.errors import ConfigError
+
+
+def anywhere(users: UsersContext[Any, I]) -> UsersContext[Any, I]:
+    """Return a users context that works wherever it is called; an ``inline`` one works everywhere as it is."""
+    return users if users.mode in ("inline", "anywhere") else AnywhereUsers(users)
+
+
+class AnywhereUsers(UsersContext[Any, I]):
+    """Chooses at each call, by whether an event loop is running."""
+
+    mode: Mode = "anywhere"
+
+    def __init__(self, users: UsersContext[Any, I]) -> None:
+        self._users = users
+        self._offloaded = OffloadedUsers(users, users_threads) if users.mode == "blocking" else None
+        self.user_id_field = users.user_id_field
+
+    @property
+    def identity(self) -> type[I]:  # type: ignore[override]
+        """See `UsersContext.identity`."""
+        return self._users.identity
+
+    def _here(self) -> UsersContext[Any, I]:
+        if on_event_loop():
+            return self._offloaded or self._users
+        if self._offloaded is None:
+            raise ConfigError(
+                "the users context needs an event loop, and there is none here: give SQLAlchemyUsers an Engine"
+            )
+        return self._users
+
+    async def authenticate(self, params: Mapping[str, object]) -> Account[I] | None:
+        """See `UsersContext.authenticate`."""
+        return await self._here().authenticate(params)
+
+    async def create(self, params: Mapping[str, object]) -> Account[I]:
+        """See `UsersContext.create`."""
+        return await self._here().create(params)
+
+    async def update(self, key: Key, params: Mapping[str, object], *, trusted: bool = False) -> Account[I]:
+        """See `UsersContext.update`."""
+        return await self._here().update(key, params, trusted=trusted)
+
+    async def delete(self, key: Key, params: Mapping[str, object] | None = None) -> bool:
+        """See `UsersContext.delete`."""
+        return await self._here().delete(key, params)
+
+    async def get(self, key: Key) -> Account[I] | None:
+        """See `UsersContext.get`."""
+        return await self._here().get(key)
+
+    async def find(self, user_id: object) -> Account[I] | None:
+        """See `UsersContext.find`."""
+        return await self._here().find(user_id)
+
+    def validate(self, params: Mapping[str, object], identity: I | None = None) -> Mapping[str, list[str]]:
+        """See `UsersContext.validate`."""
+        return self._users.validate(params, identity)
+
+    def login_key(self, params: Mapping[str, object]) -> str | None:
+        """See `UsersContext.login_key`."""
+        return self._users.login_key(params)
+
+    def key_of(self, subject: object) -> Key | None:
+        """See `UsersContext.key_of`."""
+        return self._users.key_of(subject)
+
+    async def close(self) -> None:
+        """See `UsersContext.close`."""
+        await self._here().close()

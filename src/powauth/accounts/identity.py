@@ -1,0 +1,278 @@
+"""Identities: the part of a user that a session record stores, and the names of users.
+
+An identity is an instance of any frozen `msgspec.Struct` that the app declares. The annotations of the class define the
+types. Requests share identities, so nobody may be able to change one: its fields hold immutable values.
+
+    class Me(msgspec.Struct, frozen=True, kw_only=True):
+        id: UUID
+        email: str
+        role: Role = Role.USER
+"""
+
+import hashlib
+import ipaddress
+from abc import ABC
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+import msgspec
+
+from powauth.accounts._immutable import mutable_fields
+from powauth.errors import ConfigError
+from powauth.sessions.record import StoredKey, key_text
+
+__all__ = [
+    "I",
+    "IdentityCodec",
+    "Key",
+    "StoredKey",
+    "default_identity",
+    "key_text",
+    "loaded_key",
+    "stored_key",
+]
+
+I = TypeVar("I")  # noqa: E741 - the identity
+
+Key = int | str | UUID
+"""The primary key of a user in the app's table. It never changes and is never an e-mail address."""
+
+MAX_KEY_BYTES = 255
+"""Length of the longest text of a key, in UTF-8."""
+
+NAMES_BYTES = 6
+"""Length of the hash of an identity's field names."""
+
+_TEXTUAL = (ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Network, ipaddress.IPv6Network)
+
+
+def stored_key(key: Key) -> StoredKey:
+    """Return a key as a record holds it. Its type comes from the value and not from a column's declaration.
+
+    >>> stored_key(7), len(stored_key(UUID(int=1)))
+    (7, 16)
+
+    Raises:
+        ConfigError: if the value is no key.
+    """
+    if isinstance(key, UUID):
+        return key.bytes
+    if isinstance(key, bool) or not isinstance(key, int | str) or key == "":
+        raise ConfigError(f"a user's key must be an int, a str or a UUID, not {type(key).__name__}")
+    if isinstance(key, str):
+        plain = str.__str__(key)  # an app's own subclass may show something else
+        try:
+            fits = len(plain.encode()) <= MAX_KEY_BYTES
+        except UnicodeEncodeError:
+            fits = False
+        if not fits:
+            raise ConfigError(f"a user's key must be at most {MAX_KEY_BYTES} bytes of UTF-8")
+        return plain
+    if not -(2**63) <= key < 2**64:
+        raise ConfigError("a user's key must be an int of at most 64 bits")
+    return int(key)
+
+
+def loaded_key(key: StoredKey) -> Key:
+    """Return the key that `stored_key` stored.
+
+    >>> loaded_key(stored_key(UUID(int=1)))
+    UUID('00000000-0000-0000-0000-000000000001')
+    """
+    return UUID(bytes=key) if isinstance(key, bytes) else key
+
+
+class AnyKey(ABC):  # noqa: B024 - it is a name for types that exist
+    """The annotation of an identity's field that holds a `Key` of whatever type.
+
+    Subclasses are `int`, `str` and `UUID`. The type of a key comes from its value, because a column's declared type
+    does not reveal it: a TypeDecorator over CHAR may give UUIDs.
+    """
+
+
+AnyKey.register(int)
+AnyKey.register(str)
+AnyKey.register(UUID)
+
+
+def default_identity(key_name: str, user_id_name: str) -> type[Any]:
+    """Make the identity class of an app that declares none: the user's key and the user id."""
+    fields: dict[str, Any] = {key_name: AnyKey}
+    fields.setdefault(user_id_name, str | None)
+    return msgspec.defstruct("Identity", list(fields.items()), frozen=True, kw_only=True)
+
+
+def _missing_field(identity: object, name: str) -> object:
+    """Raise an error that says how to get at what the identity lacks."""
+    raise AttributeError(
+        f"the identity {type(identity).__name__} has no field {name!r}: add the field to the identity class, "
+        "or load the user's row in a database session of the app"
+    )
+
+
+class IdentityCodec(Generic[I]):
+    """Turns identities into the map that a record stores, and back.
+
+    Args:
+        cls: the identity class.
+
+    Attributes:
+        names: a hash of the field names. It tells whether the same fields wrote a map.
+
+    Raises:
+        ConfigError: if the class is no frozen `msgspec.Struct`, its fields cannot be stored, or their values could be
+            changed.
+    """
+
+    def __init__(self, cls: type[I]) -> None:
+        if not (isinstance(cls, type) and issubclass(cls, msgspec.Struct)):
+            raise ConfigError(
+                f"identity must be a frozen struct, such as `class Me(msgspec.Struct, frozen=True)`, not {cls!r}"
+            )
+        options = cls.__struct_config__
+        if not options.frozen:
+            raise ConfigError(f"the identity {cls.__name__} must have frozen=True: requests share identities")
+        for option in ("array_like", "forbid_unknown_fields"):
+            if getattr(options, option):
+                raise ConfigError(
+                    f"the identity {cls.__name__} must be declared without {option}: deployments add and remove fields"
+                )
+        self.cls = cls
+        try:
+            self._fields = msgspec.structs.fields(cls)
+            self._decoder = msgspec.msgpack.Decoder(cls, dec_hook=_decode_other)
+            mutable = mutable_fields(cls)
+        except Exception as error:  # msgspec, and annotations that cannot be resolved, raise several kinds
+            raise ConfigError(f"the identity {cls.__name__} has a field that cannot be stored: {error}") from error
+        if mutable:
+            raise ConfigError(
+                f"the identity {cls.__name__} could be changed through {names_of(mutable)}, and requests share "
+                "identities: annotate the field with the type of its values, with tuple or frozenset instead of list "
+                "or set, or leave it out"
+            )
+        self._map_decoder = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
+        self._wanted = frozenset(field.encode_name for field in self._fields)
+        text = " ".join(sorted(self._wanted))
+        self.names = hashlib.blake2b(text.encode(), digest_size=NAMES_BYTES).digest()
+        self._explain_missing_fields()
+
+    def _explain_missing_fields(self) -> None:
+        """Let reading a field that the identity lacks say what to do about it."""
+        if not hasattr(self.cls, "__getattr__"):
+            setattr(self.cls, "__getattr__", _missing_field)  # noqa: B010 - type checkers must go on to refuse such reads
+
+    @property
+    def field_names(self) -> tuple[str, ...]:
+        """The names of the attributes, in the order of their declaration."""
+        return tuple(field.name for field in self._fields)
+
+    def of(self, value_of: Callable[[str], object]) -> I:
+        """Make an identity of values by attribute name. It is as a record would give it back.
+
+        Raises:
+            ConfigError: if a value is not what its annotation says. The message names the field.
+        """
+        made = self.cls(**{field.name: _plain_uuid(value_of(field.name)) for field in self._fields})
+        return self._stored(made)[1]
+
+    def encode(self, identity: I) -> bytes:
+        """Return the identity as a MessagePack map of its fields.
+
+        Raises:
+            ConfigError: if `decode` would not give back the same identity. The message names the field.
+        """
+        return self._stored(identity)[0]
+
+    def _stored(self, identity: I) -> tuple[bytes, I]:
+        """Return the map of an identity, and the identity in the map, which must be the same."""
+        if type(identity) is not self.cls:
+            raise ConfigError(f"the identity must be a {self.cls.__name__}, not {type(identity).__name__}")
+        values = {field.encode_name: getattr(identity, field.name) for field in self._fields}
+        try:
+            stored = _ENCODER.encode(values)
+            found = self._decoder.decode(stored)
+        except Exception as error:  # an app's types may raise anything
+            raise self._refusal(identity, str(error)) from error
+        if not all(_is_same(getattr(found, name), getattr(identity, name)) for name in self.field_names):
+            raise self._refusal(identity, "it does not come back the same")
+        return stored, found
+
+    def _refusal(self, identity: I, why: str) -> ConfigError:
+        """Return the error for an identity that a record would not give back. It names the field, and no value."""
+        for field in self._fields:
+            value = getattr(identity, field.name)
+            try:
+                found = msgspec.msgpack.decode(_ENCODER.encode(value), type=field.type, dec_hook=_decode_other)
+            except Exception as error:
+                return self._unstorable(field.name, f"{type(value).__name__}: {error}")
+            if type(found) is not type(value):
+                return self._unstorable(field.name, f"{type(value).__name__} comes back as {type(found).__name__}")
+            if found != value:
+                return self._unstorable(field.name, f"the {type(value).__name__} comes back as another one")
+        return ConfigError(f"the identity {self.cls.__name__} cannot be stored: {why}")
+
+    def _unstorable(self, name: str, why: str) -> ConfigError:
+        return ConfigError(
+            f"the identity {self.cls.__name__} cannot store its field {name!r} as annotated ({why}); "
+            "annotate it with the type of its values, or leave it out"
+        )
+
+    def decode(self, names: bytes, stored: bytes) -> I | None:
+        """Return the identity in a map; ``None`` if it must be rebuilt.
+
+        A map that other fields have written serves if it has all the fields of this class. A default does not stand in
+        for a field that it lacks: an administrator from before the field was added would get it, too.
+        """
+        try:
+            if names != self.names and not self._wanted <= self._map_decoder.decode(stored).keys():
+                return None
+            return self._decoder.decode(stored)
+        except Exception:  # an app's types may raise anything for a value that an older version has written
+            return None
+
+    def merged(self, stored: bytes, identity: I) -> bytes:
+        """Return the map with the identity's fields put in, so that workers of two versions can share it."""
+        try:
+            fields: Mapping[str, msgspec.Raw] = self._map_decoder.decode(stored)
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            fields = {}
+        own = self._map_decoder.decode(self.encode(identity))
+        return msgspec.msgpack.encode({**fields, **own})
+
+
+def _is_same(found: object, value: object) -> bool:
+    return type(found) is type(value) and found == value
+
+
+def _plain_uuid(value: object) -> object:
+    """Return a driver's own kind of UUID as a UUID."""
+    return UUID(int=value.int) if isinstance(value, UUID) and type(value) is not UUID else value
+
+
+def _encode_other(value: object) -> object:
+    if isinstance(value, _TEXTUAL):
+        return str(value)
+    if isinstance(value, str):  # an app's own subclass; its `__str__` may show something else
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    raise NotImplementedError(f"values of {type(value).__name__} cannot be stored")
+
+
+def _decode_other(wanted: type, value: Any) -> Any:
+    return loaded_key(value) if wanted is AnyKey else wanted(value)
+
+
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=_encode_other, uuid_format="bytes")
+
+
+def names_of(values: Iterable[str]) -> str:
+    """Return names as a sentence lists them.
+
+    >>> names_of(["a", "b"])
+    "'a', 'b'"
+    """
+    return ", ".join(repr(value) for value in values)

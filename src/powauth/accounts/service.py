@@ -1,0 +1,419 @@
+"""The flows of accounts: sign in, register, change, delete, sign out. What they check, in which order, what follows.
+
+`AccountService` knows accounts and hooks. It does not know requests: it passes them through to a `SignInPort`, which
+is the authenticator.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Generic, Protocol, TypeVar
+
+import msgspec
+
+from powauth.accounts.base import Account, UsersContext
+from powauth.accounts.hooks import Flow, FlowHooks, Step
+from powauth.accounts.identity import I, Key
+from powauth.accounts.throttle import UNCOUNTED, Admission
+from powauth.backends.base import Millis
+from powauth.errors import InvalidParams, MoreNeeded, NotSignedIn, Overloaded, Refused, StoreUnavailable
+from powauth.events import EventName
+
+T = TypeVar("T")
+
+Params = Mapping[str, object]
+
+SIGN_IN_ATTEMPTS = 8
+"""How often a sign-in starts over because the user changed, or was revoked, meanwhile."""
+
+NOT_COUNTED = (StoreUnavailable, Overloaded)
+"""Errors that end an attempt without telling whether the password was wrong.
+
+`Refused` is not among them: a hook may have checked a second factor, and guesses of that must count, too.
+"""
+
+GONE = "the account no longer exists, or was changed: sign in again"
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """An attempt to sign in, from its admission until its session exists.
+
+    Attributes:
+        admission: how it was counted.
+        begun: when it was admitted.
+        epoch: the latest epoch of all users at that time, before anybody was looked up. ``None`` if it cannot serve.
+    """
+
+    admission: Admission = UNCOUNTED
+    begun: Millis = 0
+    epoch: int | None = None
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """How a session is to begin.
+
+    Attributes:
+        remember: whether it outlives the browser's own. ``None`` is as the session that it replaces.
+        bearer: whether a program gets it as a bearer token.
+        attempt: the attempt that led to it, if a password was checked.
+        proven: whether the account must still have the proof that was checked.
+    """
+
+    remember: bool | None = None
+    bearer: bool = False
+    attempt: Attempt | None = None
+    proven: bool = False
+
+
+AS_BEFORE = Grant()
+
+
+class SignInPort(Protocol[I]):
+    """What the flows need of an authenticator. ``request`` is its kind of request."""
+
+    async def do_create(self, request: Any, account: Account[I], grant: Grant = ...) -> I | None:
+        """Sign an account in; ``None`` if it is gone, locked, or no longer has the proof that was checked."""
+        ...
+
+    async def do_delete(self, request: Any) -> None:
+        """Sign out."""
+        ...
+
+    def current_identity(self, request: Any) -> I | None:
+        """Return who is signed in."""
+        ...
+
+    def current_key(self, request: Any) -> Key | None:
+        """Return the key of who is signed in."""
+        ...
+
+    def is_current(self, request: Any, account: Account[I]) -> bool:
+        """Return whether an account, just read, still has the proof with which the request's user signed in."""
+        ...
+
+    def assign(self, request: Any, identity: I | None) -> None:
+        """Let the request's handlers see who is signed in now."""
+        ...
+
+    def note(self, name: EventName, request: Any, *, key: Key | None = None, detail: str | None = None) -> None:
+        """Emit an event."""
+        ...
+
+    async def admit_sign_in(self, request: Any, params: Params) -> Attempt:
+        """Count an attempt to sign in, before ``params`` are looked at."""
+        ...
+
+    async def admit_proof(self, request: Any, key: Key) -> Admission:
+        """Count a ``current_password`` that a signed-in user gives, before it is looked at."""
+        ...
+
+    async def admit_second_factor(self, request: Any, params: Params) -> None:
+        """Count that ``params`` hold the right password and a second factor was asked for."""
+        ...
+
+    async def accept_proof(self, account: Account[I], proof: bytes) -> None:
+        """Let an account's sessions accept a second proof, which the account is about to have."""
+        ...
+
+    async def check_ready(self, key: Key) -> None:
+        """Raise `StoreUnavailable` now, if a change of the account could not be carried through afterwards."""
+        ...
+
+    async def end_sessions(self, key: Key, why: str) -> int:
+        """End everything that signs the user in."""
+        ...
+
+    async def refresh(self, key: Key) -> None:
+        """Bring the identity in the user's sessions up to date."""
+        ...
+
+
+class AccountService(Generic[I]):
+    """The flows over one users context."""
+
+    def __init__(self, users: UsersContext[Any, I], hooks: FlowHooks[I], port: SignInPort[I]) -> None:
+        self.users = users
+        self.hooks = hooks
+        self._port = port
+
+    # --- signing in and out -------------------------------------------------------------------------------------------
+
+    async def sign_in(self, request: Any, params: Params, grant: Grant = AS_BEFORE) -> I | None:
+        """Sign in the user whom ``params`` prove; ``None``, with everything as it was, if they prove nobody.
+
+        If the user changes during the check, it starts over.
+
+        Raises:
+            Throttled: if it was tried too often; ``params`` were not looked at.
+            MoreNeeded: if a hook or an extension asks for a second factor. The right password is no failure.
+            Refused: if a hook or an extension refuses it.
+        """
+        check_params(params)
+        await self._before("authentication", request, params=params)
+        attempt = await self._port.admit_sign_in(request, params)
+        try:
+            for _ in range(SIGN_IN_ATTEMPTS):
+                account = await self._authenticated(params)
+                if account is None:
+                    self._port.note("sign_in_refused", request)
+                    return None
+                if account.rehash is not None:
+                    account = await self._rehashed(account)
+                if account is None:
+                    continue
+                how = msgspec.structs.replace(grant, attempt=attempt, proven=True)
+                identity = await self._port.do_create(request, account, how)
+                if identity is not None:
+                    await attempt.admission.succeed()
+                    return identity
+                attempt = msgspec.structs.replace(attempt, epoch=None)
+            raise StoreUnavailable("the user changed again and again during the sign-in; try again")
+        except MoreNeeded:
+            await attempt.admission.undo()
+            await self._port.admit_second_factor(request, params)
+            raise
+        except NOT_COUNTED:
+            await attempt.admission.undo()
+            raise
+
+    async def sign_in_user(self, request: Any, key: Key, grant: Grant = AS_BEFORE) -> I | None:
+        """Sign in a user whom the app has proven by other means; ``None`` if they are gone or locked.
+
+        Raises:
+            Refused: if a hook or an extension refuses it.
+        """
+        account = await self.users.get(key)
+        identity = await self._port.do_create(request, account, grant) if isinstance(account, Account) else None
+        if identity is None:
+            self._port.note("sign_in_refused", request, key=key)
+        return identity
+
+    async def sign_out(self, request: Any) -> None:
+        """Sign out.
+
+        Raises:
+            StoreUnavailable: if the session may live on.
+            Refused: if a hook or an extension refuses it.
+        """
+        try:
+            identity, key = self._port.current_identity(request), self._port.current_key(request)
+        except StoreUnavailable:
+            identity = key = None
+        await self._before("sign_out", request, key, identity)
+        await self._port.do_delete(request)
+        await self._after("sign_out", request, key, identity)
+
+    # --- accounts of users themselves ---------------------------------------------------------------------------------
+
+    async def register(self, request: Any, params: Params, grant: Grant = AS_BEFORE) -> I:
+        """Register a user and sign them in.
+
+        Raises:
+            InvalidParams: what is wrong with ``params``.
+            NotSignedIn: if the account was created, but may not sign in.
+            Refused: if a hook or an extension refuses it. ``before_sign_in`` does so when the account exists.
+        """
+        check_params(params)
+        await self._before("registration", request, params=params)
+        account = await self.users.create(params)
+        self._port.note("registered", request, key=account.key)
+        await self._after("registration", request, account.key, account.identity)
+        identity = await self._port.do_create(request, account, grant)
+        if identity is None:
+            raise NotSignedIn("the account was created, but may not sign in")
+        return identity
+
+    async def update_user(self, request: Any, params: Params) -> I:
+        """Change the current user (``params`` hold ``current_password``), and return the identity as it is now.
+
+        A change of password or user id ends all the user's sessions, and signs this request in again.
+
+        Raises:
+            InvalidParams: what is wrong with ``params``.
+            NotSignedIn: if nobody is signed in, or the user is gone.
+            Throttled: if wrong current passwords were given too often.
+            Refused: if a hook or an extension refuses it.
+        """
+        check_params(params)
+        before = await self._current(request)
+        await self._before("update", request, before.key, before.identity, params)
+        await self._port.check_ready(before.key)
+        after = await self._proven(request, before.key, params, lambda: self.users.update(before.key, params))
+        ended = await self._changed(request, before, after)
+        await self._after("update", request, after.key, after.identity)
+        if not ended:
+            self._port.assign(request, after.identity)
+            return after.identity
+        try:
+            identity = await self._port.do_create(request, after, AS_BEFORE)
+        except Refused:
+            await self._port.do_delete(request)
+            raise
+        if identity is None:
+            await self._port.do_delete(request)
+            raise NotSignedIn("the account was changed, and may not sign in any more")
+        return identity
+
+    async def delete_user(self, request: Any, params: Params | None, *, vouched: bool = False) -> None:
+        """Delete the current user (``params`` hold ``current_password``), and sign them out everywhere.
+
+        With ``vouched=True`` it needs no ``params``: the app has just seen the user prove who they are. ``None`` alone
+        proves nothing, because an empty body decodes to it.
+
+        Raises:
+            InvalidParams: the current password is missing or wrong.
+            NotSignedIn: if nobody is signed in, or the user is gone.
+            Throttled: if wrong current passwords were given too often.
+            Refused: if a hook or an extension refuses it.
+        """
+        if params is None and not vouched:
+            params = {}
+        check_params({} if params is None else params)
+        account = await self._current(request)
+        await self._before("deletion", request, account.key, account.identity, params)
+        await self._port.check_ready(account.key)
+        await self._proven(request, account.key, params, lambda: self.users.delete(account.key, params))
+        self._port.note("deleted", request, key=account.key)
+        await self.credentials_changed(account.key, "user deleted")
+        await self._port.do_delete(request)
+        await self._after("deletion", request, account.key, account.identity)
+
+    # --- accounts in the app's own code -------------------------------------------------------------------------------
+
+    async def update_account(self, key: Key, params: Params) -> I:
+        """Change any user, for the app's own code: no current password, any field.
+
+        Sessions follow as in `update_user`. A user who is locked by the change is signed out everywhere.
+
+        Raises:
+            InvalidParams: what is wrong with ``params``.
+        """
+        check_params(params)
+        before = await self.users.get(key)
+        await self._port.check_ready(key)
+        after = await self.users.update(key, params, trusted=True)
+        await self._changed(None, before, after)
+        return after.identity
+
+    async def delete_account(self, key: Key) -> bool:
+        """Delete any user, for the app's own code, and sign them out everywhere. Return whether it still existed."""
+        await self._port.check_ready(key)
+        existed = await self.users.delete(key)
+        if existed:
+            self._port.note("deleted", None, key=key)
+        await self.credentials_changed(key, "user deleted")
+        return existed
+
+    async def credentials_changed(self, key: Key, why: str) -> int:
+        """End everything that a user holds: first what extensions hold, and the sessions last.
+
+        In this order nothing can create a session after the sessions are gone. Return how many sessions ended.
+
+        Raises:
+            StoreUnavailable: if something may live on.
+        """
+        try:
+            await self.hooks.credentials_changed(key, why)
+        finally:
+            ended = await self._port.end_sessions(key, why)
+        return ended
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    async def _authenticated(self, params: Params) -> Account[I] | None:
+        """Return the account that ``params`` prove, if the users context answers with an active account."""
+        account = await self.users.authenticate(params)
+        return account if isinstance(account, Account) and account.active is True else None
+
+    async def _rehashed(self, account: Account[I]) -> Account[I] | None:
+        """Write the stronger hash; ``None`` if the account's hash was changed meanwhile."""
+        rehash = account.rehash
+        assert rehash is not None  # noqa: S101 - the caller has looked
+        await self._port.accept_proof(account, rehash.proof)
+        if not await rehash.write():
+            return None
+        return msgspec.structs.replace(account, proof=rehash.proof, rehash=None)
+
+    async def before_sign_in(self, request: Any, account: Account[I]) -> None:
+        """Run what comes before a session begins.
+
+        Raises:
+            Refused: if a hook or an extension refuses it.
+        """
+        await self._before("sign_in", request, account.key, account.identity)
+
+    async def after_sign_in(self, request: Any, account: Account[I]) -> None:
+        """Run what comes after a session has begun."""
+        await self._after("sign_in", request, account.key, account.identity)
+
+    async def _changed(self, request: Any, before: Account[I] | None, after: Account[I]) -> bool:
+        """Carry a change into the sessions. Return whether it ended them."""
+        same = before is not None and before.proof == after.proof
+        detail = "locked" if not after.active else "profile" if same else "credentials"
+        self._port.note("updated", request, key=after.key, detail=detail)
+        if not same or not after.active:
+            await self.credentials_changed(after.key, "credentials changed")
+            return True
+        await self._port.refresh(after.key)
+        return False
+
+    async def _current(self, request: Any) -> Account[I]:
+        """Return the account of the current user.
+
+        An integer key may belong to another user by now, so the proof must be the one of the sign-in.
+        """
+        key = self._port.current_key(request)
+        if key is None:
+            raise NotSignedIn("sign in first")
+        account = await self.users.get(key)
+        if not isinstance(account, Account) or not self._port.is_current(request, account):
+            await self._port.do_delete(request)
+            raise NotSignedIn(GONE)
+        return account
+
+    async def _proven(self, request: Any, key: Key, params: Params | None, work: Callable[[], Awaitable[T]]) -> T:
+        """Do ``work``, in which the users context checks the ``current_password`` of ``params``, and count that."""
+        if params is None or params.get("current_password") in (None, ""):
+            return await work()
+        admission = await self._port.admit_proof(request, key)
+        try:
+            done = await work()
+        except InvalidParams as error:
+            if "current_password" not in error.errors:
+                await admission.undo()
+            raise
+        except NOT_COUNTED:
+            await admission.undo()
+            raise
+        await admission.succeed()
+        return done
+
+    async def _before(
+        self,
+        flow: Flow,
+        request: Any,
+        key: Key | None = None,
+        identity: I | None = None,
+        params: Params | None = None,
+    ) -> None:
+        if not self.hooks.runs_before(flow):
+            return
+        try:
+            await self.hooks.before(Step(flow=flow, request=request, key=key, identity=identity, params=params))
+        except MoreNeeded:
+            self._port.note("second_factor_required", request, key=key, detail=flow)
+            raise
+        except Refused:
+            self._port.note("refused", request, key=key, detail=flow)
+            raise
+
+    async def _after(self, flow: Flow, request: Any, key: Key | None, identity: I | None) -> None:
+        await self.hooks.after(Step(flow=flow, request=request, key=key, identity=identity))
+
+
+def check_params(params: object) -> None:
+    """Refuse what is no mapping, such as the list or the ``null`` that a JSON body may be.
+
+    Raises:
+        InvalidParams: if it is anything else.
+    """
+    if not isinstance(params, Mapping):
+        raise InvalidParams({"base": ["must be an object of fields"]})

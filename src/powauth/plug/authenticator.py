@@ -1,0 +1,334 @@
+"""`Authenticator`: the contract that every integration accepts.
+
+Implement `Authenticator.fetch`, `create` and `delete` and you have another way of telling who a request is from: a
+token, or a header that a trusted proxy sets. `powauth.plug.session_auth.SessionAuth` is the session plug.
+"""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Generic, TypeVar, cast
+
+from powauth.accounts.anywhere import anywhere
+from powauth.accounts.base import Account, U, UsersContext
+from powauth.accounts.hooks import Extension, FlowHooks, Hooks
+from powauth.accounts.identity import I, Key, stored_key
+from powauth.accounts.service import AS_BEFORE, AccountService, Attempt, Grant
+from powauth.accounts.throttle import UNCOUNTED, Admission
+from powauth.errors import ConfigError, StoreUnavailable
+from powauth.events import EventName, log
+from powauth.http.connection import MISSING, NO_EFFECTS, Connection, Effects
+from powauth.http.unreachable import Unreachable
+
+E = TypeVar("E", bound=Extension[Any])
+
+
+class Authenticator(ABC, Generic[U, I]):
+    """One way of telling who a request is from. Implement `fetch`, `create` and `delete`.
+
+    An authenticator is immutable and holds nothing of any request, so one object serves all threads, tasks and apps.
+
+    Args:
+        users: who the users are.
+        current_user_key: the name under which the current user is assigned to a request.
+        hooks: the app's own functions before and after each flow.
+        extensions: features around the plug, in the order in which they run.
+
+    Attributes:
+        accounts: the flows: sign in, register, change, delete, sign out.
+        vary: the request headers that tell users apart.
+        secure: whether clients are to use https.
+
+    Raises:
+        ConfigError: if an option is wrong.
+    """
+
+    vary: tuple[bytes, ...] = (b"Cookie",)
+    secure: bool = True
+    _sealed = False
+
+    def __init__(
+        self,
+        users: UsersContext[U, I],
+        *,
+        current_user_key: str = "current_user",
+        hooks: Hooks[I] | None = None,
+        extensions: Sequence[Extension[I]] = (),
+    ) -> None:
+        check_users(users)
+        if not isinstance(current_user_key, str) or not current_user_key.isidentifier():
+            raise ConfigError(f"current_user_key must be a Python identifier, not {current_user_key!r}")
+        if hooks is not None and not isinstance(hooks, Hooks):
+            raise ConfigError(f"hooks must be Hooks(before_sign_in=..., ...), not {type(hooks).__name__}")
+        for extension in extensions:
+            check_extension(extension)
+        self.users: Final = users
+        self.current_user_key: Final = current_user_key
+        self.accounts: Final[AccountService[I]] = AccountService(
+            anywhere(users), FlowHooks(Hooks() if hooks is None else hooks, extensions), self
+        )
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if self._sealed:
+            raise AttributeError(f"{type(self).__name__} cannot be changed after it was made; make another one")
+        super().__setattr__(name, value)
+
+    # --- the contract -------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def fetch(self, connection: Connection) -> I | None:
+        """Return the identity of who the request is from, or ``None``.
+
+        Raises:
+            StoreUnavailable: if nobody can tell.
+        """
+
+    @abstractmethod
+    async def create(self, connection: Connection, account: Account[I], grant: Grant = AS_BEFORE) -> Account[I] | None:
+        """Sign an account in on this connection, and return it as it is now.
+
+        ``None`` is the answer if the account is gone or locked, or no longer has the proof that was checked.
+        """
+
+    @abstractmethod
+    async def delete(self, connection: Connection) -> None:
+        """Sign out on this connection. Nothing that was valid for it is valid once this returns."""
+
+    def is_due(self, connection: Connection) -> bool:
+        """Return whether `respond` may have something to say. Where this is false it is not asked."""
+        del connection
+        return True
+
+    async def respond(self, connection: Connection, *, failed: bool = False) -> Effects:
+        """Return what the response is to carry. Called once, when it starts. ``failed``: the handler raised."""
+        del connection, failed
+        return NO_EFFECTS
+
+    def is_presented(self, connection: Connection) -> bool:
+        """Return whether the request may carry what a browser adds by itself, whichever site's page asked for it.
+
+        A WebSocket's handshake of which this is true must come from an allowed origin.
+        """
+        return bool(connection.cookies()) or connection.header("origin") is not None
+
+    async def recheck(self, connection: Connection) -> bool:
+        """Return whether who was signed in when a connection began still is: for connections that last.
+
+        Raises:
+            StoreUnavailable: if nobody can tell.
+        """
+        return await self.fetch(connection) is not None
+
+    def is_expired(self, connection: Connection) -> bool:
+        """Return whether the time is up for who was signed in, as far as is known without asking anybody."""
+        del connection
+        return False
+
+    def note(
+        self, name: EventName, request: Connection | None, *, key: Key | None = None, detail: str | None = None
+    ) -> None:
+        """Emit an event of a flow."""
+
+    async def admit_sign_in(self, request: Connection, params: Mapping[str, object]) -> Attempt:
+        """Count an attempt to sign in, before ``params`` are looked at.
+
+        Raises:
+            Throttled: if there were too many.
+        """
+        del request, params
+        return Attempt()
+
+    async def admit_proof(self, request: Connection, key: Key) -> Admission:
+        """Count a ``current_password`` that a signed-in user gives, before it is looked at.
+
+        Raises:
+            Throttled: if there were too many.
+        """
+        del request, key
+        return UNCOUNTED
+
+    async def admit_second_factor(self, request: Connection, params: Mapping[str, object]) -> None:
+        """Count that ``params`` hold the right password and a second factor was asked for.
+
+        Raises:
+            Throttled: if there were too many.
+        """
+        del request, params
+
+    def is_ambient(self, connection: Connection) -> bool:
+        """Return whether a browser may have added by itself what tells who the request is from.
+
+        Then another site's page may have made the request, and the cross-site defence applies.
+        """
+        del connection
+        return True
+
+    async def accept_proof(self, account: Account[I], proof: bytes) -> None:
+        """Accept a second proof of an account: its password is about to get a stronger hash."""
+        del account, proof
+
+    async def check_ready(self, key: Key) -> None:
+        """Raise `StoreUnavailable` now, if a change of the account could not be carried through afterwards."""
+        del key
+
+    async def end_sessions(self, key: Key, why: str) -> int:
+        """End whatever signs a user in. Return how much ended. Call `credentials_changed` instead of this."""
+        del key, why
+        return 0
+
+    async def refresh(self, key: Key) -> None:
+        """Bring what requests see of a user up to date."""
+        del key
+
+    def check_asgi(self) -> None:
+        """Warn of parts that are slow on an event loop."""
+        if self.users.mode == "blocking":
+            log(
+                logging.WARNING,
+                "the users context is synchronous: on ASGI each of its calls takes a worker thread; "
+                "an AsyncEngine would spare that",
+            )
+
+    def check_wsgi(self) -> None:
+        """Refuse parts that cannot work without an event loop.
+
+        Raises:
+            ConfigError: if there is one.
+        """
+        if self.users.mode == "async":
+            raise ConfigError("a WSGI app needs a synchronous users context: give SQLAlchemyUsers an Engine")
+        self.accounts.hooks.check_plain()
+
+    # --- the plug -----------------------------------------------------------------------------------------------------
+
+    def call_at_once(self, connection: Connection) -> bool:
+        """Do what `call` does, if that takes no wait. Return whether it was done."""
+        del connection
+        return False
+
+    async def call(self, connection: Connection) -> None:
+        """Fetch the current user and assign it, unless a user, or the fact that there is none, is assigned already.
+
+        If the store is out of reach, what is assigned raises `StoreUnavailable` when it is used: a page that does not
+        ask who is there is served, and one that asks is not told "nobody".
+        """
+        if connection.assigned(self.current_user_key) is not MISSING:
+            return
+        try:
+            await self.do_fetch(connection)
+        except StoreUnavailable as error:
+            connection.assign(self.current_user_key, Unreachable(error))
+
+    async def do_fetch(self, connection: Connection) -> I | None:
+        """Do `fetch`, and assign the current user."""
+        identity = await self.fetch(connection)
+        self.assign(connection, identity)
+        return identity
+
+    async def do_create(self, connection: Connection, account: Account[I], grant: Grant = AS_BEFORE) -> I | None:
+        """Do `create` with the hooks around it, and assign the current user. Every way to sign in leads through here.
+
+        Raises:
+            Refused: if a hook or an extension refuses it.
+        """
+        await self.accounts.before_sign_in(connection, account)
+        signed_in = await self.create(connection, account, grant)
+        if signed_in is None:
+            return None
+        self.assign(connection, signed_in.identity)
+        await self.accounts.after_sign_in(connection, signed_in)
+        return signed_in.identity
+
+    async def do_delete(self, connection: Connection) -> None:
+        """Do `delete`, and assign nobody."""
+        await self.delete(connection)
+        self.assign(connection, None)
+
+    def assign(self, request: Connection, identity: I | None) -> None:
+        """Let the request's handlers see who is signed in."""
+        request.assign(self.current_user_key, identity)
+
+    def current_identity(self, request: Connection) -> I | None:
+        """Return the identity of who is signed in on a connection.
+
+        Raises:
+            StoreUnavailable: if nobody could tell.
+        """
+        assigned = request.assigned(self.current_user_key)
+        if assigned is MISSING:
+            return None
+        if isinstance(assigned, Unreachable):
+            assigned.raise_cause()
+        return cast("I | None", assigned)
+
+    def current_key(self, request: Connection) -> Key | None:
+        """Return the key of who is signed in on a connection.
+
+        Raises:
+            StoreUnavailable: if nobody could tell.
+        """
+        identity = self.current_identity(request)
+        return None if identity is None else self.users.key_of(identity)
+
+    def is_current(self, request: Connection, account: Account[I]) -> bool:
+        """Return whether an account, just read, still is the one that signed in on a connection."""
+        del request
+        return account.active
+
+    # --- for the app's own code ---------------------------------------------------------------------------------------
+
+    def extension(self, kind: type[E]) -> E:
+        """Return the extension of a class.
+
+        Raises:
+            ConfigError: if there is none.
+        """
+        for extension in self.accounts.hooks.extensions:
+            if isinstance(extension, kind):
+                return extension
+        raise ConfigError(f"there is no {kind.__name__} among the extensions")
+
+    def key_of(self, user: object) -> Key:
+        """Return the key of a user: of an identity, a row, an account, or the key itself.
+
+        Raises:
+            ConfigError: if ``user`` is none of these.
+        """
+        key = self.users.key_of(user)
+        if key is None:
+            key = cast("Key", user)
+            stored_key(key)  # raises if it is no key
+        return key
+
+    async def update_account(self, user: object, params: Mapping[str, object] | None = None, /, **fields: object) -> I:
+        """Change any user; see `AccountService.update_account`. ``user`` is an identity, a row, or a key."""
+        return await self.accounts.update_account(self.key_of(user), {**(params or {}), **fields})
+
+    async def delete_account(self, user: object) -> bool:
+        """Delete any user; see `AccountService.delete_account`. ``user`` is an identity, a row, or a key."""
+        return await self.accounts.delete_account(self.key_of(user))
+
+    async def credentials_changed(self, user: object, why: str = "changed by the app") -> int:
+        """End everything that a user holds; see `AccountService.credentials_changed`."""
+        return await self.accounts.credentials_changed(self.key_of(user), why)
+
+
+def check_users(users: object) -> None:
+    """Refuse what is no users context.
+
+    Raises:
+        ConfigError: if it is anything else.
+    """
+    if not isinstance(users, UsersContext):
+        raise ConfigError(f"users must be a UsersContext, such as SQLAlchemyUsers, not {type(users).__name__}")
+
+
+def check_extension(extension: Extension[I]) -> Extension[I]:
+    """Return an extension, and refuse what is none.
+
+    Raises:
+        ConfigError: if it is anything else.
+    """
+    if not isinstance(extension, Extension):
+        raise ConfigError(f"extensions must be Extension objects, not {type(extension).__name__}")
+    return extension

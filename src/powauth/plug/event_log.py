@@ -1,0 +1,66 @@
+"""Turns what happens to sessions and accounts into events."""
+
+from collections.abc import Callable
+
+from powauth.backends.base import Millis
+from powauth.events import Event, EventName, Listener, emit
+from powauth.http.connection import Connection
+from powauth.http.metadata import shown_address
+from powauth.sessions.ids import encode_sid
+from powauth.sessions.manager import Note
+from powauth.sessions.record import Session, StoredKey, key_text
+
+
+class EventLog:
+    """Emits the events of one authenticator.
+
+    Args:
+        now: the time in milliseconds.
+        listener: the app's own, besides the log.
+        with_ip: whether events say where a request came from.
+    """
+
+    __slots__ = ("_listener", "_now", "_with_ip")
+
+    def __init__(self, now: Callable[[], Millis], listener: Listener | None, *, with_ip: bool) -> None:
+        self._now = now
+        self._listener = listener
+        self._with_ip = with_ip
+
+    def emit(
+        self,
+        name: EventName,
+        connection: Connection | None,
+        session: Session | None = None,
+        *,
+        user_key: StoredKey | None = None,
+        sid: bytes | None = None,
+        detail: str | None = None,
+    ) -> None:
+        """Emit an event about a request, a session or a user."""
+        if session is not None:
+            user_key, sid = session.user_key, session.sid
+        event = Event(
+            name=name,
+            at=self._now(),
+            user_key=None if user_key is None else key_text(user_key),
+            session_id=None if sid is None else encode_sid(sid),
+            ip=shown_address(connection) if connection is not None and self._with_ip else None,
+            detail=detail,
+        )
+        emit(event, self._listener)
+
+    def note(self, connection: Connection | None) -> Note:
+        """Return what takes down events about one request."""
+
+        def note(
+            name: EventName,
+            session: Session | None = None,
+            *,
+            user_key: StoredKey | None = None,
+            sid: bytes | None = None,
+            detail: str | None = None,
+        ) -> None:
+            self.emit(name, connection, session, user_key=user_key, sid=sid, detail=detail)
+
+        return note

@@ -1,0 +1,91 @@
+"""The options of a `SessionAuth` that need a check or a conversion."""
+
+import hashlib
+from datetime import timedelta
+
+import msgspec
+
+from powauth.backends.base import Backend, Millis
+from powauth.errors import ConfigError
+from powauth.sessions.record import Policy, Remembered
+from powauth.sessions.store import CredentialsCache, Duration, duration
+
+LONGEST_PART = 16
+"""Characters of a name that `short` keeps."""
+
+
+class Remember(msgspec.Struct, frozen=True):
+    """How long remembered sessions live; give it to `SessionAuth`.
+
+    Attributes:
+        ttl: how long an idle session lives.
+        max_lifetime: how long a session lives at most.
+    """
+
+    ttl: Duration = timedelta(days=30)
+    max_lifetime: Duration = timedelta(days=90)
+
+
+def store_of(backend: Backend | str | None, store: CredentialsCache | None) -> CredentialsCache:
+    """Return the store that a `SessionAuth` was given.
+
+    Raises:
+        ConfigError: if it was given none, or two.
+    """
+    if (backend is None) == (store is None):
+        raise ConfigError("give either backend (a Backend or a URL) or store (a CredentialsCache)")
+    if backend is not None:
+        return CredentialsCache(backend)
+    if not isinstance(store, CredentialsCache):
+        raise ConfigError(f"store must be a CredentialsCache, not {type(store).__name__}")
+    return store
+
+
+def short(name: str) -> str:
+    """Return a name, or a hash of a long one: as a part of a namespace, which has room for few characters.
+
+    >>> short("admin"), short("a" * 64)
+    ('admin', '6c0d1add0fa4b6e4')
+    """
+    if len(name) <= LONGEST_PART:
+        return name
+    return hashlib.blake2b(name.encode(), digest_size=LONGEST_PART // 2).hexdigest()
+
+
+def policy_of(
+    ttl: Millis, renewal: Duration | None, max_lifetime: Duration, grace: Duration, remember: Remember | None
+) -> Policy:
+    """Return the times of a session, in milliseconds.
+
+    Raises:
+        ConfigError: if one is wrong, or contradicts another.
+    """
+    remembered = None
+    if remember is not None:
+        if not isinstance(remember, Remember):
+            raise ConfigError("remember must be Remember(ttl=..., max_lifetime=...), or None")
+        if renewal is None:
+            raise ConfigError("remember needs session_ttl_renewal: an id that lives for weeks must be renewed")
+        remembered = Remembered(
+            duration("the ttl of remember", remember.ttl, at_least=1),
+            duration("the max_lifetime of remember", remember.max_lifetime, at_least=1),
+        )
+    policy = Policy(
+        ttl=ttl,
+        renewal=None if renewal is None else duration("session_ttl_renewal", renewal),
+        max_lifetime=duration("max_lifetime", max_lifetime, at_least=1),
+        grace=duration("grace", grace),
+        remembered=remembered,
+    )
+    if policy.renewal is not None and policy.renewal >= ttl:
+        raise ConfigError("session_ttl_renewal must be shorter than ttl, or a session ends before it is renewed")
+    if policy.max_lifetime < ttl:
+        raise ConfigError("max_lifetime must be at least as long as ttl")
+    if policy.grace >= ttl:
+        raise ConfigError("grace must be shorter than ttl")
+    if remembered is not None:
+        if remembered.ttl <= ttl:
+            raise ConfigError("the ttl of remember must be longer than ttl")
+        if remembered.max_lifetime < max(remembered.ttl, policy.max_lifetime):
+            raise ConfigError("the max_lifetime of remember must be at least as long as its ttl and as max_lifetime")
+    return policy

@@ -1,0 +1,237 @@
+"""`RequestReader`: who a request is from. It holds the state of each request; see `powauth.sessions.presence`."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Generic
+
+import msgspec
+
+from powauth.accounts.base import Account, UsersContext
+from powauth.accounts.identity import I, loaded_key
+from powauth.backends.base import Millis
+from powauth.errors import StoreUnavailable
+from powauth.http.carriers import Carrier, SeveralIds
+from powauth.http.connection import Connection
+from powauth.plug.event_log import EventLog
+from powauth.plug.subjects import Subjects
+from powauth.sessions.ids import IdCodec, PresentedId, encode_sid
+from powauth.sessions.manager import SessionManager
+from powauth.sessions.presence import Began, Ended, Presence, Recognized, Unknown
+from powauth.sessions.recognition import FORGED, NO_ID, Anonymous, NeedsRead, Recognizer, Unchanged
+from powauth.sessions.record import Outcome, resumes
+from powauth.sessions.store import Stored, UnreadableRecord
+
+MAX_IDS = 8
+"""The most values under one name that are looked up."""
+
+
+class Channel(msgspec.Struct, Generic[I], frozen=True):
+    """One carrier, and what reads its ids."""
+
+    position: int
+    carrier: Carrier
+    ids: IdCodec
+    recognizer: Recognizer[I]
+
+
+class RequestReader(Generic[I]):
+    """Tells who requests are from.
+
+    Args:
+        channels: the carriers; the one for browsers first, and a bearer second if there is one.
+        sessions: carries out what is decided.
+        subjects: decodes identities and compares proofs.
+        users: loads accounts.
+        log: emits events.
+        now: the time in milliseconds.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[Channel[I]],
+        sessions: SessionManager,
+        subjects: Subjects[I],
+        users: UsersContext[Any, I],
+        log: EventLog,
+        now: Callable[[], Millis],
+    ) -> None:
+        self.channels = tuple(channels)
+        self._only = self.channels[0] if len(self.channels) == 1 else None
+        self._sessions = sessions
+        self._store = sessions.store
+        self._subjects = subjects
+        self._users = users
+        self._log = log
+        self._now = now
+
+    def presence(self, connection: Connection) -> Presence[I] | None:
+        """Return the state of a request; ``None`` if nobody has looked at it."""
+        return connection.states.get(self)
+
+    def set_presence(self, connection: Connection, presence: Presence[I]) -> None:
+        """Replace the state of a request."""
+        connection.states[self] = presence
+
+    def channel_of(self, connection: Connection) -> Channel[I]:
+        """Return the channel that counts for a request: the bearer's, if the request presents a token."""
+        if self._only is not None:
+            return self._only
+        browser, bearer = self.channels
+        return browser if bearer.carrier.read(connection) is None else bearer
+
+    def look_at_once(self, connection: Connection) -> Anonymous | Unchanged[I] | None:
+        """Look at a request, if that takes no wait; ``None`` if it does."""
+        if self._store.reload:
+            return None
+        try:
+            presence = self._recognize(connection, self._only or self.channel_of(connection))
+        except SeveralIds:
+            return None
+        connection.states[self] = presence
+        return None if isinstance(presence, NeedsRead) else presence
+
+    async def look(self, connection: Connection) -> Presence[I]:
+        """Look at a request, with as many reads as it takes, unless somebody has already.
+
+        Raises:
+            StoreUnavailable: if nobody can tell who it is from. The next call looks again.
+        """
+        presence = self.presence(connection)
+        if presence is None or isinstance(presence, NeedsRead):
+            return await self.look_again(connection)
+        if isinstance(presence, Unknown) and presence.cause is not None:
+            return await self.look_again(connection)
+        return presence
+
+    async def look_again(self, connection: Connection) -> Presence[I]:
+        """Do what `look` does, and read again. A sign-in or a sign-out during the request stands.
+
+        Raises:
+            StoreUnavailable: if nobody can tell who it is from.
+        """
+        presence = self.presence(connection)
+        if isinstance(presence, Began | Ended):
+            return presence
+        channel = self.channel_of(connection)
+        if isinstance(presence, NeedsRead):  # `look_at_once` has begun
+            presence = await self._read(connection, channel, presence)
+        else:
+            presence = await self.look_at(connection, channel)
+        connection.states[self] = presence
+        if isinstance(presence, Unknown) and presence.cause is not None:
+            raise StoreUnavailable(str(presence.cause)) from presence.cause
+        return presence
+
+    async def look_at(self, connection: Connection, channel: Channel[I]) -> Presence[I]:
+        """Look at what a request presents on a channel, and keep nothing of it."""
+        try:
+            presence: Presence[I] = self._recognize(connection, channel)
+        except SeveralIds as several:
+            return await self._one_of(connection, channel, several.values)
+        if isinstance(presence, NeedsRead):
+            return await self._read(connection, channel, presence)
+        if isinstance(presence, Unchanged) and self._store.reload:
+            return await self._reloaded(connection, presence)
+        return presence
+
+    async def confirm(self, connection: Connection, stored: Stored, *, keep: bool) -> tuple[Stored, I] | None:
+        """Load the user of a session from the users context, and compare the proof: row 12.
+
+        ``None`` if the user is gone, is locked, or has another proof: the session is ended. With ``keep`` the record
+        gets the identity as it is now, merged into what workers of another version have stored there.
+
+        Raises:
+            StoreUnavailable: if the store or the users cannot be reached.
+        """
+        session = stored.session
+        account = await self._users.get(loaded_key(session.user_key))
+        if not isinstance(account, Account) or not self._subjects.proves(account, session):
+            await self._store.delete(session.sid, self._now())
+            self._log.emit("revoked", connection, session, detail="user gone, locked or changed")
+            return None
+        merged = self._subjects.merged(session, account) if keep else session
+        if merged != session:
+            done = await self._store.update(stored, merged, stored.expires_at, self._now())
+            stored = stored if done is None else done
+        return stored, account.identity
+
+    def _recognize(self, connection: Connection, channel: Channel[I]) -> Anonymous | Unchanged[I] | NeedsRead[I]:
+        presence = channel.recognizer.recognize(channel.carrier.read(connection), self._now())
+        if presence is FORGED:
+            self._log.emit("forged_id", connection)
+        return presence
+
+    async def _read(self, connection: Connection, channel: Channel[I], needs: NeedsRead[I]) -> Presence[I]:
+        presented = needs.known.presented
+        try:
+            found = await channel.recognizer.read(needs, self._now())
+            if found is None:
+                self._log.emit("unknown_id", connection, sid=presented.sid)
+                return NO_ID
+            return await self._decided(connection, channel, needs, *found)
+        except UnreadableRecord:
+            self._log.emit("unreadable_record", connection, detail=encode_sid(presented.sid))
+            return Unknown(presented)
+        except StoreUnavailable as error:
+            self._log.emit("store_unavailable", connection, detail="fetch")
+            return Unknown(presented, error)
+
+    async def _decided(
+        self, connection: Connection, channel: Channel[I], needs: NeedsRead[I], stored: Stored, outcome: Outcome
+    ) -> Presence[I]:
+        session = stored.session
+        if not outcome.accepted:
+            await self._sessions.refuse(session, outcome, self._log.note(connection))
+            return NO_ID
+        identity = self._subjects.identity_in(session)
+        presented = needs.known.presented
+        if identity is None or self._store.reload or resumes(session, self._now(), self._sessions.policy):
+            confirmed = await self.confirm(connection, stored, keep=not self._store.reload)
+            return NO_ID if confirmed is None else Recognized(presented, *confirmed, outcome)
+        if outcome is Outcome.CURRENT:
+            channel.recognizer.remember(needs, stored, identity)
+        return Recognized(presented, stored, identity, outcome)
+
+    async def _reloaded(self, connection: Connection, presence: Unchanged[I]) -> Presence[I]:
+        try:
+            confirmed = await self.confirm(connection, presence.stored, keep=False)
+        except StoreUnavailable as error:
+            self._log.emit("store_unavailable", connection, detail="fetch")
+            return Unknown(presence.presented, error)
+        return NO_ID if confirmed is None else Recognized(presence.presented, *confirmed, Outcome.CURRENT)
+
+    async def _one_of(self, connection: Connection, channel: Channel[I], values: Sequence[str]) -> Presence[I]:
+        """Return the state of a request with several values of one cookie: row 13.
+
+        A change of the cookie's ``domain`` or ``path`` leaves browsers with two. The one counts whose session is live.
+        Of two values of one session the later generation counts: the earlier one is a leftover, and no reuse.
+        """
+        now = self._now()
+        newest: dict[bytes, Unchanged[I] | NeedsRead[I]] = {}
+        for value in values[:MAX_IDS]:
+            presence = channel.recognizer.recognize(value, now)
+            if isinstance(presence, Anonymous):
+                continue
+            presented = _presented_in(presence)
+            earlier = newest.get(presented.sid)
+            if earlier is None or _presented_in(earlier).generation < presented.generation:
+                newest[presented.sid] = presence
+        live: list[Presence[I]] = []
+        for presence in newest.values():
+            seen: Presence[I] = presence
+            if isinstance(presence, NeedsRead):
+                seen = await self._read(connection, channel, presence)
+            elif self._store.reload:
+                seen = await self._reloaded(connection, presence)
+            if isinstance(seen, Unknown) and seen.cause is not None:
+                return seen
+            if isinstance(seen, Unchanged | Recognized):
+                live.append(seen)
+        if len(live) == 1:
+            return live[0]
+        if live or not newest:
+            self._log.emit("conflicting_ids", connection)
+        return NO_ID
+
+
+def _presented_in(presence: Unchanged[Any] | NeedsRead[Any]) -> PresentedId:
+    return presence.presented if isinstance(presence, Unchanged) else presence.known.presented

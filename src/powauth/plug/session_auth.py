@@ -1,0 +1,548 @@
+"""`SessionAuth`: the session plug. It composes sessions, accounts and a carrier."""
+
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Final, get_args
+
+import msgspec
+
+from powauth.accounts.anywhere import anywhere
+from powauth.accounts.base import Account, U, UsersContext
+from powauth.accounts.hooks import Extension, Hooks, Parts
+from powauth.accounts.identity import I, Key, key_text, loaded_key, stored_key
+from powauth.accounts.service import AS_BEFORE, Attempt, Grant
+from powauth.accounts.throttle import DEFAULT_THROTTLE, UNCOUNTED, Admission, Counters, Throttle
+from powauth.backends.base import Backend, Millis
+from powauth.errors import ConfigError, NotSignedIn, StoreUnavailable, Throttled
+from powauth.events import EventName, Listener, log
+from powauth.http.carriers import Carrier, CookieCarrier, SeveralIds, each_of
+from powauth.http.connection import MISSING, Connection, Effects
+from powauth.http.metadata import MetadataSource, default_metadata
+from powauth.plug.authenticator import Authenticator, check_extension, check_users
+from powauth.plug.event_log import EventLog
+from powauth.plug.options import Remember, policy_of, short, store_of
+from powauth.plug.reader import Channel, RequestReader
+from powauth.plug.signing import Signer
+from powauth.plug.subjects import Subjects
+from powauth.sessions.ids import IdCodec, decode_sid
+from powauth.sessions.info import SessionInfo, session_info
+from powauth.sessions.keyring import Keyring, Secrets
+from powauth.sessions.manager import SessionManager
+from powauth.sessions.presence import Began, Presence, Recognized, is_due, last_moment, stored_in
+from powauth.sessions.recognition import NO_ID, Recognizer, Unchanged
+from powauth.sessions.record import Metadata, OnReuse, Outcome, Session, is_fresh
+from powauth.sessions.store import CredentialsCache, Duration, Stored, duration
+
+DEFAULT_SESSION_KEY = "auth"
+
+SESSION_PURPOSE = "session"
+PROOF_PURPOSE = "proof"
+"""Purposes that keys are derived for; others have other keys."""
+
+
+class SessionAuth(Authenticator[U, I]):
+    """The session plug: a random id with the client, the session in a store, ids renewed while in use.
+
+    One object works in coroutines, in plain functions under WSGI, and on a second event loop.
+
+    Args:
+        secret_key: one secret or several, the signing one first; see `Keyring`. A `Keyring` will do, too.
+        users: who the users are.
+        backend: where sessions live: a `Backend` or its URL. Or give ``store``.
+        store: a `CredentialsCache`, to choose its ttl, namespace or reloading.
+        session_key: the name of the cookie, or of the key in the framework's session. Sessions of different names are
+            kept apart.
+        app_name: put before ``session_key`` and before the id, where several apps share a host.
+        current_user_key: the name under which the current user is assigned to a request.
+        session_ttl_renewal: the age at which an id is renewed; ``None`` is never, zero is at every request.
+        max_lifetime: how long a session lives at most, however busy (NIST SP 800-63B, section 4.2.3: 12 hours).
+        remember: how long sessions live that `sign_in` was asked to remember; ``None`` offers none.
+        grace: how long an id is accepted after its successor was first presented, for requests that were under way.
+        on_reuse: the action when a client presents an older id than that: ``"revoke"`` ends the session, because
+            either its user or a thief presented it; ``"reject"`` refuses the request only.
+        max_sessions: sessions per user; the oldest ends for the newest. ``None`` is no limit.
+        carrier: where the client keeps the id; the default is a `CookieCarrier`.
+        hooks: the app's own functions before and after each flow.
+        extensions: features around the plug.
+        throttle: how often sign-in may be tried for an account and from a source; ``None`` leaves that to others.
+        metadata: what to keep of a request that signs in; ``None`` keeps nothing.
+        on_event: called with every `Event`, besides the ``powauth`` logger.
+        clock: the time, in seconds since the Unix epoch.
+
+    Raises:
+        ConfigError: if an option is wrong or contradicts another.
+    """
+
+    def __init__(
+        self,
+        *,
+        secret_key: Secrets | Keyring,
+        users: UsersContext[U, I],
+        backend: Backend | str | None = None,
+        store: CredentialsCache | None = None,
+        session_key: str = DEFAULT_SESSION_KEY,
+        app_name: str | None = None,
+        current_user_key: str = "current_user",
+        session_ttl_renewal: Duration | None = timedelta(minutes=15),
+        max_lifetime: Duration = timedelta(hours=12),
+        remember: Remember | None = None,
+        grace: Duration = timedelta(seconds=30),
+        on_reuse: OnReuse = "revoke",
+        max_sessions: int | None = None,
+        carrier: Carrier | None = None,
+        hooks: Hooks[I] | None = None,
+        extensions: Sequence[Extension[I]] = (),
+        throttle: Throttle | None = DEFAULT_THROTTLE,
+        metadata: MetadataSource | None = default_metadata,
+        on_event: Listener | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        check_users(users)
+        if on_reuse not in get_args(OnReuse):
+            raise ConfigError(f"on_reuse must be 'revoke' or 'reject', not {on_reuse!r}")
+        if max_sessions is not None and (type(max_sessions) is not int or max_sessions < 1):
+            raise ConfigError(f"max_sessions must be a whole number from 1, or None, not {max_sessions!r}")
+        if throttle is not None and not isinstance(throttle, Throttle):
+            raise ConfigError(f"throttle must be a Throttle, or None, not {type(throttle).__name__}")
+        self._clock: Final = clock
+        self.keyring: Final = secret_key if isinstance(secret_key, Keyring) else Keyring(secret_key)
+        name = session_key if app_name is None else f"{app_name}_{session_key}"
+        given = store_of(backend, store)
+        self.carrier: Final = (carrier or CookieCarrier()).named(name)
+        self.store: Final = given if name == DEFAULT_SESSION_KEY else given.within(short(name))
+        self.policy: Final = policy_of(self.store.ttl, session_ttl_renewal, max_lifetime, grace, remember)
+        super().__init__(
+            users, current_user_key=current_user_key, hooks=hooks, extensions=self._bound(extensions, users)
+        )
+        self.vary, self.secure = self.carrier.vary, self.carrier.secure
+        self.sessions: Final = SessionManager(self.store, self.policy, on_reuse, max_sessions, self.now)
+        self._counters: Final = None if throttle is None else Counters(throttle, self.keyring, self.store.namespace)
+        self._log: Final = EventLog(self.now, on_event, with_ip=metadata is not None)
+        everywhere = self.accounts.users
+        subjects: Subjects[I] = Subjects(users, self.keyring.mac(PROOF_PURPOSE, self.store.namespace))
+        channels = self._channels(name, "" if app_name is None else f"{app_name}.")
+        reader = RequestReader(channels, self.sessions, subjects, everywhere, self._log, self.now)
+        self._subjects: Final = subjects
+        self._reader: Final = reader
+        self._signer: Final = Signer(reader, self.sessions, subjects, everywhere, self._log, metadata, self.now)
+        self._sealed = True
+
+    def _bound(self, extensions: Sequence[Extension[I]], users: UsersContext[U, I]) -> list[Extension[I]]:
+        parts: Parts[I] = Parts(
+            backend=self.store.backend,
+            namespace=self.store.namespace,
+            keyring=self.keyring,
+            users=anywhere(users),
+            now=self.now,
+            emit=lambda event, key, detail: self.note(event, None, key=key, detail=detail),
+        )
+        return [check_extension(each).bind(parts) for each in extensions]
+
+    def _channels(self, name: str, prefix: str) -> list[Channel[I]]:
+        channels: list[Channel[I]] = []
+        for position, each in enumerate(each_of(self.carrier)):
+            ids = IdCodec(self.keyring.mac(SESSION_PURPOSE, self.store.namespace, each.kind, name), prefix)
+            channels.append(Channel(position, each, ids, Recognizer(self.store, ids, self.policy)))
+        return channels
+
+    def __init_subclass__(cls, **options: object) -> None:
+        """Refuse a subclass whose own `fetch`, `do_fetch` or `call` would not be asked for every request."""
+        super().__init_subclass__(**options)
+        own = [name for name in ("fetch", "do_fetch", "call") if name in cls.__dict__]
+        if own and "call_at_once" not in cls.__dict__:
+            raise ConfigError(
+                f"{cls.__name__} overrides {own[0]}, which is not called for a session that has not changed: "
+                "override admits instead, or call_at_once as well"
+            )
+
+    def __repr__(self) -> str:
+        return f"<SessionAuth {self.carrier.name!r} in {self.store.namespace!r}>"
+
+    def now(self) -> Millis:
+        """Return the time by the clock that governs all of this authenticator's parts, in milliseconds."""
+        return int(self._clock() * 1000)
+
+    def admits(self, connection: Connection, identity: I) -> bool:
+        """Return whether the user of a valid session may go on. Override this to refuse some requests.
+
+        It is called for every request of a signed-in user, so it must be quick and must not wait.
+        """
+        del connection, identity
+        return True
+
+    # --- the plug -----------------------------------------------------------------------------------------------------
+
+    def call_at_once(self, connection: Connection) -> bool:
+        """See `Authenticator.call_at_once`: does it where nothing has changed, or no id is presented."""
+        if connection.assigned(self.current_user_key) is not MISSING:
+            return True
+        presence = self._reader.look_at_once(connection)
+        if presence is None:
+            return False
+        self.assign(connection, self._identity_in(connection, presence))
+        return True
+
+    async def fetch(self, connection: Connection) -> I | None:
+        """Return who the request is from: one read of the store, and none without an id or with a forged one."""
+        return self._identity_in(connection, await self._reader.look_again(connection))
+
+    def _identity_in(self, connection: Connection, presence: Presence[I]) -> I | None:
+        if isinstance(presence, Unchanged | Recognized | Began) and self.admits(connection, presence.identity):
+            return presence.identity
+        return None
+
+    async def create(self, connection: Connection, account: Account[I], grant: Grant = AS_BEFORE) -> Account[I] | None:
+        """Sign an account in: a new session with a new id, in the place of the one that the request presented.
+
+        Nothing is adopted from the client, and the session presented is dead once this returns. The account is read
+        after the epoch of its sessions, and the session is only made while that epoch stands. So no change of the user,
+        and no revocation, can slip in between unseen.
+        """
+        return await self._signer.create(connection, account, grant)
+
+    async def delete(self, connection: Connection) -> None:
+        """Sign out: the record goes first, then the cookie.
+
+        If the store cannot be reached, the client's id is taken all the same and the call raises: nobody is told
+        "signed out" while the session may live on.
+
+        Raises:
+            StoreUnavailable: if the record may still be there.
+        """
+        await self._signer.delete(connection)
+
+    def is_due(self, connection: Connection) -> bool:
+        """See `Authenticator.is_due`. A subclass whose `respond` has more to say overrides this, too."""
+        return is_due(self._reader.presence(connection))
+
+    async def respond(self, connection: Connection, *, failed: bool = False) -> Effects:
+        """Return what the response carries: a new session's id, a renewed id, the current id again, or its end.
+
+        Renewing is best effort: if the store is out of reach, the id that the client has stays valid.
+        """
+        return await self._signer.respond(connection, failed=failed)
+
+    def access_token(self, connection: Connection) -> str:
+        """Return the bearer token of a session that began in this request, for the body of its response.
+
+        Raises:
+            ConfigError: for any other session. Otherwise a script could read what HttpOnly hides.
+        """
+        return self._signer.access_token(connection)
+
+    # --- connections that last ----------------------------------------------------------------------------------------
+
+    def is_presented(self, connection: Connection) -> bool:
+        """See `Authenticator.is_presented`: whether there is anything under the carrier's name."""
+        channel = self._reader.channel_of(connection)
+        try:
+            return channel.carrier.ambient and channel.carrier.read(connection) is not None
+        except SeveralIds:
+            return True
+
+    async def recheck(self, connection: Connection) -> bool:
+        """See `Authenticator.recheck`: one read. It renews nothing, and does not prolong the session.
+
+        Once the answer was no, nobody is signed in on this connection.
+        """
+        presence: Presence[I] | None = self._reader.presence(connection)
+        if presence is None:
+            return True  # whoever is signed in, it was not by a session of ours
+        stored = stored_in(presence)
+        if self.current_identity(connection) is None or stored is None:
+            return False
+        alive = await self.sessions.alive(stored.session)
+        if alive is not None and self.store.reload:
+            confirmed = await self._reader.confirm(connection, alive, keep=False)
+            alive = None if confirmed is None else alive
+        if alive is None:
+            self._reader.set_presence(connection, NO_ID)
+            self.assign(connection, None)
+            return False
+        self._replace_stored(connection, alive)
+        return True
+
+    def is_expired(self, connection: Connection) -> bool:
+        """See `Authenticator.is_expired`: by the record as it was last read."""
+        presence: Presence[I] | None = self._reader.presence(connection)
+        if presence is None:
+            return False
+        last = last_moment(presence)
+        return last is None or self.now() >= last
+
+    # --- the current user's sessions ----------------------------------------------------------------------------------
+
+    def session(self, connection: Connection) -> SessionInfo | None:
+        """Return the session of this connection, as its user may see it; ``None`` if nobody is signed in."""
+        stored = stored_in(self._reader.presence(connection))
+        return None if stored is None else session_info(stored, current=True)
+
+    def is_fresh(self, connection: Connection, within: Duration) -> bool:
+        """Return whether the user entered the password, for this session, no longer than ``within`` ago.
+
+        Raises:
+            ConfigError: if ``within`` is no length of time.
+        """
+        longest = duration("within", within, at_least=1)
+        stored = stored_in(self._reader.presence(connection))
+        return stored is not None and is_fresh(stored.session, longest, self.now(), self.policy)
+
+    async def list_sessions(self, connection: Connection) -> list[SessionInfo]:
+        """Return the current user's live sessions, newest first.
+
+        Raises:
+            NotSignedIn: if nobody is signed in.
+        """
+        current = self._current(connection).session
+        found = await self.store.sessions(current.user_key, self.now())
+        return [session_info(stored, current=stored.session.sid == current.sid) for stored in found]
+
+    async def revoke(self, connection: Connection, session_id: object) -> bool:
+        """End one of the current user's sessions, and return whether there was one.
+
+        Another user's session gets the same answer as one that never was. Revoking the current one signs out.
+
+        Raises:
+            NotSignedIn: if nobody is signed in.
+        """
+        current = self._current(connection).session
+        sid = decode_sid(session_id)
+        if sid is None:
+            return False
+        if sid == current.sid:
+            await self.do_delete(connection)
+            return True
+        return await self.sessions.end_one(current.user_key, sid, self._log.note(connection))
+
+    async def revoke_others(self, connection: Connection) -> int:
+        """End all of the current user's sessions but this one, and sign-ins in flight. Return how many ended.
+
+        Raises:
+            NotSignedIn: if nobody is signed in.
+        """
+        current = self._current(connection).session
+        note = self._log.note(connection)
+        return await self.sessions.end_all(current.user_key, note, "all others", keep=current)
+
+    async def revoke_all(self, connection: Connection) -> int:
+        """End all of the current user's sessions, this one among them. Return how many ended.
+
+        Raises:
+            NotSignedIn: if nobody is signed in.
+        """
+        current = self._current(connection).session
+        ended = await self.sessions.end_all(current.user_key, self._log.note(connection), "all")
+        await self.do_delete(connection)
+        return ended
+
+    async def update_metadata(self, connection: Connection, changes: Metadata) -> Metadata:
+        """Add to, or change, what the current session keeps; ``None`` removes a key. Return all of it as it is now.
+
+        Raises:
+            NotSignedIn: if nobody is signed in, or the session has ended meanwhile.
+            MetadataTooLarge: if it would be over 4096 bytes.
+            TypeError: if a value is not of JSON's plain types.
+        """
+        done = await self.sessions.change_metadata(self._current(connection), changes)
+        self._replace_stored(connection, done)
+        return done.session.metadata
+
+    async def reseal(self, connection: Connection) -> None:
+        """Write the current proof of the user into this session, after a handler has changed its own user's password.
+
+        Raises:
+            NotSignedIn: if nobody is signed in, or the user is gone or locked.
+        """
+        current = self._current(connection)
+        account = await self.accounts.users.get(loaded_key(current.session.user_key))
+        if account is None or account.active is not True:
+            raise NotSignedIn("the account no longer exists, or is locked")
+        session = self._subjects.resealed(current.session, account)
+        done = await self.store.update(current, session, current.expires_at, self.now())
+        if done is None:
+            raise StoreUnavailable("the session was changed at the same time; try again")
+        self._replace_stored(connection, done)
+
+    # --- for the app's own code ---------------------------------------------------------------------------------------
+
+    async def revoke_user(self, user: object) -> int:
+        """End everything that any user holds. Return how many sessions ended. ``user``: an identity, a row, a key."""
+        return await self.accounts.credentials_changed(self.key_of(user), "all")
+
+    async def revoke_everyone(self) -> int:
+        """End all sessions of all users. Return how many ended. This reads every session once."""
+        return await self.sessions.end_everyone(self._log.note(None))
+
+    async def forget_failures(self, params: Mapping[str, object]) -> bool:
+        """Let an account be signed in to again at once. Return whether it had failures.
+
+        ``params`` hold its user id. This is for the app's own code, after support has spoken with the owner.
+        """
+        account = self.users.login_key(params)
+        if self._counters is None or account is None:
+            return False
+        return await self._counters.forget(self.store.backend, account, self.now())
+
+    @asynccontextmanager
+    async def lifespan(self, app: object = None) -> AsyncIterator[None]:
+        """Close at the end of an app what powauth opened: ``FastAPI(lifespan=auth.lifespan)``.
+
+        It can be entered again, and also after `aclose`.
+        """
+        del app
+        try:
+            yield
+        finally:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close what powauth opened, and nothing that the app owns. Later use opens it again."""
+        await self.store.close()
+        await self.accounts.users.close()
+
+    # --- what accounts need; see `SignInPort` -------------------------------------------------------------------------
+
+    def current_key(self, request: Connection) -> Key | None:
+        """See `Authenticator.current_key`: the key in the session's record."""
+        identity = self.current_identity(request)
+        stored = stored_in(self._reader.presence(request))
+        if identity is None or stored is None:
+            return super().current_key(request)
+        return loaded_key(stored.session.user_key)
+
+    def is_current(self, request: Connection, account: Account[I]) -> bool:
+        """See `Authenticator.is_current`: whether the account has the proof in the session's record."""
+        stored = stored_in(self._reader.presence(request))
+        return account.active if stored is None else self._subjects.proves(account, stored.session)
+
+    async def end_sessions(self, key: Key, why: str) -> int:
+        """See `Authenticator.end_sessions`."""
+        return await self.sessions.end_all(stored_key(key), self._log.note(None), why)
+
+    async def refresh(self, key: Key) -> None:
+        """See `Authenticator.refresh`: merge the identity into the records of all of the user's sessions."""
+
+        async def load() -> Account[I] | None:
+            return await self.accounts.users.get(key)
+
+        await self.store.rewrite(stored_key(key), load, self._subjects.merged, self.now())
+
+    async def admit_second_factor(self, request: Connection, params: Mapping[str, object]) -> None:
+        """See `Authenticator.admit_second_factor`."""
+        account = self.users.login_key(params)
+        if self._counters is None or account is None:
+            return
+        try:
+            await self._counters.admit_second_factor(self.store.backend, self.now, account)
+        except Throttled as error:
+            self._log.emit("throttled", request, detail=error.scope)
+            raise
+
+    def is_ambient(self, connection: Connection) -> bool:
+        """See `Authenticator.is_ambient`: a bearer token is sent by programs alone."""
+        return self._reader.channel_of(connection).carrier.ambient
+
+    async def accept_proof(self, account: Account[I], proof: bytes) -> None:
+        """See `Authenticator.accept_proof`: re-seal the user's records, so that they accept both."""
+
+        async def load() -> bytes:
+            return proof
+
+        def change(session: Session, proof: bytes) -> Session:
+            return self._subjects.accepting(session, account, proof)
+
+        await self.store.rewrite(stored_key(account.key), load, change, self.now())
+
+    async def check_ready(self, key: Key) -> None:
+        """See `Authenticator.check_ready`: one small read."""
+        await self.store.epoch(stored_key(key), self.now())
+
+    async def admit_sign_in(self, request: Connection, params: Mapping[str, object]) -> Attempt:
+        """See `Authenticator.admit_sign_in`: one change of the store, if neither counter is there yet.
+
+        Whoever the attempt is for, the latest epoch of all users is read, for `create`, if the store has one and no
+        hook takes time between the look-up of the user and the session.
+        """
+        admission = UNCOUNTED
+        if self._counters is not None:
+            account, source = self.users.login_key(params), request.client_ip()
+            try:
+                admission = await self._counters.admit(self.store.backend, self.now, account=account, source=source)
+            except Throttled as error:
+                self._log.emit("throttled", request, detail=error.scope)
+                raise
+        begun = self.now()
+        if self.accounts.hooks.runs_before("sign_in"):
+            return Attempt(admission, begun)
+        try:
+            return Attempt(admission, begun, await self.store.backend.latest_epoch(begun))
+        except StoreUnavailable:
+            await admission.undo()
+            raise
+
+    async def admit_proof(self, request: Connection, key: Key) -> Admission:
+        """See `Authenticator.admit_proof`."""
+        if self._counters is None:
+            return UNCOUNTED
+        text = key_text(stored_key(key))
+        try:
+            return await self._counters.admit_proof(self.store.backend, self.now, text)
+        except Throttled as error:
+            self._log.emit("throttled", request, user_key=stored_key(key), detail=error.scope)
+            raise
+
+    def check_asgi(self) -> None:
+        """See `Authenticator.check_asgi`."""
+        super().check_asgi()
+        self._warn_about_memory()
+        if self.store.takes_threads:
+            log(
+                logging.WARNING,
+                "the backend is synchronous: on ASGI each read or write takes a worker thread; "
+                "its asynchronous client would spare that",
+            )
+
+    def check_wsgi(self) -> None:
+        """See `Authenticator.check_wsgi`."""
+        super().check_wsgi()
+        self._warn_about_memory()
+        self.store.check_off_loop()
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def note(
+        self, name: EventName, request: Connection | None, *, key: Key | None = None, detail: str | None = None
+    ) -> None:
+        """See `Authenticator.note`: with the session, if it is this user's."""
+        stored = None if request is None else stored_in(self._reader.presence(request))
+        owner = None if key is None else stored_key(key)
+        session = stored.session if stored is not None and stored.session.user_key == owner else None
+        self._log.emit(name, request, session, user_key=owner, detail=detail)
+
+    def _current(self, connection: Connection) -> Stored:
+        if self.current_identity(connection) is None:
+            raise NotSignedIn("sign in first")
+        stored = stored_in(self._reader.presence(connection))
+        if stored is None:
+            raise NotSignedIn("the current user was not signed in by a session")
+        return stored
+
+    def _replace_stored(self, connection: Connection, stored: Stored) -> None:
+        presence = self._reader.presence(connection)
+        if isinstance(presence, Unchanged):
+            presence = Recognized(presence.presented, stored, presence.identity, Outcome.CURRENT)
+        elif isinstance(presence, Recognized | Began):
+            presence = msgspec.structs.replace(presence, stored=stored)
+        if presence is not None:
+            self._reader.set_presence(connection, presence)
+
+    def _warn_about_memory(self) -> None:
+        if not self.store.backend.shared:
+            log(
+                logging.WARNING,
+                "sessions live in this process's memory: other worker processes do not know them, and sign-out and "
+                "renewal stay in this one; use lmdb:///, a database or Redis for more than one process",
+            )

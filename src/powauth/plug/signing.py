@@ -1,0 +1,218 @@
+"""`Signer`: signs accounts in and out of requests, and says what a response carries."""
+
+from collections.abc import Callable
+from typing import Any, Generic
+
+import msgspec
+
+from powauth.accounts.base import Account, UsersContext
+from powauth.accounts.identity import I, stored_key
+from powauth.accounts.service import SIGN_IN_ATTEMPTS, Attempt, Grant
+from powauth.accounts.throttle import UNCOUNTED
+from powauth.backends.base import EPOCH_LIFETIME, Millis
+from powauth.errors import ConfigError, StoreUnavailable
+from powauth.http.carriers import BearerCarrier
+from powauth.http.connection import NO_EFFECTS, Connection, Effects
+from powauth.http.metadata import MetadataSource
+from powauth.plug.event_log import EventLog
+from powauth.plug.reader import Channel, RequestReader
+from powauth.plug.subjects import Subjects
+from powauth.sessions.ids import encode_sid
+from powauth.sessions.info import checked_metadata
+from powauth.sessions.manager import SessionManager
+from powauth.sessions.presence import Began, Ended, Presence, Recognized, sid_in, stored_in
+from powauth.sessions.recognition import NO_ID, NeedsRead
+from powauth.sessions.record import Metadata, Outcome, Session, expires_at
+from powauth.sessions.store import Stored
+
+
+class Signer(Generic[I]):
+    """Signs accounts in and out.
+
+    Args:
+        reader: the state of requests.
+        sessions: begins and carries on sessions.
+        subjects: what records store of accounts.
+        users: reads accounts again.
+        log: emits events.
+        metadata: what to keep of a request that signs in.
+        now: the time in milliseconds.
+    """
+
+    def __init__(
+        self,
+        reader: RequestReader[I],
+        sessions: SessionManager,
+        subjects: Subjects[I],
+        users: UsersContext[Any, I],
+        log: EventLog,
+        metadata: MetadataSource | None,
+        now: Callable[[], Millis],
+    ) -> None:
+        self._reader = reader
+        self._channels = reader.channels
+        self._sessions = sessions
+        self._store = sessions.store
+        self._subjects = subjects
+        self._users = users
+        self._log = log
+        self._metadata = metadata
+        self._now = now
+
+    # --- signing in ---------------------------------------------------------------------------------------------------
+
+    async def create(self, connection: Connection, account: Account[I], grant: Grant) -> Account[I] | None:
+        """Make a session for an account; see `SessionAuth.create`."""
+        channel = self._channel_for(grant)
+        presence = await self._presence_on(connection, channel)
+        before, replaced = stored_in(presence), sid_in(presence)
+        key = stored_key(account.key)
+        same_user = replaced is None or (before is not None and before.session.user_key == key)
+        remembered = self._to_remember(grant, before if same_user else None)
+        channel.carrier.begin(connection, same_user=same_user)
+        made = await self._begun(connection, account, grant, remembered=remembered)
+        if made is None:
+            return None
+        stored, fresh = made
+        if replaced is not None:
+            await self._store.delete(replaced, self._now())
+        self._reader.set_presence(connection, Began(stored, fresh.identity, channel.position))
+        await self._sessions.end_oldest(key, self._log.note(connection))
+        self._log.emit("signed_in", connection, stored.session)
+        return fresh
+
+    async def _begun(
+        self, connection: Connection, account: Account[I], grant: Grant, *, remembered: bool
+    ) -> tuple[Stored, Account[I]] | None:
+        """Make the session while the epoch stands that was read before the account.
+
+        The latest epoch of all users, read before the user was looked up, serves at the first try. Later tries read
+        the user's own epoch, and the account after it.
+        """
+        attempt = grant.attempt or Attempt()
+        begun, epoch, admission = attempt.begun, attempt.epoch, attempt.admission
+        metadata = self._metadata_of(connection)
+        for _ in range(SIGN_IN_ATTEMPTS):
+            fresh: Account[I] | None = account if account.active is True else None
+            if epoch is None:
+                begun = self._now()
+                epoch = await self._store.epoch(stored_key(account.key), begun)
+                fresh = await self._read_again(account, proven=grant.proven)
+            if fresh is None:
+                return None
+            if self._now() - begun <= EPOCH_LIFETIME // 2:
+                # Only in one transaction: a session that exists must not fail for the counters' sake.
+                also = admission.forgiveness() if self._store.backend.changes_at_once else []
+                subject = self._subjects.subject(fresh)
+                stored, forgiven = await self._sessions.begin(subject, epoch, metadata, also, remembered=remembered)
+                if stored is not None:
+                    if also:
+                        admission.forgiven(forgiven)
+                    return stored, fresh
+            epoch, admission = None, UNCOUNTED
+        raise StoreUnavailable("the user's sessions were revoked again and again during the sign-in; try again")
+
+    async def _presence_on(self, connection: Connection, channel: Channel[I]) -> Presence[I]:
+        """Return what a request presents on the channel of a sign-in, or has begun there.
+
+        Raises:
+            StoreUnavailable: if nobody can tell.
+        """
+        presence = self._reader.presence(connection)
+        if isinstance(presence, Began | Ended):
+            return presence if presence.channel == channel.position else NO_ID
+        if channel is self._reader.channel_of(connection):
+            return await self._reader.look(connection)
+        return await self._reader.look_at(connection, channel)
+
+    def _channel_for(self, grant: Grant) -> Channel[I]:
+        """Return the channel that a new session is for."""
+        channel = self._channels[-1 if grant.bearer else 0]
+        if grant.bearer and not isinstance(channel.carrier, BearerCarrier):
+            raise ConfigError("bearer=True needs SessionAuth(carrier=AnyOf(CookieCarrier(), BearerCarrier()))")
+        return channel
+
+    def _to_remember(self, grant: Grant, before: Stored | None) -> bool:
+        """Return whether a new session is remembered: as asked for, or as the one that it replaces."""
+        offered = self._sessions.policy.remembered is not None
+        if grant.remember is None:
+            return offered and before is not None and before.session.remembered
+        if grant.remember and not offered:
+            raise ConfigError("remember=True needs SessionAuth(remember=Remember())")
+        return grant.remember
+
+    async def _read_again(self, account: Account[I], *, proven: bool) -> Account[I] | None:
+        """Return an account as it is now; ``None`` if it may not sign in, or has lost the proof that was checked."""
+        fresh = await self._users.get(account.key)
+        if not isinstance(fresh, Account) or fresh.active is not True:
+            return None
+        return fresh if not proven or fresh.proof == account.proof else None
+
+    def _metadata_of(self, connection: Connection) -> Metadata:
+        if self._metadata is None:
+            return {}
+        return checked_metadata({"first_seen": self._now(), **self._metadata(connection)})
+
+    # --- signing out --------------------------------------------------------------------------------------------------
+
+    async def delete(self, connection: Connection) -> None:
+        """End a request's session; see `SessionAuth.delete`."""
+        presence = self._reader.presence(connection)
+        if presence is None or isinstance(presence, NeedsRead):
+            try:
+                presence = await self._reader.look(connection)
+            except StoreUnavailable:
+                presence = self._reader.presence(connection)
+        channel = self._reader.channel_of(connection)
+        if isinstance(presence, Began | Ended):
+            channel = self._channels[presence.channel]
+        sid, stored = sid_in(presence), stored_in(presence)
+        self._reader.set_presence(connection, Ended(channel.position, sid))
+        channel.carrier.forget(connection)
+        if sid is None:
+            return
+        try:
+            await self._store.delete(sid, self._now())
+        except StoreUnavailable:
+            self._log.emit("sign_out_failed", connection, detail=encode_sid(sid))
+            raise
+        self._reader.set_presence(connection, Ended(channel.position))
+        self._log.emit("signed_out", connection, None if stored is None else stored.session)
+
+    # --- the response -------------------------------------------------------------------------------------------------
+
+    async def respond(self, connection: Connection, *, failed: bool) -> Effects:
+        """Return what a response carries; see `SessionAuth.respond`."""
+        presence = self._reader.presence(connection)
+        if isinstance(presence, Ended):
+            return self._channels[presence.channel].carrier.clear(connection)
+        if failed:
+            return NO_EFFECTS
+        note = self._log.note(connection)
+        if isinstance(presence, Began):
+            session = presence.stored.session
+            alive = await self._sessions.seen_alive(session, note)
+            return self._sent(connection, self._channels[presence.channel], session) if alive else NO_EFFECTS
+        if isinstance(presence, Recognized) and presence.outcome is not Outcome.CURRENT:
+            stored, to_send = await self._sessions.carry_on(presence.stored, presence.presented, note)
+            self._reader.set_presence(connection, msgspec.structs.replace(presence, stored=stored))
+            if to_send is not None:
+                return self._sent(connection, self._reader.channel_of(connection), to_send)
+        return NO_EFFECTS
+
+    def _sent(self, connection: Connection, channel: Channel[I], session: Session) -> Effects:
+        policy, max_age = self._sessions.policy, None
+        if session.remembered and policy.remembered is not None:
+            max_age = max(1, (expires_at(session, policy) - self._now()) // 1000)
+        value = channel.ids.encode(session.sid, session.salt, session.generation)
+        return channel.carrier.write(connection, value, max_age)
+
+    def access_token(self, connection: Connection) -> str:
+        """Return the bearer token of a session that began in this request; see `SessionAuth.access_token`."""
+        presence = self._reader.presence(connection)
+        if isinstance(presence, Began):
+            channel, session = self._channels[presence.channel], presence.stored.session
+            if isinstance(channel.carrier, BearerCarrier):
+                value = channel.ids.encode(session.sid, session.salt, session.generation)
+                return channel.carrier.prefix + value
+        raise ConfigError("there is a token only for a session that began in this request, with bearer=True")

@@ -1,0 +1,93 @@
+"""The public view of a session, and the metadata that an app keeps about it."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from powauth.backends.base import Millis
+from powauth.errors import MetadataTooLarge
+from powauth.sessions.ids import encode_sid
+from powauth.sessions.record import Metadata
+from powauth.sessions.store import Stored
+
+MAX_METADATA_BYTES = 4096
+"""The longest encoded metadata of one session."""
+
+_PLAIN = (str, int, float, bool, type(None))
+
+
+class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A session as its user, or an administrator, may see it. Nothing in here opens it.
+
+    Attributes:
+        id: the public id, for `RequestAuth.revoke`.
+        current: whether it is the session of the request that asked.
+        created_at: when the user signed in.
+        renewed_at: when its id was last renewed.
+        authenticated_at: when the user last entered the password.
+        expires_at: when it ends if it is not renewed.
+        remembered: whether it outlives the browser's own session.
+        metadata: ``first_seen``, ``ip``, ``user_agent`` by default, and what the app added.
+    """
+
+    id: str
+    current: bool
+    created_at: datetime
+    renewed_at: datetime
+    authenticated_at: datetime
+    expires_at: datetime
+    remembered: bool
+    metadata: Metadata
+
+
+def session_info(stored: Stored, *, current: bool) -> SessionInfo:
+    """Return the public view of a stored session."""
+    session = stored.session
+    return SessionInfo(
+        id=encode_sid(session.sid),
+        current=current,
+        created_at=_utc(session.created_at),
+        renewed_at=_utc(session.renewed_at),
+        authenticated_at=_utc(session.authenticated_at),
+        expires_at=_utc(stored.expires_at),
+        remembered=session.remembered,
+        metadata=dict(session.metadata),
+    )
+
+
+def _utc(millis: Millis) -> datetime:
+    return datetime.fromtimestamp(millis / 1000, UTC)
+
+
+def changed_metadata(metadata: Metadata, changes: Mapping[str, Any]) -> Metadata:
+    """Return the metadata with ``changes``, in which ``None`` removes a key.
+
+    Raises:
+        MetadataTooLarge, TypeError: as `checked_metadata` does.
+    """
+    removed = {name for name, value in changes.items() if value is None}
+    merged = {**metadata, **changes}
+    return checked_metadata({name: value for name, value in merged.items() if name not in removed})
+
+
+def checked_metadata(metadata: Mapping[str, Any]) -> Metadata:
+    """Return the metadata, if it is flat, plain and short enough. It is refused whole otherwise.
+
+    Raises:
+        MetadataTooLarge: if it is over `MAX_METADATA_BYTES`.
+        TypeError: if a value is not of JSON's plain types, or an integer is over 64 bits.
+    """
+    for name, value in metadata.items():
+        if not isinstance(name, str) or not isinstance(value, _PLAIN):
+            raise TypeError(f"session metadata {name!r} must be a string, a number, a boolean or None")
+    try:
+        size = len(msgspec.msgpack.encode(metadata))
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise TypeError("session metadata must be of integers of 64 bits and of text that UTF-8 can hold") from error
+    if size > MAX_METADATA_BYTES:
+        raise MetadataTooLarge(
+            f"session metadata may take {MAX_METADATA_BYTES} bytes; keep what is larger in a database"
+        )
+    return dict(metadata)

@@ -1,0 +1,247 @@
+"""`SessionManager`: carries out what `powauth.sessions.record` decides, on the sessions in a store.
+
+It knows sessions alone: no users and no requests. What happens is told to a `Note`.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from powauth.backends.base import Change, Millis
+from powauth.errors import NotSignedIn, StoreUnavailable
+from powauth.events import EventName
+from powauth.sessions.ids import PresentedId
+from powauth.sessions.info import changed_metadata
+from powauth.sessions.record import (
+    Metadata,
+    OnReuse,
+    Outcome,
+    Policy,
+    Session,
+    StoredKey,
+    Subject,
+    confirmed,
+    decide,
+    expires_at,
+    forwarded,
+    new_session,
+    renewed,
+)
+from powauth.sessions.store import CredentialsCache, Stored, UnreadableRecord
+
+RESPONSE_ATTEMPTS = 8
+"""How often a response decides again after losing a compare-and-set. Two losses are rare: the winner's id is resent."""
+
+METADATA_ATTEMPTS = 16
+"""How often a change of metadata is tried again after another writer was faster."""
+
+
+class Note(Protocol):
+    """Takes down what happened: an `Event` in the making."""
+
+    def __call__(
+        self,
+        name: EventName,
+        session: Session | None = None,
+        *,
+        user_key: StoredKey | None = None,
+        sid: bytes | None = None,
+        detail: str | None = None,
+    ) -> None:
+        """Emit the event."""
+        ...
+
+
+class SessionManager:
+    """Begins, carries on, ends and lists sessions.
+
+    Args:
+        store: where they are.
+        policy: the times of a session.
+        on_reuse: whether reuse of an old id ends its session.
+        max_sessions: sessions per user; the oldest ends for the newest.
+        now: the time in milliseconds.
+    """
+
+    def __init__(
+        self,
+        store: CredentialsCache,
+        policy: Policy,
+        on_reuse: OnReuse,
+        max_sessions: int | None,
+        now: Callable[[], Millis],
+    ) -> None:
+        self.store = store
+        self.policy = policy
+        self.on_reuse = on_reuse
+        self.max_sessions = max_sessions
+        self.now = now
+
+    async def begin(
+        self,
+        subject: Subject,
+        epoch: int,
+        metadata: Metadata,
+        also: list[Change],
+        *,
+        remembered: bool,
+    ) -> tuple[Stored | None, int]:
+        """Make a session if the user's epoch is still ``epoch``. Return it, and how many changes of ``also`` were made.
+
+        Nothing is adopted from the client: sid and salt are new.
+        """
+        now = self.now()
+        session = new_session(self.store.owner(subject.user_key), subject, now, metadata, remembered=remembered)
+        ends = expires_at(session, self.policy)
+        made = await self.store.create(session, epoch, ends, now, also)
+        return (Stored(session, 0, ends), made - 1) if made else (None, 0)
+
+    async def refuse(self, session: Session, outcome: Outcome, note: Note) -> None:
+        """Do what an outcome that lets nobody in asks for: rows 2, 8, 9 and 11."""
+        now = self.now()
+        if outcome is Outcome.REUSE:
+            if self.on_reuse == "revoke":
+                await self.store.delete(session.sid, now)
+            note("reuse_detected", session, detail=self.on_reuse)
+        elif outcome is Outcome.EXPIRED:
+            await self.store.delete(session.sid, now)
+            note("expired", session)
+        else:
+            note("unknown_id", session)
+
+    async def carry_on(self, stored: Stored, presented: PresentedId, note: Note) -> tuple[Stored, Session | None]:
+        """Do at the response what was decided at the request: rows 4 to 7 and 10.
+
+        Whoever loses a compare-and-set reads again and decides again, so all requests end with the same id.
+
+        Returns:
+            The session as it is now, and the one whose id is to be sent, if any. No id is sent that was not seen alive
+            just now: a late response must not overwrite the cookie of a new sign-in.
+        """
+        read_again = False
+        try:
+            for _ in range(RESPONSE_ATTEMPTS):
+                now = self.now()
+                session = stored.session
+                outcome = decide(session, presented, now, self.policy)
+                if outcome is Outcome.RESEND and read_again:
+                    return stored, session
+                changed = self._next(session, outcome, presented, now)
+                if changed is None and outcome is not Outcome.RESEND:
+                    return stored, None
+                if changed is not None:
+                    done = await self.store.update(stored, changed, expires_at(changed, self.policy), now)
+                    if done is not None:
+                        return done, _told(note, outcome, changed)
+                again = await self.store.get_fresh(session.sid, now)
+                if again is None:
+                    return stored, None
+                stored, read_again = again, True
+        except StoreUnavailable:
+            note("store_unavailable", detail="respond")
+        return stored, None
+
+    def _next(self, session: Session, outcome: Outcome, presented: PresentedId, now: Millis) -> Session | None:
+        if outcome is Outcome.RENEW:
+            return renewed(session, now, self.policy)
+        if outcome is Outcome.CONFIRM:
+            return confirmed(session, now, self.policy)
+        if outcome is Outcome.AHEAD:
+            return forwarded(session, presented.generation, now, self.policy)
+        return None
+
+    async def seen_alive(self, session: Session, note: Note) -> bool:
+        """Return whether a session that has just begun is still there, or `max_sessions` has ended it for a newer one.
+
+        Two sign-ins of one browser may overlap: the dead id of one must not overwrite the other's.
+        """
+        if self.max_sessions is None:
+            return True
+        try:
+            return await self.store.get_fresh(session.sid, self.now()) is not None
+        except StoreUnavailable:
+            # The store acknowledged it a moment ago: send the id, or the client loses what it was promised.
+            note("store_unavailable", detail="respond")
+            return True
+
+    async def end_oldest(self, user_key: StoredKey, note: Note) -> None:
+        """End the sessions over `max_sessions`.
+
+        Overlapping sign-ins all do so, by the same order, so the last one leaves exactly the newest sessions.
+        """
+        if self.max_sessions is None:
+            return
+        now = self.now()
+        for extra in (await self.store.sessions(user_key, now))[self.max_sessions :]:
+            await self.store.delete(extra.session.sid, now)
+            note("revoked", extra.session, detail="over max_sessions")
+
+    async def alive(self, session: Session) -> Stored | None:
+        """Return a session as it is now; ``None`` if it has ended. This is no use of the session: it renews nothing."""
+        now = self.now()
+        try:
+            stored = await self.store.get(session.sid, now)
+        except UnreadableRecord:
+            return None
+        if stored is None:
+            return None
+        current = PresentedId(session.sid, session.salt, stored.session.generation)
+        return stored if decide(stored.session, current, now, self.policy).accepted else None
+
+    async def end_one(self, user_key: StoredKey, sid: bytes, note: Note) -> bool:
+        """End one session of a user, and return whether there was one. Another user's session counts as none."""
+        now = self.now()
+        try:
+            found = await self.store.get(sid, now)
+        except UnreadableRecord:
+            found = None
+        if found is None or found.session.user_key != user_key:
+            return False
+        existed = await self.store.delete(sid, now)
+        note("revoked", found.session)
+        return existed
+
+    async def end_all(self, user_key: StoredKey, note: Note, why: str, *, keep: Session | None = None) -> int:
+        """End all sessions of a user but ``keep``, and sign-ins in flight. Return how many ended."""
+        ended = await self.store.delete_user(user_key, self.now(), None if keep is None else keep.sid)
+        note("revoked", keep, user_key=user_key, detail=f"{why}: {ended}")
+        return ended
+
+    async def end_everyone(self, note: Note) -> int:
+        """End all sessions of all users. Return how many ended. This reads every session once."""
+        ended = 0
+        async for key in self.store.users(self.now()):
+            ended += await self.store.delete_user(key, self.now())
+        note("revoked", detail=f"everyone: {ended}")
+        return ended
+
+    async def change_metadata(self, stored: Stored, changes: Metadata) -> Stored:
+        """Add to, or change, what a session keeps. ``None`` removes a key. Return the session as it is now.
+
+        Raises:
+            NotSignedIn: if the session has ended.
+            MetadataTooLarge: if the metadata would be too large.
+            TypeError: if a value is not of JSON's plain types.
+        """
+        found: Stored | None = stored
+        for _ in range(METADATA_ATTEMPTS):
+            if found is None:
+                raise NotSignedIn("the session has ended")
+            kept = changed_metadata(found.session.metadata, changes)
+            session = msgspec.structs.replace(found.session, metadata=kept)
+            done = await self.store.update(found, session, found.expires_at, self.now())
+            if done is not None:
+                return done
+            found = await self.store.get_fresh(session.sid, self.now())
+        raise StoreUnavailable("the session changed too fast to take the metadata; try again")
+
+
+def _told(note: Note, outcome: Outcome, session: Session) -> Session | None:
+    """Tell what was written, and return the session whose id is to be sent."""
+    if outcome is Outcome.RENEW:
+        note("renewed", session)
+        return session
+    if outcome is Outcome.AHEAD:
+        note("forwarded", session)
+    return None

@@ -1,0 +1,107 @@
+"""Who is present: the state of one request, as a tagged union.
+
+A request begins with what `Recognizer.recognize` says. A read, a sign-in or a sign-out replaces its state.
+"""
+
+from typing import Generic, TypeVar
+
+import msgspec
+
+from powauth.backends.base import Millis
+from powauth.errors import StoreUnavailable
+from powauth.sessions.ids import PresentedId
+from powauth.sessions.recognition import Anonymous, NeedsRead, Unchanged
+from powauth.sessions.record import Outcome
+from powauth.sessions.store import Stored
+
+I = TypeVar("I")  # noqa: E741 - the identity
+
+
+class Recognized(msgspec.Struct, Generic[I], frozen=True):
+    """The request is a user's, as its record was just read.
+
+    Attributes:
+        presented: the id.
+        stored: the session.
+        identity: the user's identity.
+        outcome: what to do at the response.
+    """
+
+    presented: PresentedId
+    stored: Stored
+    identity: I
+    outcome: Outcome
+
+    __repr__ = object.__repr__  # error reporters record what local variables look like
+
+
+class Unknown(msgspec.Struct, frozen=True):
+    """The id is valid, and nobody can tell whether it has a session: the record could not be read.
+
+    Attributes:
+        presented: the id.
+        cause: why, if the store did not answer. A record without a readable session has no cause: it counts as absent.
+    """
+
+    presented: PresentedId
+    cause: StoreUnavailable | None = None
+
+
+class Began(msgspec.Struct, Generic[I], frozen=True):
+    """The user signed in during this request.
+
+    Attributes:
+        stored: the new session.
+        identity: the user's identity.
+        channel: the position of the carrier that the id is for.
+    """
+
+    stored: Stored
+    identity: I
+    channel: int
+
+    __repr__ = object.__repr__
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """The user signed out during this request.
+
+    Attributes:
+        channel: the position of the carrier that the client's id is taken from.
+        alive: the sid of the session that may live on, because the store did not answer.
+    """
+
+    channel: int
+    alive: bytes | None = None
+
+
+Presence = Anonymous | Unchanged[I] | NeedsRead[I] | Recognized[I] | Unknown | Began[I] | Ended
+
+
+def stored_in(presence: Presence[I] | None) -> Stored | None:
+    """Return the session by which the request's user is signed in."""
+    return presence.stored if isinstance(presence, Unchanged | Recognized | Began) else None
+
+
+def sid_in(presence: Presence[I] | None) -> bytes | None:
+    """Return the sid of the session that the request has, or may have if its record could not be seen."""
+    if isinstance(presence, Unchanged | Recognized | Began):
+        return presence.stored.session.sid
+    if isinstance(presence, Unknown):
+        return presence.presented.sid
+    if isinstance(presence, NeedsRead):
+        return presence.known.presented.sid
+    return presence.alive if isinstance(presence, Ended) else None
+
+
+def is_due(presence: Presence[I] | None) -> bool:
+    """Return whether the response has something to do: a session to carry on, to begin or to end."""
+    if isinstance(presence, Recognized):
+        return presence.outcome is not Outcome.CURRENT
+    return isinstance(presence, Began | Ended)
+
+
+def last_moment(presence: Presence[I] | None) -> Millis | None:
+    """Return when the session ends by the record as it was last read; ``None`` if there is none."""
+    stored = stored_in(presence)
+    return None if stored is None else stored.expires_at

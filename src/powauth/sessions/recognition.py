@@ -1,0 +1,160 @@
+"""The hot path: from the value that a carrier read to the session that it names.
+
+`Recognizer.recognize` turns the value into one of three answers. It owns the caches: which ids were verified, and what
+their records said. It still looks into the store at each request, so a session that was ended anywhere is never served.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Final, Generic, TypeVar
+
+import msgspec
+
+from powauth.backends.base import Millis, Record, WouldWaitError
+from powauth.errors import StoreUnavailable
+from powauth.sessions.ids import IdCodec, PresentedId
+from powauth.sessions.record import Outcome, Policy, current_between, decide
+from powauth.sessions.store import CredentialsCache, Stored
+
+I = TypeVar("I")  # noqa: E741 - the identity
+
+CACHED_IDS = 4096
+"""How many of the ids presented last are cached."""
+
+MAX_CACHED_BYTES = 2048
+"""The longest record that is cached; a session with its identity is a few hundred bytes."""
+
+
+class Anonymous(msgspec.Struct, frozen=True):
+    """The request presents no id, or one that is not ours. Nothing was read.
+
+    Attributes:
+        forged: whether there was a value that is no id.
+    """
+
+    forged: bool = False
+
+
+NO_ID: Final = Anonymous()
+FORGED: Final = Anonymous(forged=True)
+
+
+class Unchanged(msgspec.Struct, Generic[I], frozen=True):
+    """The record is the one that was found current before, and it still is. All such requests share this object.
+
+    Attributes:
+        presented: the id.
+        stored: the session.
+        identity: the user's identity.
+        seen: what the store showed then, for comparison.
+        since: from when on the record is current, and ``until`` when.
+    """
+
+    presented: PresentedId
+    stored: Stored
+    identity: I
+    seen: object
+    since: Millis
+    until: Millis
+
+    __repr__ = object.__repr__  # ``seen`` holds secrets: error reporters record what local variables look like
+
+
+class KnownId(msgspec.Struct, Generic[I]):
+    """A verified id, the key of its record, and what the record said last."""
+
+    presented: PresentedId
+    key: bytes
+    unchanged: Unchanged[I] | None = None
+
+    def __repr__(self) -> str:
+        return repr(self.presented)
+
+
+class NeedsRead(msgspec.Struct, Generic[I]):
+    """The id is valid, and the rest takes a read, a decision, or both.
+
+    Attributes:
+        known: the id.
+        seen: what the store showed in place; ``None`` if nothing could be seen without waiting.
+        record: the record in it.
+        missing: the store was seen, and has no such record.
+    """
+
+    known: KnownId[I]
+    seen: object = None
+    record: Record | None = None
+    missing: bool = False
+
+    __repr__ = object.__repr__
+
+
+class Recognizer(Generic[I]):
+    """Recognizes the ids of one carrier.
+
+    Args:
+        store: where the sessions are.
+        ids: decodes ids.
+        policy: the times of a session.
+    """
+
+    __slots__ = ("_known", "_length", "_policy", "_store")
+
+    def __init__(self, store: CredentialsCache, ids: IdCodec, policy: Policy) -> None:
+        self._store = store
+        self._policy = policy
+        self._length = ids.length
+        self._known: Callable[[str], KnownId[I] | None] = lru_cache(maxsize=CACHED_IDS)(_verify(ids, store))
+
+    def recognize(self, value: str | None, now: Millis) -> Anonymous | Unchanged[I] | NeedsRead[I]:
+        """Return what can be said of a value without waiting."""
+        if not value:
+            return NO_ID
+        # Reject a value of the wrong length before it reaches the cache. Otherwise junk could fill the cache.
+        known = self._known(value) if len(value) == self._length else None
+        if known is None:
+            return FORGED
+        backend = self._store.backend
+        try:
+            seen = backend.peek(known.key, now)
+            unchanged = known.unchanged
+            if unchanged is not None and unchanged.since <= now < unchanged.until and unchanged.seen == seen:
+                return unchanged
+            record = None if seen is None else backend.record_of(known.key, seen, now)
+        except (WouldWaitError, StoreUnavailable):
+            return NeedsRead(known)
+        return NeedsRead(known, seen, record, missing=record is None)
+
+    def remember(self, needs: NeedsRead[I], stored: Stored, identity: I) -> None:
+        """Cache what the record said, if the store can show in place whether it has changed."""
+        record = needs.record
+        if needs.seen is None or record is None or len(record.value) > MAX_CACHED_BYTES:
+            return
+        since, until = current_between(stored.session, self._policy)
+        known = needs.known
+        known.unchanged = Unchanged(known.presented, stored, identity, needs.seen, since, min(until, record.expires_at))
+
+    async def read(self, needs: NeedsRead[I], now: Millis) -> tuple[Stored, Outcome] | None:
+        """Read the record that the id names, and decide. ``None`` if there is none.
+
+        Raises:
+            UnreadableRecord: if there is a record, but no session in it.
+            StoreUnavailable: if the store cannot be reached.
+        """
+        record = needs.record
+        if record is None:
+            if needs.missing:
+                return None
+            record = await self._store.backend.get(needs.known.key, now)
+            if record is None:
+                return None
+        stored = self._store.read(record)
+        return stored, decide(stored.session, needs.known.presented, now, self._policy)
+
+
+def _verify(ids: IdCodec, store: CredentialsCache) -> Callable[[str], KnownId[I] | None]:
+    def verify(value: str, /) -> KnownId[I] | None:
+        presented = ids.decode(value)
+        return None if presented is None else KnownId(presented, store.key(presented.sid))
+
+    return verify

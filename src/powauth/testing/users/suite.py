@@ -1,0 +1,262 @@
+"""The base of the suite: what a subclass provides, and the tools that the tests share."""
+
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, ClassVar
+from unittest import SkipTest
+from uuid import uuid4
+
+import msgspec
+
+from powauth.accounts.base import Account, UsersContext
+from powauth.accounts.identity import Key
+from powauth.errors import InvalidParams
+from powauth.testing.scenarios import run_scenario, scenario
+
+__all__ = ["BETTER", "GOOD", "HOSTILE", "NO_PASSWORDS", "Suite", "Users", "scenario"]
+
+MOST_SHOWN = 60
+"""Characters of a hostile value that an error shows."""
+
+Users = UsersContext[Any, Any]
+"""A users context of any kind."""
+
+GOOD = "seven red herons"
+BETTER = "eleven grey geese"
+"""Two passwords that any policy should accept."""
+
+HOSTILE: tuple[object, ...] = (
+    None,
+    True,
+    0,
+    -1,
+    1.5,
+    float("nan"),
+    10**400,
+    b"bytes",
+    [],
+    ["a@example.com"],
+    {},
+    {"$ne": ""},
+    {"a", "b"},
+    object(),
+    "",
+    " ",
+    "\x00",
+    "a\x00@example.com",
+    "\ud800",
+    "\ud800@example.com",
+    "a@example.com\r\nBcc: b@example.com",
+    "' OR 1=1 --",
+    "%",
+    "*",
+    "x" * 100_000,
+    "@" * 10_000,
+    "a@" + "b." * 50_000 + "c",
+)
+"""What a client may send in the place of any text."""
+
+NO_PASSWORDS = (
+    *(value for value in HOSTILE if not isinstance(value, str)),
+    "",
+    " ",
+    "seven red herons \ud800",
+    "x" * 100_000,
+)
+"""Values that no policy can accept as a password."""
+
+FORBIDDEN: Mapping[str, object] = {
+    "id": "00000000-0000-0000-0000-000000000007",
+    "key": 7,
+    "pk": 7,
+    "active": False,
+    "is_active": False,
+    "disabled": True,
+    "locked": True,
+    "is_locked": True,
+    "admin": True,
+    "is_admin": True,
+    "is_staff": True,
+    "is_superuser": True,
+    "role": "admin",
+    "roles": ["admin"],
+    "groups": ["admin"],
+    "permissions": ["admin"],
+    "verified": True,
+    "email_verified": True,
+    "password_hash": "forged",
+    "hashed_password": "forged",
+    "hash": "forged",
+    "proof": "forged",
+    "created_at": "1970-01-01T00:00:00Z",
+    "updated_at": "1970-01-01T00:00:00Z",
+    "__class__": "forged",
+    "__dict__": {},
+}
+"""Names that apps give to what no user may set, with values that a client could send."""
+
+DISTINCT = frozenset(
+    {"id", "key", "pk", "password_hash", "hashed_password", "hash", "proof", "created_at", "updated_at"}
+)
+"""Those of the names whose values differ from user to user."""
+
+
+class Suite:
+    """What a subclass of `powauth.testing.UsersConformance` provides, and what its tests use.
+
+    Attributes:
+        user_id_field: the name of the user id in params.
+        forbidden: further names in params that no user may set, each with a valid value that no new user has.
+        contenders: registrations that compete for one user id.
+        steps_into: names of further modules or packages whose code the tests of races stop in, besides the modules of
+            the context's classes and those beside them in their package. Only for a context that is not ``async``: the
+            others are stopped where they suspend.
+        steps_over: names of modules among those that the tests need not stop in, such as one that hashes passwords.
+        patience: seconds that a call gets, beside another one that is stopped, before the suite takes it for one that
+            waits for that other one. A higher value finds more on a slow database, and takes longer.
+    """
+
+    user_id_field: str = "email"
+    forbidden: ClassVar[Mapping[str, object]] = {}
+    contenders: int = 4
+    steps_into: Sequence[str] = ()
+    steps_over: Sequence[str] = ()
+    patience: float = 0.005
+
+    # What a subclass provides
+
+    def make_users(self) -> Users | Awaitable[Users]:
+        """Return a context without users, for one test. May be ``async def``.
+
+        An event loop runs during the call. The test of an ``async`` context runs in the same loop.
+        """
+        raise NotImplementedError
+
+    async def dispose(self, users: Users) -> None:
+        """Clean up after a test."""
+        await users.close()
+
+    def user_id(self, name: str = "mia") -> str:
+        """Return a user id in its normal form, for a user of this test alone."""
+        return f"{name}.{self.name}@example.com"
+
+    async def deactivate(self, users: Users, account: Account[Any]) -> None:
+        """Lock or disable a user. Without this method the tests of inactive users are skipped."""
+        raise SkipTest("this suite cannot lock a user: override `deactivate` if users can be locked")
+
+    async def remove_password(self, users: Users, account: Account[Any]) -> None:
+        """Leave a user without a password, like one who was invited or signs in elsewhere.
+
+        Without this method the tests of such users are skipped.
+        """
+        raise SkipTest("this suite cannot remove a password: override `remove_password` if users can lack one")
+
+    async def weaken_hash(self, users: Users, account: Account[Any]) -> None:
+        """Store a weaker hash of the password `GOOD`, as an older release of the app would have.
+
+        Without this method the tests of stronger hashes are skipped.
+        """
+        raise SkipTest("this suite has no weaker hash: override `weaken_hash` if the context makes hashes stronger")
+
+    async def stored(self, users: Users, account: Account[Any]) -> Mapping[str, object]:
+        """Return what is stored of a user, by name. Add what the identity does not show, such as rights."""
+        return msgspec.structs.asdict((await self.got(users, account.key)).identity)
+
+    def hashing_work(self, users: Users) -> int:
+        """Return how much work was spent on hashing passwords so far: a number that grows.
+
+        Count hashes that were computed, each with its cost. Without this method the test of equal work is skipped.
+        """
+        raise SkipTest("this suite does not count the work of hashing: override `hashing_work`")
+
+    def second(self, users: Users) -> Users | Awaitable[Users]:
+        """Return another context over the same users, as another process has it. The suite closes it.
+
+        Without this method its tests are skipped.
+        """
+        raise SkipTest("this suite makes no second context: override `second` if the users can have one")
+
+    async def break_database(self, users: Users) -> None:
+        """Make the database of a context fail, without the context's knowledge: stop it, or drop its table.
+
+        Undo it in `mend_database`. Without this method the tests of a broken database are skipped.
+        """
+        raise SkipTest("this suite cannot break its database: override `break_database` and `mend_database`")
+
+    async def mend_database(self, users: Users) -> None:
+        """Undo `break_database`. The users of before may be lost."""
+        raise NotImplementedError
+
+    # What the tests use
+
+    @cached_property
+    def name(self) -> str:
+        """A name of this test alone: pytest makes an object for each test."""
+        return f"t{uuid4().hex[:16]}"
+
+    def params(self, name: str = "mia", password: object = GOOD) -> dict[str, object]:
+        """Return what somebody registers or signs in with."""
+        return {self.user_id_field: self.user_id(name), "password": password}
+
+    def named(self, value: object) -> dict[str, object]:
+        """Return params with a user id and nothing else."""
+        return {self.user_id_field: value}
+
+    def run(self, scenario: Callable[[Users], Coroutine[Any, Any, None]]) -> None:
+        """Make a context, run the scenario on it, dispose of it: in one event loop if the context is ``async``."""
+        run_scenario(self.make_users, scenario, self.dispose)
+
+    async def refused(self, attempt: Awaitable[object]) -> Mapping[str, list[str]]:
+        """Return the errors of an attempt that must be refused."""
+        try:
+            await attempt
+        except InvalidParams as error:
+            errors = error.errors
+        else:
+            raise AssertionError("it was not refused")
+        assert_errors(errors)
+        return errors
+
+    async def got(self, users: Users, key: Key) -> Account[Any]:
+        """Return the account with a key, which must exist."""
+        found = await users.get(key)
+        assert found is not None, "the user is gone"
+        return found
+
+    async def assert_signs_in(self, users: Users, params: Mapping[str, object], account: Account[Any]) -> None:
+        """Check that params prove a user, and that the account is the one that look-ups give."""
+        found = await users.authenticate(params)
+        assert found is not None, "the user cannot sign in"
+        assert found.active is True
+        assert found.key == account.key
+        assert_same(found, await self.got(users, account.key))
+
+
+@contextmanager
+def unbroken(value: object) -> Iterator[None]:
+    """Check that an input makes a context raise nothing but `InvalidParams`."""
+    try:
+        yield
+    except (AssertionError, InvalidParams):
+        raise
+    except Exception as error:
+        shown = ascii(value)[:MOST_SHOWN]
+        raise AssertionError(f"{shown} breaks the context: {error!r}") from error
+
+
+def assert_errors(errors: Mapping[str, list[str]]) -> None:
+    """Check that errors can be shown in a form."""
+    assert errors
+    for name, messages in errors.items():
+        assert isinstance(name, str)
+        assert messages
+        assert all(isinstance(each, str) and each for each in messages)
+
+
+def assert_same(one: Account[Any], other: Account[Any]) -> None:
+    """Check that two accounts are one user's in one state. Their contexts may have made a class of identities each."""
+    assert (type(one.key), one.key) == (type(other.key), other.key)
+    assert msgspec.structs.asdict(one.identity) == msgspec.structs.asdict(other.identity)
+    assert one.proof == other.proof
+    assert one.active is other.active
