@@ -46,7 +46,7 @@ class Bridge(Backend):
     into the store, it waits and never suspends.
     """
 
-    mode: Mode = "async"
+    mode: Mode = "anywhere"
 
     def __init__(self, make: Callable[[], Backend]) -> None:
         self._loop = asyncio.new_event_loop()
