@@ -32,8 +32,8 @@ Call = Callable[[SQLAlchemyUsers[Any, Any], Any], Coroutine[Any, Any, object]]
 CALLS: dict[str, Call] = {
     "create": lambda users, _: users.create(params("noa")),
     "authenticate": lambda users, _: users.authenticate(params("mia")),
-    "update": lambda users, mia: users.update(mia, {"password": "eleven grey geese"}, trusted=True),
-    "delete": lambda users, mia: users.delete(mia),
+    "update": lambda users, mia: users.update(mia.key, {"password": "eleven grey geese"}, trusted=True),
+    "delete": lambda users, mia: users.delete(mia.key),
 }
 
 
