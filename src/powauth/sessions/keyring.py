@@ -74,8 +74,9 @@ class Keyring:
     """An app's secret keys, newest first.
 
     Args:
-        secret_key: one secret or several, newest first; each at least 32 bytes. There is no default. To rotate, put a
-            new one in front, and drop the old one when the longest session made with it has ended.
+        secret_key: one secret or several; each at least 32 bytes. There is no default. The first one signs, and all of
+            them verify. To rotate while old and new workers run, add the new one last everywhere, then move it to
+            the front. Drop the old one when the longest session made with it has ended.
 
     Raises:
         ConfigError: if there is none, or one is short, repeats itself, or looks like a placeholder.
