@@ -16,6 +16,7 @@ if [ "${1:-build}" = test ]; then
   need chromium chromium # the browser tests
   need redis-server redis-server # tests that stop, fill or cluster servers of their own
   need valgrind valgrind # the instructions of a request are counted under it
+  PATH=$PATH:/usr/sbin need pgbouncer pgbouncer # PostgreSQL behind a pooler
 fi
 if [ "${1:-build}" = bench ]; then
   need wrk wrk # the load of the end-to-end part

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -431,6 +432,38 @@ def test_rep_06_redis_what_a_server_refuses(
         server.ask("REPLICAOF", "NO", "ONE")
         server.ask("CONFIG SET", "requirepass", "right")
         check(failure_of(at()), caplog, "wants a password: write it into the URL")
+
+
+@both
+@redis_servers.needs_server
+def test_rep_06_redis_the_rights_of_the_docs_suffice(asynchronous: bool, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "backends.md").read_text()
+    (rule,) = re.findall(r"^ +(ACL SETUSER .*)$", page, re.MULTILINE)
+    with redis_servers.own_server(tmp_path / "server") as server:
+        server.ask(*rule.replace("PASSWORD", "right").split())
+        for query in ("", "?near_cache=10"):
+            url = f"redis://powauth:right@127.0.0.1:{server.port}/0{query}"
+            backend = RedisBackend(url, asynchronous=asynchronous)
+
+            async def every_verb(backend: RedisBackend = backend) -> None:
+                epoch = await backend.epoch(OWNER, NOW, advance=True)
+                assert await backend.create(RECORD, epoch, NOW)
+                assert await backend.get(RECORD.key, NOW) == RECORD
+                assert await backend.update(msgspec.structs.replace(RECORD, version=1), 0, NOW)
+                assert len(await backend.list(OWNER, NOW)) == await backend.count("credentials", NOW) == 1
+                assert await backend.delete(RECORD.key, NOW)
+                assert await backend.create(RECORD, epoch, NOW)
+                assert await backend.delete_owner(OWNER, NOW) == 1
+                for number in range(1200):  # more than one command revokes
+                    key = make_key("credentials", shard_of(OWNER) + b"%d" % number)
+                    assert await backend.create(msgspec.structs.replace(RECORD, key=key), None, NOW)
+                assert len(await backend.list(OWNER, NOW)) == 1200
+                assert await backend.delete_owner(OWNER, NOW, keep=RECORD.key) == 1200
+                await backend.purge(10, NOW)
+                await backend.close()
+
+            asyncio.run(every_verb()) if asynchronous else drive(every_verb())
+        assert server.ask("ACL LOG") == []
 
 
 @redis_servers.needs_server

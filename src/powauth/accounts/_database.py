@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from powauth import _forks
 from powauth.backends._sql_connections import LoopCheck, renew_if_cut, uncancelled
-from powauth.backends._sql_errors import Subject, is_failure, sql_unavailable
+from powauth.backends._sql_errors import Subject, broke, is_failure, sql_unavailable
 from powauth.backends._sql_forks import separate_processes
 from powauth.backends.base import Mode
 from powauth.errors import ConfigError
@@ -67,7 +67,7 @@ class SyncDatabase(Database):
         with _translated():
             try:
                 return self._once(work)
-            except DBAPIError as error:
+            except StatementError as error:
                 if not _is_cut_read(error):
                     raise
             return self._once(work)
@@ -95,7 +95,7 @@ class AsyncDatabase(Database):
         with _translated():
             try:
                 return await uncancelled(self._once(work), self._engine.dialect)
-            except DBAPIError as error:
+            except StatementError as error:
                 if not _is_cut_read(error):
                     raise
             return await uncancelled(self._once(work), self._engine.dialect)
@@ -147,9 +147,9 @@ def _in_session(work: Callable[[Session], T], connection: Connection) -> T:
         return work(session)
 
 
-def _is_cut_read(error: DBAPIError) -> bool:
+def _is_cut_read(error: StatementError) -> bool:
     """Whether the connection broke at a statement that only reads, so that the work may be done again."""
-    return error.connection_invalidated and (error.statement or "").lstrip()[:6].upper() == "SELECT"
+    return broke(error) and (error.statement or "").lstrip()[:6].upper() == "SELECT"
 
 
 @contextmanager

@@ -59,6 +59,19 @@ def renew_if_cut(connection: Connection) -> None:
         connection.invalidate()  # the next look takes another connection of the pool, or opens one
 
 
+def needs_transaction(connection: Connection) -> bool:
+    """Whether each piece of work must be in a transaction, because a pooler in transaction mode is in between.
+
+    asyncpg executes a statement in several steps, which must all be on one connection of the server. Only a transaction
+    keeps the pooler from changing it in between. SQLAlchemy's recipe for PgBouncer gives each prepared statement a name
+    of its own; that is the sign.
+    """
+    if connection.dialect.driver != "asyncpg":
+        return False
+    name = getattr(connection.connection.dbapi_connection, "_prepared_statement_name_func", None)
+    return name is not None and name() is not None
+
+
 def _is_cut(driver_connection: Any) -> bool:
     descriptor = _descriptor(driver_connection)
     if descriptor is None:

@@ -16,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from uuid import uuid4
 
 from powauth._extras import needs
 from powauth.errors import ConfigError, StoreMissing
@@ -44,12 +45,14 @@ class Driver(NamedTuple):
         arguments: time limit in seconds to the driver's own connect arguments.
         options: further arguments of ``create_engine``.
         is_async: whether it wants an ``AsyncEngine``.
+        pooled: ``arguments`` for a pooler in transaction mode; ``None`` if none is known to work.
     """
 
     extra: str
     arguments: Callable[[float], dict[str, Any]]
     options: dict[str, Any]
     is_async: bool
+    pooled: Callable[[float], dict[str, Any]] | None = None
 
 
 def _sqlite(seconds: float) -> dict[str, Any]:
@@ -73,6 +76,26 @@ def _asyncpg(seconds: float) -> dict[str, Any]:
     return {"timeout": seconds, "command_timeout": seconds, "server_settings": settings}
 
 
+# A pooler in transaction mode gives each transaction another connection to the server, and a prepared statement is on
+# one of these only. It refuses settings that are sent while connecting. So the server's own time limit is left to the
+# administrator, and the client's holds.
+
+
+def _libpq_pooled(seconds: float) -> dict[str, Any]:
+    arguments = {name: value for name, value in _libpq(seconds).items() if name != "options"}
+    return {**arguments, "prepare_threshold": None}
+
+
+def _asyncpg_pooled(seconds: float) -> dict[str, Any]:
+    return {
+        "timeout": seconds,
+        "command_timeout": seconds,
+        "statement_cache_size": 0,
+        "prepared_statement_cache_size": 0,
+        "prepared_statement_name_func": lambda: f"powauth_{uuid4().hex}",
+    }
+
+
 def _mariadb(seconds: float) -> dict[str, Any]:
     # A strict mode, so that nothing is cut to fit; and not NO_BACKSLASH_ESCAPES, for which asyncmy does not escape.
     command = (
@@ -90,9 +113,9 @@ DRIVERS = {
     "sqlite": Driver("users", _sqlite, {}, False),
     "sqlite+pysqlite": Driver("users", _sqlite, {}, False),
     "sqlite+aiosqlite": Driver("async", _sqlite, {}, True),
-    "postgresql+psycopg": Driver("postgresql", _libpq, {"use_native_hstore": False}, False),
-    "postgresql+psycopg_async": Driver("async,postgresql", _libpq, {"use_native_hstore": False}, True),
-    "postgresql+asyncpg": Driver("asyncpg", _asyncpg, {}, True),
+    "postgresql+psycopg": Driver("postgresql", _libpq, {"use_native_hstore": False}, False, _libpq_pooled),
+    "postgresql+psycopg_async": Driver("async,postgresql", _libpq, {"use_native_hstore": False}, True, _libpq_pooled),
+    "postgresql+asyncpg": Driver("asyncpg", _asyncpg, {}, True, _asyncpg_pooled),
     "mysql+pymysql": Driver("mariadb", _pymysql, {}, False),
     "mariadb+pymysql": Driver("mariadb", _pymysql, {}, False),
     "mysql+asyncmy": Driver("mariadb-async", _mariadb, {}, True),
@@ -110,7 +133,8 @@ def is_memory(url: URL) -> bool:
 def engine_from_url(url: str, seconds: float) -> "Engine | AsyncEngine":
     """An engine for the URL, whose waits end after ``seconds``.
 
-    Options that the URL's own query sets are left as they are.
+    Options that the URL's own query sets are left as they are. ``pooler=transaction`` says that a pooler in transaction
+    mode is in between, such as PgBouncer.
 
     Raises:
         ConfigError: if the URL cannot be read, names another driver, or one that is not installed. The message does
@@ -125,9 +149,14 @@ def engine_from_url(url: str, seconds: float) -> "Engine | AsyncEngine":
         raise ConfigError(
             f"no settings for {parsed.drivername!r}: use one of {', '.join(DRIVERS)}, or make the engine yourself"
         )
+    defaults = driver.arguments
+    if "pooler" in parsed.query:
+        if parsed.query["pooler"] != "transaction" or driver.pooled is None:
+            raise ConfigError("pooler=transaction is the one value of this option, and is for PostgreSQL")
+        parsed, defaults = parsed.difference_update_query(["pooler"]), driver.pooled
     if parsed.get_backend_name() == "sqlite":
         _prepare_file(parsed)
-    arguments = {name: value for name, value in driver.arguments(seconds).items() if name not in parsed.query}
+    arguments = {name: value for name, value in defaults(seconds).items() if name not in parsed.query}
     options: dict[str, Any] = {
         "connect_args": arguments,
         "hide_parameters": True,
@@ -138,6 +167,8 @@ def engine_from_url(url: str, seconds: float) -> "Engine | AsyncEngine":
         "pool_use_lifo": True,
         **driver.options,
     }
+    if "prepared_statement_name_func" in arguments:
+        del options["isolation_level"]  # see `powauth.backends._sql_connections.needs_transaction`
     package = parsed.get_driver_name().removesuffix("_async")
     with needs(driver.extra, f"the URL {parsed.drivername}://", package, "greenlet"):
         engine = _create_async(parsed, options) if driver.is_async else create_engine(parsed, **options)

@@ -46,12 +46,12 @@ _CONFLICT = "rolled the transaction back again and again: too many others change
 _CLOSED = "closed the connection"
 _STARTING = "is starting or shutting down"
 _POOLER = (
-    "lost a prepared statement: a pooler in transaction mode is in between; docs/backends.md says how to set the "
-    "engine up for it"
+    "lost a prepared statement, as behind a pooler in transaction mode: add pooler=transaction to the URL, or set your "
+    "engine up for it, see docs/backends.md"
 )
 _STARTUP = (
-    "or a pooler in front of it refused the connection's settings; docs/backends.md says how to set the engine up for "
-    "a pooler"
+    "or a pooler in front of it refused the settings of the connection: for a pooler in transaction mode add "
+    "pooler=transaction to the URL"
 )
 
 _SENTENCES: Final[dict[str | int, str]] = {
@@ -139,6 +139,13 @@ def is_failure(error: Exception) -> bool:
     return any(kind.__module__.partition(".")[0] in _DRIVERS for kind in type(error).__mro__)
 
 
+def broke(error: StatementError) -> bool:
+    """Whether the connection broke while a statement was under way."""
+    if isinstance(error, DBAPIError):
+        return error.connection_invalidated
+    return isinstance(error.orig, ConnectionError | EOFError)
+
+
 def sql_unavailable(error: BaseException | None, subject: Subject) -> StoreUnavailable:
     """Log the cause of a database's failure, and make the error to raise from it."""
     if isinstance(error, StatementError):
@@ -185,7 +192,7 @@ def _explain(error: BaseException | None, code: str | int | None) -> tuple[str, 
     sentence = sentence or (None if code is None else _SENTENCES.get(code))
     if sentence is not None:
         return sentence, words
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
+    if isinstance(error, DBAPIError) and broke(error):
         return _CLOSED, words if code is None else ""
     if code is None and isinstance(error, DBAPIError) and error.statement is None:
         return next((found for pattern, found in _CONNECTING if pattern.search(words)), _CONNECT), words

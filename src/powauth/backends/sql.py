@@ -49,7 +49,12 @@ connecting, for statements and for answers, and ``hide_parameters=True``. Furthe
   nobody else may write (a URL makes a new one with mode 0600, and leaves the mode of an old one as it is).
 - MariaDB: ``isolation_level="AUTOCOMMIT"`` with ``skip_autocommit_rollback=True``, without which each verb also waits
   for a ``COMMIT`` or ``ROLLBACK``. A second engine, which a URL makes, is often the better choice there.
-- PostgreSQL behind a pooler in transaction mode: psycopg's ``prepare_threshold=None``.
+- PostgreSQL behind a pooler in transaction mode: see **Poolers** below.
+
+**Poolers.** A pooler in transaction mode, such as PgBouncer, gives each transaction another connection of the server.
+A URL says so with ``?pooler=transaction``. An engine of your own needs psycopg's ``prepare_threshold=None``, or
+SQLAlchemy's recipe for asyncpg (``prepared_statement_name_func``). Over asyncpg each verb is a transaction then, which
+takes two more round trips.
 
 **Migrations.** `SQLBackend.create_tables` makes the tables. An app that uses Alembic calls `sessions_table` on its own
 metadata instead, in the module that ``env.py`` takes ``target_metadata`` from, and ``alembic revision --autogenerate``
@@ -72,9 +77,9 @@ from msgspec.structs import asdict
 
 from powauth import _forks
 from powauth._outages import Failure, unavailable
-from powauth.backends._sql_connections import LoopCheck, renew_if_cut, uncancelled
+from powauth.backends._sql_connections import LoopCheck, needs_transaction, renew_if_cut, uncancelled
 from powauth.backends._sql_engine import engine_from_url, is_memory
-from powauth.backends._sql_errors import Subject, is_failure, sql_unavailable
+from powauth.backends._sql_errors import Subject, broke, is_failure, sql_unavailable
 from powauth.backends._sql_forks import separate_processes
 from powauth.backends._sql_statements import Statement, Tables, build_statements, create_tables, sessions_table
 from powauth.backends._sqlite_reader import SQLiteReader
@@ -95,7 +100,7 @@ from powauth.errors import ConfigError, StoreUnavailable
 # isort: split
 # The modules above say what to install where SQLAlchemy is missing.
 from sqlalchemy import Connection, Engine, MetaData
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
@@ -464,7 +469,7 @@ class SQLBackend(Backend):
             if explicit:
                 # SQLAlchemy does not know of this transaction: it ends with the connection.
                 connection.invalidate()
-            if isinstance(error, DBAPIError):
+            if isinstance(error, StatementError):
                 raise _NotCommittedError from error
             raise
         if explicit:
@@ -515,17 +520,17 @@ class SQLBackend(Backend):
     async def _attempts(self, work: Callable[[Connection], T], again: Callable[[Connection], T] | None) -> T:
         deadline = monotonic() + self._seconds
         attempt = 0
-        lost: DBAPIError | None = None
+        lost: StatementError | None = None
         while True:
             attempt += 1
             try:
                 return await self._once(work)
             except _AnswerLostError as error:
                 raise error from lost
-            except (DBAPIError, _NotCommittedError) as error:
+            except (StatementError, _NotCommittedError) as error:
                 cause = error.__cause__ if isinstance(error, _NotCommittedError) else error
                 repeat = isinstance(cause, DBAPIError) and _was_rolled_back(cause)
-                if isinstance(cause, DBAPIError) and cause.connection_invalidated and lost is None:
+                if isinstance(cause, StatementError) and broke(cause) and lost is None:
                     lost = cause
                     if cause is error and again is not None:
                         work = again
@@ -545,7 +550,12 @@ class SQLBackend(Backend):
         def checked(connection: Connection) -> T:
             renew_if_cut(connection)
             self._check_server(connection)
-            return work(connection)
+            if not needs_transaction(connection):
+                return work(connection)
+            connection.execution_options(isolation_level="READ COMMITTED")
+            result = work(connection)
+            connection.commit()
+            return result
 
         if self._engine is not None:
             with self._engine.connect() as connection:
