@@ -8,7 +8,7 @@ UV := $(BIN)/uv
 BENCH_VENV := .venv-bench
 BENCH_EXTRAS := lmdb users async redis starlette fastapi litestar flask
 
-.PHONY: test demo lint types bench faults processes lock clean
+.PHONY: test demo lint types bench faults processes install-lines lock clean
 
 test: $(VENV)/.ready lint types
 	scripts/system_packages.sh test
@@ -29,6 +29,10 @@ types: $(VENV)/.ready
 bench: $(BENCH_VENV)/.ready
 	scripts/system_packages.sh bench
 	$(BENCH_VENV)/bin/python -m benchmarks --write $(ARGS)
+
+# Follows each page of the docs in an empty environment, with the newest and the oldest releases.
+install-lines: $(VENV)/.ready
+	$(BIN)/python -m scripts.install_lines $(ARGS)
 
 faults: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.faults

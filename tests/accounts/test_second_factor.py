@@ -214,7 +214,7 @@ def through_fastapi(headers: dict[str, str]) -> Any:
 def through_litestar(headers: dict[str, str]) -> Any:
     @litestar.post("/login", status_code=200)
     async def litestar_login(request: litestar.Request[Any, Any, Any]) -> str:
-        user = await request_auth(request).sign_in(RIGHT)  # type: ignore[arg-type]
+        user = await request_auth(request).sign_in(RIGHT)  # type: ignore[call-overload]
         assert user is not None
         return json.dumps(user.email)
 

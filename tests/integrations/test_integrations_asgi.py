@@ -98,14 +98,14 @@ class Api:
         app.add_middleware(SessionAuthMiddleware, auth=self.auth)
 
         @app.post("/login")
-        async def login(auth: CurrentRequestAuth) -> str:
+        async def login(auth: CurrentRequestAuth[User, Me]) -> str:
             user = await auth.sign_in(PARAMS)
             assert user is not None
             email: str = user.email
             return email
 
         @app.post("/logout")
-        async def logout(auth: CurrentRequestAuth) -> None:
+        async def logout(auth: CurrentRequestAuth[User, Me]) -> None:
             await auth.sign_out()
 
         @app.get("/me")
@@ -439,7 +439,7 @@ async def test_a_websocket_knows_its_user() -> None:
         await socket.send_text("nobody" if user is None else user.email)
 
     @app.post("/login")
-    async def login(auth: CurrentRequestAuth) -> None:
+    async def login(auth: CurrentRequestAuth[User, Me]) -> None:
         await auth.sign_in(PARAMS)
 
     async with client(app) as browser:

@@ -159,7 +159,7 @@ def on_litestar(auth: SessionAuth[User, Any]) -> Iterator[Client]:
 
     def handler(path: str, guard: Any) -> Any:
         async def logout(request: litestar.Request[Any, Any, Any]) -> None:
-            await end(asgi.request_auth(request.scope))  # type: ignore[arg-type]
+            await end(asgi.request_auth(request.scope))  # type: ignore[call-overload]
 
         return litestar.route(path, http_method=["GET", "POST"], guards=[guard], status_code=200)(logout)
 

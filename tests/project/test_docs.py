@@ -1,16 +1,18 @@
-"""The programs in ``docs/``: every block compiles, and those of the framework pages run, with their own tests."""
+"""The programs in ``docs/``: every page says what to install, and its programs run as printed, with their own tests."""
 
-import ast
+import json
 import re
-import secrets
 import sys
+import threading
 import types
-from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import flask
 import pytest
+from scripts.page_journeys import follow, journey
+from scripts.page_programs import ROOT, Page, read_page, read_pages, uncounted_lines
 from sqlalchemy import create_engine, select
 from sqlalchemy.orm import DeclarativeBase, Session
 from starlette.applications import Starlette
@@ -30,28 +32,44 @@ from powauth.integrations.asgi import SessionAuthMiddleware
 from powauth.integrations.flask import PowAuth, current_user
 from powauth.testing import sign_in
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-RUNNING = ["fastapi.md", "starlette.md", "litestar.md", "flask.md", "plain.md"]
+WITH_PROGRAMS = [page for page in read_pages() if page.programs]
+BIN = Path(sys.executable).parent
+
+NEEDED_BY = {
+    "fastapi": r"from fastapi import",
+    "starlette": r"from starlette\.applications import",
+    "litestar": r"from litestar import",
+    "flask": r"from flask import",
+    "users": r"from powauth\.accounts\.(sqlalchemy|passwords|identifiers) import",
+    "lmdb": r"backend=\"lmdb:",
+    "pages": r"from powauth\.pages\.",
+}
+"""Extras to what a program has that needs one."""
+
+
+def named(page: Page) -> str:
+    return page.name
+
+
+def run(page: str) -> dict[str, Any]:
+    """The names that a page's programs define, run one after the other as one module."""
+    module = types.ModuleType(f"docs_{page.removesuffix('.md')}")
+    sys.modules[module.__name__] = module  # frameworks look up annotations there
+    for program in read_page(DOCS / page).programs:
+        exec(compile(program.text, page, "exec"), vars(module))
+    return vars(module)
 
 
 def blocks(page: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(), re.DOTALL | re.MULTILINE)
 
 
-def run(page: str) -> dict[str, Any]:
-    """The names that a page's blocks define, run one after the other as one module."""
-    module = types.ModuleType(f"docs_{page.removesuffix('.md')}")
-    sys.modules[module.__name__] = module  # frameworks look up annotations there
-    for block in blocks(page):
-        exec(compile(block, page, "exec"), vars(module))
-    return vars(module)
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.name))
 def test_every_block_compiles(page: Path) -> None:
     for block in blocks(page.name):
-        compile(block, page.name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        compile(block, page.name, "exec")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.name))
@@ -60,17 +78,110 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         assert link.startswith("https://") or (page.parent / link).exists(), link
 
 
-@pytest.mark.parametrize("page", RUNNING)
-def test_the_programs_run_and_their_own_tests_pass(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SECRET_KEY", secrets.token_urlsafe(48))
-    names = run(page)
-    user = drive(names["users"].create({"email": "mia@example.org", "password": "five brown owls hoot"})).identity
-    tests: list[Callable[..., None]] = [names[name] for name in names if name.startswith("test_")]
-    assert tests
-    for test in tests:
-        test(user) if test.__code__.co_argcount else test()
-    names["engine"].dispose()
+@pytest.mark.parametrize("page", WITH_PROGRAMS, ids=named)
+def test_the_programs_run_and_their_own_tests_pass(page: Page, tmp_path: Path) -> None:
+    outcomes = {program.name: outcome for program, outcome in follow(page, lambda _: BIN, tmp_path)}
+    assert outcomes == {program.name: "ok" for program in page.programs}
+
+
+@pytest.mark.parametrize("page", read_pages(), ids=named)
+def test_a_page_with_a_program_says_what_to_install_and_how_to_run_it(page: Page) -> None:
+    assert page.strays == []
+    assert page.lines
+    assert page.programs
+    for program in page.programs:
+        assert any(line.startswith("powauth") for line in program.requirements), program.name
+        command = program.command.partition(" ")[0]
+        assert command in {*program.requirements, "flask", "python"}, program.name
+
+
+@pytest.mark.parametrize("page", WITH_PROGRAMS, ids=named)
+def test_a_page_names_the_extras_that_its_programs_need_and_no_others(page: Page) -> None:
+    text = "\n".join(program.text for program in page.programs)
+    asked = {
+        extra for line in page.lines for found in re.findall(r"powauth\[(.+?)\]", line) for extra in found.split(",")
+    }
+    assert asked == {extra for extra, pattern in NEEDED_BY.items() if re.search(pattern, text)}
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: str(page.name))
+def test_no_page_hides_an_install_line_in_its_prose(page: Path) -> None:
+    assert uncounted_lines(page) == 0
+
+
+# --- the reader of the pages and the user's way through a program ---------------------------------------------------
+
+SAMPLE = """# A page
+
+    pip install 'powauth[users]' uvicorn
+
+```python
+# app.py: uvicorn app:app
+first = 1
+```
+
+Words.
+
+```python
+second = first
+```
+
+    pip install pytest
+
+```python
+# test_app.py: pytest test_app.py
+third = 3
+```
+"""
+
+
+def test_a_page_is_read_from_top_to_bottom(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text(SAMPLE)
+    page = read_page(tmp_path / "page.md")
+    assert page.lines == ["'powauth[users]' uvicorn", "pytest"]
+    app, test = page.programs
+    assert app[:3] == ("app.py", "uvicorn app:app", ("powauth[users]", "uvicorn"))
+    assert app.text.splitlines() == ["# app.py: uvicorn app:app", "first = 1", "", "second = first"]
+    assert (app.is_served, app.is_test, test.is_served, test.is_test) == (True, False, False, True)
+    assert test.requirements == ("powauth[users]", "uvicorn", "pytest")
+
+
+class Careless(BaseHTTPRequestHandler):
+    """A server that lets everybody in as whoever registered last."""
+
+    who = ""
+
+    def do_GET(self) -> None:
+        self.answer(200 if self.who else 401)
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        if self.path == "/register":
+            type(self).who = json.loads(body)["email"]
+        self.answer(200)
+
+    def answer(self, status: int) -> None:
+        self.send_response(status)
+        self.send_header("set-cookie", "session=1")
+        self.end_headers()
+        self.wfile.write(self.who.encode())
+
+    def log_message(self, *arguments: object) -> None:
+        """Say nothing."""
+
+
+def test_a_program_that_lets_everybody_in_is_found_out() -> None:
+    with HTTPServer(("127.0.0.1", 0), Careless) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            assert journey(server.server_port, []) == "FAILED: sign in, be rejected"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+# --- extending.md ---------------------------------------------------------------------------------------------------
 
 
 def test_the_suite_of_extending_md_tests_the_backend_that_it_is_given() -> None:
@@ -207,5 +318,5 @@ def test_starlettes_old_sessions_move_in_once(names: dict[str, Any]) -> None:
 
 
 def test_the_readme_names_every_page() -> None:
-    readme = (DOCS.parent / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
     assert [page.name for page in PAGES if f"docs/{page.name}" not in readme] == []

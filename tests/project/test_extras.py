@@ -166,8 +166,6 @@ def test_each_import_error_that_is_caught_goes_through_the_helper() -> None:
             kinds = {each.id for each in ast.walk(node.type) if isinstance(each, ast.Name)}
             calls = {ast.unparse(each.func) for each in ast.walk(node) if isinstance(each, ast.Call)}
             if kinds & {"ImportError", "ModuleNotFoundError"} and not calls & {"is_missing", "explained"}:
-                if path.name == "_sql_engine.py":  # it knows the driver by its URL
-                    continue
                 if path.name == "_forks.py":  # a part of Python that a build may lack; no package installs it
                     continue
                 bare.append((path.name, node.lineno))

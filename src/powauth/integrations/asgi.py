@@ -2,12 +2,14 @@
 
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar, overload
 from urllib.parse import quote, unquote
 
 import msgspec
 
 from powauth._extras import is_missing
+from powauth.accounts.base import U
+from powauth.accounts.identity import I
 from powauth.errors import ConfigError, PowauthError
 from powauth.http.answers import Answers, OnError
 from powauth.http.connection import (
@@ -23,7 +25,7 @@ from powauth.http.unreachable import Unreachable
 from powauth.http.visit import HOLDER_KEY, Bound, Visit, Visits, bound_in
 from powauth.integrations._cors import warn_if_cors_is_inside
 from powauth.integrations.websockets import POLICY_VIOLATION, RECHECK_SECONDS, Sockets
-from powauth.plug import Authenticator
+from powauth.plug import Authenticator, key_of
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
 from powauth.sessions.store import Duration
 
@@ -310,17 +312,42 @@ def connection_of(scope: Scope) -> ASGIConnection:
     return ASGIConnection(scope, *(each.states for each in [*bound.values()][:1]))
 
 
-def request_auth(scope: Scope, current_user_key: str = "current_user") -> RequestAuth[Any, Any]:
+@overload
+def request_auth(scope: Scope, auth: Authenticator[U, I], /) -> RequestAuth[U, I]: ...
+
+
+@overload
+def request_auth(scope: Scope, current_user_key: str = ...) -> RequestAuth[Any, Any]: ...
+
+
+def request_auth(
+    scope: Scope, current_user_key: str | Authenticator[Any, Any] = "current_user"
+) -> RequestAuth[Any, Any]:
     """Return the request-bound object of a scope that the middleware has seen.
+
+    Args:
+        scope: the scope of the request.
+        current_user_key: which authenticator's object, where there are several. Give the authenticator itself, and type
+            checkers know its types.
 
     Raises:
         ConfigError: if no middleware with that ``current_user_key`` has run: so a protected route refuses.
     """
-    bound = bound_in(scope, current_user_key, "add it to the app")
+    bound = bound_in(scope, key_of(current_user_key), "add it to the app")
     return RequestAuth(bound.auth, bound.connection_type(scope, bound.states))
 
 
-def blocking_request_auth(scope: Scope, current_user_key: str = "current_user") -> BlockingRequestAuth[Any, Any]:
+@overload
+def blocking_request_auth(scope: Scope, auth: Authenticator[U, I], /) -> BlockingRequestAuth[U, I]: ...
+
+
+@overload
+def blocking_request_auth(scope: Scope, current_user_key: str = ...) -> BlockingRequestAuth[Any, Any]: ...
+
+
+def blocking_request_auth(
+    scope: Scope, current_user_key: str | Authenticator[Any, Any] = "current_user"
+) -> BlockingRequestAuth[Any, Any]:
     """Return what `request_auth` does, for a plain function that the framework runs in a worker thread of anyio's.
 
     Raises:
@@ -328,7 +355,7 @@ def blocking_request_auth(scope: Scope, current_user_key: str = "current_user") 
     """
     if not HAS_ANYIO:
         raise ConfigError("handlers that are plain functions need anyio: pip install anyio")
-    return BlockingRequestAuth(request_auth(scope, current_user_key), _run_from_thread)
+    return BlockingRequestAuth(request_auth(scope, key_of(current_user_key)), _run_from_thread)
 
 
 def _run_from_thread(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -3,8 +3,8 @@
 The dependencies are coroutines, because FastAPI would give each plain function a worker thread.
 """
 
-from collections.abc import Callable
-from typing import Annotated, Any, Generic, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, Generic, TypeAlias, TypeVar
 
 from powauth._extras import needs
 from powauth.accounts.base import U
@@ -41,6 +41,9 @@ __all__ = [
 ]
 
 R = TypeVar("R")
+
+Dependency: TypeAlias = Callable[[HTTPConnection], Awaitable[R]]
+"""A function that FastAPI calls with the request, for what a handler needs."""
 
 
 class NotAuthenticated(NotSignedIn, HTTPException):
@@ -107,16 +110,16 @@ class Auth(Generic[U, I]):
         self._cookie = None
         if isinstance(auth, SessionAuth):
             self._cookie = auth.carrier.name if isinstance(auth.carrier, CookieCarrier) else cookie_name
-        self.current_user: Callable[..., Any] = self._dependency(RequestAuth[U, I].require_user)
-        self.optional_user: Callable[..., Any] = self._dependency(_current_user)
-        self.no_user: Callable[..., Any] = self._dependency(require_no_user)
+        self.current_user: Dependency[I] = self._dependency(RequestAuth[U, I].require_user)
+        self.optional_user: Dependency[I | None] = self._dependency(_current_user)
+        self.no_user: Dependency[None] = self._dependency(require_no_user)
 
-    def fresh(self, within: Duration = FRESH) -> Callable[..., Any]:
+    def fresh(self, within: Duration = FRESH) -> Dependency[I]:
         """A dependency: the current user, who signed in no longer than ``within`` ago."""
         duration("within", within, at_least=1)
         return self._dependency(lambda auth: require_fresh(auth, within))
 
-    def same_origin(self, defence: CrossSiteDefence = OWN_ORIGIN) -> Callable[..., Any]:
+    def same_origin(self, defence: CrossSiteDefence = OWN_ORIGIN) -> Dependency[None]:
         """A dependency: refuses requests of other sites that change something; see `require_same_origin`.
 
         For all routes: ``FastAPI(dependencies=[Depends(session.same_origin())])``.
@@ -206,5 +209,5 @@ async def auth_dependency(connection: HTTPConnection) -> Any:
 
 _require_user: _Dependency[Any] = _Dependency("current_user", require_user)
 
-CurrentRequestAuth = Annotated[RequestAuth[Any, Any], Depends(request_auth)]
-"""The request-bound object as a parameter's type: ``auth: CurrentRequestAuth``."""
+CurrentRequestAuth: TypeAlias = Annotated[RequestAuth[U, I], Depends(request_auth)]
+"""The request-bound object as a parameter's type: ``auth: CurrentRequestAuth[User, Me]``."""

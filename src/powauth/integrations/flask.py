@@ -5,7 +5,7 @@ It uses Flask's own hooks, so that Flask's ``session`` can carry the id and Flas
 
 from collections.abc import Callable, MutableMapping
 from functools import partial, wraps
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 from urllib.parse import quote
 
 from powauth._extras import needs
@@ -101,7 +101,8 @@ class PowAuth(Generic[U, I]):
         self.answers = Answers(on_error, sign_in_path)
         self.visits = Visits(auth, FlaskConnection, self.answers)
         self._vary = [field.decode("ascii") for field in auth.vary]
-        self.current_user: Any = LocalProxy(lambda: self.request_auth().current_user)
+        # A proxy behaves as what it stands for. Type checkers take it for that.
+        self.current_user: I = cast("I", LocalProxy(lambda: self.request_auth().current_user))
         if app is not None:
             self.init_app(app)
 

@@ -6,12 +6,15 @@ from functools import partial, wraps
 from typing import Any, NoReturn, ParamSpec, TypeVar, overload
 
 from powauth._extras import needs
+from powauth.accounts.base import U
+from powauth.accounts.identity import I
 from powauth.errors import StoreUnavailable
 from powauth.http.cross_site import CrossSiteDefence
 from powauth.http.guards import OWN_ORIGIN, require_same_origin
 from powauth.http.unreachable import Unreachable
 from powauth.integrations import asgi
 from powauth.integrations.asgi import SessionAuthMiddleware
+from powauth.plug import Authenticator, key_of
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
 
 with needs("starlette", "the Starlette integration", "starlette"):
@@ -78,24 +81,47 @@ class _UnknownCredentials(AuthCredentials):
     scopes = property(_raise)
 
 
-def request_auth(connection: HTTPConnection, current_user_key: str = "current_user") -> RequestAuth[Any, Any]:
+@overload
+def request_auth(connection: HTTPConnection, auth: Authenticator[U, I], /) -> RequestAuth[U, I]: ...
+
+
+@overload
+def request_auth(connection: HTTPConnection, current_user_key: str = ...) -> RequestAuth[Any, Any]: ...
+
+
+def request_auth(
+    connection: HTTPConnection, current_user_key: str | Authenticator[Any, Any] = "current_user"
+) -> RequestAuth[Any, Any]:
     """The request-bound object of a ``Request`` or ``WebSocket``, for handlers that are coroutines.
+
+    Args:
+        connection: the request or socket.
+        current_user_key: which authenticator's object, where there are several. Give the authenticator itself, and type
+            checkers know its types.
 
     Raises:
         ConfigError: if no middleware with that ``current_user_key`` has run.
     """
-    return asgi.request_auth(connection.scope, current_user_key)
+    return asgi.request_auth(connection.scope, key_of(current_user_key))
+
+
+@overload
+def blocking_request_auth(connection: HTTPConnection, auth: Authenticator[U, I], /) -> BlockingRequestAuth[U, I]: ...
+
+
+@overload
+def blocking_request_auth(connection: HTTPConnection, current_user_key: str = ...) -> BlockingRequestAuth[Any, Any]: ...
 
 
 def blocking_request_auth(
-    connection: HTTPConnection, current_user_key: str = "current_user"
+    connection: HTTPConnection, current_user_key: str | Authenticator[Any, Any] = "current_user"
 ) -> BlockingRequestAuth[Any, Any]:
     """The request-bound object, for handlers that are plain functions.
 
     Raises:
         ConfigError: if no middleware with that ``current_user_key`` has run.
     """
-    return asgi.blocking_request_auth(connection.scope, current_user_key)
+    return asgi.blocking_request_auth(connection.scope, key_of(current_user_key))
 
 
 @overload

@@ -3,18 +3,20 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 from urllib.parse import quote
 
 import msgspec
 
+from powauth.accounts.base import U
+from powauth.accounts.identity import I
 from powauth.backends.base import drive
 from powauth.errors import ConfigError, PowauthError
 from powauth.http.answers import Answers, OnError
 from powauth.http.connection import MISSING, PREFIX, Connection, ConnectionStruct, Effects, States, with_effects
 from powauth.http.visit import Visit, Visits, bound_in
 from powauth.integrations._cors import warn_if_cors_is_inside
-from powauth.plug import Authenticator
+from powauth.plug import Authenticator, key_of
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
 
 if TYPE_CHECKING:
@@ -219,13 +221,28 @@ class _BegunBody:
         _close(self._body)
 
 
-def request_auth(environ: "WSGIEnvironment", current_user_key: str = "current_user") -> BlockingRequestAuth[Any, Any]:
+@overload
+def request_auth(environ: "WSGIEnvironment", auth: Authenticator[U, I], /) -> BlockingRequestAuth[U, I]: ...
+
+
+@overload
+def request_auth(environ: "WSGIEnvironment", current_user_key: str = ...) -> BlockingRequestAuth[Any, Any]: ...
+
+
+def request_auth(
+    environ: "WSGIEnvironment", current_user_key: str | Authenticator[Any, Any] = "current_user"
+) -> BlockingRequestAuth[Any, Any]:
     """Return the request-bound object of an environ that the middleware has seen.
+
+    Args:
+        environ: the environ of the request.
+        current_user_key: which authenticator's object, where there are several. Give the authenticator itself, and type
+            checkers know its types.
 
     Raises:
         ConfigError: if no middleware with that ``current_user_key`` has run: so a protected route refuses.
     """
-    bound = bound_in(environ, current_user_key, "wrap the app in it")
+    bound = bound_in(environ, key_of(current_user_key), "wrap the app in it")
     return BlockingRequestAuth(RequestAuth(bound.auth, bound.connection_type(environ, bound.states)), drive)
 
 

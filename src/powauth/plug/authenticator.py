@@ -23,6 +23,11 @@ from powauth.http.unreachable import Unreachable
 E = TypeVar("E", bound=Extension[Any])
 
 
+def key_of(authenticator: "str | Authenticator[Any, Any]") -> str:
+    """Return the ``current_user_key`` of an authenticator. A key is its own."""
+    return authenticator if isinstance(authenticator, str) else authenticator.current_user_key
+
+
 class Authenticator(ABC, Generic[U, I]):
     """One way of telling who a request is from. Implement `fetch`, `create` and `delete`.
 

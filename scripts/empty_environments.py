@@ -1,0 +1,159 @@
+"""Empty environments with the wheel of this copy and what is asked for: the newest releases, or the oldest admitted."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import which
+from threading import Lock
+from typing import Any
+
+from scripts.page_programs import ROOT
+
+INSTALL_SECONDS = 300
+"""How long an installation may take on a busy machine whose cache is empty."""
+
+_POWAUTH = re.compile(r"powauth(?:\[([\w,-]+)\])?\Z")
+
+
+class Failed(Exception):
+    """Something could not be installed or started.
+
+    Attributes:
+        what: the thing.
+    """
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(reason)
+        self.what = what
+
+
+class Environments:
+    """Environments by what is installed in them. Equal requirements share one.
+
+    Args:
+        folder: where they are made.
+        wheel: powauth.
+        oldest: install the oldest release that powauth admits of each package that powauth names.
+    """
+
+    def __init__(self, folder: Path, wheel: Path, *, oldest: bool) -> None:
+        self._folder = folder
+        self._wheel = wheel
+        self.oldest = oldest
+        self._made: dict[tuple[str, ...], Path] = {}
+        self._lock = Lock()
+
+    @classmethod
+    def newest_and_oldest(cls, folder: Path) -> Iterator["Environments"]:
+        """Build the wheel; environments of the newest releases and, if uv is there, of the oldest."""
+        wheel = build_wheel(folder)
+        yield cls(folder / "newest", wheel, oldest=False)
+        if uv() is not None:
+            yield cls(folder / "oldest", wheel, oldest=True)
+
+    @property
+    def title(self) -> str:
+        """What is installed, for a heading."""
+        which_ones = "the oldest releases that pyproject.toml admits" if self.oldest else "the newest releases"
+        return f"Python {sys.version.split()[0]}, {which_ones}"
+
+    def get(self, requirements: tuple[str, ...]) -> Path:
+        """Return the folder of the commands of an environment that has exactly these requirements.
+
+        Raises:
+            Failed: if they cannot be installed.
+        """
+        with self._lock:
+            place = self._made.get(requirements)
+            if place is None:
+                place = self._made[requirements] = self._folder / str(len(self._made)) / "bin"
+                self._install(place.parent, requirements)
+        return place
+
+    def _install(self, place: Path, requirements: tuple[str, ...]) -> None:
+        wanted = [self._local(requirement) for requirement in requirements]
+        if self.oldest:
+            wanted += [bound for requirement in requirements for bound in bounds(requirement)]
+        tool = uv()
+        if tool is None:
+            run([sys.executable, "-m", "venv", str(place)], requirements)
+            run([str(place / "bin" / "python"), "-m", "pip", "install", "--quiet", *wanted], requirements)
+            return
+        run([tool, "venv", "--quiet", "--python", sys.executable, str(place)], requirements)
+        options = ["--resolution", "lowest-direct"] if self.oldest else []
+        run([tool, "pip", "install", "--quiet", "--python", str(place), *options, *wanted], requirements)
+
+    def _local(self, requirement: str) -> str:
+        """The requirement, with powauth's own wheel for powauth, and the newest of what powauth does not name."""
+        match = _POWAUTH.match(requirement)
+        if match is None:
+            if not self.oldest:
+                return requirement
+            if requirement not in NEW_ENOUGH:
+                raise Failed(requirement, "give it a release in NEW_ENOUGH")
+            return f"{requirement}>={NEW_ENOUGH[requirement]}"
+        extras = f"[{match[1]}]" if match[1] else ""
+        return f"powauth{extras} @ {self._wheel.as_uri()}"
+
+
+NEW_ENOUGH = {
+    "gunicorn": "23",
+    "httpx": "0.28",
+    "httpx2": "2",
+    "pytest": "8",
+    "uvicorn": "0.34",
+    "websockets": "13",
+    "werkzeug": "3.1",
+}
+"""Packages that pages name besides powauth: a release that was new when the oldest of the others were."""
+
+
+def project() -> dict[str, Any]:
+    """Return the table ``project`` of ``pyproject.toml``."""
+    table: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return table
+
+
+def bounds(requirement: str) -> list[str]:
+    """Return what powauth itself asks for, for a requirement of powauth: then each is a direct one."""
+    match = _POWAUTH.match(requirement)
+    if match is None:
+        return []
+    table = project()
+    extras = match[1].split(",") if match[1] else []
+    return [*table["dependencies"], *(line for extra in extras for line in table["optional-dependencies"][extra])]
+
+
+def uv() -> str | None:
+    """Return the path of uv: beside this interpreter, or elsewhere."""
+    beside = Path(sys.executable).with_name("uv")
+    return str(beside) if beside.exists() else which("uv")
+
+
+def build_wheel(folder: Path) -> Path:
+    """Build the wheel of this copy."""
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    run([*command, "--wheel-dir", str(folder), str(ROOT)], ("powauth",))
+    (wheel,) = folder.glob("powauth-*.whl")
+    return wheel
+
+
+def run(command: list[str], requirements: tuple[str, ...]) -> None:
+    """Run a command of an installation.
+
+    Raises:
+        Failed: if it fails, with the end of what it said.
+    """
+    # Neither a mirror's nor a parent's environment is to show in the new one.
+    environment = {name: value for name, value in os.environ.items() if name not in {"VIRTUAL_ENV", "PYTHONPATH"}}
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=INSTALL_SECONDS, env=environment)
+    except subprocess.CalledProcessError as error:
+        said = " ".join(error.stderr.split())
+        raise Failed(" ".join(requirements), said[-400:]) from error
+    except subprocess.TimeoutExpired as error:
+        raise Failed(" ".join(requirements), f"not installed within {INSTALL_SECONDS} seconds") from error

@@ -1,0 +1,64 @@
+"""FastAPI: each dependency has the app's own types."""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, assert_type
+
+from fastapi import Depends, FastAPI
+from fastapi.requests import HTTPConnection
+from model import Me, User, auth
+
+from powauth import BlockingRequestAuth, RequestAuth, SessionAuth
+from powauth.integrations.fastapi import Auth, CurrentRequestAuth, SessionAuthMiddleware, auth_dependency, request_auth
+
+app = FastAPI()
+app.add_middleware(SessionAuthMiddleware, auth=auth)
+session = Auth(auth)
+
+CurrentUser = Annotated[Me, Depends(session.current_user)]
+MaybeUser = Annotated[Me | None, Depends(session.optional_user)]
+FreshUser = Annotated[Me, Depends(session.fresh(300))]
+Session = Annotated[RequestAuth[User, Me], Depends(session.request_auth)]
+BlockingSession = Annotated[BlockingRequestAuth[User, Me], Depends(session.blocking_request_auth)]
+
+assert_type(auth, SessionAuth[User, Me])
+assert_type(session, Auth[User, Me])
+assert_type(session.current_user, Callable[[HTTPConnection], Awaitable[Me]])
+assert_type(session.optional_user, Callable[[HTTPConnection], Awaitable[Me | None]])
+assert_type(session.no_user, Callable[[HTTPConnection], Awaitable[None]])
+assert_type(session.fresh(), Callable[[HTTPConnection], Awaitable[Me]])
+
+
+@app.get("/me", dependencies=[Depends(session.same_origin())])
+async def me(user: CurrentUser, maybe: MaybeUser, fresh: FreshUser) -> str:
+    assert_type(maybe, Me | None)
+    assert_type(fresh, Me)
+    return user.nick
+
+
+@app.post("/register")
+async def register(params: dict[str, Any], session: Session) -> str:
+    user = await session.register(params)
+    assert_type(user, Me)
+    return user.nick
+
+
+@app.post("/login")
+async def login(params: dict[str, Any], session: CurrentRequestAuth[User, Me]) -> None:
+    assert_type(session, RequestAuth[User, Me])
+    assert_type(await session.sign_in(params), Me | None)
+    assert_type(session.current_user, Me | None)
+    assert_type(session.require_user(), Me)
+
+
+@app.post("/logout")
+def logout(session: BlockingSession) -> None:
+    assert_type(session.current_user, Me | None)
+    session.sign_out()
+
+
+@app.get("/module")
+async def module(
+    user: Annotated[Me, Depends(auth_dependency)], session: Annotated[RequestAuth[User, Me], Depends(request_auth)]
+) -> str:
+    assert_type(session.require_user(), Me)
+    return user.nick

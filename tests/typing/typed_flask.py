@@ -1,0 +1,53 @@
+"""Flask: the extension's proxy and object have the app's own types."""
+
+from typing import assert_type
+
+from flask import Flask, request
+from model import Me, User, auth
+
+from powauth import BlockingRequestAuth
+from powauth.integrations.flask import PowAuth
+
+app = Flask(__name__)
+extension = PowAuth(app, auth)
+current_user = extension.current_user
+request_auth = extension.request_auth
+
+assert_type(extension, PowAuth[User, Me])
+assert_type(current_user, Me)
+assert_type(request_auth(), BlockingRequestAuth[User, Me])
+assert_type(PowAuth(auth=auth).current_user, Me)
+
+
+@app.post("/login")
+def login() -> dict[str, str]:
+    user = request_auth().sign_in(request.get_json())
+    assert_type(user, Me | None)
+    return {"nick": user.nick if user else ""}
+
+
+@app.post("/register")
+def register() -> dict[str, str]:
+    return {"nick": request_auth().register(request.get_json()).nick}
+
+
+@app.get("/me")
+@extension.login_required
+def me() -> dict[str, str]:
+    return {"nick": current_user.nick}
+
+
+@app.get("/project/<int:number>")
+@extension.fresh_login_required(within=300)
+def project(number: int) -> str:
+    return f"{current_user.nick} {number}"
+
+
+assert_type(project(1), str)
+
+
+@app.get("/")
+def index() -> str:
+    maybe = request_auth().current_user
+    assert_type(maybe, Me | None)
+    return maybe.nick if maybe else "nobody"
