@@ -62,6 +62,33 @@ def test_a_wrong_model_is_refused_with_what_to_do(engine: sa.Engine, model: type
         SQLAlchemyUsers(engine, model, hasher=HASHER)
 
 
+class Tagged(sa.types.TypeDecorator[Any]):
+    """Text that becomes an object of the app's own."""
+
+    impl = sa.String(255)
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> Any:
+        return None if value is None else [value]
+
+
+@pytest.mark.parametrize("name", ["email", "password_hash"])
+def test_a_user_id_and_a_hash_that_are_no_text_are_an_error_that_says_so(engine: sa.Engine, name: str) -> None:
+    model = broken(f"Tagged{name}", **{name: mapped_column(Tagged(), unique=name == "email")})
+    OtherBase.metadata.create_all(engine, [model.__table__])
+    users = SQLAlchemyUsers(engine, model, hasher=HASHER)
+    with pytest.raises(ConfigError, match=f"Tagged{name}.{name} must hold text, not list"):
+        drive(users.create(MIA))
+
+
+def test_a_model_over_two_tables_with_one_name_is_refused(engine: sa.Engine) -> None:
+    parent = broken("Parent")
+    key = mapped_column(sa.ForeignKey(parent.id), primary_key=True)
+    child = type("Child", (parent,), {"__tablename__": table_name(), "id": key})
+    with pytest.raises(ConfigError, match=r"Child.id joins columns of two tables; use a single table"):
+        SQLAlchemyUsers(engine, child, hasher=HASHER)
+
+
 def made_identity(*, frozen: bool = True, **fields: Any) -> type[Any]:
     return msgspec.defstruct("Me", list(fields.items()), frozen=frozen, kw_only=True)
 

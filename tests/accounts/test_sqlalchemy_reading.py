@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, mapped_column
 
-from harness.people import HASHER, MIA
+from harness.people import HASHER, MIA, errors_of
 from harness.users_databases import (
     ASYNC,
     BLOCKING,
@@ -278,9 +278,35 @@ def test_who_listens_to_sessions_has_a_say_in_what_is_found(engine: sa.Engine, c
     try:
         assert [read(users, mia) for read in READS] == [None] * 4
         assert drive(users.delete(mia.key)) is False
+        assert errors_of(users.create(MIA | {"email": "noa@example.com"})) == {"base": ["could not be saved"]}
     finally:
         sa.event.remove(orm.Session, "do_orm_execute", nobody)
     assert None not in [read(users, mia) for read in READS]
+    assert drive(users.find("noa@example.com")) is None
+
+
+@pytest.mark.parametrize("context", [plain, members])
+def test_a_user_whom_a_listener_hides_meanwhile_is_neither_changed_nor_deleted(engine: sa.Engine, context: Any) -> None:
+    users = context(engine)
+    mia = drive(users.create(MIA))
+    hidden: list[bool] = []
+
+    def hide(state: Any) -> None:
+        if state.is_update:
+            hidden.append(True)
+        elif len(hidden) % 2:
+            hidden.append(False)  # for the one query that follows
+            state.statement = state.statement.options(orm.with_loader_criteria(users.model, sa.false()))
+
+    sa.event.listen(orm.Session, "do_orm_execute", hide)
+    try:
+        overtaken = {"base": ["was changed at the same time; try again"]}
+        assert errors_of(users.update(mia.key, {"email": "noa@example.com"}, trusted=True)) == overtaken
+        assert errors_of(users.delete(mia.key)) == overtaken
+    finally:
+        sa.event.remove(orm.Session, "do_orm_execute", hide)
+    assert hidden
+    assert drive(users.get(mia.key)) == mia
 
 
 @pytest.mark.parametrize("context", [plain, members])

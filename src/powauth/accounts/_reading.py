@@ -92,7 +92,9 @@ class AccountReader(Generic[U, I]):
         names = dict.fromkeys([*self._names, *wanted, *also])
         parameters = {f"wanted_{name}": value for name, value in wanted.items()}
         try:
-            result = session.execute(self._query(tuple(wanted), names), parameters)
+            # A client chooses the further columns, so no statement with them is kept.
+            query = self._query(wanted, names) if also else self._kept_query(tuple(wanted))
+            result = session.execute(query, parameters)
         except StatementError as error:
             # No row can have such a value, or no row has a key of such a type any more.
             if refuses_values(error) or (self._users.key in wanted and is_incomparable(error)):
@@ -154,29 +156,27 @@ class AccountReader(Generic[U, I]):
         return str.__str__(value)
 
     # The parameters of `Select` differ between SQLAlchemy 2.0 and 2.1.
-    def _query(self, wanted: tuple[str, ...], names: Iterable[str]) -> "sa.Select[Any]":
-        """Return a statement for at most two users: more are no more use than two.
+    def _kept_query(self, wanted: tuple[str, ...]) -> "sa.Select[Any]":
+        """Return the statement for look-ups by some columns, the same object each time.
 
         SQLAlchemy recognises a statement by going through all of it, which takes longer than SQLite's answer. For the
-        same object it remembers the result, so the statements that the same names give are kept.
+        same object it remembers the result.
         """
-        shape = (*wanted, "", *names)
-        query = self._queries.get(shape)
+        query = self._queries.get(wanted)
         if query is None:
-            users = self._users
-            if self.needs_row:
-                undeferred = [orm.undefer(users.attribute(name)) for name in names if name in users.mapper.column_attrs]
-                query = sa.select(users.model).options(*undeferred).execution_options(populate_existing=True)
-            else:
-                query = sa.select(*(users.attribute(name) for name in names))
-            query = query.where(*(users.attribute(name) == sa.bindparam(f"wanted_{name}") for name in wanted)).limit(2)
-            if len(self._queries) < _MOST_QUERIES:
-                self._queries[shape] = query
+            query = self._queries[wanted] = self._query(wanted, (*self._names, *wanted))
         return query
 
-
-_MOST_QUERIES = 64
-"""Statements that a reader keeps. An app has a handful; changes of ever other columns would need more."""
+    def _query(self, wanted: Iterable[str], names: Iterable[str]) -> "sa.Select[Any]":
+        """Return a statement for at most two users: more are no more use than two."""
+        users = self._users
+        selected = [users.attribute(name) for name in dict.fromkeys(names) if name in users.mapper.column_attrs]
+        if self.needs_row:
+            undeferred = (orm.undefer(attribute) for attribute in selected)
+            query = sa.select(users.model).options(*undeferred).execution_options(populate_existing=True)
+        else:
+            query = sa.select(*selected)
+        return query.where(*(users.attribute(name) == sa.bindparam(f"wanted_{name}") for name in wanted)).limit(2)
 
 
 def proof_of(user_id: str | None, password_hash: str | None) -> bytes:

@@ -159,7 +159,9 @@ class UserTable(Generic[U, I]):
     def _committed(self, session: orm.Session, key: object) -> Account[I] | None:
         """Return the account that was written, as the database has it: it may give other types than were written."""
         found = self._reader.find(session, {self._users.key: key})
-        account = None if found is None else self._reader.account(found, session)
+        if found is None:  # a listener of the app hides the user, so nothing is written
+            return None
+        account = self._reader.account(found, session)
         session.commit()
         return account
 

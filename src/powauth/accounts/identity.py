@@ -199,7 +199,7 @@ class IdentityCodec(Generic[I]):
         return stored, found
 
     def _refusal(self, identity: I, why: str) -> ConfigError:
-        """Return the error for an identity that a record would not give back. It names the field, and no value."""
+        """Return the error for an identity that a record would not give back. It names the field."""
         for field in self._fields:
             value = getattr(identity, field.name)
             try:
