@@ -1,5 +1,6 @@
 """What all tests share with pytest itself: lines for its report, a quick place for files, tests left untraced."""
 
+import logging
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -8,6 +9,9 @@ import coverage
 import pytest
 
 from powauth import _outages
+
+collect_ignore = ["harness/process_app.py"]
+"""It is an app for servers, and its environment says where the store is."""
 
 _LINE = "line of the summary"
 
@@ -54,6 +58,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest: at the end no worker is to wait for another that has one to do."""
     places = {name: place for place, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
+def pytest_runtest_setup() -> None:
+    """Let each test begin with a log that writes: some tests of the same process have made it quiet."""
+    logging.getLogger("powauth").setLevel(logging.NOTSET)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -322,12 +322,15 @@ class Silent:
 )
 def test_rep_07_ctrl_c_while_the_store_does_not_answer_is_quiet(scheme: str) -> None:
     server = Silent()
+    # Started in the background of a shell, the tests ignore SIGINT, and what they start would do so, too.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [*COMMAND, "sessions", "--backend", f"{scheme}://127.0.0.1:{server.port}/0", "count"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    signal.signal(signal.SIGINT, before)
     try:
         assert server.connected.wait(PATIENCE)
         process.send_signal(signal.SIGINT)

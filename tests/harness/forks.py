@@ -3,10 +3,12 @@
 import ctypes
 import os
 import pickle
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import sleep
 from typing import Any
 
 import pytest
@@ -18,8 +20,18 @@ PATIENCE = 60.0
 
 
 def fork_in_c() -> int:
-    """Fork as uWSGI does: Python runs no at-fork hook, neither in the parent nor in the child."""
-    return ctypes.PyDLL(None).fork()  # type: ignore[no-any-return]
+    """Fork as uWSGI does: Python runs no at-fork hook, neither in the parent nor in the child.
+
+    If another thread has asked for the interpreter's lock, the child waits for ever for that thread to take it. So
+    threads ask late, and those that have asked get it before the fork.
+    """
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1.0)
+    try:
+        sleep(2 * interval)
+        return ctypes.PyDLL(None).fork()  # type: ignore[no-any-return]
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def fork_in_python() -> int:

@@ -72,7 +72,7 @@ def test_the_docs_show_this_program_and_its_suite(program: Any) -> None:
     text = PROGRAM.read_text()
     assert len(text.splitlines()) <= 110
     page = (PROGRAM.parents[1] / "docs" / "extending.md").read_text()
-    assert f"```python\n{text}```" in page
+    assert f"```python\n# users_service.py: python users_service.py\n{text}```" in page
     (suite,) = re.findall(r"^```python\n(.*?class TestDirectoryUsers.*?)^```", page, re.DOTALL | re.MULTILINE)[-1:]
     names = dict(vars(program))
     exec(suite.rpartition("```python\n")[2], names)
