@@ -1,7 +1,7 @@
-"""What a caller of powauth may catch.
+"""The exceptions that a caller of powauth may catch.
 
-Everything raised on purpose derives from `PowauthError`, so that one ``except`` at an app's edge is enough.
-Nothing here carries a secret: messages never contain ids, passwords, keys or connection strings.
+All of them derive from `PowauthError`, so one ``except`` at the edge of an app is enough. Their messages contain no
+secret: no ids, passwords, keys or connection strings.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,11 @@ class PowauthError(Exception):
 
 
 class ConfigError(PowauthError, ValueError):
-    """An option is wrong or contradicts another; raised at construction, with a sentence that says what to do."""
+    """An option is wrong or contradicts another one. Raised at construction. The message says what to do."""
 
 
 class MissingExtra(ConfigError):
-    """A package that an option needs is not installed; the message names the extra of powauth that installs it.
+    """An option needs a package that is not installed. The message names the extra of powauth that installs it.
 
     Attributes:
         extra: the extra, as in ``pip install 'powauth[extra]'``.
@@ -28,17 +28,17 @@ class MissingExtra(ConfigError):
 
 
 class ConfigWarning(UserWarning):
-    """An option is allowed but weakens a defence, or parts are in the wrong order; the message says what to do."""
+    """An allowed option weakens a defence, or parts are in the wrong order. The message says what to do."""
 
 
 class StoreUnavailable(PowauthError):
-    """The session store, or the users' database, did not answer or refused: nobody can tell who is signed in.
+    """The session store, or the users' database, did not answer or refused, so the user of a request is unknown.
 
-    Never taken for "anonymous". Where a user is required the answer is 503 and the cookie stays as it is; the
-    engine's own error is the ``__cause__``. powauth logs that cause at ERROR, once in ten seconds.
+    powauth never treats such a request as anonymous. A request that needs the user gets 503, and its cookie stays
+    unchanged. The engine's own error is the ``__cause__``. powauth logs it at ERROR, once in ten seconds.
 
     Attributes:
-        logged: whether the log has been told of it.
+        logged: whether powauth has logged the error already.
     """
 
     logged: bool = False
@@ -47,12 +47,12 @@ class StoreUnavailable(PowauthError):
 class StoreMissing(StoreUnavailable):
     """The engine answers, but a table, a database or a file that powauth needs does not exist.
 
-    Nothing recovers by itself: somebody has to create what the message names.
+    The error does not go away by itself: somebody has to create what the message names.
     """
 
 
 class Overloaded(PowauthError):
-    """Too much work is waiting already, so this is refused at once: try again later (503 with ``Retry-After``).
+    """Too much work is waiting, so powauth refuses more at once. Try again later (503 with ``Retry-After``).
 
     Attributes:
         retry_after: Seconds to wait before trying again.
@@ -64,12 +64,14 @@ class Overloaded(PowauthError):
 
 
 class Throttled(PowauthError):
-    """Too many attempts: this one was not looked at (429 with ``Retry-After``). Says nothing about any account.
+    """There were too many attempts, so powauth did not check this one (429 with ``Retry-After``).
+
+    The error reveals nothing about any account.
 
     Attributes:
-        scope: Which counter was full: ``"account"``, ``"source"``, ``"proof"`` (a ``current_password``), or
+        scope: the counter that was full: ``"account"``, ``"source"``, ``"proof"`` (a ``current_password``), or
             ``"factor"`` (right passwords without the second factor).
-        retry_after: Seconds until it is worth trying again.
+        retry_after: Seconds until another attempt can succeed.
     """
 
     def __init__(self, *, scope: str, retry_after: int) -> None:
@@ -79,10 +81,10 @@ class Throttled(PowauthError):
 
 
 class Refused(PowauthError):
-    """A guard said no: who is signed in, or how long ago they proved it, does not fit what was asked for.
+    """A guard or a hook refused the request.
 
     Attributes:
-        current_user_key: which authenticator's guard it was, where an app has several; ``None`` if that is not known.
+        current_user_key: the authenticator whose guard refused, if an app has several. ``None`` if it is not known.
     """
 
     def __init__(self, message: str = "", *, current_user_key: str | None = None) -> None:
@@ -95,19 +97,19 @@ class NotSignedIn(Refused):
 
 
 class AlreadySignedIn(Refused):
-    """What is for nobody in particular (registering, signing in) was asked for by a signed-in user."""
+    """A signed-in user asked for something that is for anonymous users, such as signing in or registering."""
 
 
 class NotFresh(Refused):
-    """The user is signed in, but proved who they are too long ago for this: they must sign in again."""
+    """The operation needs a recent sign-in, and the user's sign-in is too old: the user must sign in again."""
 
 
 class MoreNeeded(Refused):
-    """The user has proven one factor, and a hook asks for another one before they get a session (401).
+    """The user has proven one factor, and a hook asks for another one before the session begins (401).
 
-    Raise it from ``before_sign_in`` while the other factor is missing. The right password is then no failure. It does
-    not clear the account's earlier failures: only a sign-in does. Raise `Refused` if the other factor is *wrong*.
-    That counts as a failure, so that nobody can guess codes without limit.
+    Raise it from ``before_sign_in`` while the other factor is missing. powauth then does not count the right password
+    as a failure. It does not clear the account's earlier failures either: only a complete sign-in does. Raise `Refused`
+    if the other factor is *wrong*. That counts as a failure, so nobody can guess codes without limit.
 
     Attributes:
         factors: the names of the factors that the client may send, such as ``("totp", "passkey")``.
@@ -127,14 +129,15 @@ class MoreNeeded(Refused):
 
 
 class CrossSiteRequest(PowauthError):
-    """A request that changes something does not come from the app's own pages, or does not say where it comes from."""
+    """A request that changes something does not come from the app's own pages, or does not name its origin."""
 
 
 class InvalidParams(PowauthError):
-    """What a client sent does not make a valid user or change: field to messages, ready for a form or for JSON.
+    """The client's input is not a valid user or change.
 
     Attributes:
-        errors: field name to the list of messages for it. ``"base"`` holds what concerns no single field.
+        errors: maps each field name to its messages, ready for a form or for JSON. ``"base"`` holds the messages that
+            concern no single field.
 
     >>> InvalidParams({"email": ["has already been taken"]}).errors
     {'email': ['has already been taken']}
@@ -146,4 +149,4 @@ class InvalidParams(PowauthError):
 
 
 class MetadataTooLarge(PowauthError, ValueError):
-    """Session metadata over its size limit: refused whole, never truncated."""
+    """The session metadata exceeds its size limit. powauth refuses it as a whole and never truncates it."""

@@ -382,7 +382,7 @@ async def test_trm_07_in_an_outage_a_socket_stays_open_until_its_session_would_h
             chat.clock.advance(1800)
             assert (await peer.next())["code"] == 1013
     assert echo.heard[-1]["type"] == "websocket.disconnect"
-    assert sum("out of reach" in record.message for record in caplog.records) == 1
+    assert sum("unreachable" in record.message for record in caplog.records) == 1
 
 
 async def test_after_an_outage_a_socket_goes_on() -> None:

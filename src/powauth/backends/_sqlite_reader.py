@@ -1,13 +1,14 @@
-"""The read of an authenticated request on SQLite, beside SQLAlchemy and its pool: `powauth.backends.sql` uses it.
+"""The fast read of one record on SQLite, beside SQLAlchemy and its pool. `powauth.backends.sql` uses it.
 
-In WAL mode who reads waits neither for the writer nor for others who read, and touches no network. So an event loop can
-look a record up itself, in the time of a few function calls, where a worker thread would cost ten times as much. What
-could wait all the same is left to such a thread: a connection is opened there, and takes part once it has shown that it
-reads in WAL mode; none is waited for; and whatever goes wrong ends in `powauth.backends.sql`'s own way to read, with
-its time limits and its errors. What stays is what a read of any file can meet: a page that the system has to fetch from
-the disk, and after the crash of a process that wrote, once, the recovery of the write-ahead log.
+In WAL mode a reader waits neither for the writer nor for other readers, and there is no network. So an event loop can
+read a record itself, in the time of a few function calls. A worker thread would cost ten times as much.
 
-Each statement is a transaction of its own that sees the last commit of any process: nothing is remembered.
+Steps that could wait still run in such a thread: it opens the connections, and checks that each reads in WAL mode. A
+read never waits for a connection. If anything goes wrong, `powauth.backends.sql` reads in its usual way, with its time
+limits and errors. A read can still wait for a page from the disk, as with any file. After the crash of a process that
+wrote, one read also recovers the write-ahead log.
+
+Each statement is its own transaction and sees the last commit of any process. Nothing is cached.
 """
 
 import contextlib
@@ -26,29 +27,29 @@ from sqlalchemy import Engine, NullPool, QueuePool, event
 from sqlalchemy.exc import SQLAlchemyError
 
 MAX_IDLE = 16
-"""Connections kept for the next read: as many threads can read at once before one of them takes the longer way."""
+"""The most idle connections. This many threads can read at once. Further ones read in the usual way."""
 
 Rows = list[tuple[Any, ...]]
 
 
 class Opened(NamedTuple):
-    """A connection of the driver's, and when it has served its time (by the monotonic clock)."""
+    """A connection of the driver, and the time when it must be replaced (by the monotonic clock)."""
 
     connection: Any
     until: float
 
 
 class SQLiteReader:
-    """Connections that only read, made by an engine and taken out of its pool.
+    """Read-only connections that an engine has made and that were detached from its pool.
 
     Args:
-        engine: of a SQLite file; `suits` says whether it is one for this. Disposing of it closes them.
+        engine: the engine of a SQLite file for which `suits` is true. Disposing of it closes the connections.
         statement: a ``SELECT`` of at most one row with the parameters ``p_key`` and ``p_now``, in this order.
     """
 
     def __init__(self, engine: Engine, statement: Statement) -> None:
         compiled: Any = statement.executable.compile(dialect=engine.dialect)  # type: ignore[attr-defined]
-        assert compiled.positiontup == ["p_key", "p_now"]  # noqa: S101 else the wrong things would be compared
+        assert compiled.positiontup == ["p_key", "p_now"]  # noqa: S101 otherwise the parameters would be swapped
         self._sql = str(compiled)
         self._engine = engine
         self._error: type[Exception] = engine.dialect.loaded_dbapi.Error
@@ -61,7 +62,7 @@ class SQLiteReader:
 
     @staticmethod
     def suits(engine: Engine) -> bool:
-        """Whether the engine's connections may leave its pool, and mean the same without it."""
+        """Return whether the engine's connections can leave its pool and work the same without it."""
         return (
             engine.dialect.driver == "pysqlite"
             and isinstance(engine.pool, QueuePool | NullPool)
@@ -70,12 +71,12 @@ class SQLiteReader:
 
     @property
     def _observed(self) -> bool:
-        """Whether somebody wants to see each statement: then it goes by SQLAlchemy, which tells them."""
+        """Whether a listener wants to see each statement. SQLAlchemy must then execute it."""
         dispatch = self._engine.dispatch
         return bool(dispatch.before_cursor_execute or dispatch.after_cursor_execute)
 
     def read(self, key: bytes, now: Millis) -> Rows | None:
-        """The rows, or ``None`` if they cannot be had at once: ask in the usual way, then `prepare`."""
+        """Return the rows, or ``None`` if no connection is ready: then read in the usual way and call `prepare`."""
         _forks.check()
         if self._observed:
             return None
@@ -87,7 +88,7 @@ class SQLiteReader:
             self._retired.append(opened)
             return None
         try:
-            # All rows, though there is one at most: only a statement that is through lets go of its snapshot.
+            # Fetch all rows, though there is at most one: a statement keeps its snapshot until it is exhausted.
             rows: Rows = opened.connection.execute(self._sql, (key, now)).fetchall()
         except self._error:
             self._retired.append(opened)
@@ -96,14 +97,14 @@ class SQLiteReader:
         return rows
 
     def prepare(self) -> bool:
-        """Open a connection for the next read, where waiting is allowed; ``False`` if none will ever do here."""
-        # Not where they were retired: the last connection to close writes the log back into the file.
+        """Open a connection for the next read. This may wait. Return ``False`` if the engine is not suitable."""
+        # Close them here, not at the read: the last connection to close writes the log back into the file.
         self._close_all(self._retired)
         if self._closed or self._observed or self._engine.echo or len(self._idle) >= MAX_IDLE:
             return True
         pool = self._engine.pool
         if isinstance(pool, QueuePool) and pool.checkedout() >= pool.size():
-            return True  # others need what is left more urgently
+            return True  # leave the rest of the pool to others
         try:
             pooled = self._engine.raw_connection()
             connection: Any = pooled.dbapi_connection
@@ -112,7 +113,7 @@ class SQLiteReader:
             return True
         try:
             able = self._make_ready(connection)
-        except self._error:  # busy, perhaps
+        except self._error:  # the database may be busy
             connection.close()
             return True
         if not able:
@@ -122,13 +123,13 @@ class SQLiteReader:
         return True
 
     def _make_ready(self, connection: Any) -> bool:
-        """Set the connection up, and try it; whether it is one for this."""
-        connection.row_factory = None  # an app's own may give what is no sequence
+        """Set up the connection and try it. Return whether it can serve."""
+        connection.row_factory = None  # an app's own factory may return something else than a sequence
         ((mode,),) = connection.execute("PRAGMA journal_mode").fetchall()
         connection.execute("PRAGMA query_only=ON")
         connection.execute("PRAGMA busy_timeout=0").fetchall()
         connection.execute(self._sql, (b"", 0)).fetchall()
-        # A driver told to have a transaction open at all times would show the state at its beginning for ever.
+        # A driver that keeps a transaction open would always show the state at its beginning.
         return bool(mode == "wal") and not connection.in_transaction
 
     def _keep(self, opened: Opened) -> None:
@@ -137,20 +138,20 @@ class SQLiteReader:
             self.drain()
 
     def drain(self) -> None:
-        """Close what is idle; later reads open anew.
+        """Close the idle connections. Later reads open new ones.
 
-        In a child, too: see `powauth.backends._sql_forks`.
+        This also runs in a child: see `powauth.backends._sql_forks`.
         """
         self._close_all(self._idle)
         self._close_all(self._retired)
 
     def close(self) -> None:
-        """Close all, for good."""
+        """Close all connections, and open no more."""
         self._closed = True
         self.drain()
 
     def _close_all(self, waiting: deque[Opened]) -> None:
         while waiting:
-            # Another thread may be quicker; and an app's connections may be bound to the thread that opened them.
+            # Another thread may take the last one. An app's connection may belong to the thread that opened it.
             with contextlib.suppress(IndexError, self._error):
                 waiting.pop().connection.close()

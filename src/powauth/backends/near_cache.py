@@ -1,21 +1,22 @@
-"""Records of another machine's store, near at hand in the process, for as long as that store tells of every change.
+"""A cache in the process of records that a store on another machine holds. The store reports every change of a record.
 
-A `NearCache` is what a backend's ``get`` looks into first. It does no I/O: the backend gives it what was read and drops
-what it writes; a *channel*, a connection on which the engine reports every change of a record, drops what others write.
-What is served is right but for the time that a message is under way, by five rules:
+A backend's ``get`` reads from the `NearCache` first. The cache does no I/O. The backend adds the records that it has
+read and drops those that it writes. A *channel* is a connection on which the engine reports changes. It drops the
+records that other processes write. A copy can be out of date only while such a message is under way. Five rules ensure
+that:
 
-1. **A copy is kept only if no change was reported since the read of it was sent** (`NearCache.begin`, ``end``), else an
-   old value could be stored after the message that it is old. Absence is never kept.
-2. **Own writes drop the copy** before they are sent and again when they have returned, failed or been cancelled.
-3. **The channel proves that it is alive**: a request on it every `HEARTBEAT_INTERVAL`. Its messages come in order, so
-   the reply to a request sent at a time says that every change until then has been heard of. Copies are served up to
-   `HEARTBEAT_INTERVAL` and `HEARTBEAT_TIMEOUT` after that time and no longer, whatever the channel's task or thread is
-   doing: a network that swallows all, or a process that was stopped for a while, serves nothing older than that.
-4. **A channel lost loses everything**, and nothing is kept until another one stands: what was changed in between
-   nobody will tell.
-5. **No copy is older than `MAX_AGE`**, should an engine, or something between it and us, fail to report a change.
+1. **Keep a copy only if the engine has reported no change since the read was sent** (`NearCache.begin`, ``end``).
+   Otherwise the cache could keep an old value after the message that it has changed. Never cache absence.
+2. **Drop the copy before each own write**, and again when the write has returned, failed or been cancelled.
+3. **The channel proves that it is alive** by a request every `HEARTBEAT_INTERVAL`. Its messages arrive in order. So the
+   reply to a request shows that every change before that request has been reported. The cache serves copies for
+   `HEARTBEAT_INTERVAL` plus `HEARTBEAT_TIMEOUT` after that request, and no longer, whatever the channel's task or
+   thread does. So a network that drops everything, or a process that was stopped, serves nothing older.
+4. **Drop all copies when the channel is lost**, and keep none until a new one is open: changes in between go
+   unreported.
+5. **Drop a copy after `MAX_AGE`**, in case a change was not reported.
 
-A process after ``fork`` has none of its parent's copies, whose channel it does not hear.
+After a fork, a child has none of its parent's copies, because it does not receive the messages of the parent's channel.
 """
 
 import threading
@@ -30,41 +31,41 @@ from powauth.backends.base import Millis, Record
 from powauth.errors import ConfigError
 
 HEARTBEAT_INTERVAL = 0.5
-"""Seconds from one answer on the channel to the next request."""
+"""Seconds from one reply on the channel to the next request."""
 
 HEARTBEAT_TIMEOUT = 0.5
-"""Seconds that the engine has for the answer; then the channel counts as lost."""
+"""Seconds that the engine has for the reply. After that the channel counts as lost."""
 
 STALENESS = HEARTBEAT_INTERVAL + HEARTBEAT_TIMEOUT
-"""Seconds for which a change can at most remain unseen: where a connection dies without a sign."""
+"""The most seconds for which a change can go unnoticed, if the connection dies unnoticed."""
 
 MAX_AGE = 60.0
-"""Seconds after which a copy is read again: a bound on what no rule foresees, for one read a session and minute."""
+"""Seconds after which a record is read again. It bounds unforeseen errors, for one read per session and minute."""
 
 RETRY_INTERVAL = 0.25
-"""Seconds from one attempt to make a channel to the next, which the next read begins."""
+"""Seconds between two attempts to open a channel. A read starts the next attempt."""
 
 EVICTED = 16
-"""What part of a full cache makes room, oldest first: the sixteenth."""
+"""A full cache drops one part in this many of its records, oldest first."""
 
 clock = partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
-"""Seconds that go on while the machine sleeps, where there are such: it hears no message meanwhile."""
+"""A clock in seconds that continues while the machine sleeps, where there is one. No message arrives then."""
 
 
 class Channel(Protocol):
-    """What reports changes to a `NearCache`."""
+    """The connection that reports changes to a `NearCache`."""
 
     def ensure(self) -> None:
-        """Make the connection in the background if there is none; returns at once, fails never."""
+        """Open the connection in the background if there is none. Return at once, and never raise."""
         ...
 
     def forget(self) -> None:
-        """After a fork, in the child: let go of what is the parent's."""
+        """Drop the parent's connection, in a child after a fork."""
         ...
 
 
 class Ticket:
-    """A read under way, whose result may be kept if nobody takes its place."""
+    """A read under way. The cache keeps its result unless a change or a later read voids the ticket."""
 
     __slots__ = ("begun", "key")
 
@@ -74,14 +75,14 @@ class Ticket:
 
 
 class NearCache:
-    """Up to ``max_records`` records by key; safe to use from several threads and event loops.
+    """Up to ``max_records`` records by key. Safe to use from several threads and event loops.
 
     Args:
-        max_records: how many; when full, the oldest sixteenth makes room.
-        clock: seconds; the time that the channel gives to `heard` is of the same clock.
+        max_records: the number of records. A full cache drops its oldest sixteenth.
+        clock: returns seconds. The channel uses the same clock for `heard`.
 
     Raises:
-        ConfigError: if ``max_records`` is not a number from 1.
+        ConfigError: if ``max_records`` is not a number of 1 or more.
     """
 
     def __init__(self, max_records: int, clock: Callable[[], float] = clock) -> None:
@@ -101,29 +102,29 @@ class NearCache:
         _forks.on_fork(self, NearCache._after_fork)
 
     def __len__(self) -> int:
-        """How many records it holds."""
+        """Return the number of records."""
         return len(self._copies)
 
     @property
     def up(self) -> bool:
-        """Whether a channel stands, so that copies are kept and served."""
+        """Whether a channel is open, so that the cache keeps and serves copies."""
         return self._clock() < self._trusted_until
 
     # For the backend
 
     def get(self, key: bytes, now: Millis) -> Record | None:
-        """The copy of a live record, if there is one to be trusted."""
+        """Return the copy of a live record, if there is one and it may be served."""
         _forks.check()
         found = self._copies.get(key)
         if found is None:
             return None
-        # Without the lock: whoever drops a copy takes it out of the dictionary, and nobody changes one.
+        # No lock is needed: dropping a copy removes it from the dictionary, and a copy never changes.
         record, deadline = found
         at = self._clock()
         return record if at < self._trusted_until and at < deadline and now < record.expires_at else None
 
     def begin(self, key: bytes) -> Ticket | None:
-        """To be called before a read is sent: what `end` wants; ``None`` while there is no channel."""
+        """Return the ticket of a read, for `end`. Call this before the read is sent. ``None`` if no channel is open."""
         at = self._clock()
         with self._lock:
             if at >= self._trusted_until:
@@ -132,7 +133,7 @@ class NearCache:
             return ticket
 
     def end(self, ticket: Ticket, record: Record | None) -> None:
-        """To be called after the read, also if it failed: keeps the record unless it was reported changed meanwhile."""
+        """Keep the record unless a change was reported meanwhile. Call this after the read, even if it failed."""
         with self._lock:
             # A later read of the same key, or a change, has voided the ticket.
             if self._reading.get(ticket.key) is not ticket:
@@ -143,22 +144,22 @@ class NearCache:
             if len(self._copies) >= self._max:
                 for key in [*islice(self._copies, -(-self._max // EVICTED))]:
                     self._take_out(key)
-            # First, lest there is a copy of which `drop_owner` does not know.
+            # Note the owner first: `drop_owner` must know every copy.
             self._owned.setdefault(record.owner, set()).add(ticket.key)
             self._copies[ticket.key] = (record, ticket.begun + MAX_AGE)
 
     def drop(self, key: bytes) -> None:
-        """The record has changed, or is about to."""
+        """Drop a record that has changed or is about to change."""
         _forks.check()
         with self._lock:
             self._reading.pop(key, None)
             self._take_out(key)
 
     def drop_owner(self, owner: bytes) -> None:
-        """All of an owner's records have changed, or are about to."""
+        """Drop all records of an owner, because they have changed or are about to."""
         _forks.check()
         with self._lock:
-            # Whose record is being read is not known before it is there.
+            # The owner of a record is not known until its read returns, so void all reads.
             self._reading.clear()
             for key in self._owned.pop(owner, ()):
                 del self._copies[key]
@@ -166,30 +167,30 @@ class NearCache:
     # For the channel
 
     def opened(self) -> int:
-        """A new channel is in the making, and no other counts any more; what it is called in the other methods."""
+        """Drop everything because a new channel is being opened. Return its number, for the other methods."""
         with self._lock:
             self._clear()
             return self._generation
 
     def heard(self, generation: int, sent: float) -> None:
-        """The channel has answered what was sent at this time: each change from the first of these times is known."""
+        """Trust copies for a while: the channel has replied to a request that was sent at this time."""
         with self._lock:
             if generation == self._generation:
                 self._trusted_until = sent + STALENESS
 
     def flushed(self) -> None:
-        """Anything may have changed."""
+        """Drop everything because any record may have changed."""
         with self._lock:
             self._forget_all()
 
     def lost(self, generation: int) -> None:
-        """The channel is gone."""
+        """Drop everything because the channel is lost."""
         with self._lock:
             if generation == self._generation:
                 self._clear()
 
     def close(self) -> None:
-        """Drop everything; no channel that there has been counts any more."""
+        """Drop everything, and ignore the channel from now on."""
         _forks.check()
         with self._lock:
             self._clear()

@@ -1,4 +1,4 @@
-"""The answer to an error that a handler let through: JSON for programs, the sign-in page for people."""
+"""The responses to errors that a handler did not catch: JSON for programs, the sign-in page for people."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -25,7 +25,7 @@ from powauth.http.connection import Connection, Headers
 from powauth.http.own_path import own_path, path_below
 
 RETRY_AFTER_SECONDS = 5
-"""How long a client is asked to wait: engines restart and fail over in seconds."""
+"""The ``Retry-After`` of an outage. Engines restart and fail over in seconds."""
 
 
 class Answer(NamedTuple):
@@ -38,17 +38,17 @@ class Answer(NamedTuple):
 
 
 OnError = Callable[[PowauthError, Connection], Answer | None]
-"""An app's own answer to an error; ``None`` leaves it to powauth."""
+"""An app's own response to an error. ``None`` leaves the response to powauth."""
 
 
 class Answers:
-    """What one integration answers to the errors that come its way.
+    """Makes the responses of one integration to errors.
 
     Args:
-        on_error: asked first.
-        sign_in_path: where people sign in, as a path of the app: a ``root_path`` or ``SCRIPT_NAME`` that the app is
-            served below is put before it. Whoever asks for a page and may not see it is sent there, and the path asked
-            for goes along as ``next``; programs get 401 or 403. ``None`` sends nobody anywhere.
+        on_error: the app's own function, called first.
+        sign_in_path: the sign-in page, as a path of the app. powauth puts the ``root_path`` or ``SCRIPT_NAME`` of the
+            app in front of it. If a browser asks for a page that needs a sign-in, powauth redirects it there, with the
+            requested path as ``next``. Programs get 401 or 403. ``None`` turns the redirect off.
 
     Raises:
         ConfigError: if ``sign_in_path`` is no path of this origin.
@@ -63,12 +63,12 @@ class Answers:
         self.sign_in_path = sign_in_path
 
     def __call__(self, error: PowauthError, connection: Connection) -> Answer | None:
-        """The answer, or ``None`` if the error is the app's own mistake."""
+        """Return the response, or ``None`` if the error is a mistake in the app."""
         answer = None if self.on_error is None else self.on_error(error, connection)
         return answer or self.redirect(error, connection) or answer_to(error)
 
     def redirect(self, error: PowauthError, connection: Connection) -> Answer | None:
-        """The way to the sign-in page, for people whom signing in would help."""
+        """Return a redirect to the sign-in page if a person made the request and signing in would help."""
         if self.sign_in_path is None or not isinstance(error, NotSignedIn | NotFresh):
             return None
         target = own_path(connection.target())
@@ -80,13 +80,13 @@ class Answers:
 
 
 def chosen(answers: Mapping[str, Answers], error: PowauthError, own: Answers) -> Answers:
-    """Who answers where an app has several authenticators: the one whose guard raised the error."""
+    """Return the answers of the authenticator whose guard raised the error, if an app has several authenticators."""
     key = error.current_user_key if isinstance(error, Refused) else None
     return own if key is None else answers.get(key, own)
 
 
 def for_people(connection: Connection) -> bool:
-    """Whether a page is asked for: a ``GET`` or ``HEAD`` that takes HTML by name, as browsers do and scripts do not."""
+    """Return whether a browser asks for a page: a ``GET`` or ``HEAD`` whose ``Accept`` names ``text/html``."""
     if connection.method() not in ("GET", "HEAD") or connection.header("x-requested-with") is not None:
         return False
     return any(_takes_html(part) for part in (connection.header("accept") or "").split(","))
@@ -98,17 +98,21 @@ def _takes_html(part: str) -> bool:
 
 
 def see_other(path: str) -> Answer:
-    """A redirect to a path of this origin; the request's method is not repeated there (RFC 9110, section 15.4.4)."""
+    """Return a redirect to a path of this origin. The client follows it with ``GET`` (RFC 9110, section 15.4.4)."""
     headers = [(b"location", path.encode("ascii")), (b"content-length", b"0"), (b"cache-control", b"no-store")]
     return Answer(303, "See Other", headers, b"")
 
 
 def answer_to(error: PowauthError) -> Answer | None:
-    """What a program is told of ``error``, or ``None`` if it is the app's own mistake.
+    """Return the JSON response to ``error``, or ``None`` if the error is a mistake in the app.
 
-    401 `NotSignedIn`, and `MoreNeeded` with ``{"factors": [name, …]}``, 403 `AlreadySignedIn`, `NotFresh` and
-    `CrossSiteRequest`, 422 `InvalidParams` with ``{"errors": {field: [message, …]}}``; with ``Retry-After`` 429
-    `Throttled`, and 503 `StoreUnavailable` and `Overloaded`. No message of an engine is passed on: the log has it.
+    - 401: `NotSignedIn`; `MoreNeeded` with ``{"factors": [name, …]}``
+    - 403: `AlreadySignedIn`, `NotFresh`, `CrossSiteRequest`, `Refused`
+    - 422: `InvalidParams` with ``{"errors": {field: [message, …]}}``
+    - 429 with ``Retry-After``: `Throttled`
+    - 503 with ``Retry-After``: `StoreUnavailable`, `Overloaded`
+
+    The response holds no message of an engine. The log has it.
     """
     if isinstance(error, InvalidParams):
         return _json(422, "Unprocessable Content", {"errors": error.errors})
@@ -117,7 +121,7 @@ def answer_to(error: PowauthError) -> Answer | None:
     if isinstance(error, MoreNeeded):
         return _json(401, "Unauthorized", {"error": reason(error), "factors": error.factors})
     if isinstance(error, Refused):
-        why = {"reason": str(error)} if type(error) is Refused and str(error) else {}  # the words of the app's own hook
+        why = {"reason": str(error)} if type(error) is Refused and str(error) else {}  # the app's own message
         return _json(403, "Forbidden", {"error": reason(error), **why})
     if isinstance(error, CrossSiteRequest):
         return _json(403, "Forbidden", {"error": "cross_site_request"})
@@ -132,7 +136,7 @@ def answer_to(error: PowauthError) -> Answer | None:
 
 
 def reason(error: Refused) -> str:
-    """The word for a guard's no that a program can tell from others."""
+    """Return the machine-readable reason of a refusal."""
     if isinstance(error, NotSignedIn):
         return "not_signed_in"
     if isinstance(error, MoreNeeded):

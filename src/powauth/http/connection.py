@@ -1,7 +1,7 @@
-"""What the plug needs of a request and its response, and nothing more.
+"""The view of a request and its response that the plug works with.
 
-An integration subclasses `Connection` for its protocol (ASGI, WSGI, Flask); the core reads from it and leaves what is
-to be done to the response in `Effects`.
+An integration subclasses `Connection` for its protocol (ASGI, WSGI, Flask). The core reads from it, and returns its
+changes to the response as `Effects`.
 """
 
 from abc import ABC, ABCMeta, abstractmethod
@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 Headers = list[tuple[bytes, bytes]]
-"""Names and values as on the wire; the case of names does not matter."""
+"""Names and values as on the wire. The case of names does not matter."""
 
 
 class _Missing:
@@ -20,16 +20,16 @@ class _Missing:
 
 
 MISSING: Final = _Missing()
-"""Nothing has been assigned, which is not the same as ``None``: nobody is signed in."""
+"""Nothing has been assigned. (``None`` means that nobody is signed in.)"""
 
 
 class Effects(NamedTuple):
-    """What the plug adds to a response.
+    """The changes that the plug makes to a response.
 
     Attributes:
         cookies: values of ``Set-Cookie`` headers.
         headers: other headers.
-        no_store: the response concerns one client only, so no cache may keep it.
+        no_store: whether the response is for one client only, so that no cache may keep it.
     """
 
     cookies: tuple[str, ...] = ()
@@ -41,20 +41,20 @@ NO_EFFECTS: Final = Effects()
 
 
 PREFIX: Final = "prefix"
-"""Where the states of a connection hold the path below which the middleware is mounted, if there is one."""
+"""The key in a connection's states of the path under which the middleware is mounted, if there is one."""
 
 States = dict[object, Any]
-"""What each authenticator remembers between a request and its response, by its ``identity``."""
+"""The state that each authenticator keeps between a request and its response, by its ``identity``."""
 
 
 class Connection(ABC):
-    """One request and the response to come: a view that an integration makes of what its protocol hands around.
+    """One request and its future response, as a view of the objects of a protocol.
 
-    Several may be made of one request, as long as they share their ``states``. Nothing that the request holds may hold
-    a connection: the circle would leave each request for the garbage collector to find.
+    An integration may make several connections of one request if they share their ``states``. Nothing that the request
+    holds may refer to a connection: such a cycle would leave each request to the garbage collector.
 
     Attributes:
-        states: what authenticators remember of the request; empty at first.
+        states: the states that authenticators keep for the request. Empty at first.
     """
 
     __slots__ = ()
@@ -63,69 +63,69 @@ class Connection(ABC):
 
     @abstractmethod
     def method(self) -> str:
-        """The request's method; a WebSocket's handshake is a ``GET``."""
+        """Return the request's method. A WebSocket's handshake is a ``GET``."""
 
     @abstractmethod
     def target(self) -> str:
-        """The path and query that the client asked for, as it spelled them, whatever a mount has taken off since."""
+        """Return the path and query as the client sent them, including a prefix that a mount has removed."""
 
     def prefix(self) -> str:
         """Return the path below which the app is served, percent-encoded: ``""`` or, for example, ``/api``.
 
-        It is the ``root_path`` of ASGI or the ``SCRIPT_NAME`` of WSGI that powauth's middleware has seen. A mount
-        inside of the middleware does not count.
+        It is the ``root_path`` of ASGI or the ``SCRIPT_NAME`` of WSGI at powauth's middleware. A mount inside the
+        middleware does not count.
         """
         return ""
 
     @abstractmethod
     def cookies(self) -> str:
-        """The request's ``Cookie`` field, undecoded (ISO 8859-1); several are joined by ``"; "`` (RFC 9113, 8.2.3)."""
+        """Return the ``Cookie`` field, undecoded (ISO 8859-1). Several are joined by ``"; "`` (RFC 9113, 8.2.3)."""
 
     @abstractmethod
     def header(self, name: str) -> str | None:
         """Return a header of the request, by its lower-case name.
 
-        Several fields of one name come back as one value, with commas between them (RFC 9110, section 5.2), as WSGI
-        servers give them. So two values of a header that has only one are no valid value, on every protocol.
+        Several fields of one name are one value with commas between them (RFC 9110, section 5.2), as under WSGI. So two
+        values of a header that allows only one are an invalid value, on every protocol.
         """
 
     @abstractmethod
     def client_ip(self) -> str | None:
-        """The peer's address. A proxy's headers count only once the server has been told to trust the proxy."""
+        """Return the peer's address. A proxy's headers count only if the server is configured to trust the proxy."""
 
     @abstractmethod
     def session(self) -> MutableMapping[str, Any] | None:
-        """The framework's own session, if its middleware runs outside of powauth's."""
+        """Return the framework's own session, if its middleware runs outside powauth's."""
 
     def renew_session(self) -> bool:
-        """Give the framework's session another id, if it has one; whether nobody who knew the id can use it now.
+        """Renew the id of the framework's session. Return whether the old id, if there was one, is invalid now.
 
-        True for a session that lives in the client's cookie alone: it has no id that could be planted.
+        Return ``True`` for a session that lives only in the client's cookie: it has no id that an attacker could plant.
         """
         return False
 
     @abstractmethod
     def assigned(self, key: str) -> object:
-        """What is assigned to the request under ``key``, or `MISSING`."""
+        """Return the value that is assigned to the request under ``key``, or `MISSING`."""
 
     @abstractmethod
     def assign(self, key: str, value: object) -> None:
-        """Assign a value to the request, where the app's handlers look for it."""
+        """Assign a value to the request, at the place where the app's handlers read it."""
 
 
 class ConnectionStruct(msgspec.StructMeta, ABCMeta):
     """The metaclass of a `Connection` that is a `msgspec.Struct`.
 
-    One is made for every request, and is made sooner than by an ``__init__`` in Python.
+    Every request makes one. A struct is made faster than an object with an ``__init__`` in Python.
     """
 
 
 def with_effects(headers: Iterable[tuple[bytes, bytes]], effects: Effects, vary: tuple[bytes, ...]) -> Headers:
-    """Return the headers of a response with the plug's own.
+    """Return the headers of a response with the plug's own added.
 
-    ``vary`` names the request headers by which users are told apart. They are always in ``Vary``, because the plug has
-    looked at them. What the app says of ``Vary`` is kept. ``no-store`` replaces anything weaker, for shared caches too
-    (RFC 9213: ``CDN-Cache-Control`` and its kin overrule ``Cache-Control`` where they are known).
+    ``vary`` names the request headers that carry the id. They are always in ``Vary``, because the response may depend
+    on them. The app's own ``Vary`` stays. ``no-store`` replaces every weaker directive, for shared caches too
+    (RFC 9213: ``CDN-Cache-Control`` and similar fields overrule ``Cache-Control`` in caches that know them).
 
     >>> with_effects([(b"vary", b"Accept")], NO_EFFECTS, (b"Cookie",))
     [(b'vary', b'Accept'), (b'vary', b'Cookie')]

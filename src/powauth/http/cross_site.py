@@ -1,7 +1,7 @@
 """The cross-site defence: a request that changes something must come from the app's own pages, or from a program.
 
-Browsers say where a request comes from, in headers that no page can forge: ``Sec-Fetch-Site`` (Fetch Metadata),
-``Origin`` (RFC 6454, section 7) and ``Referer``. So there is no token to mint, store, mask, or fix in advance.
+Browsers name the origin of a request in headers that no page can forge: ``Sec-Fetch-Site`` (Fetch Metadata), ``Origin``
+(RFC 6454, section 7) and ``Referer``. So the defence needs no token.
 """
 
 import re
@@ -11,13 +11,13 @@ from powauth.errors import ConfigError, CrossSiteRequest
 from powauth.http.connection import Connection
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-"""Methods that change nothing (RFC 9110, section 9.2.1). Case counts: ``get`` is none of them."""
+"""Methods that change nothing (RFC 9110, section 9.2.1). They are case-sensitive: ``get`` is not one of them."""
 
 _ORIGIN = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?\Z")
-"""A scheme, a host, a port perhaps, and nothing else: no user, no path, no blank."""
+"""A scheme, a host and optionally a port, with no user, path or blank."""
 
 _SEVERAL_REFERERS = re.compile(r"[ \t]|,(?:[A-Za-z][A-Za-z0-9+.-]*://|\Z)")
-"""Two ``Referer`` fields as one value. A comma may also be part of a path or a query, where no blank is."""
+"""Two ``Referer`` fields as one value. A comma without a blank may be part of a path or a query."""
 
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
@@ -25,26 +25,26 @@ _DEFAULT_PORTS = {"http": "80", "https": "443"}
 class CrossSiteDefence:
     """Refuses requests with an unsafe method unless they come from an allowed origin.
 
-    1. ``Sec-Fetch-Site: same-origin`` passes, and ``none``: the user typed it. With any other value the ``Origin`` must
-       be one of ``origins``.
-    2. Without it (old browsers; plain http) the ``Origin`` must be the app's own or one of ``origins``: scheme, host
-       and port. ``null``, which sandboxed frames and data: pages send, never is.
-    3. Without that too, the same is asked of the ``Referer``'s origin.
-    4. With none of the three it was no browser's form. Only ``application/json`` passes, which no browser sends to
-       another site without asking first (Fetch, "CORS-safelisted request-header"): so programs need no ceremony.
+    1. ``Sec-Fetch-Site: same-origin`` passes. ``none`` passes too: the user typed the address. With any other value the
+       ``Origin`` must be one of ``origins``.
+    2. Without it (old browsers, plain http) the ``Origin`` must be the app's own or one of ``origins``, in scheme, host
+       and port. ``null``, which sandboxed frames and data: pages send, never passes.
+    3. Without an ``Origin`` too, the same rule applies to the origin of the ``Referer``.
+    4. With none of the three, no browser's form sent the request. Only ``application/json`` passes. No browser sends
+       that to another site without asking it first (Fetch, "CORS-safelisted request-header"). So programs need no
+       special header.
 
-    Two values of one of these headers are no valid value, and two of ``Host`` are refused: nobody can tell which one a
-    proxy has looked at.
+    Two values of one of these headers are invalid. Two values of ``Host`` are refused: a proxy may have used the other.
 
-    The own origin is made of the ``Host`` header and of ``https``, whatever a proxy in front says; of ``http`` where
-    the cookie is in development mode. A proxy that changes ``Host`` needs the public origin in ``origins``.
+    The app's own origin is the ``Host`` header with ``https``, whatever a proxy in front says (with ``http`` if the
+    cookie is in development mode). If a proxy changes ``Host``, put the public origin into ``origins``.
 
     Args:
-        origins: further origins that may send such requests, such as ``"https://shop.example"``: all that they do is
-            done in the user's name.
+        origins: further origins that may send such requests, such as ``"https://shop.example"``. They act in the
+            user's name.
 
     Raises:
-        ConfigError: if one is no origin.
+        ConfigError: if one of them is not an origin.
 
     >>> CrossSiteDefence(["https://shop.example/"])
     Traceback (most recent call last):
@@ -57,16 +57,16 @@ class CrossSiteDefence:
         self.origins = frozenset(_configured(origin) for origin in origins)
 
     def check(self, connection: Connection, method: str, *, secure: bool = True) -> None:
-        """Pass, or raise. ``secure`` is the carrier's: whether the own origin is on https.
+        """Raise if the request must be refused. ``secure`` says whether the app's own origin is on https.
 
         Raises:
-            CrossSiteRequest: if the request is to be refused.
+            CrossSiteRequest: if the request must be refused.
         """
         if method not in SAFE_METHODS and not self._passes(connection, secure):
             raise CrossSiteRequest("the request does not come from this app's own pages")
 
     def allows(self, connection: Connection, origin: str, *, secure: bool = True) -> bool:
-        """Whether ``origin``, as a browser sends it, is the request's own or one of `origins`."""
+        """Return whether ``origin``, as a browser sends it, is the request's own or one of `origins`."""
         normal = _normalized(origin)
         if normal is None or _has_several_hosts(connection):
             return False
@@ -91,7 +91,7 @@ class CrossSiteDefence:
 
 
 def media_type(connection: Connection) -> str | None:
-    """The request's media type in lower case, without parameters; ``None`` if it names none."""
+    """Return the request's media type in lower case, without parameters. ``None`` if it has none."""
     content_type = connection.header("content-type")
     return None if content_type is None else content_type.partition(";")[0].strip(" \t").lower()
 
@@ -113,7 +113,7 @@ def _configured(origin: str) -> str:
 
 
 def _normalized(origin: str) -> str | None:
-    """One spelling for each origin: lower case, without the scheme's default port. ``None`` for what is no origin."""
+    """Return the one spelling of an origin: lower case, without a default port. ``None`` if it is not an origin."""
     found = _ORIGIN.match(origin.lower()) if origin.isascii() else None
     if found is None:
         return None

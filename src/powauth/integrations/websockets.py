@@ -1,8 +1,10 @@
-"""WebSockets: which pages may open one in a user's name, and that none outlives the session that it was opened with.
+"""WebSockets: check the origin of a handshake, and close each socket when its session ends.
 
-Browsers send cookies with a handshake whichever site's page asks for it, and no preflight protects it: so the
-``Origin`` header, which browsers always send here (RFC 6455, section 4.1), must be the app's own or an allowed one. An
-open socket presents nothing any more: so its session is read again at an interval, and it is closed when that is gone.
+A browser sends cookies with a handshake, whichever site's page opens the socket, and no preflight protects it. So the
+``Origin`` header, which browsers always send here (RFC 6455, section 4.1), must be the app's own or an allowed one.
+
+An open socket sends no further id. So powauth reads its session again at an interval, and closes the socket when the
+session has ended.
 """
 
 import asyncio
@@ -28,7 +30,7 @@ try:
 
     HAS_ANYIO = True
     _turns: RunVar[anyio.Semaphore] = RunVar("powauth socket reads")
-except ImportError as error:  # frameworks that do without it run on asyncio
+except ImportError as error:  # frameworks without anyio run on asyncio
     if not is_missing(error, "anyio"):
         raise
     HAS_ANYIO = False
@@ -45,36 +47,36 @@ TRY_AGAIN_LATER: Final = 1013
 """The close code for an outage (IANA registry; RFC 6455, section 7.4)."""
 
 POLICY_VIOLATION: Final = 1008
-"""The close code for nobody who may be here (RFC 6455, section 7.4.1); before the handshake's end, a 403."""
+"""The close code for a refused client (RFC 6455, section 7.4.1). Before the end of the handshake it is a 403."""
 
 INTERNAL_ERROR: Final = 1011
-"""The close code for a fault of the server's (RFC 6455, section 7.4.1)."""
+"""The close code for an error in the server (RFC 6455, section 7.4.1)."""
 
 RECHECK_SECONDS: Final = 0.8
-"""How often a socket's session is read again: with the read and the close, an ended one is gone within a second."""
+"""The interval between two reads of a socket's session. With the read and the close, this stays within a second."""
 
 READS_AT_ONCE: Final = 4
-"""Sockets whose sessions are read at the same time, for each event loop. However many are open, they must leave the
-connections of the store's pool to requests; redis-py's raises at the hundredth and first."""
+"""Sockets per event loop whose sessions are read at the same time. Requests need the other connections of the store's
+pool. The pool of redis-py raises an error when it has no free connection."""
 
 SECONDS_BETWEEN_NOTES: Final = 60.0
-"""An outage concerns every open socket at every interval; the log hears of it once a minute."""
+"""An outage concerns every open socket at every interval. powauth logs it once a minute."""
 
 
 class SocketClosed(OSError):
-    """A message was sent on a socket whose session has ended.
+    """The app sent a message on a socket whose session has ended.
 
-    ASGI has servers raise a kind of `OSError` once a client is gone, so frameworks know what to make of it.
+    ASGI servers raise an `OSError` when a client has disconnected, so frameworks handle this error in the same way.
     """
 
 
 class Sockets:
-    """What a middleware does with WebSockets.
+    """Serves the WebSockets of a middleware.
 
     Args:
-        auth: how to tell who a socket is from; adapted to event loops.
-        origins: further origins whose pages may open sockets in the user's name; see `CrossSiteDefence`.
-        recheck: the interval at which an open socket's session is read again; a number is seconds.
+        auth: the authenticator.
+        origins: further origins whose pages may open sockets in the user's name. See `CrossSiteDefence`.
+        recheck: the interval between two reads of an open socket's session. A number is seconds.
 
     Raises:
         ConfigError: if an option is wrong.
@@ -89,7 +91,7 @@ class Sockets:
         self._silent_until = 0.0
 
     def admits(self, connection: Connection) -> bool:
-        """Whether a handshake may go on: it acts in nobody's name, or comes from an origin that may."""
+        """Return whether a handshake is allowed: it presents no credential, or it comes from an allowed origin."""
         if not self.auth.is_presented(connection):
             return True
         origin = connection.header("origin")
@@ -106,9 +108,9 @@ class Sockets:
         receive: Receive,
         send: Send,
     ) -> None:
-        """Run the app on a socket, and close that when what signs its user in ends.
+        """Run the app on a socket, and close the socket when its session ends.
 
-        An error of powauth's that the app lets through closes it too: 1013 in an outage, 1008 for who may not be here.
+        An error of powauth that the app does not catch closes the socket: 1013 in an outage, 1008 for a refusal.
         """
         try:
             signed_in = self.auth.current_identity(connection) is not None
@@ -120,7 +122,7 @@ class Sockets:
             try:
                 await app(scope, socket.receive, socket.send)
             except SocketClosed:
-                logger.debug("the app was sending when its socket's session had ended")
+                logger.debug("the app sent a message on a WebSocket whose session had ended")
             except StoreUnavailable:
                 await socket.send({"type": "websocket.close", "code": TRY_AGAIN_LATER, "reason": "store unavailable"})
             except Refused as error:
@@ -129,15 +131,15 @@ class Sockets:
         await (_beside(run, socket.watch) if signed_in else run())
 
     def note_outage(self) -> None:
-        """Log that sockets stay open although nobody can tell whether they may."""
+        """Log that sockets stay open although powauth cannot read their sessions."""
         now = time.monotonic()
         if now >= self._silent_until:
             self._silent_until = now + SECONDS_BETWEEN_NOTES
-            logger.warning("the store is out of reach: open WebSockets stay open until their sessions expire")
+            logger.warning("the store is unreachable: open WebSockets stay open until their sessions expire")
 
 
 class _Socket:
-    """One socket: the app's ``receive`` and ``send``, which the end of its session shuts."""
+    """One socket: the app's ``receive`` and ``send``, which stop when its session ends."""
 
     __slots__ = ("_accepted", "_connection", "_ended", "_over", "_receive", "_send", "_sockets", "_watched")
 
@@ -150,8 +152,8 @@ class _Socket:
         self._send = send
         self._watched = watched
         self._accepted = False
-        self._over = False  # the client or the app has ended it
-        self._ended: Message | None = None  # we have: our close
+        self._over = False  # the client or the app has closed it
+        self._ended: Message | None = None  # the message with which powauth closes it
 
     async def receive(self) -> Message:
         if self._is_ended():
@@ -171,7 +173,7 @@ class _Socket:
         elif kind == "websocket.accept":
             await self._send(message)
             self._accepted = True
-            if self._is_ended():  # while the handshake was on its way
+            if self._is_ended():  # the session ended during the handshake
                 await self._close()
                 raise SocketClosed
         else:
@@ -180,8 +182,8 @@ class _Socket:
             await self._send(message)
 
     async def watch(self) -> None:
-        """Look at the session again and again, until the socket is gone."""
-        # At first after a part of the interval: sockets that come back all at once spread their reads.
+        """Read the session at the interval until the socket is closed."""
+        # The first wait is random: sockets that reconnect all at once spread their reads.
         wait = self._sockets.interval * random.random()  # noqa: S311
         while not (self._over or self._is_ended()):
             await _sleep(wait)
@@ -191,7 +193,7 @@ class _Socket:
             wait = self._sockets.interval
 
     async def _look_if_expired(self) -> None:
-        # Between two looks the clock alone can end a session; a renewal that this process knows nothing of prolongs it.
+        # Between two reads the session can expire. Another process may have renewed it, so read it again.
         if self._watched and not self._over and self._sockets.auth.is_expired(self._connection):
             await self._look()
 
@@ -206,7 +208,7 @@ class _Socket:
                 return
             code, text = TRY_AGAIN_LATER, "store unavailable"
         except Exception:
-            logger.exception("cannot tell whether a WebSocket's session lives: the socket is closed")
+            logger.exception("cannot read the session of a WebSocket: the socket is closed")
             code, text = INTERNAL_ERROR, "internal error"
         if self._over or self._is_ended():
             return
@@ -231,15 +233,15 @@ class _Socket:
     async def _close(self) -> None:
         try:
             await self._send(dict(self._ended or {}))
-        except Exception:  # servers have errors of their own for a client that is gone
-            logger.debug("a WebSocket whose session has ended could not be told", exc_info=True)
+        except Exception:  # each server has its own error for a disconnected client
+            logger.debug("could not send the close to a WebSocket whose session has ended", exc_info=True)
 
 
 _turns_on_asyncio: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
 
 def _turn() -> AbstractAsyncContextManager[object]:
-    """One of the `READS_AT_ONCE` of the running event loop."""
+    """Return the semaphore that limits the reads of the running event loop to `READS_AT_ONCE`."""
     if not HAS_ANYIO:
         return _turns_on_asyncio.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(READS_AT_ONCE))
     turns = _turns.get(None)
@@ -254,7 +256,7 @@ async def _sleep(seconds: float) -> None:
 
 
 async def _beside(main: Work, other: Work) -> None:
-    """Run ``main``, and ``other`` as long as that lasts; raises what ``main`` raises, as it is."""
+    """Run ``main``, and ``other`` beside it until ``main`` ends. Raise the error of ``main`` unchanged."""
     if not HAS_ANYIO:
         task = asyncio.ensure_future(other())
         try:
@@ -268,7 +270,7 @@ async def _beside(main: Work, other: Work) -> None:
         group.start_soon(other)
         try:
             await main()
-        except Exception as error:  # a task group would wrap it
+        except Exception as error:  # the task group would wrap the error
             raised = error
         group.cancel_scope.cancel()
     if raised is not None:

@@ -1,9 +1,9 @@
-"""Secret keys: one derived per purpose, the newest signs, all verify.
+"""Secret keys: powauth derives one key per purpose. The newest secret signs, and all of them verify.
 
-A message authenticated for one purpose and context is nothing to another, because each has a key of its own. Which key
-and which algorithm verify is decided here and never by what is verified: a token carries no header to choose with.
+Each purpose and context has its own key, so a code for one is invalid for every other. This module alone chooses the
+key and the algorithm: a token has no header that could choose.
 
-Keyed BLAKE2b (RFC 7693, section 2.9) makes the codes: its keyed state is prepared once and copied for each message.
+The codes are keyed BLAKE2b (RFC 7693, section 2.9). Its keyed state is prepared once and copied for each message.
 """
 
 import hashlib
@@ -19,13 +19,13 @@ MIN_SECRET_BYTES = 32
 """The shortest secret: 256 bits if it is random (ASVS 11.2.3 asks for 128 bits of security and more)."""
 
 MAC_BYTES = 16
-"""128 bits of code: out of reach of guessing, and short enough for a cookie."""
+"""Length of a code: 128 bits. Nobody can guess that, and it is short enough for a cookie."""
 
 MIN_DISTINCT_BYTES = 8
-"""A random secret of 32 bytes, even in hexadecimal, has more different bytes than this; a typed one often fewer."""
+"""The fewest different bytes of a secret. A random secret of 32 bytes has more, even in hexadecimal."""
 
 PLACEHOLDERS = ("changeme", "change-me", "change_me", "change this", "secret", "password", "placeholder", "example")
-"""Words that no random secret holds, and copied configuration does."""
+"""Words of copied configuration, which no random secret contains."""
 
 _HINT = "make one with: python -c 'import secrets; print(secrets.token_urlsafe(48))'"
 
@@ -51,13 +51,13 @@ class Mac:
         self._older = states[1:]
 
     def sign(self, message: bytes) -> bytes:
-        """The message's code under the newest key: 16 bytes."""
+        """Return the message's code under the newest key: 16 bytes."""
         state = self._newest.copy()
         state.update(message)
         return state.digest()
 
     def verify(self, message: bytes, code: bytes) -> bool:
-        """Whether one of the keys made the code; compared in constant time."""
+        """Return whether one of the keys made the code. The comparison takes constant time."""
         state = self._newest.copy()
         state.update(message)
         if hmac.compare_digest(state.digest(), code):
@@ -79,7 +79,7 @@ class Keyring:
             the front. Drop the old one when the longest session made with it has ended.
 
     Raises:
-        ConfigError: if there is none, or one is short, repeats itself, or looks like a placeholder.
+        ConfigError: if there is no secret, or one is too short, repeats itself, or looks like a placeholder.
 
     >>> Keyring("changeme")
     Traceback (most recent call last):
@@ -111,14 +111,14 @@ def _checked(secret: object) -> bytes:
         raise ConfigError(f"secret_key must be a string or bytes, not {type(secret).__name__}; {_HINT}")
     try:
         raw = secret.encode() if isinstance(secret, str) else secret
-    except UnicodeEncodeError:  # which holds the secret
+    except UnicodeEncodeError:  # the error holds the secret, so it is no cause
         raise ConfigError(f"secret_key is a string that UTF-8 cannot hold; {_HINT}") from None
     if len(raw) < MIN_SECRET_BYTES:
         raise ConfigError(f"secret_key must be at least {MIN_SECRET_BYTES} bytes, not {len(raw)}; {_HINT}")
     lowered = raw.lower()
     if any(word.encode() in lowered for word in PLACEHOLDERS):
         raise ConfigError(f"secret_key looks like a placeholder; {_HINT}")
-    # A text that repeats one of at most half its length begins again, as it is, where the repetition does.
+    # A text that repeats a part of at most half its length equals its own beginning, shifted by that part.
     repeats = any(raw.startswith(raw[period:]) for period in range(1, len(raw) // 2 + 1))
     if len(set(raw)) < MIN_DISTINCT_BYTES or repeats:
         raise ConfigError(f"secret_key repeats itself and can be guessed; {_HINT}")
