@@ -164,7 +164,7 @@ class Extension(Generic[I]):
         """
 
     def pages(self) -> Sequence[Any]:
-        """Return the pages to mount."""
+        """Return the `powauth.pages.Page` objects to mount with the ready-made pages."""
         return ()
 
 

@@ -3,8 +3,23 @@
 from powauth.http.cross_site import CrossSiteDefence
 from powauth.pages.flows import Flows, Renderer
 from powauth.pages.messages import Messages
+from powauth.pages.page import Handler, Page
 from powauth.pages.request import PageRequest, PageResponse
 from powauth.pages.routes import Routes
 from powauth.pages.site import Pages
+from powauth.pages.visit import Answer, PageVisit
 
-__all__ = ["CrossSiteDefence", "Flows", "Messages", "PageRequest", "PageResponse", "Pages", "Renderer", "Routes"]
+__all__ = [
+    "Answer",
+    "CrossSiteDefence",
+    "Flows",
+    "Handler",
+    "Messages",
+    "Page",
+    "PageRequest",
+    "PageResponse",
+    "PageVisit",
+    "Pages",
+    "Renderer",
+    "Routes",
+]

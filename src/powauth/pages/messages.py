@@ -55,6 +55,7 @@ class Messages:
     second_factor: str = "Your password is right. Now confirm that it is you."
     sign_in_first: str = "Sign in to go on."
     sign_in_again: str = "Confirm that it is you: enter your password again."
+    remember: str = "Stay signed in on this device"
     no_account: str = "No account yet?"
     sign_out: str = "Sign out"
 
@@ -72,6 +73,7 @@ class Messages:
     sessions: str = "Your devices"
     sessions_intro: str = "Where you are signed in. End what you do not recognise, then change your password."
     this_device: str = "This device"
+    remembered: str = "Stays signed in"
     unknown_device: str = "Unknown device"
     device: str = "{browser} on {system}"
     signed_in_at: str = "Signed in"
@@ -121,6 +123,9 @@ class Messages:
         }
     )
     """What is said instead of a page, by the word that programs get."""
+
+    more: Mapping[str, str] = field(default_factory=dict)
+    """Texts for the pages of extensions, in the place of their own (`Page.messages`)."""
 
     failure: str = "That did not work"
     go_back: str = "Back to your account"

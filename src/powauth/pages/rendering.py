@@ -1,7 +1,7 @@
 """Pages from Jinja2 templates: those shipped, and an app's own in their place."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +21,20 @@ class Templates:
     Args:
         folder: an app's own templates. A file there replaces the shipped one of the same name; it may extend that one
             as ``{% extends "powauth/login.html" %}`` and change a block.
+        extensions: folders with the templates of extensions. The app's own and the shipped ones go before them.
 
     Raises:
         ConfigError: if there is no such folder.
     """
 
-    def __init__(self, folder: str | Path | None = None) -> None:
+    def __init__(self, folder: str | Path | None = None, extensions: Iterable[Path] = ()) -> None:
         if folder is not None and not Path(folder).is_dir():
             raise ConfigError(f"templates must be a folder; there is none at {str(folder)!r}")
         shipped = FileSystemLoader(SHIPPED)
         own = [] if folder is None else [FileSystemLoader(folder)]
+        theirs = [FileSystemLoader(each) for each in extensions]
         self._environment = Environment(
-            loader=ChoiceLoader([*own, shipped, PrefixLoader({"powauth": shipped})]),
+            loader=ChoiceLoader([*own, shipped, PrefixLoader({"powauth": shipped}), *theirs]),
             autoescape=True,
             undefined=StrictUndefined,
             trim_blocks=True,

@@ -20,6 +20,9 @@ MAX_LENGTH_DIGITS = 18
 MAX_FIELDS = 100
 """The most fields of one form."""
 
+META = ("action", "next")
+"""Fields of the pages' own forms, which the users context does not see."""
+
 FORM, JSON = "application/x-www-form-urlencoded", "application/json"
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -131,6 +134,11 @@ class PageResponse:
     status: int
     headers: list[tuple[str, str]] = field(default_factory=list)
     body: bytes = b""
+
+
+def account_fields(params: Params) -> dict[str, object]:
+    """Return the fields for the users context."""
+    return {name: value for name, value in params.items() if name not in META}
 
 
 def _form(body: bytes) -> dict[str, object]:

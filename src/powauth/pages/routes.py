@@ -9,6 +9,15 @@ from powauth.http.own_path import own_path
 _PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+\Z")
 
 
+def is_path(value: object) -> bool:
+    """Return whether a value can be the path of a page below the mount.
+
+    >>> is_path("/account/sessions"), is_path("/account/"), is_path("//account"), is_path("/a/../b")
+    (True, False, False, False)
+    """
+    return isinstance(value, str) and bool(_PATH.match(value)) and not {".", ".."} & {*value.split("/")}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Routes:
     """The pages' paths below where they are mounted, and the paths of the app that steps lead to.
@@ -56,7 +65,7 @@ class Routes:
             if field.name.startswith("after_"):
                 if path is not None and (own_path(path) != path):
                     raise ConfigError(f"{field.name} must be a path of the app, such as '/dashboard', not {path!r}")
-            elif not isinstance(path, str) or not _PATH.match(path) or {".", ".."} & {*path.split("/")}:
+            elif not is_path(path):
                 raise ConfigError(f"{field.name} must be a path such as '/{field.name}', not {path!r}")
         paths = [getattr(self, field.name) for field in fields(self) if not field.name.startswith("after_")]
         if len(set(paths)) != len(paths):

@@ -9,6 +9,7 @@ from powauth.http.cross_site import CrossSiteDefence
 from powauth.http.guards import FRESH
 from powauth.pages.flows import Flows
 from powauth.pages.messages import Messages
+from powauth.pages.registry import contributed
 from powauth.pages.routes import Routes
 from powauth.plug import SessionAuth
 from powauth.sessions.store import Duration
@@ -43,6 +44,7 @@ class Pages(Flows):
     ) -> None:
         from powauth.pages.rendering import Templates  # flows alone need no Jinja2
 
+        folders = {page.folder for page in contributed(auth) if page.folder} if isinstance(auth, SessionAuth) else set()
         super().__init__(
             auth,
             routes=routes,
@@ -50,7 +52,7 @@ class Pages(Flows):
             defence=defence,
             fresh=fresh,
             title=title,
-            render=Templates(templates),
+            render=Templates(templates, sorted(folders)),
         )
 
 

@@ -1,0 +1,55 @@
+"""The page to change the user id or the password, and to delete the account."""
+
+from powauth.errors import InvalidParams
+from powauth.pages.page import Page
+from powauth.pages.request import Params, account_fields
+from powauth.pages.routes import Routes
+from powauth.pages.visit import Answer, PageVisit
+from powauth.pages.wire import signed_in_json
+
+ACTIONS = ("update", "user_id", "password", "delete")
+"""The forms of the page. ``update`` is for the fields that an app adds, and for programs."""
+
+
+def page(routes: Routes) -> Page:
+    """Return the page."""
+    return Page(name="account", path=routes.account, get=show, post=change, template="account")
+
+
+async def show(visit: PageVisit) -> Answer:
+    """Show the forms."""
+    user = visit.auth.require_user()
+    return Answer(json=signed_in_json(visit, user), context=visit.form(action="update"))
+
+
+async def change(visit: PageVisit) -> Answer:
+    """Change the account of the current user, or delete it."""
+    visit.auth.require_user()
+    params = await visit.params()
+    action = params.get("action", "update")
+    try:
+        if not isinstance(action, str) or action not in ACTIONS:
+            raise InvalidParams({"action": ["is unknown"]})
+        if action == "delete":
+            return await _delete(visit, params)
+        user = await visit.auth.update_user(_changes(visit.user_id_field, action, params))
+    except InvalidParams as error:
+        return visit.refused(error, context=visit.form(params, error.errors, action=str(action)))
+    to = visit.link("account", "updated" if action == "update" else action)
+    return Answer(json=signed_in_json(visit, user), to=to)
+
+
+async def _delete(visit: PageVisit, params: Params) -> Answer:
+    await visit.auth.delete_user({"current_password": params.get("current_password")})
+    to = visit.destination(visit.settings.routes.after_delete, done="deleted", default="login")
+    return Answer(status=204, to=to)
+
+
+def _changes(user_id_field: str, action: str, params: Params) -> dict[str, object]:
+    """Return the params for the users context. A form has one field, which must not be empty."""
+    if action == "update":
+        return account_fields(params)
+    name = user_id_field if action == "user_id" else "password"
+    if params.get(name) in (None, ""):
+        raise InvalidParams({name: ["can't be blank"]})
+    return {name: params[name], "current_password": params.get("current_password")}

@@ -1,0 +1,81 @@
+"""The page to sign in."""
+
+from collections.abc import Sequence
+
+from powauth.errors import InvalidParams, MoreNeeded
+from powauth.http.own_path import own_path
+from powauth.pages.page import Page
+from powauth.pages.request import Params, account_fields
+from powauth.pages.routes import Routes
+from powauth.pages.visit import Answer, PageVisit
+from powauth.pages.wire import signed_in_json
+
+REMEMBER = "remember"
+"""The field of the checkbox."""
+
+_REMEMBER_VALUES = {True: True, False: False, None: None, "true": True, "false": False, "on": True, "": None}
+"""JSON has a boolean, and a form the value of its checkbox. ``None`` keeps the choice of the session it replaces."""
+
+
+def page(routes: Routes) -> Page:
+    """Return the page."""
+    return Page(name="login", path=routes.login, get=show, post=sign_in, template="login")
+
+
+async def show(visit: PageVisit) -> Answer:
+    """Show the form.
+
+    People who are signed in and were sent here to come back must sign in again: a redirect would send them in a circle.
+    """
+    fields = [visit.user_id_field, "password", *([REMEMBER] if visit.settings.remember else [])]
+    target = visit.request.query_value("next")
+    signed_in = visit.auth.current_user is not None
+    to, notice = None, None
+    if own_path(target) is not None:
+        notice = visit.messages.sign_in_again if signed_in else visit.messages.sign_in_first
+    elif signed_in:
+        to = visit.destination(visit.settings.routes.after_login)
+    return Answer(json={"fields": fields}, to=to, context=_form(visit, target, notice=notice))
+
+
+async def sign_in(visit: PageVisit) -> Answer:
+    """Sign in with a user id and a password."""
+    params = await visit.params()
+    target = params.get("next")
+    remember = _remember(visit, params)
+    given = {name: value for name, value in account_fields(params).items() if name != REMEMBER}
+    try:
+        user = await visit.auth.sign_in(given, remember=remember)
+    except MoreNeeded as error:
+        notice = visit.messages.second_factor
+        return visit.refused(error, context=_form(visit, target, params, notice=notice, factors=error.factors))
+    if user is None:
+        refused = {"base": [visit.messages.sign_in_refused]}
+        context = _form(visit, target, params, refused)
+        return Answer(status=401, json={"error": "invalid_credentials"}, context=context)
+    to = visit.destination(visit.settings.routes.after_login, target)
+    return Answer(json=signed_in_json(visit, user), to=to)
+
+
+def _remember(visit: PageVisit, params: Params) -> bool | None:
+    """Return whether the client asks for a remembered session; ``None`` where the app offers none."""
+    if not visit.settings.remember:
+        return None
+    value = params.get(REMEMBER)
+    if not isinstance(value, bool | str | None) or value not in _REMEMBER_VALUES:
+        raise InvalidParams({REMEMBER: ["is invalid"]})
+    return _REMEMBER_VALUES[value]
+
+
+def _form(
+    visit: PageVisit,
+    target: object,
+    params: Params | None = None,
+    errors: dict[str, list[str]] | None = None,
+    *,
+    notice: str | None = None,
+    factors: Sequence[str] = (),
+) -> dict[str, object]:
+    # A user who confirms the password keeps the choice of the session, so nothing is asked then.
+    offered = visit.settings.remember and visit.user_id() is None
+    return visit.form(params, errors, next=own_path(target), notice=notice, factors=factors, remember=offered)

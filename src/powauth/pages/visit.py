@@ -1,0 +1,169 @@
+"""`PageVisit`: one request for a page, as the page's handlers see it, and `Answer`: the result of a handler."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlencode
+
+import msgspec
+
+from powauth.errors import PowauthError
+from powauth.http.answers import answer_to
+from powauth.http.connection import Connection
+from powauth.http.own_path import own_path, path_below
+from powauth.pages.messages import Messages
+from powauth.pages.request import PageRequest, Params
+from powauth.pages.routes import Routes
+from powauth.request_auth import RequestAuth
+from powauth.sessions.store import Duration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """The result of a handler: one decision, for people and for programs.
+
+    Attributes:
+        json: the body for programs.
+        status: the status for programs, and of the page for people. 204 has no body.
+        to: the path that people are sent to with status 303, instead of the page. `PageVisit.link` and
+            `PageVisit.destination` make one.
+        context: names for the page's template.
+    """
+
+    json: object = None
+    status: int = 200
+    to: str | None = None
+    context: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The options that all pages share.
+
+    Attributes:
+        routes: the paths of the pages and the destinations of steps.
+        messages: the texts, or a function that chooses them for a connection.
+        fresh: how recent a sign-in must be to end sessions; ``None`` does not ask.
+        user_id_field: the field that users sign in with.
+        remember: whether sign-in offers to remember the session.
+    """
+
+    routes: Routes
+    messages: Messages | Callable[[Connection], Messages]
+    fresh: Duration | None
+    user_id_field: str
+    remember: bool
+
+
+class PageVisit:
+    """One request for a page.
+
+    Args:
+        request: the request.
+        settings: the options of the pages.
+        links: the path of each page by its name, below the mount.
+        texts: the default texts of an extension's page.
+
+    Attributes:
+        request: the request.
+        auth: the request-bound object.
+        settings: the options of the pages.
+    """
+
+    def __init__(
+        self, request: PageRequest, settings: Settings, links: Mapping[str, str], texts: Mapping[str, str]
+    ) -> None:
+        self.request = request
+        self.auth: RequestAuth[Any, Any] = request.auth
+        self.settings = settings
+        self._links = links
+        self._texts = texts
+
+    @property
+    def messages(self) -> Messages:
+        """The texts for this request."""
+        chosen = self.settings.messages
+        return chosen if isinstance(chosen, Messages) else chosen(self.request.connection)
+
+    @property
+    def texts(self) -> Mapping[str, str]:
+        """The texts of an extension's page: its own, and those of `Messages.more` in their place."""
+        return {**self._texts, **self.messages.more}
+
+    @property
+    def user_id_field(self) -> str:
+        """The field that users sign in with."""
+        return self.settings.user_id_field
+
+    async def params(self) -> Params:
+        """Return the fields of the body: of a form or of a JSON object.
+
+        Raises:
+            BadRequest: if the body is too long, broken or of another type; the pages answer it.
+        """
+        return await self.request.params()
+
+    def user_id(self) -> str | None:
+        """Return the user id of the current user; ``None`` if nobody is signed in, or the store is unreachable.
+
+        The page that reports an outage must not fail because of it.
+        """
+        try:
+            user = self.auth.current_user
+        except PowauthError:
+            return None
+        return None if user is None else str(getattr(user, self.user_id_field))
+
+    # --- paths --------------------------------------------------------------------------------------------------------
+
+    @property
+    def links(self) -> dict[str, str]:
+        """The path of each page by its name, as the client must ask for it."""
+        return {name: self.request.mount + path for name, path in self._links.items()}
+
+    def link(self, name: str, done: str | None = None) -> str:
+        """Return the path of a page; ``done`` is the key of the text that it shows."""
+        return self.links[name] + (f"?{urlencode({'done': done})}" if done else "")
+
+    def destination(
+        self, chosen: str | None, asked: object = None, *, done: str | None = None, default: str = "account"
+    ) -> str:
+        """Return the path after a step: the one that was asked for, else the app's choice, else one of the pages.
+
+        Args:
+            chosen: the app's choice: a path of the app.
+            asked: the path that the client asked for; ignored unless it is a path of this origin.
+            done: see `link`.
+            default: the name of the page, if there is no other path.
+        """
+        own = own_path(asked)
+        if own is not None:
+            return own
+        if chosen is not None:
+            return path_below(self.request.connection.prefix(), chosen)
+        return self.link(default, done)
+
+    # --- answers ------------------------------------------------------------------------------------------------------
+
+    def form(
+        self, params: Params | None = None, errors: Mapping[str, list[str]] | None = None, **context: object
+    ) -> dict[str, object]:
+        """Return the context of a page with a form: the values that were typed, without passwords, and the errors."""
+        messages = self.messages
+        values = {name: value for name, value in (params or {}).items() if "password" not in name}
+        sentences = {
+            name: [text if name == "base" else messages.error(name, text) for text in texts]
+            for name, texts in (errors or {}).items()
+        }
+        return {"values": values, "errors": sentences, **context}
+
+    @staticmethod
+    def refused(error: PowauthError, *, to: str | None = None, context: Mapping[str, object] | None = None) -> Answer:
+        """Return the answer to an error that people see in the page itself, or that sends them elsewhere.
+
+        Programs get what they get when a handler raises the error.
+        """
+        answer = answer_to(error)
+        if answer is None:
+            raise error
+        return Answer(status=answer.status, json=msgspec.Raw(answer.body), to=to, context=context or {})
