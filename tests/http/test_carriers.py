@@ -225,21 +225,30 @@ def test_without_its_middleware_the_framework_has_no_session() -> None:
             use(FakeConnection())
 
 
-@pytest.mark.parametrize("same_user", [True, False])
-def test_rep_40_rep_41_a_sign_in_renews_the_frameworks_session(same_user: bool) -> None:
-    carrier, connection = in_framework(cart="3 apples")
+@pytest.mark.parametrize(
+    ("kept", "left"),
+    [
+        ({"cart": "3 apples"}, {"cart": "3 apples"}),
+        ({"cart": "3 apples", "auth.user": "ada"}, {"cart": "3 apples"}),
+        ({"cart": "3 apples", "auth.user": "grace"}, {}),
+        ({"cart": "3 apples", "auth.user": 7, "auth": "x"}, {}),
+    ],
+    ids=["nobody", "the same user", "another user", "what powauth did not write"],
+)
+def test_rep_40_rep_41_a_sign_in_renews_the_frameworks_session(kept: dict[str, Any], left: dict[str, Any]) -> None:
+    carrier, connection = in_framework(**kept)
     renewed: list[bool] = []
     connection.renew_session = lambda: renewed.append(True) or True  # type: ignore[method-assign,func-returns-value]
-    carrier.begin(connection, same_user=same_user)
+    carrier.begin(connection, "ada")
     assert renewed == [True]
-    assert connection.framework_session == ({"cart": "3 apples"} if same_user else {})
+    assert connection.framework_session == {**left, "auth.user": "ada"}
 
 
 def test_rep_40_a_session_whose_id_cannot_be_renewed_is_refused() -> None:
     carrier, connection = in_framework()
     connection.renew_session = lambda: False  # type: ignore[method-assign]
     with pytest.raises(ConfigError, match="session fixation"):
-        carrier.begin(connection, same_user=True)
+        carrier.begin(connection, "ada")
 
 
 # --- bearer tokens ------------------------------------------------------------------------------------------------

@@ -556,7 +556,7 @@ def test_option_session_key_names_the_key_in_the_frameworks_session() -> None:
     connection.framework_session = {"cart": 1}
     drive(plug.auth.do_create(connection, account_of(plug.ada)))
     assert drive(plug.auth.respond(connection)) == Effects(no_store=True)
-    assert set(connection.framework_session) == {"login", "cart"}
+    assert set(connection.framework_session) == {"login", "login.user", "cart"}
     again = plug.request()
     again.framework_session = connection.framework_session
     assert drive(plug.auth.fetch(again)) is not None

@@ -52,13 +52,13 @@ class Grant(msgspec.Struct, frozen=True):
 
     Attributes:
         remember: whether it outlives the browser's own. ``None`` is as the session that it replaces.
-        bearer: whether a program gets it as a bearer token.
+        bearer: whether a program gets it as a bearer token. ``None`` is as the session that it replaces.
         attempt: the attempt that led to it, if a password was checked.
         proven: whether the account must still have the proof that was checked.
     """
 
     remember: bool | None = None
-    bearer: bool = False
+    bearer: bool | None = None
     attempt: Attempt | None = None
     proven: bool = False
 

@@ -19,6 +19,9 @@ SameSite = Literal["Lax", "Strict", "None"]
 MAX_AGE = 400 * 24 * 3600
 """400 days in seconds: browsers keep no cookie longer (RFC 6265bis, section 5.5)."""
 
+USER_SUFFIX = ".user"
+"""After the name of the id's key: the key under which a framework's session says who was signed in last."""
+
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _DOMAIN = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?\Z")
 _PATH = re.compile(r"/[A-Za-z0-9_./~-]{0,255}\Z")
@@ -85,8 +88,8 @@ class Carrier(ABC):
     def clear(self, connection: Connection) -> Effects:
         """Take the id from the client."""
 
-    def begin(self, connection: Connection, *, same_user: bool) -> None:
-        """Prepare for a sign-in. ``same_user`` says that nobody else was signed in before.
+    def begin(self, connection: Connection, user: str) -> None:
+        """Prepare for a sign-in. ``user`` is a text that stands for the user: the same at each sign-in of theirs.
 
         Raises:
             ConfigError: if the sign-in would be open to session fixation.
@@ -261,7 +264,7 @@ class FrameworkSessionCarrier(Carrier):
     The framework's cookie then holds the id, and its rules apply. powauth still decides who is signed in.
 
     At sign-in the framework's session id is renewed. What an anonymous visitor kept in the session stays. If another
-    user was signed in, it goes. At sign-out the whole session goes.
+    user was signed in, it goes, also if that user's session has expired since. At sign-out the whole session goes.
     """
 
     kind = "framework"
@@ -281,11 +284,15 @@ class FrameworkSessionCarrier(Carrier):
         self._session(connection).pop(self.name, None)
         return Effects(no_store=True)
 
-    def begin(self, connection: Connection, *, same_user: bool) -> None:
-        """See `Carrier.begin`. An id that an attacker has planted must not be the one that is signed in."""
-        session = self._session(connection)
-        if not same_user:
+    def begin(self, connection: Connection, user: str) -> None:
+        """See `Carrier.begin`. An id that an attacker has planted must not be the one that is signed in.
+
+        The session keeps ``user`` beside the id. A dead id does not tell whose data lies there.
+        """
+        session, key = self._session(connection), f"{self.name}{USER_SUFFIX}"
+        if session.get(key, user) != user:
             session.clear()
+        session[key] = user
         if not connection.renew_session():
             raise ConfigError(
                 "FrameworkSessionCarrier: the id of this framework's session cannot be renewed at sign-in, so an "

@@ -21,8 +21,8 @@ from powauth.sessions.ids import encode_sid
 from powauth.sessions.info import checked_metadata
 from powauth.sessions.manager import SessionManager
 from powauth.sessions.presence import Began, Ended, Presence, Recognized, sid_in, stored_in
-from powauth.sessions.recognition import NO_ID, NeedsRead
-from powauth.sessions.record import Metadata, Outcome, Session, expires_at
+from powauth.sessions.recognition import NeedsRead
+from powauth.sessions.record import Metadata, Outcome, Session, StoredKey, expires_at
 from powauth.sessions.store import Stored
 
 
@@ -63,19 +63,17 @@ class Signer(Generic[I]):
 
     async def create(self, connection: Connection, account: Account[I], grant: Grant) -> Account[I] | None:
         """Make a session for an account; see `SessionAuth.create`."""
-        channel = self._channel_for(grant)
-        presence = await self._presence_on(connection, channel)
-        before, replaced = stored_in(presence), sid_in(presence)
+        channel = self._channel_for(connection, grant)
+        replaced = await self._replaced_by(connection, channel)
         key = stored_key(account.key)
-        same_user = replaced is None or (before is not None and before.session.user_key == key)
-        remembered = self._to_remember(grant, before if same_user else None)
-        channel.carrier.begin(connection, same_user=same_user)
+        remembered = self._to_remember(grant, key, replaced)
+        channel.carrier.begin(connection, self._subjects.mark(account.key))
         made = await self._begun(connection, account, grant, remembered=remembered)
         if made is None:
             return None
         stored, fresh = made
-        if replaced is not None:
-            await self._store.delete(replaced, self._now())
+        for sid in filter(None, map(sid_in, replaced)):
+            await self._store.delete(sid, self._now())
         self._reader.set_presence(connection, Began(stored, fresh.identity, channel.position))
         await self._sessions.end_oldest(key, self._log.note(connection))
         self._log.emit("signed_in", connection, stored.session)
@@ -112,31 +110,46 @@ class Signer(Generic[I]):
             epoch, admission = None, UNCOUNTED
         raise StoreUnavailable("the user's sessions were revoked again and again during the sign-in; try again")
 
-    async def _presence_on(self, connection: Connection, channel: Channel[I]) -> Presence[I]:
-        """Return what a request presents on the channel of a sign-in, or has begun there.
+    async def _replaced_by(self, connection: Connection, channel: Channel[I]) -> list[Presence[I]]:
+        """Return what a sign-in replaces: what the request has begun, and what it presents on the channel.
+
+        A request begins one session at most, so a second sign-in ends the session of the first, whatever their
+        carriers. A response sends one id, and a session whose id nobody gets would be in the user's list for nothing.
 
         Raises:
             StoreUnavailable: if nobody can tell.
         """
         presence = self._reader.presence(connection)
         if isinstance(presence, Began | Ended):
-            return presence if presence.channel == channel.position else NO_ID
+            if presence.channel == channel.position:
+                return [presence]  # which has replaced what is presented there
+            return [presence, await self._reader.look_at(connection, channel)]
         if channel is self._reader.channel_of(connection):
-            return await self._reader.look(connection)
-        return await self._reader.look_at(connection, channel)
+            return [await self._reader.look(connection)]
+        return [await self._reader.look_at(connection, channel)]
 
-    def _channel_for(self, grant: Grant) -> Channel[I]:
+    def _own_channel(self, connection: Connection) -> Channel[I]:
+        """Return the channel of a request's session: where it began or ended, or what the request presents."""
+        presence = self._reader.presence(connection)
+        if isinstance(presence, Began | Ended):
+            return self._channels[presence.channel]
+        return self._reader.channel_of(connection)
+
+    def _channel_for(self, connection: Connection, grant: Grant) -> Channel[I]:
         """Return the channel that a new session is for."""
+        if grant.bearer is None:
+            return self._own_channel(connection)
         channel = self._channels[-1 if grant.bearer else 0]
         if grant.bearer and not isinstance(channel.carrier, BearerCarrier):
             raise ConfigError("bearer=True needs SessionAuth(carrier=AnyOf(CookieCarrier(), BearerCarrier()))")
         return channel
 
-    def _to_remember(self, grant: Grant, before: Stored | None) -> bool:
-        """Return whether a new session is remembered: as asked for, or as the one that it replaces."""
+    def _to_remember(self, grant: Grant, key: StoredKey, replaced: list[Presence[I]]) -> bool:
+        """Return whether a new session is remembered: as asked for, or as the user's session that it replaces."""
         offered = self._sessions.policy.remembered is not None
         if grant.remember is None:
-            return offered and before is not None and before.session.remembered
+            sessions = [stored.session for stored in map(stored_in, replaced) if stored is not None]
+            return offered and any(before.remembered and before.user_key == key for before in sessions)
         if grant.remember and not offered:
             raise ConfigError("remember=True needs SessionAuth(remember=Remember())")
         return grant.remember
@@ -163,9 +176,7 @@ class Signer(Generic[I]):
                 presence = await self._reader.look(connection)
             except StoreUnavailable:
                 presence = self._reader.presence(connection)
-        channel = self._reader.channel_of(connection)
-        if isinstance(presence, Began | Ended):
-            channel = self._channels[presence.channel]
+        channel = self._own_channel(connection)
         sid, stored = sid_in(presence), stored_in(presence)
         self._reader.set_presence(connection, Ended(channel.position, sid))
         channel.carrier.forget(connection)

@@ -53,6 +53,10 @@ class Subjects(Generic[I]):
         """Return the keyed hash of a proof and of the key of its user."""
         return self._mac.sign(_message(key, proof))
 
+    def mark(self, key: Key) -> str:
+        """Return a text that stands for a user and tells nothing about them."""
+        return self._mac.sign(key_text(stored_key(key)).encode()).hex()
+
     def proves(self, account: Account[I], session: Session) -> bool:
         """Return whether an account is active, and has a proof that the session accepts."""
         if not isinstance(account, Account) or account.active is not True:
