@@ -12,6 +12,9 @@ import pytest
 from sqlalchemy import URL, Engine, create_engine, make_url, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from powauth.backends.base import drive
+from powauth.backends.sql import SQLBackend
+
 DEFAULTS = {
     "postgresql": ("POWAUTH_TEST_POSTGRESQL", "//postgres@127.0.0.1:5432/test"),
     "mariadb": ("POWAUTH_TEST_MARIADB", "//root@127.0.0.1:3306/test"),
@@ -99,3 +102,22 @@ def database(kind: str, directory: Path) -> Database:
 def unique_table() -> str:
     """A name that no other test uses."""
     return f"powauth_{uuid4().hex[:12]}"
+
+
+@contextmanager
+def own_database(driver: str) -> Iterator[str]:
+    """The URL of a new database with the tables of sessions, for a driver of `DRIVERS`; it is dropped at the end."""
+    server, name = database(kind_of(driver), Path()), unique_table()
+
+    def order(words: str) -> None:
+        with server.engine() as engine, engine.connect() as connection:
+            connection.execution_options(isolation_level="AUTOCOMMIT").execute(text(f"{words} DATABASE {name}"))
+
+    order("CREATE")
+    try:
+        own = Database(server.kind, server.server.set(database=name))
+        with own.engine() as engine:
+            drive(SQLBackend(engine).create_tables())
+        yield own.through(driver)
+    finally:
+        order("DROP")

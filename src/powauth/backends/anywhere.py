@@ -8,10 +8,10 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from powauth._running import on_event_loop, store_threads
 from powauth.backends import backend_from_url
+from powauth.backends._per_loop import PerLoop
 from powauth.backends.base import Backend, Change, Millis, Mode, Page, Record
 from powauth.backends.offloaded import OffloadedBackend
 from powauth.errors import ConfigError
@@ -44,7 +44,7 @@ class AnywhereBackend(Backend):
         self.reads_at_once = given.reads_at_once
         self.changes_at_once = given.changes_at_once
         self._async: Backend | None = given if given.mode == "async" and url is None else None
-        self._of_loops: WeakKeyDictionary[Any, Backend] = WeakKeyDictionary()
+        self._of_loops = PerLoop()
         self._blocking: Backend | None = None
         self._offloaded: Backend | None = None
         if given.mode != "async":
@@ -106,7 +106,7 @@ class AnywhereBackend(Backend):
         if self._url is None or self.reads_at_once or self.given_mode == "inline":
             return None
         try:
-            loop: Any = asyncio.get_running_loop()
+            loop = asyncio.get_running_loop()
         except RuntimeError:  # trio's; the drivers are asyncio's
             return None
         found = self._of_loops.get(loop)
@@ -120,7 +120,7 @@ class AnywhereBackend(Backend):
                 return None
             if found.mode != "async":
                 return None
-            self._of_loops[loop] = found
+            self._of_loops.hold(loop, found)
         return found
 
     # --- the verbs ----------------------------------------------------------------------------------------------------
@@ -189,12 +189,9 @@ class AnywhereBackend(Backend):
         """Close what was made of the URL. An object that the app gave stays open."""
         if self._url is None:
             return
-        opened = list(self._of_loops.values())
-        if self._blocking is not None:
-            opened.append(self._blocking)
-        self._of_loops.clear()
-        self._blocking = self._offloaded = None
+        blocking, self._blocking, self._offloaded = self._blocking, None, None
         for name in ("peek", "record_of"):
             self.__dict__.pop(name, None)
-        for backend in opened:
-            await backend.close()
+        await self._of_loops.close()
+        if blocking is not None:
+            await blocking.close()
