@@ -15,13 +15,13 @@ from powauth.plug.event_log import EventLog
 from powauth.plug.subjects import Subjects
 from powauth.sessions.ids import IdCodec, PresentedId, encode_sid
 from powauth.sessions.manager import SessionManager
-from powauth.sessions.presence import Began, Ended, Presence, Recognized, Unknown
+from powauth.sessions.presence import Began, Ended, Presence, Recognized, SeveralLive, Unknown
 from powauth.sessions.recognition import FORGED, NO_ID, Anonymous, NeedsRead, Recognizer, Unchanged
 from powauth.sessions.record import Outcome, resumes
 from powauth.sessions.store import Stored, UnreadableRecord
 
-MAX_IDS = 8
-"""The most values under one name that are looked up."""
+MAX_SESSIONS = 8
+"""The most sessions that are read for one name."""
 
 
 class Channel(msgspec.Struct, Generic[I], frozen=True):
@@ -203,19 +203,22 @@ class RequestReader(Generic[I]):
         """Return the state of a request with several values of one cookie: row 13.
 
         A change of the cookie's ``domain`` or ``path`` leaves browsers with two. The one counts whose session is live.
-        Of two values of one session the later generation counts: the earlier one is a leftover, and no reuse.
+        Of two values of one session the later generation counts: the earlier one is a leftover, and no reuse. Values
+        that are no ids cost no look-up, so no number of them hides the user's own.
         """
         now = self._now()
         newest: dict[bytes, Unchanged[I] | NeedsRead[I]] = {}
-        for value in values[:MAX_IDS]:
+        for value in values:
             presence = channel.recognizer.recognize(value, now)
             if isinstance(presence, Anonymous):
                 continue
             presented = _presented_in(presence)
             earlier = newest.get(presented.sid)
+            if earlier is None and len(newest) == MAX_SESSIONS:
+                continue
             if earlier is None or _presented_in(earlier).generation < presented.generation:
                 newest[presented.sid] = presence
-        live: list[Presence[I]] = []
+        live: list[Unchanged[I] | Recognized[I]] = []
         for presence in newest.values():
             seen: Presence[I] = presence
             if isinstance(presence, NeedsRead):
@@ -230,7 +233,7 @@ class RequestReader(Generic[I]):
             return live[0]
         if live or not newest:
             self._log.emit("conflicting_ids", connection)
-        return NO_ID
+        return SeveralLive(tuple(each.stored.session.sid for each in live)) if live else NO_ID
 
 
 def _presented_in(presence: Unchanged[Any] | NeedsRead[Any]) -> PresentedId:

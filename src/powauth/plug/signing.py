@@ -1,6 +1,7 @@
 """`Signer`: signs accounts in and out of requests, and says what a response carries."""
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, Generic
 
 import msgspec
@@ -20,7 +21,7 @@ from powauth.plug.subjects import Subjects
 from powauth.sessions.ids import encode_sid
 from powauth.sessions.info import checked_metadata
 from powauth.sessions.manager import SessionManager
-from powauth.sessions.presence import Began, Ended, Presence, Recognized, sid_in, stored_in
+from powauth.sessions.presence import Began, Ended, Presence, Recognized, sids_in, stored_in
 from powauth.sessions.recognition import NeedsRead
 from powauth.sessions.record import Metadata, Outcome, Session, StoredKey, expires_at
 from powauth.sessions.store import Stored
@@ -72,7 +73,7 @@ class Signer(Generic[I]):
         if made is None:
             return None
         stored, fresh = made
-        for sid in filter(None, map(sid_in, replaced)):
+        for sid in chain.from_iterable(map(sids_in, replaced)):
             await self._store.delete(sid, self._now())
         self._reader.set_presence(connection, Began(stored, fresh.identity, channel.position))
         await self._sessions.end_oldest(key, self._log.note(connection))
@@ -177,16 +178,17 @@ class Signer(Generic[I]):
             except StoreUnavailable:
                 presence = self._reader.presence(connection)
         channel = self._own_channel(connection)
-        sid, stored = sid_in(presence), stored_in(presence)
-        self._reader.set_presence(connection, Ended(channel.position, sid))
+        sids, stored = sids_in(presence), stored_in(presence)
+        self._reader.set_presence(connection, Ended(channel.position, sids))
         channel.carrier.forget(connection)
-        if sid is None:
+        if not sids:
             return
-        try:
-            await self._store.delete(sid, self._now())
-        except StoreUnavailable:
-            self._log.emit("sign_out_failed", connection, detail=encode_sid(sid))
-            raise
+        for sid in sids:
+            try:
+                await self._store.delete(sid, self._now())
+            except StoreUnavailable:
+                self._log.emit("sign_out_failed", connection, detail=encode_sid(sid))
+                raise
         self._reader.set_presence(connection, Ended(channel.position))
         self._log.emit("signed_out", connection, None if stored is None else stored.session)
 

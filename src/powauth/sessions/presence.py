@@ -47,6 +47,16 @@ class Unknown(msgspec.Struct, frozen=True):
     cause: StoreUnavailable | None = None
 
 
+class SeveralLive(msgspec.Struct, frozen=True):
+    """Several live sessions are presented under one name, so the request is nobody's.
+
+    Attributes:
+        sids: the sessions. A sign-in or a sign-out ends them all: otherwise the browser would go on to send both.
+    """
+
+    sids: tuple[bytes, ...]
+
+
 class Began(msgspec.Struct, Generic[I], frozen=True):
     """The user signed in during this request.
 
@@ -68,14 +78,14 @@ class Ended(msgspec.Struct, frozen=True):
 
     Attributes:
         channel: the position of the carrier that the client's id is taken from.
-        alive: the sid of the session that may live on, because the store did not answer.
+        sids: the sessions that may live on, because the store did not answer.
     """
 
     channel: int
-    alive: bytes | None = None
+    sids: tuple[bytes, ...] = ()
 
 
-Presence = Anonymous | Unchanged[I] | NeedsRead[I] | Recognized[I] | Unknown | Began[I] | Ended
+Presence = Anonymous | Unchanged[I] | NeedsRead[I] | Recognized[I] | Unknown | SeveralLive | Began[I] | Ended
 
 
 def stored_in(presence: Presence[I] | None) -> Stored | None:
@@ -83,15 +93,15 @@ def stored_in(presence: Presence[I] | None) -> Stored | None:
     return presence.stored if isinstance(presence, Unchanged | Recognized | Began) else None
 
 
-def sid_in(presence: Presence[I] | None) -> bytes | None:
-    """Return the sid of the session that the request has, or may have if its record could not be seen."""
+def sids_in(presence: Presence[I] | None) -> tuple[bytes, ...]:
+    """Return the sids of the sessions that the request has, or may have if their records could not be seen."""
     if isinstance(presence, Unchanged | Recognized | Began):
-        return presence.stored.session.sid
+        return (presence.stored.session.sid,)
     if isinstance(presence, Unknown):
-        return presence.presented.sid
+        return (presence.presented.sid,)
     if isinstance(presence, NeedsRead):
-        return presence.known.presented.sid
-    return presence.alive if isinstance(presence, Ended) else None
+        return (presence.known.presented.sid,)
+    return presence.sids if isinstance(presence, SeveralLive | Ended) else ()
 
 
 def is_due(presence: Presence[I] | None) -> bool:
