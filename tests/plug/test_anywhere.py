@@ -223,10 +223,10 @@ def test_rep_17_a_session_outlives_the_closing_of_its_store(engine: str, tmp_pat
 def test_rep_17_closing_reaches_the_event_loops_of_other_threads(engine: str, tmp_path: Path) -> None:
     with url_of(engine, tmp_path) as url:
         shop = Shop(url)
-        for close in (lambda: asyncio.run(shop.auth.aclose()), lambda: drive(shop.auth.aclose())):
+        for close in (asyncio.run, drive):
             with shop.client() as lasting:  # whose event loop runs in a thread of its own
                 assert lasting.post("/sign-in").json() == ADA
-                close()
+                close(shop.auth.aclose())
                 if engine != "redis":
                     assert gone(url)
                 assert lasting.get("/").json() == ADA
@@ -238,7 +238,6 @@ class Base(sa.orm.DeclarativeBase):
 
 class Person(UserMixin, Base):
     __tablename__ = "users"
-    id: sa.orm.Mapped[int] = sa.orm.mapped_column(primary_key=True)
 
 
 def test_rep_17_what_the_app_owns_stays_open(tmp_path: Path) -> None:
@@ -278,7 +277,10 @@ def held(engine: str, folder: Path) -> Iterator[tuple[str, Callable[[], None], C
         with where.engine() as made:
             drive(SQLBackend(made).create_tables())
             with made.connect() as connection:
-                lock = lambda: connection.exec_driver_sql("BEGIN IMMEDIATE")  # noqa: E731
+
+                def lock() -> None:
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
                 yield where.through("sqlite"), lock, connection.rollback
         return
     with url_of("redis" if engine == "redis" else engine, folder) as url:

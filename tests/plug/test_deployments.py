@@ -103,7 +103,7 @@ class VersionUsers(MemoryUsers):
 
     def _of(self, account: Account[Any]) -> Account[Any]:
         row = {"id": account.identity.id, "email": account.identity.email, **FILLED}
-        if self.identity is Retyped:
+        if self.identity.__name__ == "Retyped":
             row["name"] = 7
         fields = {field.name: row[field.name] for field in msgspec.structs.fields(self.identity)}
         return msgspec.structs.replace(account, identity=self.identity(**fields))
@@ -179,7 +179,7 @@ def test_rep_26_old_and_new_workers_side_by_side_sign_nobody_out(old: str, new: 
 def test_rep_26_workers_of_all_versions_side_by_side_sign_nobody_out(kind: Kind) -> None:
     deployment = Deployment(kind, reload=False)
     browser = deployment.worker("before").signed_in()
-    for version in [*VERSIONS, *reversed(VERSIONS)]:
+    for version in [*VERSIONS, *reversed(list(VERSIONS))]:
         deployment.check(version, browser)
 
 
