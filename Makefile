@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP_QUIET := --quiet --disable-pip-version-check
-PIP_INSTALL := $(BIN)/python -m pip install $(PIP_QUIET)
+QUIETLY := --quiet --disable-pip-version-check
+PIP_INSTALL := $(BIN)/python -m pip install $(QUIETLY)
 UV := $(BIN)/uv
 BENCH_VENV := .venv-bench
 BENCH_EXTRAS := lmdb users async redis starlette fastapi litestar flask
@@ -54,8 +54,8 @@ $(VENV)/.ready: requirements/dev.lock pyproject.toml
 $(BENCH_VENV)/.ready: requirements/bench.lock pyproject.toml
 	scripts/system_packages.sh build
 	$(PYTHON) -m venv $(BENCH_VENV)
-	$(BENCH_VENV)/bin/python -m pip install $(PIP_QUIET) --no-deps --require-hashes -r requirements/bench.lock
-	$(BENCH_VENV)/bin/python -m pip install $(PIP_QUIET) --no-deps --no-build-isolation --editable .
+	$(BENCH_VENV)/bin/python -m pip install $(QUIETLY) --no-deps --require-hashes -r requirements/bench.lock
+	$(BENCH_VENV)/bin/python -m pip install $(QUIETLY) --no-deps --no-build-isolation --editable .
 	$(BENCH_VENV)/bin/python -m pip --disable-pip-version-check check
 	touch $@
 

@@ -1,5 +1,6 @@
 """One `SessionAuth` configuration for both apps, from the environment."""
 
+import contextlib
 import os
 import secrets
 import warnings
@@ -102,7 +103,8 @@ def _make_private(path: Path) -> None:
     SQLite would make the file of a database with mode 0644. It gives the files beside it (``-wal``, ``-shm``) the mode
     of that file, but leaves those that are there as they are.
     """
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    with contextlib.suppress(FileExistsError):  # closing a file that exists would drop the locks of SQLite on it
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     for file in path.parent.glob(f"{path.name}*"):
         if file.stat().st_mode & 0o077:
             file.chmod(0o600)

@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +24,7 @@ from powauth.backends.base import Backend, Record, drive, make_key, make_owner, 
 from powauth.backends.sql import SQLBackend, create_tables, sessions_table
 from powauth.errors import ConfigError, StoreUnavailable
 from powauth.testing import BackendConformance
+from powauth.testing.backend import Scenario
 
 NOW = 1_900_000_000_000
 TTL = 1_800_000
@@ -91,6 +92,18 @@ class TestSQLite(Conformance):
 
 class TestAiosqlite(Conformance):
     driver = "aiosqlite"
+
+    def run_on(self, make: Callable[[], Backend | Awaitable[Backend]], scenario: Scenario, dispose: Scenario) -> None:
+        async def dispose_and_wait(backend: Backend) -> None:
+            await dispose(backend)
+            # Each connection has a thread. After a failed attempt to connect nobody awaits its end, and a thread that
+            # outlives the event loop dies of an error, which would be blamed on the test that runs by then.
+            for thread in threading.enumerate():
+                if "_connection_worker_thread" in thread.name or type(thread).__module__.startswith("aiosqlite"):
+                    await asyncio.to_thread(thread.join, PATIENT)
+                    assert not thread.is_alive(), "a connection that nobody closed"
+
+        super().run_on(make, scenario, dispose_and_wait)
 
 
 class TestPsycopg(Conformance):
@@ -286,6 +299,17 @@ def test_the_mode_follows_the_engine(tmp_path: Path) -> None:
     assert SQLBackend(f"sqlite+aiosqlite:///{tmp_path}/a.db").mode == "async"
     assert SQLBackend(create_engine(f"sqlite:///{tmp_path}/a.db")).mode == "blocking"
     assert SQLBackend(create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/a.db")).mode == "async"
+
+
+def test_a_sqlite_file_is_made_behind_a_link_and_not_in_place_of_a_folder(tmp_path: Path) -> None:
+    link = tmp_path / "link.db"
+    link.symlink_to(tmp_path / "target.db")
+    SQLBackend(f"sqlite:///{link}")
+    assert (tmp_path / "target.db").stat().st_mode & 0o777 == 0o600
+    with pytest.raises(ConfigError, match="must be one that this process may read and write"):
+        SQLBackend(f"sqlite:///{tmp_path}")
+    with pytest.raises(ConfigError, match="No such file or directory"):
+        SQLBackend(f"sqlite:///{tmp_path}/no/such/folder.db")
 
 
 def test_sqlite_files_belong_to_their_owner_alone_and_are_durable(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -387,6 +389,31 @@ def test_rep_11_what_a_child_writes_outlives_its_parents_connections(path: Path,
     assert (read_anew(url, early.key), read_anew(url, late.key)) == (early, late)
     for descriptor in (told_reading, told_writing, go_reading, go_writing):
         os.close(descriptor)
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "sqlite+aiosqlite"])
+def test_rep_11_a_second_backend_of_a_process_leaves_the_locks_of_the_first(
+    backend: SQLBackend, path: Path, scheme: str
+) -> None:
+    """Closing any descriptor of the file would drop them, and then the next process to leave removes the log."""
+    early, late = (
+        Record(make_key("credentials", shard_of(OWNER) + name), OWNER, 0, NOW, NOW + TTL, b"")
+        for name in (b"early", b"late")
+    )
+    assert drive(backend.create(early, None, NOW))
+    SQLBackend(f"{scheme}:///{path}")
+    look = f"import sqlite3; c = sqlite3.connect({str(path)!r}); c.execute('SELECT count(*) FROM powauth_sessions')"
+    subprocess.run([sys.executable, "-c", f"{look}; c.close()"], check=True)
+    assert drive(backend.create(late, None, NOW))
+    read = "from test_sqlite_reads import *; print(read_anew(sys.argv[1], bytes.fromhex(sys.argv[2])).key.hex())"
+    done = subprocess.run(
+        [sys.executable, "-c", read, f"sqlite:///{path}", late.key.hex()],
+        check=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == late.key.hex()
 
 
 def read_anew(url: str, key: bytes) -> Record | None:

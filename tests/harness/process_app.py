@@ -6,6 +6,7 @@ The names ``wsgi`` and ``asgi`` are the app for a server of either kind. The env
 import asyncio
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from sqlalchemy import create_engine
@@ -199,6 +200,7 @@ def create_everything() -> None:
 if __name__ == "__main__":
     create_everything()
 else:
-    use_wsgi()
+    with ThreadPoolExecutor(1) as elsewhere:  # uvicorn imports an app on its event loop, where a WSGI app cannot work
+        elsewhere.submit(use_wsgi).result()
     if os.environ.get("POWAUTH_PROCESSES_ASGI"):  # for an ASGI server that forks
         asyncio.run(use_asgi())

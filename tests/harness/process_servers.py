@@ -37,7 +37,10 @@ APP = "harness.process_app"
 CLIENTS = 4
 WORKERS = 3
 PATIENCE = 60.0
-"""Seconds that a server has to start, and to end."""
+"""Seconds that a server has to start."""
+
+END_PATIENCE = 3.0
+"""Seconds that a server has to end before it is killed. One that waits for its clients would hold up the table."""
 
 EXAMPLES = 3
 """How many of the things that went wrong in a cell are told."""
@@ -234,7 +237,7 @@ def serving(server: Server, environment: dict[str, str], folder: Path, *, near: 
     finally:
         process.send_signal(server.ending)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(10)
+            process.wait(END_PATIENCE)
         # Its workers are in the group that it began.
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -414,7 +417,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 continue
             try:
                 counts = run(server, engine, chosen.rounds)
-            except AssertionError as error:  # it did not start
+            except (AssertionError, subprocess.TimeoutExpired) as error:  # it did not start
                 wrong += 1
                 notes.append(str(error))
                 print(" | did not start", end="", flush=True)

@@ -206,14 +206,28 @@ def _create_async(url: URL, options: dict[str, Any]) -> "AsyncEngine":
 
 
 def _prepare_file(url: URL) -> None:
-    """Make the file, if there is none, readable by its owner alone; SQLite gives the WAL the same mode."""
+    """Make the file, if there is none, readable by its owner alone. SQLite gives the WAL the same mode.
+
+    A file that exists is never opened here. When a process closes any descriptor of a file, the system drops all locks
+    of that process on the file, and so those of its open SQLite connections. Another process could then delete the WAL
+    that those connections write to, and their commits would be lost.
+
+    Raises:
+        ConfigError: if the file cannot be made, or cannot be read and written.
+    """
     if is_memory(url):
         raise ConfigError("SQLite in memory cannot be shared by threads: use 'memory://', or give a file")
     path = str(url.database)
     if path.startswith("file:"):
         raise ConfigError("give SQLite a plain path (sqlite:///sessions.db), or make the engine yourself")
+    path = os.path.realpath(path)  # O_EXCL makes no file behind a symbolic link
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError as error:
+        if not Path(path).is_file() or not os.access(path, os.R_OK | os.W_OK):
+            raise ConfigError(
+                "cannot open the SQLite file: it must be one that this process may read and write"
+            ) from error
     except OSError as error:
         raise ConfigError(f"cannot open the SQLite file: {error.strerror}") from error
 
