@@ -229,17 +229,25 @@ class Monitor:
 
     def since(self) -> tuple[list[str], list[str]]:
         """Names of the commands since the last call: the clients' (but this one's mark), and the scripts'."""
+        clients, scripts = self.words_since()
+        # The client that set the mark introduced itself.
+        names = [words[0].upper() for words in clients]
+        return [name for name in names if name not in {"HELLO", "CLIENT"}], [words[0].upper() for words in scripts]
+
+    def words_since(self) -> tuple[list[list[str]], list[list[str]]]:
+        """The commands since the last call with their arguments: the clients' (but the mark), and the scripts'."""
         mark = uuid4().hex
         self.server.ask("ECHO", mark)
-        clients: list[str] = []
-        scripts: list[str] = []
+        clients: list[list[str]] = []
+        scripts: list[list[str]] = []
         for line in self.lines:
             if mark.encode() in line:
                 break
             head, _, rest = line.decode("latin-1").partition("] ")
-            (scripts if head.endswith(" lua") else clients).append(rest.split('"')[1].upper())
-        # The client that set the mark introduced itself.
-        return [name for name in clients if name not in {"HELLO", "CLIENT"}], scripts
+            # Quotes inside of a word are escaped, so they are never followed by a blank and another quote.
+            words = rest.strip().removeprefix('"').removesuffix('"').split('" "')
+            (scripts if head.endswith(" lua") else clients).append(words)
+        return clients, scripts
 
     def close(self) -> None:
         self.lines.close()
