@@ -1,7 +1,9 @@
 """The WSGI middleware beyond plain requests: generators, repeated starts, streams, and what it refuses."""
 
+import asyncio
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -226,3 +228,19 @@ def test_a_part_that_blocks_is_fine(mode: Mode) -> None:
     backend.mode = mode
     site = Site(backend, "wsgi", users=MemoryUsers(mode))
     assert site.signed_in().get().json() == {"user": site.user.email}
+
+
+def test_on_the_thread_of_an_event_loop_a_wsgi_app_is_told_where_to_run(tmp_path: Path) -> None:
+    users = MemoryUsers()
+    ada = users.add("ada@example.org")
+    auth = SessionAuth(secret_key=SECRET, users=users, backend=f"sqlite:///{tmp_path}/sessions.db")
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        wsgi.request_auth(environ).sign_in_user(ada)
+        return []
+
+    async def on_event_loop() -> None:
+        wsgi.SessionAuthMiddleware(app, auth)({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda *_: None)
+
+    with pytest.raises(ConfigError, match="would block the event loop of its thread: make it in a worker thread"):
+        asyncio.run(on_event_loop())

@@ -1,8 +1,10 @@
 """Real servers of several processes: a few cells of the table that ``make processes`` prints."""
 
+from pathlib import Path
+
 import pytest
 
-from harness.process_servers import SERVERS, left_out, run, suspicious
+from harness.process_servers import ENGINES, SERVERS, left_out, run, suspicious
 
 ROUNDS = 2
 
@@ -36,3 +38,12 @@ def test_rep_11_a_server_that_forks_in_c(engine: str) -> None:
 
 def test_a_server_whose_processes_begin_anew() -> None:
     serve("granian", "LMDB")
+
+
+def test_the_page_on_operating_names_each_server_and_engine() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
+    _, _, rest = page.partition("## Servers with several processes")
+    section = " ".join(rest.partition("\n## ")[0].split())
+    servers = {word for server in SERVERS.values() for word in (server.name.split()[0], server.package)}
+    engines = {part for engine in ENGINES for part in engine.split(", ")}
+    assert [name for name in sorted(servers | engines) if name.lower() not in section.lower()] == []

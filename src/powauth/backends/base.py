@@ -30,6 +30,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from powauth._running import on_event_loop
 from powauth.errors import ConfigError
 
 T = TypeVar("T")
@@ -295,11 +296,14 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
     This is how the one asynchronous code path serves WSGI, and the worker threads of ASGI.
 
     Raises:
-        ConfigError: if the coroutine suspends after all: a component is ``async``, or says that it is not but waits.
+        ConfigError: if the coroutine suspends after all: a component is ``async``, or says that it is not but waits, or
+            this thread runs an event loop, which blocking work would stop.
     """
     try:
         coroutine.send(None)
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
     coroutine.close()
+    if on_event_loop():
+        raise ConfigError("this call would block the event loop of its thread: make it in a worker thread, or await it")
     raise ConfigError("a component waits on an event loop that is not there: give a WSGI app synchronous components")
