@@ -240,7 +240,7 @@ def test_on_the_thread_of_an_event_loop_a_wsgi_app_is_told_where_to_run(tmp_path
         return []
 
     async def on_event_loop() -> None:
-        wsgi.SessionAuthMiddleware(app, auth)({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda *_: None)
+        wsgi.SessionAuthMiddleware(app, auth)({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda *_: bool)
 
     with pytest.raises(ConfigError, match="would block the event loop of its thread: make it in a worker thread"):
         asyncio.run(on_event_loop())
