@@ -10,7 +10,7 @@ import pytest
 from harness.support import SECRET, Clock, CountingBackend, MemoryUsers
 from powauth import ConfigError, CredentialsCache, Limit, SessionAuth, StoreUnavailable, Throttle, Throttled
 from powauth.accounts.throttle import COUNT_ATTEMPTS, LINGER, Admission, Counters
-from powauth.backends.base import Delete, Record, Update, drive
+from powauth.backends.base import Delete, Record, Update, drive, make_changes
 from powauth.backends.memory import MemoryBackend
 from powauth.sessions.keyring import Keyring
 
@@ -219,7 +219,7 @@ def test_a_store_that_fails_after_the_password_was_right_takes_nothing_back() ->
 def settle(desk: Desk, admission: Admission) -> int:
     """As a sign-in does: make what is to be forgiven together with a change of its own; how many were made."""
     changes = admission.forgiveness()
-    made = drive(desk.backend.change(changes, desk.now))
+    made = drive(make_changes(desk.backend, changes, desk.now))
     admission.forgiven(made)
     return made
 

@@ -37,7 +37,7 @@ from powauth import RequestAuth, SessionAuth
 from powauth._running import store_threads
 from powauth.backends import _lmdb_engine as engines
 from powauth.backends._lmdb_engine import Transaction
-from powauth.backends.base import EPOCH_LIFETIME, Backend, Record, WouldWaitError, drive, make_owner
+from powauth.backends.base import EPOCH_LIFETIME, Backend, ReadsInPlace, Record, WouldWaitError, drive, make_owner
 from powauth.backends.lmdb import MAX_KEY_BYTES, MAX_OWNER_BYTES, LMDBBackend
 from powauth.errors import ConfigError, StoreUnavailable
 from powauth.testing.backend import BackendConformance
@@ -392,7 +392,8 @@ def test_get_removes_what_expired_unless_it_was_renewed_meanwhile(backend: LMDBB
 
 
 def test_sto_06_a_read_in_place_finds_what_get_finds_and_leaves_the_rest_to_it(backend: LMDBBackend) -> None:
-    assert (backend.mode, backend.reads_at_once) == ("blocking", True)
+    assert backend.mode == "blocking"
+    assert isinstance(backend, ReadsInPlace)
     assert drive(backend.create(record(), None, NOW))
     assert backend.get_at_once(record().key, NOW) == record()
     assert backend.get_at_once(record(b"none").key, NOW) is None

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from harness.forks import fork_in_python, in_children, needs_fork
-from powauth.backends.base import EPOCH_LIFETIME, Backend, Record, drive, make_key, make_owner, shard_of
+from powauth.backends.base import EPOCH_LIFETIME, Backend, PerProcess, Record, drive, make_key, make_owner, shard_of
 from powauth.backends.memory import MemoryBackend
 from powauth.errors import ConfigError, StoreUnavailable
 from powauth.testing import BackendConformance
@@ -126,7 +126,7 @@ def test_sto_12_a_buffer_given_as_value_is_copied() -> None:
 def test_sto_12_each_process_has_a_memory_of_its_own() -> None:
     backend = MemoryBackend()
     create(backend, make_record(1))
-    assert not backend.shared
+    assert isinstance(backend, PerProcess)
     context = multiprocessing.get_context("fork")
     answers = context.Queue()
 

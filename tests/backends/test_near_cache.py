@@ -10,7 +10,7 @@ from harness.interleavings import Core, Op, Plan, Scenario, SteppingBackend, Vio
 from harness.scenarios import STALE
 from harness.support import CountingBackend
 from powauth import CredentialsCache
-from powauth.backends.base import Backend, Millis, Record, make_key, make_owner, shard_of
+from powauth.backends.base import Backend, CountsEpochs, Millis, Record, make_key, make_owner, shard_of
 from powauth.backends.memory import MemoryBackend
 from powauth.backends.near_cache import MAX_AGE, STALENESS, NearCache, Ticket
 from powauth.errors import ConfigError
@@ -249,6 +249,8 @@ class Reporting(CountingBackend):
 
 class Near(CountingBackend):
     """What `RedisBackend` does with its near cache, over a store that stops before each verb, and before it keeps."""
+
+    abilities = (CountsEpochs,)
 
     def __init__(self, inner: SteppingBackend, cache: NearCache) -> None:
         super().__init__(inner)

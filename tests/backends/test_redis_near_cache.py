@@ -17,7 +17,7 @@ from harness.lmdb_processes import in_process
 from harness.near_support import NOW, OTHERS, OWNER, cache_of, channel_stands, record, until
 from harness.redis_servers import Monitor, Server, needs_server, own_sentinel, own_server, wait_for
 from harness.tcp_proxy import Proxy
-from powauth.backends.base import Backend, Millis, Record, WouldWaitError, drive
+from powauth.backends.base import Backend, Millis, ReadsInPlace, Record, ServesCopies, WouldWaitError, drive
 from powauth.backends.offloaded import OffloadedBackend
 from powauth.backends.redis import RedisBackend
 from powauth.errors import ConfigError, StoreUnavailable
@@ -121,7 +121,8 @@ class NearConformance(BackendConformance):
         await channel_stands(backend)
         return backend
 
-    # What a second connection does is seen within the time of a message: below.
+    def second(self, backend: Backend) -> Backend:
+        return RedisBackend(self.url, prefix=self.namespace, timeout=10, asynchronous=self.asynchronous, near_cache=30)
 
 
 class TestNear(NearConformance):
@@ -160,6 +161,8 @@ def test_on_an_event_loop_a_record_at_hand_takes_no_thread(server: Server, other
         return asyncio.to_thread(function)
 
     async def scenario(inner: RedisBackend, backend: OffloadedBackend) -> None:
+        assert isinstance(backend, ReadsInPlace)
+        assert isinstance(backend, ServesCopies)
         assert await backend.get(record().key, NOW) == record()
         assert backend.get_at_once(record().key, NOW) == inner.get_at_once(record().key, NOW) == record()
         assert backend.peek(record().key, NOW) is inner.peek(record().key, NOW)

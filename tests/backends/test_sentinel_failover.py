@@ -46,7 +46,7 @@ def test_row_10_a_failover_that_loses_a_renewal_signs_nobody_out(
     def make() -> RedisBackend:
         return RedisBackend(url, asynchronous=kind == "asgi", timeout=2)
 
-    backend: Backend = Bridge(make) if kind == "asgi" else make()
+    backend: Backend = Bridge(make()) if kind == "asgi" else make()
     app = App(backend, kind)
     browser, other = app.signed_in(), app.signed_in()
     wait_for_replica(master)

@@ -17,10 +17,21 @@ from sqlalchemy import Engine, NullPool, create_engine, event, text
 from harness.forks import BOTH, children, in_children, needs_fork
 from powauth.backends import _sqlite_reader
 from powauth.backends._sql_engine import POOL_RECYCLE_SECONDS
-from powauth.backends.base import Record, WouldWaitError, drive, make_key, make_owner, shard_of
+from powauth.backends.base import (
+    Backend,
+    Mode,
+    ReadsInPlace,
+    Record,
+    WouldWaitError,
+    drive,
+    make_key,
+    make_owner,
+    shard_of,
+)
 from powauth.backends.memory import MemoryBackend
 from powauth.backends.offloaded import OffloadedBackend
-from powauth.backends.sql import SQLBackend
+from powauth.backends.sql import SQLBackend, SQLiteBackend
+from powauth.backends.wrapping import BackendWrapper
 from powauth.errors import StoreUnavailable
 
 NOW = 1_900_000_000_000
@@ -57,13 +68,19 @@ def backend(path: Path) -> Iterator[SQLBackend]:
 
 
 def connections(backend: SQLBackend) -> list[sqlite3.Connection]:
+    assert isinstance(backend, SQLiteBackend)
     assert backend._reader is not None
     return [opened.connection for opened in backend._reader._idle]
 
 
+def at_once(backend: Backend, now: int) -> Record | None:
+    assert isinstance(backend, ReadsInPlace)
+    return backend.get_at_once(KEY, now)
+
+
 def would_wait(backend: SQLBackend) -> bool:
     try:
-        backend.get_at_once(KEY, NOW)
+        at_once(backend, NOW)
     except WouldWaitError:
         return True
     return False
@@ -77,7 +94,7 @@ def test_a_read_is_one_statement(backend: SQLBackend) -> None:
     sent: list[str] = []
     connection.set_trace_callback(sent.append)
     for _ in range(3):
-        assert drive(backend.get(KEY, NOW)) == backend.get_at_once(KEY, NOW) == record()
+        assert drive(backend.get(KEY, NOW)) == at_once(backend, NOW) == record()
     assert len(sent) == 6
     assert {statement.split()[0] for statement in sent} == {"SELECT"}
     assert connections(backend) == [connection]
@@ -88,15 +105,15 @@ def test_a_read_is_one_statement(backend: SQLBackend) -> None:
 def test_sto_06_a_read_at_once_sees_what_others_have_committed(backend: SQLBackend, path: Path) -> None:
     other = SQLBackend(f"sqlite:///{path}")
     assert drive(other.update(record(1, b"new"), 0, NOW))
-    assert backend.get_at_once(KEY, NOW) == record(1, b"new")
+    assert at_once(backend, NOW) == record(1, b"new")
     assert drive(other.delete_owner(OWNER, NOW)) == 1
-    assert backend.get_at_once(KEY, NOW) is None
+    assert at_once(backend, NOW) is None
     drive(other.close())
 
 
 def test_sto_06_expired_counts_as_absent(backend: SQLBackend) -> None:
-    assert backend.get_at_once(KEY, NOW + TTL - 1) == record()
-    assert backend.get_at_once(KEY, NOW + TTL) is None
+    assert at_once(backend, NOW + TTL - 1) == record()
+    assert at_once(backend, NOW + TTL) is None
 
 
 @pytest.mark.parametrize("column", ["version", "value", "owner"])
@@ -104,7 +121,7 @@ def test_sto_02_a_row_of_other_types_is_a_miss(backend: SQLBackend, path: Path, 
     with sqlite3.connect(path) as connection:
         connection.execute(f"UPDATE powauth_sessions SET {column} = 'text'")
     connection.close()
-    assert backend.get_at_once(KEY, NOW) is None
+    assert at_once(backend, NOW) is None
 
 
 def test_it_cannot_write(backend: SQLBackend) -> None:
@@ -120,20 +137,20 @@ def test_sto_07_a_writer_holds_up_no_read(backend: SQLBackend, path: Path) -> No
     with sqlite3.connect(path, isolation_level=None) as writer:
         writer.execute("BEGIN EXCLUSIVE")
         writer.execute("DELETE FROM powauth_sessions")
-        assert backend.get_at_once(KEY, NOW) == record()
+        assert at_once(backend, NOW) == record()
         writer.execute("COMMIT")
-        assert backend.get_at_once(KEY, NOW) is None
+        assert at_once(backend, NOW) is None
     writer.close()
 
 
 def test_a_read_keeps_no_snapshot_that_would_hold_up_a_checkpoint(backend: SQLBackend, path: Path) -> None:
-    assert backend.get_at_once(KEY, NOW) == record()
+    assert at_once(backend, NOW) == record()
     with sqlite3.connect(path, isolation_level=None) as writer:
         writer.execute("UPDATE powauth_sessions SET version = 7")
         ((busy, left, moved),) = writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     writer.close()
     assert (busy, left, moved) == (0, 0, 0)
-    assert backend.get_at_once(KEY, NOW) == record(7)
+    assert at_once(backend, NOW) == record(7)
 
 
 def test_what_goes_wrong_at_once_ends_in_the_usual_way(backend: SQLBackend, path: Path) -> None:
@@ -265,7 +282,8 @@ def test_an_engine_whose_tables_are_renamed_on_the_way_is_left_alone(path: Path)
     engine = create_engine(f"sqlite:///{path}", execution_options={"schema_translate_map": {None: "main"}})
     event.listen(engine, "connect", wal)
     backend = signed_in(engine)
-    assert (backend.reads_at_once, would_wait(backend)) == (False, True)
+    assert not isinstance(backend, ReadsInPlace)
+    assert drive(backend.get(KEY, NOW)) == record()
     engine.dispose()
 
 
@@ -288,41 +306,46 @@ def test_on_an_event_loop_reads_stay_and_writes_go(path: Path) -> None:
         inner = SQLBackend(f"sqlite:///{path}")
         threads = Threads()
         backend = OffloadedBackend(inner, threads)
-        assert (backend.mode, backend.reads_at_once) == ("async", True)
+        assert backend.mode == "async"
+        assert isinstance(backend, ReadsInPlace)
         await asyncio.to_thread(drive, inner.create_tables())
         assert await backend.create(record(), None, NOW)
         assert await backend.get(KEY, NOW) == record()
         assert threads.count == 2, "the first read opens a connection, which may wait"
         for _ in range(3):
-            assert await backend.get(KEY, NOW) == await backend.get_fresh(KEY, NOW) == record()
-            assert backend.get_at_once(KEY, NOW) == record()
+            assert await backend.get(KEY, NOW) == record()
+            assert at_once(backend, NOW) == record()
         assert threads.count == 2
         assert await backend.update(record(1), 0, NOW)
         assert await backend.get(KEY, NOW) == record(1)
         assert threads.count == 3
         await backend.close()
-        for verb in (backend.get, backend.get_fresh):
-            with pytest.raises(StoreUnavailable, match="closed"):
-                await verb(KEY, NOW)
+        with pytest.raises(StoreUnavailable, match="closed"):
+            await backend.get(KEY, NOW)
 
     asyncio.run(scenario())
 
 
-class Asked(MemoryBackend):
-    """A subclass with a `get` of its own, by which it wants to be asked."""
+class Asked(BackendWrapper):
+    """A backend that cannot be read in place."""
 
-    async def get(self, key: bytes, now: int) -> Record | None:
-        return await super().get(key, now)
+    abilities = ()
+    mode: Mode = "blocking"
+
+    def here(self) -> Backend:
+        return self.inner
+
+    def __init__(self, inner: Backend) -> None:
+        self.inner = inner
 
 
-def test_a_backend_that_does_not_read_at_once_gets_a_thread_each_time() -> None:
+def test_a_backend_that_does_not_read_in_place_gets_a_thread_each_time() -> None:
     async def scenario() -> None:
         threads = Threads()
-        backend = OffloadedBackend(Asked(), threads)
-        assert await backend.get(KEY, NOW) is await backend.get_fresh(KEY, NOW) is None
-        assert threads.count == 2
-        with pytest.raises(WouldWaitError):
-            backend.get_at_once(KEY, NOW)
+        backend = OffloadedBackend(Asked(MemoryBackend()), threads)
+        assert not isinstance(backend, ReadsInPlace)
+        assert await backend.get(KEY, NOW) is None
+        assert threads.count == 1
 
     asyncio.run(scenario())
 

@@ -9,7 +9,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
-from copy import copy
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,11 +17,12 @@ from sqlalchemy import text
 
 from harness import redis_servers
 from harness.engines import DRIVERS, Database, database, kind_of, unique_table
-from powauth.backends.base import Backend, Millis, Mode, Page, Record, drive
+from powauth.backends.base import Backend, Mode, ServesCopies, drive
 from powauth.backends.lmdb import LMDBBackend
 from powauth.backends.memory import MemoryBackend
 from powauth.backends.redis import RedisBackend
 from powauth.backends.sql import SQLBackend
+from powauth.backends.wrapping import BackendWrapper
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ ASYNC = (
 """Engines through a driver for an event loop: for ASGI."""
 
 
-class Bridge(Backend):
+class Bridge(BackendWrapper):
     """An asynchronous backend, whose connections live on an event loop of their own, for whoever asks.
 
     Awaited on another loop it suspends until its own loop has the answer. Without a running loop, as in a test's look
@@ -47,63 +47,35 @@ class Bridge(Backend):
     """
 
     mode: Mode = "anywhere"
+    abilities = (ServesCopies,)
 
-    def __init__(self, make: Callable[[], Backend]) -> None:
+    def __init__(self, inner: Backend) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self._waits = False
-        self._inner = make()
-        assert self._inner.mode == "async"
+        self.inner = inner
+        assert inner.mode == "async"
 
     @property
     def waiting(self) -> "Bridge":
         """The same store for a look at it from within an event loop: it waits, whatever runs."""
-        twin = copy(self)
-        twin._waits = True
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__, _waits=True)
         return twin
 
-    async def _ask(self, verb: Coroutine[Any, Any, T]) -> T:
-        answer = asyncio.run_coroutine_threadsafe(verb, self._loop)
+    def here(self) -> Backend:
+        return self.inner
+
+    async def ask(self, verb: str, call: Callable[[Backend], Coroutine[Any, Any, T]]) -> T:
+        del verb
+        answer = asyncio.run_coroutine_threadsafe(call(self.inner), self._loop)
         if self._waits or asyncio._get_running_loop() is None:
             return answer.result(redis_servers.PATIENCE)
         return await asyncio.wrap_future(answer)
 
-    async def create(self, record: Record, epoch: int | None, now: Millis) -> bool:
-        return await self._ask(self._inner.create(record, epoch, now))
-
-    async def get(self, key: bytes, now: Millis) -> Record | None:
-        return await self._ask(self._inner.get(key, now))
-
-    async def get_fresh(self, key: bytes, now: Millis) -> Record | None:
-        return await self._ask(self._inner.get_fresh(key, now))
-
-    async def update(self, record: Record, expected_version: int, now: Millis) -> bool:
-        return await self._ask(self._inner.update(record, expected_version, now))
-
-    async def delete(self, key: bytes, now: Millis) -> bool:
-        return await self._ask(self._inner.delete(key, now))
-
-    async def list(self, owner: bytes, now: Millis) -> list[Record]:
-        return await self._ask(self._inner.list(owner, now))
-
-    async def epoch(self, owner: bytes, now: Millis, *, advance: bool = False) -> int:
-        return await self._ask(self._inner.epoch(owner, now, advance=advance))
-
-    async def delete_owner(self, owner: bytes, now: Millis, keep: bytes | None = None) -> int:
-        return await self._ask(self._inner.delete_owner(owner, now, keep))
-
-    async def purge(self, limit: int, now: Millis) -> int:
-        return await self._ask(self._inner.purge(limit, now))
-
-    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
-        return await self._ask(self._inner.scan(namespace, cursor, limit, now))
-
-    async def count(self, namespace: str, now: Millis) -> int:
-        return await self._ask(self._inner.count(namespace, now))
-
     async def close(self) -> None:
-        await self._ask(self._inner.close())
+        await super().close()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -111,7 +83,7 @@ class Bridge(Backend):
 
 async def wait_for_near_cache(backend: Backend) -> None:
     """Read until the channel stands; what follows goes through the near cache."""
-    inner = backend._inner if isinstance(backend, Bridge) else backend
+    inner = backend.inner if isinstance(backend, Bridge) else backend
     assert isinstance(inner, RedisBackend)
     cache = inner.near_cache
     assert cache is not None
@@ -155,7 +127,7 @@ class Stores:
                     url, prefix=prefix, timeout=redis_servers.PATIENCE, asynchronous=asynchronous, near_cache=near
                 )
 
-            backend = Bridge(make) if asynchronous else make()
+            backend = Bridge(make()) if asynchronous else make()
             try:
                 if near is not None:
                     drive(wait_for_near_cache(backend))
@@ -174,7 +146,7 @@ class Stores:
             def make() -> Backend:
                 return SQLBackend(where.through(driver), table=table, timeout=redis_servers.PATIENCE)
 
-            backend = Bridge(make) if driver in ASYNC else make()
+            backend = Bridge(make()) if driver in ASYNC else make()
             self._ends.callback(lambda: drive(backend.close()))
             self._tables[driver] = backend, where, table
         else:

@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 from unittest.mock import patch
 
 import msgspec
@@ -31,7 +31,20 @@ from harness.core_support import the_ids
 from harness.support import SECRET, Clock, FakeConnection, Me, MemoryUsers, User, account_of
 from powauth import Account, CredentialsCache, PowauthError, RequestAuth, SessionAuth
 from powauth.accounts.identity import Key
-from powauth.backends.base import Backend, Millis, Mode, Page, Record, drive, make_key, shard_of
+from powauth.backends.base import (
+    Backend,
+    CountsEpochs,
+    Millis,
+    Mode,
+    Page,
+    PerProcess,
+    Record,
+    ServesCopies,
+    drive,
+    make_key,
+    shard_of,
+)
+from powauth.backends.wrapping import BackendWrapper
 from powauth.sessions.ids import decode_sid
 from powauth.sessions.record import Session
 
@@ -70,8 +83,10 @@ def _announce(op: Op) -> Generator[Op, None, None]:
     yield op
 
 
-class SteppingBackend(Backend):
+class SteppingBackend(BackendWrapper):
     """A backend that stops before each verb."""
+
+    abilities: ClassVar[tuple[type, ...]] = (ServesCopies, CountsEpochs, PerProcess)
 
     def __init__(self, inner: Backend, world: "World") -> None:
         self.inner, self.world = inner, world
@@ -79,6 +94,9 @@ class SteppingBackend(Backend):
 
     async def _step(self, verb: str, reads: tuple[bytes, ...] = (), writes: tuple[bytes, ...] = ()) -> None:
         await self.world.step(Op(verb, (*reads, _CLOCK), writes))
+
+    def here(self) -> Backend:
+        return self.inner
 
     @staticmethod
     def _all(owner: bytes) -> bytes:
@@ -95,6 +113,7 @@ class SteppingBackend(Backend):
 
     async def get_fresh(self, key: bytes, now: Millis) -> Record | None:
         await self._step("get", (b"record:" + key,))
+        assert isinstance(self.inner, ServesCopies)
         return await self.inner.get_fresh(key, now)
 
     async def update(self, record: Record, expected_version: int, now: Millis) -> bool:
@@ -114,10 +133,9 @@ class SteppingBackend(Backend):
         await self._step("advance" if advance else "epoch", () if advance else thing, thing if advance else ())
         return await self.inner.epoch(owner, now, advance=advance)
 
-    async def latest_epoch(self, now: Millis) -> int | None:
-        if not self.world.reads_once:
-            return None
+    async def latest_epoch(self, now: Millis) -> int:
         await self._step("latest_epoch", (b"epoch:",))
+        assert isinstance(self.inner, CountsEpochs)
         return await self.inner.latest_epoch(now)
 
     async def delete_owner(self, owner: bytes, now: Millis, keep: bytes | None = None) -> int:
@@ -135,6 +153,12 @@ class SteppingBackend(Backend):
     async def count(self, namespace: str, now: Millis) -> int:
         await self._step("count", (b"record:",))
         return await self.inner.count(namespace, now)
+
+
+class SteppingWithoutCount(SteppingBackend):
+    """One whose owners have epochs that have nothing in common."""
+
+    abilities = (ServesCopies, PerProcess)
 
 
 class SteppingUsers(MemoryUsers):
@@ -215,8 +239,8 @@ class World:
         self.inner = backend
         options = dict(options)
         reload = bool(options.pop("reload", False))
-        self.reads_once = bool(options.pop("reads_once", True))
-        stepping = SteppingBackend(core.backend(backend), self)
+        kind = SteppingBackend if options.pop("reads_once", True) else SteppingWithoutCount
+        stepping = kind(core.backend(backend), self)
         self.auth = core.auth(
             secret_key=SECRET,
             users=self.users,

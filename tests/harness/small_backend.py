@@ -11,7 +11,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from powauth.backends.base import EPOCH_LIFETIME, Backend, Change, Millis, Mode, Page, Record, WouldWaitError, drive
+from powauth.backends.base import (
+    EPOCH_LIFETIME,
+    Backend,
+    Change,
+    CountsEpochs,
+    Millis,
+    Mode,
+    Page,
+    ReadsInPlace,
+    Record,
+    ServesCopies,
+    Transactional,
+    WouldWaitError,
+    drive,
+    make_one_by_one,
+)
 from powauth.errors import StoreUnavailable
 
 
@@ -37,10 +52,8 @@ class Store:
             yield self
 
 
-class SmallBackend(Backend):
+class SmallBackend(Backend, CountsEpochs):
     """Each verb is one command."""
-
-    changes_at_once = True
 
     def __init__(self, store: Store | None = None, mode: Mode = "inline") -> None:
         self.mode = mode
@@ -143,17 +156,6 @@ class SmallBackend(Backend):
         await self.wait()
         return deleted
 
-    async def change(self, changes: Sequence[Change], now: Millis) -> int:
-        made = 0
-        with self.command():
-            inner = type(self)(self.store)  # waits for no network between the changes
-            for each in changes:
-                if not drive(inner._make(each, now)):
-                    break
-                made += 1
-        await self.wait()
-        return made
-
     async def list(self, owner: bytes, now: Millis) -> list[Record]:
         await self.wait()
         with self.command() as store:
@@ -168,7 +170,7 @@ class SmallBackend(Backend):
         await self.wait()
         return epoch
 
-    async def latest_epoch(self, now: Millis) -> int | None:
+    async def latest_epoch(self, now: Millis) -> int:
         await self.wait()
         with self.command() as store:
             latest = store.moves
@@ -228,10 +230,30 @@ class SmallBackend(Backend):
         self.closed = True
 
 
-class NearBackend(SmallBackend):
-    """Keeps a copy of what it has read, unless something was written meanwhile."""
+class SmallTransactional(SmallBackend, Transactional):
+    """Several changes are one command, too."""
 
-    changes_at_once = False
+    async def change(self, changes: Sequence[Change], now: Millis) -> int:
+        with self.command():
+            inner = type(self)(self.store)  # waits for no network between the changes
+            made = drive(make_one_by_one(inner, changes, now))
+        await self.wait()
+        return made
+
+
+class PlacedBackend(SmallBackend, ReadsInPlace):
+    """An event loop can look into the store itself."""
+
+    def peek(self, key: bytes, now: Millis) -> object:
+        with self.command() as store:
+            return store.records.get(key)
+
+    def record_of(self, key: bytes, seen: Any, now: Millis) -> Record | None:
+        return seen if self.is_live(seen, now) else None
+
+
+class NearBackend(SmallBackend, ReadsInPlace, ServesCopies):
+    """Keeps a copy of what it has read, unless something was written meanwhile."""
 
     def __init__(self, store: Store | None = None, mode: Mode = "inline") -> None:
         super().__init__(store, mode)
@@ -259,6 +281,9 @@ class NearBackend(SmallBackend):
                 self.copies[key] = found
         return found
 
+    async def get_fresh(self, key: bytes, now: Millis) -> Record | None:
+        return await super().get(key, now)
+
     def peek(self, key: bytes, now: Millis) -> object:
         with self.command():
             copy = self.copies.get(key)
@@ -268,7 +293,3 @@ class NearBackend(SmallBackend):
 
     def record_of(self, key: bytes, seen: Any, now: Millis) -> Record | None:
         return seen if self.is_live(seen, now) else None
-
-    # One by one: the copies are of this object
-    async def change(self, changes: Sequence[Change], now: Millis) -> int:
-        return await Backend.change(self, changes, now)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import ClassVar
 
-from harness.small_backend import NearBackend, SmallBackend, Store
+from harness.small_backend import NearBackend, PlacedBackend, SmallBackend, SmallTransactional, Store
 from powauth.backends.base import Backend, Mode
 from powauth.testing import BackendConformance
 
@@ -38,11 +38,16 @@ class AsyncSuite(SmallSuite):
     mode = "async"
 
 
+class TransactionalSuite(SmallSuite):
+    kind = SmallTransactional
+
+
+class PlacedSuite(SmallSuite):
+    kind = PlacedBackend
+
+
 class NearSuite(SmallSuite):
     kind = NearBackend
-
-    def second(self, backend: Backend) -> Backend:
-        return BackendConformance.second(self, backend)  # a copy does not know what others write
 
 
 class NearAsyncSuite(NearSuite):
@@ -57,11 +62,6 @@ def small(kind: type[SmallBackend]) -> Callable[[], BackendConformance]:
 def small_async(kind: type[SmallBackend]) -> Callable[[], BackendConformance]:
     """The suite on a mutant of one of the small backends, in mode ``async``."""
     return _made(NearAsyncSuite if issubclass(kind, NearBackend) else AsyncSuite, kind)
-
-
-def small_shared(kind: type[SmallBackend]) -> Callable[[], BackendConformance]:
-    """The suite on a mutant that keeps copies and says that others may write."""
-    return _made(SmallSuite, kind)
 
 
 def _made(suite: type[SmallSuite], kind: type[SmallBackend]) -> Callable[[], BackendConformance]:

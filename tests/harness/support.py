@@ -3,21 +3,34 @@
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from http.cookies import SimpleCookie
 from io import BytesIO
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import msgspec
 
 from powauth import Account, SessionAuth, UsersContext
 from powauth.accounts.identity import Key
-from powauth.backends.base import Backend, Millis, Mode, Page, Record, WouldWaitError, drive
+from powauth.backends.base import (
+    Backend,
+    CountsEpochs,
+    Millis,
+    Mode,
+    PerProcess,
+    ReadsInPlace,
+    ServesCopies,
+    WouldWaitError,
+    drive,
+)
+from powauth.backends.wrapping import BackendWrapper
 from powauth.errors import InvalidParams
 from powauth.http.connection import MISSING, Connection
 from powauth.integrations import asgi, wsgi
+
+T = TypeVar("T")
 
 SECRET = "Wq9Zx7rT4yUj1aSdPkLmB6eHgQoIi83N2fC5cN0v"
 OTHER_SECRET = "z0YqUO3cTn5bWvD8kRrE2xJ7hGfLs4MpAi6Vd1Xt"
@@ -142,17 +155,26 @@ class MemoryUsers(UsersContext[User, Me]):
         return {} if params.get("email") else {"email": ["can't be blank"]}
 
 
-class CountingBackend(Backend):
+class CountingBackend(BackendWrapper):
     """A backend that counts verbs, and can be told to fail or to run something before a verb."""
+
+    # No transactions: each change is a verb that counts.
+    abilities: ClassVar[tuple[type, ...]] = (ReadsInPlace, ServesCopies, CountsEpochs, PerProcess)
 
     def __init__(self, inner: Backend) -> None:
         self.inner = inner
         self.mode = inner.mode
-        self.shared = inner.shared
-        self.reads_at_once = inner.reads_at_once
         self.calls: list[str] = []
         self.fail: dict[str, Exception] = {}
         self.before: Callable[[str], Awaitable[None]] | None = None
+
+    def here(self) -> Backend:
+        return self.inner
+
+    async def ask(self, verb: str, call: Callable[[Backend], Coroutine[Any, Any, T]]) -> T:
+        if verb != "close":
+            await self._enter({"get_fresh": "get", "latest_epoch": "epoch"}.get(verb, verb))
+        return await call(self.inner)
 
     async def _enter(self, verb: str) -> None:
         self.calls.append(verb)
@@ -172,68 +194,13 @@ class CountingBackend(Backend):
         finally:
             seen.extend(self.calls[start:])
 
-    async def create(self, record: Record, epoch: int | None, now: Millis) -> bool:
-        await self._enter("create")
-        return await self.inner.create(record, epoch, now)
-
-    async def get(self, key: bytes, now: Millis) -> Record | None:
-        await self._enter("get")
-        return await self.inner.get(key, now)
-
-    async def get_fresh(self, key: bytes, now: Millis) -> Record | None:
-        await self._enter("get")
-        return await self.inner.get_fresh(key, now)
-
     def peek(self, key: bytes, now: Millis) -> object:
         if self.fail or self.before is not None:  # those belong to `get`
             raise WouldWaitError
+        assert isinstance(self.inner, ReadsInPlace)
         seen = self.inner.peek(key, now)
         self.calls.append("get")
         return seen
-
-    def record_of(self, key: bytes, seen: Any, now: Millis) -> Record | None:
-        return self.inner.record_of(key, seen, now)
-
-    async def update(self, record: Record, expected_version: int, now: Millis) -> bool:
-        await self._enter("update")
-        return await self.inner.update(record, expected_version, now)
-
-    async def delete(self, key: bytes, now: Millis) -> bool:
-        await self._enter("delete")
-        return await self.inner.delete(key, now)
-
-    async def list(self, owner: bytes, now: Millis) -> list[Record]:
-        await self._enter("list")
-        return await self.inner.list(owner, now)
-
-    async def epoch(self, owner: bytes, now: Millis, *, advance: bool = False) -> int:
-        await self._enter("epoch")
-        return await self.inner.epoch(owner, now, advance=advance)
-
-    async def latest_epoch(self, now: Millis) -> int | None:
-        if type(self.inner).latest_epoch is Backend.latest_epoch:  # no verb of that backend
-            return None
-        await self._enter("epoch")
-        return await self.inner.latest_epoch(now)
-
-    async def delete_owner(self, owner: bytes, now: Millis, keep: bytes | None = None) -> int:
-        await self._enter("delete_owner")
-        return await self.inner.delete_owner(owner, now, keep)
-
-    async def purge(self, limit: int, now: Millis) -> int:
-        await self._enter("purge")
-        return await self.inner.purge(limit, now)
-
-    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
-        await self._enter("scan")
-        return await self.inner.scan(namespace, cursor, limit, now)
-
-    async def count(self, namespace: str, now: Millis) -> int:
-        await self._enter("count")
-        return await self.inner.count(namespace, now)
-
-    async def close(self) -> None:
-        await self.inner.close()
 
 
 class FakeConnection(Connection):

@@ -30,7 +30,7 @@ from powauth import (
     SessionAuth,
 )
 from powauth._running import THREADS, store_threads
-from powauth.backends.base import Mode
+from powauth.backends.base import Backend, CountsEpochs, Mode
 from powauth.backends.memory import MemoryBackend
 from powauth.errors import Overloaded, StoreUnavailable
 from powauth.integrations import asgi, fastapi
@@ -61,9 +61,11 @@ def client(app: Any) -> httpx.AsyncClient:
 class Noting(CountingBackend):
     """A backend that says in which thread it was called."""
 
-    def __init__(self, mode: Mode = "inline") -> None:
-        super().__init__(MemoryBackend())
-        self.mode, self.reads_at_once = mode, mode == "inline"
+    abilities = (CountsEpochs,)
+
+    def __init__(self, inner: Backend, mode: Mode = "inline") -> None:
+        super().__init__(inner)
+        self.mode = mode
         self.threads: set[int] = set()
 
     async def _enter(self, verb: str) -> None:
@@ -89,7 +91,7 @@ class Api:
     def __init__(self, mode: Mode = "inline", **options: Any) -> None:
         self.users = NotingUsers(mode)
         self.user = self.users.add(PARAMS["email"])
-        self.backend = Noting(mode)
+        self.backend = Noting(MemoryBackend(), mode)
         self.clock = Clock()
         chosen: dict[str, Any] = {"secret_key": SECRET, "users": self.users, "backend": self.backend}
         self.auth: SessionAuth[User, Me] = SessionAuth(**chosen | {"clock": self.clock} | options)
@@ -231,7 +233,7 @@ async def test_the_event_loop_turns_while_a_verb_waits() -> None:
             meeting.wait(20)
             await super()._enter(verb)
 
-    backend = Slow("blocking")
+    backend = Slow(MemoryBackend(), "blocking")
     site = Site(backend, "asgi")
     answers: list[int] = []
 
@@ -505,7 +507,7 @@ def test_fastapi_gives_the_dependencies_no_threads() -> None:
 
 
 async def test_all_of_a_blocking_part_is_lent_threads() -> None:
-    auth = session_auth(backend=Noting("blocking"), users=NotingUsers("blocking"))
+    auth = session_auth(backend=Noting(MemoryBackend(), "blocking"), users=NotingUsers("blocking"))
     now = auth.now()
     assert await auth.store.purge(10, now) == 0
     assert await auth.store.count(now) == 0
@@ -532,7 +534,7 @@ class SlowUsers(NotingUsers):
 
 async def test_pwd_10_sign_ins_that_wait_in_every_thread_keep_no_sign_out_waiting() -> None:
     users = SlowUsers()
-    auth = session_auth(backend=Noting("blocking"), users=users)
+    auth = session_auth(backend=Noting(MemoryBackend(), "blocking"), users=users)
     user = users.add(PARAMS["email"])
     signed_in = FakeConnection()
     assert await RequestAuth(auth, signed_in).sign_in_user(user) is not None

@@ -11,7 +11,7 @@ import pytest
 from harness.core_support import Site
 from harness.support import SECRET, Browser, CountingBackend, MemoryUsers
 from powauth import ConfigError, InvalidParams, NotSignedIn, SessionAuth, StoreUnavailable
-from powauth.backends.base import Mode
+from powauth.backends.base import Backend, Mode
 from powauth.backends.memory import MemoryBackend
 from powauth.errors import MetadataTooLarge, Overloaded
 from powauth.integrations import wsgi
@@ -206,17 +206,15 @@ def test_an_app_without_headers_of_the_request(site: Site) -> None:
 
 
 class Asynchronous(CountingBackend):
-    mode: Mode = "async"
-
-    def __init__(self) -> None:
-        super().__init__(MemoryBackend())
+    def __init__(self, inner: Backend) -> None:
+        super().__init__(inner)
         self.mode = "async"
 
 
 @pytest.mark.parametrize("part", ["backend", "users"])
 def test_an_asynchronous_part_is_refused_at_start(part: str) -> None:
     parts: dict[str, Any] = {"backend": MemoryBackend(), "users": MemoryUsers()}
-    parts[part] = Asynchronous() if part == "backend" else MemoryUsers("async")
+    parts[part] = Asynchronous(MemoryBackend()) if part == "backend" else MemoryUsers("async")
     auth = SessionAuth(secret_key=SECRET, **parts)
     with pytest.raises(ConfigError, match="a WSGI app needs a synchronous"):
         wsgi.SessionAuthMiddleware(lambda *_: [], auth)

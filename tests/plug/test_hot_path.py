@@ -15,7 +15,7 @@ from starlette.requests import Request
 from harness.core_support import the_id
 from harness.support import SECRET, Clock, CountingBackend, FakeConnection, Me, MemoryUsers, User, account_of
 from powauth import ConfigError, CredentialsCache, RequestAuth, SessionAuth
-from powauth.backends.base import Millis, Record, drive
+from powauth.backends.base import Millis, Record, WouldWaitError, drive
 from powauth.backends.memory import MemoryBackend
 from powauth.errors import StoreUnavailable
 from powauth.http.connection import Connection, Effects
@@ -577,6 +577,9 @@ def test_sto_07_a_closed_store_is_out_of_reach_at_once() -> None:
 
 
 class Away(MemoryBackend):
+    def peek(self, key: bytes, now: Millis) -> Record | None:
+        raise WouldWaitError
+
     async def get(self, key: bytes, now: Millis) -> Record | None:
         raise StoreUnavailable("away")
 

@@ -183,7 +183,7 @@ class TakesTheLatestEpochLate(SessionAuth[User, Me]):
     ) -> Account[Me] | None:
         attempt = grant.attempt
         if attempt is not None and attempt.epoch is not None:
-            latest = await self.store.backend.latest_epoch(self.now())
+            latest = await self.store.latest_epoch(self.now())
             grant = msgspec.structs.replace(grant, attempt=msgspec.structs.replace(attempt, epoch=latest))
         return await super().create(connection, account, grant)
 

@@ -17,7 +17,7 @@ from harness.all_backends import ASYNC, LOCAL, SYNC, Stores, stores
 from harness.core_support import NAMESPACE, a_mac, encode_id
 from harness.http_support import App, apps, apps_on
 from harness.support import OTHER_SECRET, Browser, CountingBackend, Kind, Me, Request
-from powauth.backends.base import Millis, Record, drive, make_key
+from powauth.backends.base import CountsEpochs, Millis, Record, drive, make_key
 from powauth.errors import InvalidParams, StoreUnavailable
 from powauth.integrations import asgi
 from powauth.sessions.ids import ID_CHARS, encode_sid
@@ -244,6 +244,8 @@ def test_row_10_a_newer_id_than_the_records_brings_the_record_forward(app: App) 
 
 class Deaf(CountingBackend):
     """An engine that does not look at what expires."""
+
+    abilities = (CountsEpochs,)
 
     async def get(self, key: bytes, now: Millis) -> Record | None:
         del now

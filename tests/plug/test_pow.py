@@ -42,7 +42,7 @@ from powauth import (
 from powauth.accounts.base import UsersContext
 from powauth.accounts.identity import Key
 from powauth.accounts.service import AS_BEFORE, Grant
-from powauth.backends.base import EPOCH_LIFETIME, Backend, Millis, Mode, drive, make_key
+from powauth.backends.base import EPOCH_LIFETIME, Backend, Millis, Mode, PerProcess, ReadsInPlace, drive, make_key
 from powauth.backends.memory import MemoryBackend
 from powauth.http.connection import MISSING, NO_EFFECTS, Connection, Effects
 from powauth.sessions.ids import decode_sid
@@ -644,13 +644,14 @@ def test_option_cache_store_backend_is_an_object_or_a_url(tmp_path: Path) -> Non
     users = MemoryUsers()
     assert SessionAuth(secret_key=SECRET, users=users, backend=made).store.backend is made
     by_url = SessionAuth(secret_key=SECRET, users=users, backend="memory://")
-    assert not by_url.store.backend.shared
+    assert isinstance(by_url.store.backend, PerProcess)
     (tmp_path / "app").mkdir()
     lmdb = SessionAuth(secret_key=SECRET, users=users, backend=f"lmdb://{tmp_path}/app/sessions")
-    assert (lmdb.store.backend.shared, lmdb.store.backend.reads_at_once) == (True, True)
+    assert isinstance(lmdb.store.backend, ReadsInPlace)
+    assert not isinstance(lmdb.store.backend, PerProcess)
     drive(lmdb.store.close())
     sqlite = SessionAuth(secret_key=SECRET, users=users, backend=f"sqlite:///{tmp_path}/sessions")
-    assert sqlite.store.backend.shared
+    assert not isinstance(sqlite.store.backend, PerProcess)
     drive(sqlite.store.close())
 
 

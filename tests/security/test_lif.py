@@ -15,7 +15,7 @@ from harness.core_support import NAMESPACE, a_mac, encode_id
 from harness.http_support import COMBINATION_IDS, COMBINATIONS, App, apps, ask_with
 from harness.support import Browser, CountingBackend, Request
 from powauth import NotSignedIn
-from powauth.backends.base import Millis, Record, drive, make_key
+from powauth.backends.base import CountsEpochs, Millis, Record, drive, make_key
 from powauth.backends.lmdb import LMDBBackend
 from powauth.integrations import asgi, wsgi
 from powauth.sessions.record import Session
@@ -39,6 +39,8 @@ def app(make_app: MakeApp) -> App:
 
 class Deaf(CountingBackend):
     """An engine that expires nothing."""
+
+    abilities = (CountsEpochs,)
 
     async def get(self, key: bytes, now: Millis) -> Record | None:
         del now

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from harness.core_support import BACKENDS, NOW, POLICY, a_session, hurried, open_backend
 from harness.support import CountingBackend
-from powauth.backends.base import EPOCH_LIFETIME, Record, drive, make_key, make_owner
+from powauth.backends.base import EPOCH_LIFETIME, PerProcess, Record, drive, make_key, make_owner
 from powauth.backends.memory import MemoryBackend
 from powauth.errors import ConfigError, ConfigWarning, StoreUnavailable
 from powauth.sessions.ids import MAX_GENERATION, SALT_BYTES, SID_BYTES
@@ -489,7 +489,7 @@ def test_rep_17_a_backend_by_url_is_closed_and_opened_again_when_it_is_used(tmp_
 
 def test_the_defaults() -> None:
     cache = CredentialsCache("memory://")
-    assert not cache.backend.shared
+    assert isinstance(cache.backend, PerProcess)
     assert (cache.ttl, cache.namespace, cache.reload) == (1_800_000, "credentials", False)
     assert cache.owner("42") == make_owner("credentials", "42")
 

@@ -12,9 +12,20 @@ import msgspec
 import pytest
 
 from harness.mutants import Mutant, Mutants, assert_caught
-from harness.small_backend import DriverError, NearBackend, SmallBackend, Store
-from harness.small_suites import small, small_async, small_shared
-from powauth.backends.base import Backend, Change, Create, Millis, Mode, Page, Record, WouldWaitError
+from harness.small_backend import DriverError, NearBackend, SmallBackend, SmallTransactional, Store
+from harness.small_suites import small, small_async
+from powauth.backends.base import (
+    Change,
+    Create,
+    Millis,
+    Mode,
+    Page,
+    ReadsInPlace,
+    Record,
+    Transactional,
+    WouldWaitError,
+    make_one_by_one,
+)
 from powauth.errors import StoreUnavailable
 
 mutants = Mutants(small=small)
@@ -72,12 +83,12 @@ class CopySurvivesUpdate(NearBackend):
 
 
 @mutants.caught_by("test_no_older_state_is_seen_of_a_record_after_a_change")
-class CopySurvivesChange(NearBackend):
+class CopySurvivesChange(NearBackend, Transactional):
     """A copy that peek serves survives a change."""
 
     async def change(self, changes: Sequence[Change], now: Millis) -> int:
         copies = dict(self.copies)
-        made = await super().change(changes, now)
+        made = await make_one_by_one(self, changes, now)
         self.copies |= copies
         return made
 
@@ -104,7 +115,7 @@ class KeepsWhatWasOvertaken(NearBackend):
             self.copies[key] = found
         return found
 
-    peek = NearBackend.peek  # which no `get` of a subclass makes wrong
+    peek = NearBackend.peek  # right for this `get`, too
 
 
 @races.caught_by("test_rep_60_a_read_that_a_revocation_overtakes_leaves_no_copy")
@@ -143,11 +154,31 @@ class SeesATime(NearBackend):
         return super().record_of(key, seen[0], now)
 
 
-@mutants.caught_by("test_a_backend_that_reads_at_once_sees_what_others_write", small=small_shared)
-class SaysThatCopiesAreTheEngine(NearBackend):
-    """peek serves copies, and reads_at_once says that it sees the engine itself."""
+@mutants.caught_by("test_a_backend_that_serves_no_copies_sees_in_place_what_others_write")
+class SaysThatCopiesAreTheEngine(SmallBackend, ReadsInPlace):
+    """peek serves copies, and the backend does not say so: it is no ServesCopies."""
 
-    reads_at_once = True
+    def __init__(self, store: Store | None = None, mode: Mode = "inline") -> None:
+        super().__init__(store, mode)
+        self.near = NearBackend(self.store, mode)
+
+    async def get(self, key: bytes, now: Millis) -> Record | None:
+        return await self.near.get(key, now)
+
+    def peek(self, key: bytes, now: Millis) -> object:
+        return self.near.peek(key, now)
+
+    def record_of(self, key: bytes, seen: Any, now: Millis) -> Record | None:
+        return self.near.record_of(key, seen, now)
+
+
+@mutants.caught_by("test_a_fresh_read_sees_what_others_write")
+class FreshReadsServeCopies(NearBackend):
+    """get_fresh serves copies."""
+
+    async def get_fresh(self, key: bytes, now: Millis) -> Record | None:
+        copy = self.copies.get(key)
+        return copy if copy is not None and self.is_live(copy, now) else await self.get(key, now)
 
 
 # A common count of epochs
@@ -157,16 +188,16 @@ class SaysThatCopiesAreTheEngine(NearBackend):
 class LatestIsBehind(SmallBackend):
     """The latest epoch is the one before."""
 
-    async def latest_epoch(self, now: Millis) -> int | None:
-        return max(0, (await super().latest_epoch(now) or 0) - 1)
+    async def latest_epoch(self, now: Millis) -> int:
+        return max(0, await super().latest_epoch(now) - 1)
 
 
 @mutants.caught_by("test_the_latest_epoch_serves_whoever_the_owner_is")
 class LatestIsAhead(SmallBackend):
     """The latest epoch is one that has not been given, and that a create accepts."""
 
-    async def latest_epoch(self, now: Millis) -> int | None:
-        return (await super().latest_epoch(now) or 0) + 1
+    async def latest_epoch(self, now: Millis) -> int:
+        return await super().latest_epoch(now) + 1
 
     def is_current(self, store: Store, owner: bytes, epoch: int) -> bool:
         return self.epoch_of(store, owner) <= epoch
@@ -198,15 +229,15 @@ class OwnersCountApart(SmallBackend):
 
 
 @mutants.caught_by("test_changes_are_made_in_order_up_to_the_first_that_cannot_be")
-class GoesOnAfterAFailure(SmallBackend):
+class GoesOnAfterAFailure(SmallTransactional):
     """A change that cannot be made is left out, and those after it are made."""
 
     async def change(self, changes: Sequence[Change], now: Millis) -> int:
-        return sum([await self._make(each, now) for each in changes])
+        return sum([await make_one_by_one(self, [each], now) for each in changes])
 
 
 @mutants.caught_by("test_changes_are_made_in_order_up_to_the_first_that_cannot_be")
-class UndoesAllAfterAFailure(SmallBackend):
+class UndoesAllAfterAFailure(SmallTransactional):
     """A change that cannot be made undoes those before it."""
 
     async def change(self, changes: Sequence[Change], now: Millis) -> int:
@@ -219,7 +250,7 @@ class UndoesAllAfterAFailure(SmallBackend):
 
 
 @mutants.caught_by("test_changes_see_those_before_them_and_ask_for_the_epoch")
-class ChangesIgnoreEpochs(SmallBackend):
+class ChangesIgnoreEpochs(SmallTransactional):
     """A create among several changes does not look at the epoch."""
 
     async def change(self, changes: Sequence[Change], now: Millis) -> int:
@@ -228,11 +259,11 @@ class ChangesIgnoreEpochs(SmallBackend):
 
 
 @races.caught_by("test_a_reader_sees_all_changes_of_a_transaction_or_none")
-class SaysThatItHasTransactions(SmallBackend):
-    """changes_at_once is said of changes that are made one by one."""
+class SaysThatItHasTransactions(SmallTransactional):
+    """The backend says that it is Transactional, and makes changes one by one."""
 
     async def change(self, changes: Sequence[Change], now: Millis) -> int:
-        return await Backend.change(self, changes, now)
+        return await make_one_by_one(self, changes, now)
 
 
 # An engine that fails
@@ -359,13 +390,22 @@ class CancellationIsAnOutage(SmallBackend):
 # A second connection
 
 
-@mutants.caught_by("test_sto_06_a_second_connection_sees_each_change_at_once", small=small_shared)
-class ReadsItsOwnCopies(NearBackend):
-    """A read serves copies, which other connections do not know of."""
+@mutants.caught_by("test_sto_06_a_second_connection_sees_each_change_at_once")
+class ReadsItsOwnCopies(SmallBackend):
+    """A read serves copies, which other connections do not know of, and the backend is no ServesCopies."""
+
+    def __init__(self, store: Store | None = None, mode: Mode = "inline") -> None:
+        super().__init__(store, mode)
+        self.copies: dict[bytes, Record] = {}
 
     async def get(self, key: bytes, now: Millis) -> Record | None:
         copy = self.copies.get(key)
-        return copy if copy is not None and self.is_live(copy, now) else await super().get(key, now)
+        if copy is not None and self.is_live(copy, now):
+            return copy
+        found = await super().get(key, now)
+        if found is not None:
+            self.copies[key] = found
+        return found
 
 
 @mutants.caught_by("test_sto_06_a_second_connection_sees_each_change_at_once")

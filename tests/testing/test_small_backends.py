@@ -1,6 +1,13 @@
 """The backends that mutants are made of pass the suite: what catches a mutant is its fault."""
 
-from harness.small_suites import AsyncSuite, NearAsyncSuite, NearSuite, SmallSuite
+from harness.small_suites import (
+    AsyncSuite,
+    NearAsyncSuite,
+    NearSuite,
+    PlacedSuite,
+    SmallSuite,
+    TransactionalSuite,
+)
 
 
 class TestSmall(SmallSuite):
@@ -8,6 +15,14 @@ class TestSmall(SmallSuite):
 
 
 class TestSmallAsync(AsyncSuite):
+    pass
+
+
+class TestTransactional(TransactionalSuite):
+    pass
+
+
+class TestPlaced(PlacedSuite):
     pass
 
 

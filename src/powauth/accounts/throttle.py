@@ -25,12 +25,15 @@ from powauth.backends.base import (
     Create,
     Delete,
     Millis,
+    ReadsInPlace,
     Record,
     Update,
     WouldWaitError,
     check_namespace,
+    make_changes,
     make_key,
     make_owner,
+    reads_engine_in_place,
     shard_of,
 )
 from powauth.errors import ConfigError, StoreUnavailable, Throttled
@@ -187,7 +190,7 @@ class _Counted(Admission):
     async def succeed(self) -> None:
         with contextlib.suppress(StoreUnavailable):
             while changes := self.forgiveness():
-                self.forgiven(await self._backend.change(changes, self._now()))
+                self.forgiven(await make_changes(self._backend, changes, self._now()))
             await self._give_back(self._source, moved=self._source_moved)
 
     async def undo(self) -> None:
@@ -222,7 +225,7 @@ class _Counter:
         self.change: Change = Create(self._first)
         self.full = False
 
-    def guess(self, backend: Backend, now: Millis) -> None:
+    def guess(self, backend: ReadsInPlace, now: Millis) -> None:
         """Begin from what a glance at the store finds. That it is full, if it is, is found out in its turn."""
         try:
             self.go_on(backend.get_at_once(self.record.key, now), now)
@@ -358,13 +361,13 @@ async def _count(backend: Backend, counters: list[_Counter], now: Millis) -> Non
     Raises:
         Throttled: if one is full.
     """
-    if backend.reads_at_once:
+    if reads_engine_in_place(backend):
         for each in counters:
             each.guess(backend, now)
     left, losses = counters, 0
     while left:
         first = left[0]
-        made = await backend.change([first.change] if first.full else [each.change for each in left], now)
+        made = await make_changes(backend, [first.change] if first.full else [each.change for each in left], now)
         if made and first.full:
             raise _throttled(first.scope, first.record.expires_at - now)
         left, losses = left[made:], 0 if made else losses

@@ -17,7 +17,7 @@ ASYNC_DRIVERS = {
     "mysql+pymysql": "mysql+asyncmy",
 }
 """The driver for an event loop in the place of one for threads. SQLite needs none: its plain driver reads at once
-(`Backend.reads_at_once`), and writes in a worker thread, as ``aiosqlite`` does in one of its own."""
+(`powauth.backends.sql.SQLiteBackend`), and writes in a worker thread, as ``aiosqlite`` does in one of its own."""
 
 SYNC_DRIVERS = {driver: plain for plain, driver in ASYNC_DRIVERS.items()} | {
     "postgresql+asyncpg": "postgresql+psycopg",

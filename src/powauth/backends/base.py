@@ -1,7 +1,7 @@
 """The protocol of a backend: a map of opaque records, each with an owner and an expiry.
 
-A backend knows nothing of sessions. It keeps `Record` values under keys, one owner each, and answers seven verbs
-(`Backend.create`, `get`, `update`, `delete`, `list`, `delete_owner`, `purge`), one question (`epoch`), and two of an
+A backend knows nothing of sessions. It keeps `Record` values under keys, one owner each, and answers ten verbs: seven
+for a request (`Backend.create`, `get`, `update`, `delete`, `list`, `epoch`, `delete_owner`), `purge`, and two for an
 administrator (`scan`, `count`). Each verb is atomic and returns only once the engine has acknowledged it. Absence is an
 answer (``None``, ``False``, ``0``); the only error is `StoreUnavailable`.
 
@@ -15,18 +15,27 @@ records of one owner, and their index, live in one place.
 **Epochs** close the race between a revocation and a sign-in in flight. `delete_owner` moves the owner's epoch on, and
 `create` succeeds only while the epoch is the one that its caller had read before it looked at the user. An epoch need
 not be kept for ever: `EPOCH_LIFETIME` after its last move a backend may forget it (and answer 0), because a
-caller gives up a sign-in that takes longer than that. Where a backend draws the epochs of all owners from one count,
-the last of them serves before anybody knows whose sign-in it is (`Backend.latest_epoch`).
+caller gives up a sign-in that takes longer than that.
 
-**Beyond the verbs** there is what some engines do better than by a verb each: `Backend.get_fresh`, `peek` with
-`record_of`, `change` and `latest_epoch`. What stands here in their place is right for every backend.
+**Abilities** are what some engines can do beyond the verbs. Each is a small class that a backend inherits from besides
+`Backend`. Callers ask for it with ``isinstance``:
+
+=================  ==========================================  ======================================================
+ability            adds                                        a backend has it if
+=================  ==========================================  ======================================================
+`ReadsInPlace`     ``peek``, ``record_of``                     a read needs no wait, so an event loop can make it
+`ServesCopies`     ``get_fresh``                               ``get`` may answer from a copy near the process
+`Transactional`    ``change``                                  it makes several changes in one transaction
+`CountsEpochs`     ``latest_epoch``                            the epochs of all owners come from one count
+`PerProcess`       nothing                                     each process has records of its own
+=================  ==========================================  ======================================================
 """
 
 import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeGuard, TypeVar
 
 import msgspec
 
@@ -86,21 +95,21 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class Create(msgspec.Struct, frozen=True, gc=False):
-    """For `Backend.change`: what `Backend.create` does."""
+    """For `make_changes`: what `Backend.create` does."""
 
     record: Record
     epoch: int | None = None
 
 
 class Update(msgspec.Struct, frozen=True, gc=False):
-    """For `Backend.change`: what `Backend.update` does."""
+    """For `make_changes`: what `Backend.update` does."""
 
     record: Record
     expected_version: int
 
 
 class Delete(msgspec.Struct, frozen=True, gc=False):
-    """For `Backend.change`: what `Backend.delete` does."""
+    """For `make_changes`: what `Backend.delete` does."""
 
     key: bytes
 
@@ -108,12 +117,11 @@ class Delete(msgspec.Struct, frozen=True, gc=False):
 Change = Create | Update | Delete
 
 
-class WouldWaitError(Exception):
-    """`Backend.peek` cannot answer without waiting: call `Backend.get` where waiting is allowed."""
-
-
 class Backend(ABC):
     """Where records live. Every method is safe to call from several threads, or several tasks, at once.
+
+    Attributes:
+        mode: how its coroutines behave; see `Mode`.
 
     Raises:
         StoreUnavailable: from any verb, if the engine cannot be reached, refuses, or is full; its own error is the
@@ -121,60 +129,18 @@ class Backend(ABC):
     """
 
     mode: Mode
-    shared: bool = True
-    """Whether other processes see the same records; an app of several workers needs that."""
-    reads_at_once: bool = False
-    """Whether `peek` sees the engine itself, not merely a copy nearby: an event loop may so read a ``blocking`` one."""
-    changes_at_once: bool = False
-    """Whether `change` is one transaction: what it says it has made is there together, or none of it."""
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        """A subclass with a `get` of its own is asked by that one: no `peek` that it inherits passes it by."""
-        super().__init_subclass__(**options)
-        if "get" in cls.__dict__ and "peek" not in cls.__dict__:
-            cls.reads_at_once = False
-            cls.peek = Backend.peek  # type: ignore[method-assign]
 
     @abstractmethod
     async def create(self, record: Record, epoch: int | None, now: Millis) -> bool:
         """Add a record; ``False`` if the key holds a live record, or the owner's epoch has moved on from ``epoch``.
 
-        ``epoch`` is what `epoch` has answered for the owner, or `latest_epoch`. ``None`` asks for no epoch: for records
-        that no revocation concerns.
+        ``epoch`` is what `epoch` has answered for the owner, or `CountsEpochs.latest_epoch`. ``None`` asks for no
+        epoch: for records that no revocation concerns.
         """
 
     @abstractmethod
     async def get(self, key: bytes, now: Millis) -> Record | None:
         """Read one live record. Expired counts as absent, also before any sweep; it may be removed on the way."""
-
-    async def get_fresh(self, key: bytes, now: Millis) -> Record | None:
-        """`get` from the engine itself, for a backend whose `get` may answer from a copy nearby; elsewhere the same."""
-        return await self.get(key, now)
-
-    def peek(self, key: bytes, now: Millis) -> object:
-        """What `get` would find under ``key``, for `record_of`; ``None`` if nothing is there.
-
-        Opaque: it equals what was there before for as long as nobody has written under the key, which can so be told
-        without taking it apart. What has expired may be there or not.
-
-        Raises:
-            WouldWaitError: if to look takes a wait for a network, a lock or a connection, for now or ever, and is so
-                not fit for an event loop's own thread.
-        """
-        raise WouldWaitError
-
-    def record_of(self, key: bytes, seen: Any, now: Millis) -> Record | None:
-        """The live record in what `peek` has seen under ``key``; ``None`` if it has expired, or cannot be read."""
-        raise NotImplementedError  # of a backend that has a `peek`
-
-    def get_at_once(self, key: bytes, now: Millis) -> Record | None:
-        """`get`, by `peek` and `record_of`.
-
-        Raises:
-            WouldWaitError: if that takes a wait.
-        """
-        seen = self.peek(key, now)
-        return None if seen is None else self.record_of(key, seen, now)
 
     @abstractmethod
     async def update(self, record: Record, expected_version: int, now: Millis) -> bool:
@@ -184,26 +150,6 @@ class Backend(ABC):
     async def delete(self, key: bytes, now: Millis) -> bool:
         """Remove a record; whether a live one existed, so that the winner of a race knows it won."""
 
-    async def change(self, changes: Sequence[Change], now: Millis) -> int:
-        """Make several changes, in order and up to the first that its verb would answer with ``False``; how many.
-
-        What was made stays made. An engine that has transactions makes them in one, so that they are there together or
-        not at all, after one wait for the disk; here they are made one by one.
-        """
-        for made, change in enumerate(changes):
-            if not await self._make(change, now):
-                return made
-        return len(changes)
-
-    async def _make(self, change: Change, now: Millis) -> bool:
-        match change:
-            case Create(record, epoch):
-                return await self.create(record, epoch, now)
-            case Update(record, expected_version):
-                return await self.update(record, expected_version, now)
-            case Delete(key):
-                return await self.delete(key, now)
-
     @abstractmethod
     async def list(self, owner: bytes, now: Millis) -> list[Record]:
         """All live records of an owner, newest ``created_at`` first, ties by key descending."""
@@ -211,15 +157,6 @@ class Backend(ABC):
     @abstractmethod
     async def epoch(self, owner: bytes, now: Millis, *, advance: bool = False) -> int:
         """The owner's epoch. With ``advance`` it is moved on first, so that no `create` begun earlier succeeds."""
-
-    async def latest_epoch(self, now: Millis) -> int | None:
-        """A number that no owner's epoch is above now, and every epoch that is moved from now on will be.
-
-        A `create` with it lands unless the owner's epoch was moved after this was read, whoever the owner is.
-        ``None`` is the answer of a backend that has no count common to all owners.
-        """
-        del now
-        return None
 
     @abstractmethod
     async def delete_owner(self, owner: bytes, now: Millis, keep: bytes | None = None) -> int:
@@ -242,6 +179,125 @@ class Backend(ABC):
 
     async def close(self) -> None:
         """Let go of files and connections. Calls after it raise `StoreUnavailable`."""
+
+
+class WouldWaitError(Exception):
+    """`ReadsInPlace.peek` cannot answer without waiting. Callers then call `Backend.get` where they may wait.
+
+    A signal between a backend and powauth: it never reaches an app.
+    """
+
+
+class ReadsInPlace(ABC):
+    """An ability: an event loop's own thread can read the backend, because a read takes no wait.
+
+    A subclass that overrides ``get`` overrides ``peek``, too. Otherwise the inherited ``peek`` would pass by the new
+    ``get``. To have every read call ``get``, raise `WouldWaitError` in ``peek``.
+    """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "get" in cls.__dict__ and "peek" not in cls.__dict__:
+            raise TypeError(
+                f"{cls.__name__} overrides get, and the peek that it inherits would pass it by: override peek, too; "
+                "raise WouldWaitError in it to have every read call get"
+            )
+
+    @abstractmethod
+    def peek(self, key: bytes, now: Millis) -> object:
+        """Return what is stored under ``key``, for `record_of`; ``None`` if nothing is there.
+
+        The result is opaque. It equals an earlier one for as long as nobody has written under the key, so a caller can
+        tell that nothing has changed without decoding it. An expired record may be there or not.
+
+        Raises:
+            WouldWaitError: if the look takes a wait for a network, a lock or a connection, now or always.
+            StoreUnavailable: if the backend is closed.
+        """
+
+    @abstractmethod
+    def record_of(self, key: bytes, seen: Any, now: Millis) -> Record | None:
+        """Return the live record in what `peek` has seen; ``None`` if it has expired, or cannot be read."""
+
+    def get_at_once(self, key: bytes, now: Millis) -> Record | None:
+        """Do what `Backend.get` does, by `peek` and `record_of`.
+
+        Raises:
+            WouldWaitError: if that takes a wait.
+            StoreUnavailable: if the backend is closed.
+        """
+        seen = self.peek(key, now)
+        return None if seen is None else self.record_of(key, seen, now)
+
+
+class ServesCopies(ABC):
+    """An ability: ``get`` may answer from a copy near the process, which lags behind the engine by a message."""
+
+    @abstractmethod
+    async def get_fresh(self, key: bytes, now: Millis) -> Record | None:
+        """Do what `Backend.get` does, and read from the engine itself."""
+
+
+class Transactional(ABC):
+    """An ability: several changes are one transaction. Others see all of them or none, after one wait for the disk."""
+
+    @abstractmethod
+    async def change(self, changes: Sequence[Change], now: Millis) -> int:
+        """Make changes in order, up to the first that its verb would answer with ``False``; return how many.
+
+        The changes before that one are made, all together.
+        """
+
+
+class CountsEpochs(ABC):
+    """An ability: the epochs of all owners come from one count.
+
+    Its present number serves for a sign-in before anybody knows whose it is.
+    """
+
+    @abstractmethod
+    async def latest_epoch(self, now: Millis) -> int:
+        """Return a number that no epoch is above now, and that every epoch will be above which is moved from now on.
+
+        A `Backend.create` with it succeeds unless the owner's epoch was moved after this call, whoever the owner is.
+        """
+
+
+class PerProcess(ABC):  # noqa: B024 - it adds nothing to implement
+    """The opposite of an ability: each process has records of its own, so it serves an app of one process only."""
+
+
+def reads_engine_in_place(backend: object) -> TypeGuard[ReadsInPlace]:
+    """Return whether the backend reads the engine itself in place, and not only copies."""
+    return isinstance(backend, ReadsInPlace) and not isinstance(backend, ServesCopies)
+
+
+async def make_changes(backend: Backend, changes: Sequence[Change], now: Millis) -> int:
+    """Make changes in order, up to the first that its verb answers with ``False``; return how many.
+
+    In one transaction if the backend is `Transactional`. The changes before the failed one stay made in any case.
+    """
+    if isinstance(backend, Transactional):
+        return await backend.change(changes, now)
+    return await make_one_by_one(backend, changes, now)
+
+
+async def make_one_by_one(backend: Backend, changes: Sequence[Change], now: Millis) -> int:
+    """Do what `make_changes` does, with one verb for each change."""
+    for made, change in enumerate(changes):
+        if not await _make(backend, change, now):
+            return made
+    return len(changes)
+
+
+async def _make(backend: Backend, change: Change, now: Millis) -> bool:
+    match change:
+        case Create(record, epoch):
+            return await backend.create(record, epoch, now)
+        case Update(record, expected_version):
+            return await backend.update(record, expected_version, now)
+        case Delete(key):
+            return await backend.delete(key, now)
 
 
 def check_namespace(namespace: object) -> str:

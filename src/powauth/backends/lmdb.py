@@ -9,7 +9,7 @@ What it costs, and what to know:
 - A read is a look-up in shared memory: 1.5 microseconds, and nothing that waits.
 - A write waits for the disk: 0.3 ms where this was measured (0.02 ms without the disk), several on a slow one; and for
   the one other writer, if there is one. So the mode is ``blocking``, and on an event loop sign-ins, sign-outs and
-  renewals take a worker thread, while reads are made in place (``reads_at_once``).
+  renewals take a worker thread, while reads are made in place (`ReadsInPlace`).
   ``durable=False`` saves one of two flushes of the disk's cache (0.2 ms). On a RAM disk (``/dev/shm``) both are free.
 - One machine and one PID namespace: LMDB's locks work neither on a network file system nor between containers that
   number their processes apart.
@@ -66,12 +66,15 @@ from powauth.backends.base import (
     EPOCH_LIFETIME,
     Backend,
     Change,
+    CountsEpochs,
     Create,
     Delete,
     Millis,
     Mode,
     Page,
+    ReadsInPlace,
     Record,
+    Transactional,
     Update,
     WouldWaitError,
     check_namespace,
@@ -105,7 +108,7 @@ _LATEST_EPOCH: Final = b"!epoch"
 _LATEST_EPOCH_BYTES: Final = 8
 
 
-class LMDBBackend(Backend):
+class LMDBBackend(Backend, ReadsInPlace, Transactional, CountsEpochs):
     """Records in a directory of this machine, shared by every process that opens it. See the module's page for costs.
 
     >>> import tempfile
@@ -151,8 +154,6 @@ class LMDBBackend(Backend):
     """
 
     mode: Mode = "blocking"
-    reads_at_once: bool = True
-    changes_at_once: bool = True
 
     def __init__(
         self,
@@ -189,7 +190,7 @@ class LMDBBackend(Backend):
 
     async def get(self, key: bytes, now: Millis) -> Record | None:  # noqa: D102
         try:
-            raw = LMDBBackend.peek(self, key, now)  # whatever a subclass has in its place
+            raw = self._look(key)
         except WouldWaitError:
             raw = self._open().read(lambda txn: txn.get(b"r" + key)) if len(key) <= MAX_KEY_BYTES else None
         record = None if raw is None else _decode(key, raw)
@@ -201,6 +202,9 @@ class LMDBBackend(Backend):
         return None
 
     def peek(self, key: bytes, now: Millis) -> bytes | None:  # noqa: D102
+        return self._look(key)
+
+    def _look(self, key: bytes) -> bytes | None:
         _forks.check()
         engine = self._engine
         if engine is None:
@@ -229,7 +233,7 @@ class LMDBBackend(Backend):
         return self._open().write(work, removes=True)
 
     async def change(self, changes: Sequence[Change], now: Millis) -> int:
-        """See `Backend.change`: one transaction, and one wait for the disk."""
+        """See `Transactional.change`: one transaction, and one wait for the disk."""
         works = [_changing(change, now) for change in changes]
 
         removes, creates = (sum(isinstance(change, kind) for change in changes) for kind in (Delete, Create))

@@ -13,7 +13,17 @@ from typing import Final, Generic, TypeVar
 import msgspec
 
 from powauth import _forks
-from powauth.backends.base import EPOCH_LIFETIME, Backend, Millis, Mode, Page, Record
+from powauth.backends.base import (
+    EPOCH_LIFETIME,
+    Backend,
+    CountsEpochs,
+    Millis,
+    Mode,
+    Page,
+    PerProcess,
+    ReadsInPlace,
+    Record,
+)
 from powauth.errors import ConfigError, StoreUnavailable
 
 _SWEEP_ON_CREATE: Final = 2
@@ -62,7 +72,7 @@ class _ExpiringMap(Generic[T]):
                 yield value
 
 
-class MemoryBackend(Backend):
+class MemoryBackend(Backend, ReadsInPlace, CountsEpochs, PerProcess):
     """A backend in this process's memory, safe for any number of threads.
 
     Writers take one lock. Readers of a single record take none: to look up a key in a dict is atomic (under the
@@ -90,8 +100,6 @@ class MemoryBackend(Backend):
     """
 
     mode: Mode = "inline"
-    shared: bool = False
-    reads_at_once: bool = True
 
     def __init__(self, *, max_records: int | None = None) -> None:
         if max_records is not None and (not isinstance(max_records, int) or max_records < 1):
@@ -143,18 +151,22 @@ class MemoryBackend(Backend):
 
     async def get(self, key: bytes, now: Millis) -> Record | None:
         """See `Backend.get`. Takes no lock."""
-        stored = MemoryBackend.peek(self, key, now)  # whatever a subclass has in its place
-        return None if stored is None else self.record_of(key, stored, now)
+        stored = self._stored(key)
+        return None if stored is None or stored.expires_at <= now else stored
 
     def peek(self, key: bytes, now: Millis) -> Record | None:
-        """See `Backend.peek`."""
+        """See `ReadsInPlace.peek`."""
+        del now
+        return self._stored(key)
+
+    def _stored(self, key: bytes) -> Record | None:
         stored = self._records.values.get(key)
         if stored is None:
             self._check_open()  # `close` sets its mark before it removes the records
         return stored
 
     def record_of(self, key: bytes, seen: Record, now: Millis) -> Record | None:
-        """See `Backend.record_of`."""
+        """See `ReadsInPlace.record_of`."""
         del key
         return seen if seen.expires_at > now else None
 
@@ -198,7 +210,7 @@ class MemoryBackend(Backend):
             return self._epoch(owner)
 
     async def latest_epoch(self, now: Millis) -> int:
-        """See `Backend.latest_epoch`. It counts the moves of all owners' epochs."""
+        """See `CountsEpochs.latest_epoch`. It counts the moves of all owners' epochs."""
         del now
         with self._lock:
             self._check_open()

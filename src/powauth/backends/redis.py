@@ -84,7 +84,9 @@ from powauth.backends.base import (
     Millis,
     Mode,
     Page,
+    ReadsInPlace,
     Record,
+    ServesCopies,
     WouldWaitError,
     check_namespace,
     shard_of,
@@ -143,7 +145,7 @@ class _Place:
         return self.base + b"e:"
 
 
-class RedisBackend(Backend):
+class RedisBackend(Backend, ReadsInPlace, ServesCopies):
     """Records in Redis or Valkey; the module's text tells how, and what an engine like this can lose.
 
     Nothing is sent at construction. Methods raise `StoreUnavailable` as every backend does, also for a full server, a
@@ -237,19 +239,19 @@ class RedisBackend(Backend):
         return await self.get_fresh(key, now)
 
     def peek(self, key: bytes, now: Millis) -> Record:
-        """See `Backend.peek`: what the near cache has."""
+        """See `ReadsInPlace.peek`: what the near cache has. Without one, every read takes a wait."""
         copy = None if self.near_cache is None else self.near_cache.get(key, now)
         if copy is None:
             raise WouldWaitError
         return copy
 
     def record_of(self, key: bytes, seen: Record, now: Millis) -> Record | None:
-        """See `Backend.record_of`."""
+        """See `ReadsInPlace.record_of`."""
         del key, now  # the near cache has looked at them
         return seen
 
     async def get_fresh(self, key: bytes, now: Millis) -> Record | None:
-        """See `Backend.get_fresh`: one ``GET``."""
+        """See `ServesCopies.get_fresh`: one ``GET``."""
         # Every request comes by here, so it is `_locate` in one expression.
         namespace, _, identifier = key.partition(b":")
         name = b"%b%b}:r:%b" % (_head(self._prefix, namespace), identifier[:2].hex().encode(), identifier)

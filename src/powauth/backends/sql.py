@@ -34,10 +34,10 @@ whether the server has executed the statement. The verb is then repeated once on
 - `delete_owner` is repeated up to its commit.
 
 **SQLite in WAL mode** is read (`SQLBackend.get`) by connections beside the pool, which wait for nobody: see
-`powauth.backends._sqlite_reader`. So ``mode`` is ``"blocking"`` for the sake of the writes, and ``reads_at_once`` says
-that an event loop may call `SQLBackend.get_at_once` itself. An ``Engine`` of the app's own is looked at with the first
-read: it takes part if its file is in WAL mode, its pool a ``QueuePool`` (the default) or ``NullPool``, and nobody
-listens to the statements that it sends or has them logged.
+`powauth.backends._sqlite_reader`. So ``mode`` is ``"blocking"`` for the sake of the writes, and an event loop may read
+in place: over an ``Engine`` for SQLite, ``SQLBackend(engine)`` is a `SQLiteBackend`, which has that ability. An
+``Engine`` of the app's own takes part if its pool is a ``QueuePool`` (the default) or ``NullPool``, its file is in WAL
+mode, and nobody listens to the statements that it sends or has them logged.
 
 **Replicas.** Always point this backend at the primary. A replica that lags shows sessions that were signed out, and
 hides ones that were just made.
@@ -90,6 +90,7 @@ from powauth.backends.base import (
     Millis,
     Mode,
     Page,
+    ReadsInPlace,
     Record,
     WouldWaitError,
     check_namespace,
@@ -144,7 +145,7 @@ class SQLBackend(Backend):
     """Records in SQLite, PostgreSQL or MariaDB. See the module for how, and for what to set on an engine of your own.
 
     Args:
-        engine: an ``Engine`` (then ``mode`` is ``"blocking"``; over SQLite mostly with ``reads_at_once``), an
+        engine: an ``Engine`` (then ``mode`` is ``"blocking"``; over SQLite the object is mostly a `SQLiteBackend`), an
             ``AsyncEngine`` (``"async"``; of one event loop), or a URL, which makes one, tuned and with time limits.
             Drivers: ``sqlite``, ``sqlite+aiosqlite``, ``postgresql+psycopg``, ``postgresql+psycopg_async``,
             ``postgresql+asyncpg``, ``mariadb+pymysql``, ``mariadb+asyncmy``. MariaDB from 10.5, SQLite from 3.35.
@@ -159,6 +160,10 @@ class SQLBackend(Backend):
     """
 
     mode: Mode
+
+    def __new__(cls, engine: "Engine | AsyncEngine | str", **_: Any) -> "SQLBackend":
+        """Make a `SQLiteBackend` where that can serve, and an object of this class elsewhere."""
+        return super().__new__(SQLiteBackend if cls is SQLBackend and _is_sqlite_for_threads(engine) else cls)
 
     def __init__(
         self,
@@ -189,10 +194,6 @@ class SQLBackend(Backend):
                 raise ConfigError("SQLite is too old: SQLBackend needs 3.35 or later")
         separate_processes(core)
         self._statements = build_statements(self.tables, dialect)
-        self._reader: SQLiteReader | None = None
-        if isinstance(made, Engine) and SQLiteReader.suits(made):
-            self._reader = SQLiteReader(made, self._statements.get)
-        self.reads_at_once = self._reader is not None
         self._dialect = dialect
         self._is_maria = dialect.name in {"mysql", "mariadb"}
         if not self._owned and not self._is_maria:
@@ -237,24 +238,8 @@ class SQLBackend(Backend):
 
     async def get(self, key: bytes, now: Millis) -> Record | None:
         """See `Backend.get`. One statement."""
-        rows: Sequence[Sequence[Any]] | None = None if self._reader is None else self._reader.read(key, now)
-        if rows is None:
-            rows = await self._read(self._statements.get, key=key, now=now)
-            if self._reader is not None and not self._reader.prepare():
-                self._reader = None
+        rows = await self._read(self._statements.get, key=key, now=now)
         return _record(rows[0]) if rows else None
-
-    def peek(self, key: bytes, now: Millis) -> object:
-        """See `Backend.peek`. SQLite in WAL mode over an ``Engine``, from the second read on."""
-        rows = None if self._reader is None else self._reader.read(key, now)
-        if rows is None:
-            raise WouldWaitError
-        return rows[0] if rows else None
-
-    def record_of(self, key: bytes, seen: Any, now: Millis) -> Record | None:
-        """See `Backend.record_of`."""
-        del key, now  # whatever was asked has looked at them
-        return _record(seen)
 
     async def update(self, record: Record, expected_version: int, now: Millis) -> bool:
         """See `Backend.update`. One statement."""
@@ -408,8 +393,6 @@ class SQLBackend(Backend):
         """See `Backend.close`. An engine that the app has made stays open."""
         _forks.check()
         self._closed = True
-        if self._reader is not None:
-            self._reader.close()
         if self._owned and self._engine is not None:
             self._engine.dispose()
         elif self._owned and self._async_engine is not None:
@@ -563,6 +546,62 @@ class SQLBackend(Backend):
         assert self._async_engine is not None  # noqa: S101 one of the two is there
         async with self._async_engine.connect() as asynchronous:
             return await asynchronous.run_sync(checked)
+
+
+class SQLiteBackend(SQLBackend, ReadsInPlace):
+    """Records in a SQLite file, through an ``Engine``: in WAL mode, an event loop can read them in place.
+
+    ``SQLBackend(engine)`` makes one, as ``Path()`` makes a ``PosixPath``. See `powauth.backends._sqlite_reader`.
+    """
+
+    def __init__(
+        self,
+        engine: "Engine | AsyncEngine | str",
+        *,
+        table: str = DEFAULT_TABLE,
+        schema: str | None = None,
+        timeout: timedelta | float = timedelta(seconds=5),
+    ) -> None:
+        super().__init__(engine, table=table, schema=schema, timeout=timeout)
+        # The app's own, not the one with options: who disposes of it closes these connections, too.
+        made = engine if isinstance(engine, Engine) else self._engine
+        if made is None or not SQLiteReader.suits(made):
+            raise ConfigError("SQLiteBackend serves a SQLite file over an Engine: use SQLBackend")
+        self._reader: SQLiteReader | None = SQLiteReader(made, self._statements.get)
+
+    async def get(self, key: bytes, now: Millis) -> Record | None:
+        """See `Backend.get`. One statement."""
+        rows = None if self._reader is None else self._reader.read(key, now)
+        if rows is not None:
+            return _record(rows[0]) if rows else None
+        found = await super().get(key, now)
+        if self._reader is not None and not self._reader.prepare():
+            self._reader = None
+        return found
+
+    def peek(self, key: bytes, now: Millis) -> object:
+        """See `ReadsInPlace.peek`. From the second read on."""
+        rows = None if self._reader is None else self._reader.read(key, now)
+        if rows is None:
+            raise WouldWaitError
+        return rows[0] if rows else None
+
+    def record_of(self, key: bytes, seen: Any, now: Millis) -> Record | None:
+        """See `ReadsInPlace.record_of`."""
+        del key, now  # `peek` has looked at them
+        return _record(seen)
+
+    async def close(self) -> None:
+        """See `SQLBackend.close`."""
+        if self._reader is not None:
+            self._reader.close()
+        await super().close()
+
+
+def _is_sqlite_for_threads(engine: object) -> bool:
+    if isinstance(engine, str):
+        return engine.partition(":")[0] in {"sqlite", "sqlite+pysqlite"}
+    return isinstance(engine, Engine) and SQLiteReader.suits(engine)
 
 
 def _record(row: Sequence[Any]) -> Record | None:

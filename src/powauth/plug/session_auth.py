@@ -15,7 +15,7 @@ from powauth.accounts.hooks import Extension, Hooks, Parts
 from powauth.accounts.identity import I, Key, key_text, loaded_key, stored_key
 from powauth.accounts.service import AS_BEFORE, Attempt, Grant
 from powauth.accounts.throttle import DEFAULT_THROTTLE, UNCOUNTED, Admission, Counters, Throttle
-from powauth.backends.base import Backend, Millis
+from powauth.backends.base import Backend, Millis, PerProcess
 from powauth.errors import ConfigError, NotSignedIn, StoreUnavailable, Throttled
 from powauth.events import EventName, Listener, log
 from powauth.http.carriers import Carrier, CookieCarrier, SeveralIds, each_of
@@ -478,7 +478,7 @@ class SessionAuth(Authenticator[U, I]):
         if self.accounts.hooks.runs_before("sign_in"):
             return Attempt(admission, begun)
         try:
-            return Attempt(admission, begun, await self.store.backend.latest_epoch(begun))
+            return Attempt(admission, begun, await self.store.latest_epoch(begun))
         except StoreUnavailable:
             await admission.undo()
             raise
@@ -540,7 +540,7 @@ class SessionAuth(Authenticator[U, I]):
             self._reader.set_presence(connection, presence)
 
     def _warn_about_memory(self) -> None:
-        if not self.store.backend.shared:
+        if isinstance(self.store.backend, PerProcess):
             log(
                 logging.WARNING,
                 "sessions live in this process's memory: other worker processes do not know them, and sign-out and "

@@ -101,7 +101,7 @@ class Signer(Generic[I]):
                 return None
             if self._now() - begun <= EPOCH_LIFETIME // 2:
                 # Only in one transaction: a session that exists must not fail for the counters' sake.
-                also = admission.forgiveness() if self._store.backend.changes_at_once else []
+                also = admission.forgiveness() if self._store.transactional else []
                 subject = self._subjects.subject(fresh)
                 stored, forgiven = await self._sessions.begin(subject, epoch, metadata, also, remembered=remembered)
                 if stored is not None:

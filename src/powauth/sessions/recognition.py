@@ -10,7 +10,7 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
-from powauth.backends.base import Millis, Record, WouldWaitError
+from powauth.backends.base import Millis, ReadsInPlace, Record, WouldWaitError
 from powauth.errors import StoreUnavailable
 from powauth.sessions.ids import IdCodec, PresentedId
 from powauth.sessions.record import Outcome, Policy, current_between, decide
@@ -98,10 +98,11 @@ class Recognizer(Generic[I]):
         policy: the times of a session.
     """
 
-    __slots__ = ("_known", "_length", "_policy", "_store")
+    __slots__ = ("_in_place", "_known", "_length", "_policy", "_store")
 
     def __init__(self, store: CredentialsCache, ids: IdCodec, policy: Policy) -> None:
         self._store = store
+        self._in_place = store.backend if isinstance(store.backend, ReadsInPlace) else None
         self._policy = policy
         self._length = ids.length
         self._known: Callable[[str], KnownId[I] | None] = lru_cache(maxsize=CACHED_IDS)(_verify(ids, store))
@@ -114,7 +115,9 @@ class Recognizer(Generic[I]):
         known = self._known(value) if len(value) == self._length else None
         if known is None:
             return FORGED
-        backend = self._store.backend
+        backend = self._in_place
+        if backend is None:
+            return NeedsRead(known)
         try:
             seen = backend.peek(known.key, now)
             unchanged = known.unchanged

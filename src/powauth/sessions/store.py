@@ -16,10 +16,14 @@ from powauth.backends.anywhere import AnywhereBackend, anywhere
 from powauth.backends.base import (
     Backend,
     Change,
+    CountsEpochs,
     Create,
     Millis,
     Record,
+    ServesCopies,
+    Transactional,
     check_namespace,
+    make_changes,
     make_key,
     make_owner,
     split_key,
@@ -70,6 +74,9 @@ class CredentialsCache:
             from production.
         reload: load the account from the users context on every request, and compare its proof.
 
+    Attributes:
+        transactional: whether several changes of the store can be one transaction.
+
     Raises:
         ConfigError: if an option is wrong.
     """
@@ -84,10 +91,8 @@ class CredentialsCache:
     ) -> None:
         if not isinstance(backend, Backend | str):
             raise ConfigError(f"backend must be a Backend or a URL such as 'memory://', not {type(backend).__name__}")
-        self.backend = anywhere(backend)
         self._opened = isinstance(backend, str)
-        self.namespace = check_namespace(namespace)
-        self._prefix = make_key(self.namespace, b"")
+        self._use(anywhere(backend), check_namespace(namespace))
         self.ttl = duration("ttl", ttl, at_least=1)
         self.reload = bool(reload)
         if self.ttl > RECOMMENDED_MAX_TTL:
@@ -108,9 +113,17 @@ class CredentialsCache:
         except ConfigError as error:
             raise ConfigError(f"the namespace must leave room for '.{part}': shorten it") from error
         cache = object.__new__(type(self))
-        cache.backend, cache._opened, cache.ttl, cache.reload = self.backend, self._opened, self.ttl, self.reload
-        cache.namespace, cache._prefix = namespace, make_key(namespace, b"")
+        cache._opened, cache.ttl, cache.reload = self._opened, self.ttl, self.reload
+        cache._use(self.backend, namespace)
         return cache
+
+    def _use(self, backend: Backend, namespace: str) -> None:
+        self.backend = backend
+        self._copies = backend if isinstance(backend, ServesCopies) else None
+        self._epochs = backend if isinstance(backend, CountsEpochs) else None
+        self.transactional = isinstance(backend, Transactional)
+        self.namespace = namespace
+        self._prefix = make_key(namespace, b"")
 
     def owner(self, user_key: StoredKey) -> bytes:
         """Return the owner of a user's sessions, in the backend's terms."""
@@ -120,14 +133,21 @@ class CredentialsCache:
         """Return the epoch that `create` must name. Read it before the user. ``advance`` ends sign-ins in flight."""
         return await self.backend.epoch(self.owner(user_key), now, advance=advance)
 
+    async def latest_epoch(self, now: Millis) -> int | None:
+        """Return an epoch that `create` can name for any user; ``None`` if the backend has no such.
+
+        See `powauth.backends.base.CountsEpochs`.
+        """
+        return None if self._epochs is None else await self._epochs.latest_epoch(now)
+
     async def create(
         self, session: Session, epoch: int, expires_at: Millis, now: Millis, also: Sequence[Change] = ()
     ) -> int:
         """Add a new session, and make ``also``, changes of the same store. Return how many of all these were made.
 
-        0 if the user's sessions were revoked, or the user changed, since ``epoch``. See `Backend.change`.
+        0 if the user's sessions were revoked, or the user changed, since ``epoch``. See `make_changes`.
         """
-        return await self.backend.change([Create(self._record(session, 0, expires_at), epoch), *also], now)
+        return await make_changes(self.backend, [Create(self._record(session, 0, expires_at), epoch), *also], now)
 
     async def get(self, sid: bytes, now: Millis) -> Stored | None:
         """Return the live session named ``sid``: one read.
@@ -143,7 +163,9 @@ class CredentialsCache:
 
         This is for whoever lost a compare-and-set, or sends an id.
         """
-        record = await self.backend.get_fresh(self.key(sid), now)
+        key = self.key(sid)
+        read = self.backend.get if self._copies is None else self._copies.get_fresh
+        record = await read(key, now)
         try:
             return None if record is None else self.read(record)
         except UnreadableRecord:

@@ -77,7 +77,7 @@ class Own(NamedTuple):
     It is that of the component's classes, and of the modules beside them in their package.
 
     Attributes:
-        protocol: the base class of all such components, whose code does not count.
+        protocol: the base class of all such components. The code of its module does not count.
         into: names of further modules or packages.
         over: names of modules that do not count after all.
     """
@@ -365,6 +365,7 @@ def _files_of(component: Component, own: Own) -> Callable[[str], bool]:
     files: set[str] = set()
     folders: set[str] = set()
     names = [cls.__module__ for cls in type(component).__mro__ if cls not in own.protocol.__mro__]
+    names = [name for name in names if name != own.protocol.__module__]  # the abilities are there, too
     for name in [*names, *own.into]:
         module = sys.modules.get(name)
         path = getattr(module, "__file__", None)

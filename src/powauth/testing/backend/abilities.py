@@ -8,7 +8,22 @@ from unittest import SkipTest
 
 import msgspec
 
-from powauth.backends.base import EPOCH_LIFETIME, Backend, Create, Delete, Millis, Record, Update, WouldWaitError
+from powauth.backends.base import (
+    EPOCH_LIFETIME,
+    Backend,
+    Change,
+    CountsEpochs,
+    Create,
+    Delete,
+    Millis,
+    ReadsInPlace,
+    Record,
+    ServesCopies,
+    Transactional,
+    Update,
+    WouldWaitError,
+    make_changes,
+)
 from powauth.testing.backend.suite import MINUTE, NOW, TTL, Suite, scenario
 from powauth.testing.stepping import Race
 
@@ -16,35 +31,42 @@ _ABSENT = object()
 
 
 class AbilityTests(Suite):
-    """Reads in place (`Backend.peek`), a common count of epochs (`latest_epoch`), transactions (`change`)."""
+    """Tests of `ReadsInPlace`, `ServesCopies`, `CountsEpochs` and `Transactional`."""
 
     # Reads in place
 
+    def _in_place(self, backend: Backend) -> ReadsInPlace:
+        """Return the backend; skip the test if it lacks the ability."""
+        if not isinstance(backend, ReadsInPlace):
+            raise SkipTest("this backend does not read in place: it is no ReadsInPlace")
+        return backend
+
     async def _peek(self, backend: Backend, key: bytes, now: Millis) -> object:
-        """Return what `Backend.peek` has after a `get`, which some backends need before."""
+        """Return what `ReadsInPlace.peek` has after a `get`, which some backends need before."""
+        in_place = self._in_place(backend)
         await backend.get(key, now)
         try:
-            return backend.peek(key, now)
+            return in_place.peek(key, now)
         except WouldWaitError:
             return _ABSENT
 
     async def _seen(self, backend: Backend, key: bytes, now: Millis) -> object:
-        """Return what `Backend.peek` sees of a record that is there; skip the test if it never sees anything."""
+        """Return what ``peek`` sees of a record that is there; skip the test if it never sees anything."""
         await self._peek(backend, key, now)
         seen = await self._peek(backend, key, now)  # some see nothing before the second read
         if seen is _ABSENT:
-            raise SkipTest("this backend does not read in place: its peek always raises WouldWaitError")
+            raise SkipTest("this backend does not read in place as it is set up: its peek always raises WouldWaitError")
         return seen
 
     def _assert_unseen(self, backend: Backend, key: bytes, now: Millis) -> None:
         try:
-            assert backend.peek(key, now) is None, "peek still serves a record that is gone"
+            assert self._in_place(backend).peek(key, now) is None, "peek still serves a record that is gone"
         except WouldWaitError:
             return
 
     @scenario
     async def test_what_can_be_seen_is_the_same_until_somebody_writes(self, backend: Backend) -> None:
-        record = self.record()
+        in_place, record = self._in_place(backend), self.record()
         assert await backend.create(record, None, NOW)
         await self._seen(backend, record.key, NOW)
         seen: list[object] = []
@@ -52,21 +74,21 @@ class AbilityTests(Suite):
             now_seen = await self._peek(backend, record.key, NOW)
             if now_seen is not _ABSENT:
                 assert now_seen is not None
-                assert now_seen == backend.peek(record.key, NOW + 1)
+                assert now_seen == in_place.peek(record.key, NOW + 1)
                 assert now_seen not in seen
                 seen.append(now_seen)
-                assert backend.record_of(record.key, now_seen, NOW) == await backend.get(record.key, NOW)
+                assert in_place.record_of(record.key, now_seen, NOW) == await backend.get(record.key, NOW)
             assert await backend.update(self.record(version=version, value=b"changed"), version - 1, NOW)
 
     @scenario
     async def test_what_was_seen_expires_to_the_millisecond(self, backend: Backend) -> None:
-        record = self.record()
+        in_place, record = self._in_place(backend), self.record()
         assert await backend.create(record, None, NOW)
         seen = await self._seen(backend, record.key, NOW)
-        assert backend.record_of(record.key, seen, record.expires_at - 1) == record
+        assert in_place.record_of(record.key, seen, record.expires_at - 1) == record
         for now in (record.expires_at, record.expires_at + TTL):
             try:
-                assert backend.get_at_once(record.key, now) is None
+                assert in_place.get_at_once(record.key, now) is None
             except WouldWaitError:
                 continue
 
@@ -77,7 +99,7 @@ class AbilityTests(Suite):
             lambda: backend.delete_owner(record.owner, NOW),
             lambda: backend.delete_owner(record.owner, NOW, keep=kept.key),
             lambda: backend.delete(record.key, NOW),
-            lambda: backend.change([Delete(record.key)], NOW),
+            lambda: make_changes(backend, [Delete(record.key)], NOW),
         ]
         for remove in removals:
             for each in (record, kept):
@@ -111,7 +133,7 @@ class AbilityTests(Suite):
         changed = self.record(version=2, value=b"changed", expires_at=NOW + MINUTE)
         assert await backend.update(updated, 0, NOW)
         assert await self.find(backend, old.key, NOW) == updated
-        assert await backend.change([Update(changed, 1)], NOW) == 1
+        assert await make_changes(backend, [Update(changed, 1)], NOW) == 1
         assert await self.find(backend, old.key, NOW) == changed
         later = NOW + MINUTE
         replaced = self.record(value=b"new", created_at=later, expires_at=later + TTL)
@@ -119,13 +141,14 @@ class AbilityTests(Suite):
         assert await self.find(backend, old.key, later) == replaced
         assert await backend.delete(old.key, later)
         again = self.record(value=b"again", created_at=later, expires_at=later + TTL)
-        assert await backend.change([Create(again)], later) == 1
+        assert await make_changes(backend, [Create(again)], later) == 1
         assert await self.find(backend, old.key, later) == again
 
     @scenario
-    async def test_a_backend_that_reads_at_once_sees_what_others_write(self, backend: Backend) -> None:
-        if not backend.reads_at_once:
-            raise SkipTest("this backend does not say that it reads the engine itself in place (reads_at_once)")
+    async def test_a_backend_that_serves_no_copies_sees_in_place_what_others_write(self, backend: Backend) -> None:
+        in_place = self._in_place(backend)
+        if isinstance(backend, ServesCopies):
+            raise SkipTest("this backend serves copies, so it need not see at once what others write")
         other = self.second(backend)
         try:
             record = self.record()
@@ -133,20 +156,40 @@ class AbilityTests(Suite):
             await self._seen(backend, record.key, NOW)
             renewed = msgspec.structs.replace(record, version=1)
             assert await other.update(renewed, 0, NOW)
-            assert backend.get_at_once(record.key, NOW) == renewed
+            assert in_place.get_at_once(record.key, NOW) == renewed
             assert await other.delete_owner(record.owner, NOW) == 1
-            assert backend.get_at_once(record.key, NOW) is None
+            assert in_place.get_at_once(record.key, NOW) is None
             assert await other.create(record, None, NOW)
-            assert backend.get_at_once(record.key, NOW) == record
+            assert in_place.get_at_once(record.key, NOW) == record
+        finally:
+            await other.close()
+
+    # Copies
+
+    @scenario
+    async def test_a_fresh_read_sees_what_others_write(self, backend: Backend) -> None:
+        if not isinstance(backend, ServesCopies):
+            raise SkipTest("this backend serves no copies: it is no ServesCopies")
+        other = self.second(backend)
+        try:
+            record = self.record()
+            assert await backend.create(record, None, NOW)
+            for _ in range(2):
+                assert await backend.get(record.key, NOW) == record
+            renewed = msgspec.structs.replace(record, version=1)
+            assert await other.update(renewed, 0, NOW)
+            assert await backend.get_fresh(record.key, NOW) == renewed
+            assert await other.delete_owner(record.owner, NOW) == 1
+            assert await backend.get_fresh(record.key, NOW) is None
         finally:
             await other.close()
 
     # A common count of epochs
 
     async def _latest(self, backend: Backend, now: Millis = NOW) -> int:
+        if not isinstance(backend, CountsEpochs):
+            raise SkipTest("this backend has no count common to all owners: it is no CountsEpochs")
         latest = await backend.latest_epoch(now)
-        if latest is None:
-            raise SkipTest("this backend has no count common to all owners: its latest_epoch is None")
         assert type(latest) is int
         return latest
 
@@ -196,7 +239,7 @@ class AbilityTests(Suite):
         records = [self.record(b"%d" % number) for number in range(self.contenders)]
 
         async def create(record: Record) -> int:
-            return -await backend.change([Create(record, epoch)], NOW)
+            return -await make_changes(backend, [Create(record, epoch)], NOW)
 
         starts: list[Callable[[], Coroutine[Any, Any, int]]] = [lambda r=record: create(r) for record in records]  # type: ignore[misc]
         starts.insert(len(starts) // 2, lambda: backend.delete_owner(self.owner(), NOW))
@@ -224,13 +267,51 @@ class AbilityTests(Suite):
 
     # Transactions
 
-    def _is_transactional(self, backend: Backend) -> None:
-        if not backend.changes_at_once:
-            raise SkipTest("this backend makes no transaction of several changes (changes_at_once)")
+    def _transactional(self, backend: Backend) -> Transactional:
+        """Return the backend; skip the test if it lacks the ability."""
+        if not isinstance(backend, Transactional):
+            raise SkipTest("this backend makes no transaction of several changes: it is no Transactional")
+        return backend
+
+    @scenario
+    async def test_changes_are_made_in_order_up_to_the_first_that_cannot_be(self, backend: Backend) -> None:
+        transactional = self._transactional(backend)
+        a, b, c = (self.record(name) for name in (b"a", b"b", b"c"))
+        changed = msgspec.structs.replace(a, version=1, value=b"changed")
+        assert await transactional.change([], NOW) == 0
+        assert await transactional.change([Create(a), Create(b, await backend.epoch(b.owner, NOW))], NOW) == 2
+        assert await transactional.change([Update(changed, 0), Delete(b.key), Create(c)], NOW) == 3
+        assert await self.find(backend, a.key, NOW) == changed
+        assert await self.find(backend, b.key, NOW) is None
+        assert await self.find(backend, c.key, NOW) == c
+        fails: Change
+        for fails in (Create(c), Update(changed, 0), Delete(self.record(b"d").key)):
+            assert await transactional.change([fails, Delete(c.key)], NOW) == 0
+            assert await self.find(backend, c.key, NOW) == c
+            assert await transactional.change([Create(b), fails, Delete(c.key)], NOW) == 1
+            assert await backend.list(self.owner(), NOW) == [c, b, changed]
+            assert await backend.delete(b.key, NOW) is True
+
+    @scenario
+    async def test_changes_see_those_before_them_and_ask_for_the_epoch(self, backend: Backend) -> None:
+        transactional = self._transactional(backend)
+        record, epoch = self.record(), await backend.epoch(self.owner(), NOW)
+        changed = msgspec.structs.replace(record, version=1, value=b"changed")
+        changes: list[Change] = [
+            Create(record, epoch),
+            Update(changed, 0),
+            Delete(record.key),
+            Create(record, epoch),
+        ]
+        assert await transactional.change(changes, NOW) == 4
+        assert await self.find(backend, record.key, NOW) == record
+        await backend.delete_owner(self.owner(), NOW)
+        assert await transactional.change([Create(record, epoch), Create(self.record(b"b"))], NOW) == 0
+        assert await backend.list(self.owner(), NOW) == []
 
     @scenario
     async def test_a_reader_sees_all_changes_of_a_transaction_or_none(self, backend: Backend) -> None:
-        self._is_transactional(backend)
+        transactional = self._transactional(backend)
 
         async def prepare(owner: bytes) -> Race[int, list[Record]]:
             old, a, b = (self.record(name, owner) for name in (b"old", b"a", b"b"))
@@ -242,7 +323,7 @@ class AbilityTests(Suite):
                 assert seen in ([old], [b, changed])
 
             return Race(
-                lambda: backend.change([Create(a), Delete(old.key), Update(changed, 0), Create(b)], NOW),
+                lambda: transactional.change([Create(a), Delete(old.key), Update(changed, 0), Create(b)], NOW),
                 lambda: backend.list(owner, NOW),
                 check,
             )
@@ -251,7 +332,7 @@ class AbilityTests(Suite):
 
     @scenario
     async def test_no_step_of_a_transaction_lets_its_creates_slip_past_delete_owner(self, backend: Backend) -> None:
-        self._is_transactional(backend)
+        transactional = self._transactional(backend)
 
         async def prepare(owner: bytes) -> Race[int, int]:
             epoch = await backend.epoch(owner, NOW)
@@ -263,7 +344,7 @@ class AbilityTests(Suite):
                 assert await backend.list(owner, NOW) == []
 
             return Race(
-                lambda: backend.change([Create(a, epoch), Create(b, epoch)], NOW),
+                lambda: transactional.change([Create(a, epoch), Create(b, epoch)], NOW),
                 lambda: backend.delete_owner(owner, NOW),
                 check,
             )

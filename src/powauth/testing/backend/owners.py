@@ -4,7 +4,7 @@
 
 import msgspec
 
-from powauth.backends.base import Backend, Change, Create, Delete, Update, make_owner
+from powauth.backends.base import Backend, make_owner
 from powauth.testing.backend.suite import MINUTE, NOW, TTL, Suite, scenario
 
 
@@ -123,37 +123,3 @@ class OwnerTests(Suite):
         now = NOW + MINUTE
         assert await backend.delete_owner(self.owner(), now, keep=self.record(b"d").key) == 2
         assert await backend.list(self.owner(), now) == [self.record(b"d")]
-
-    @scenario
-    async def test_changes_are_made_in_order_up_to_the_first_that_cannot_be(self, backend: Backend) -> None:
-        a, b, c = (self.record(name) for name in (b"a", b"b", b"c"))
-        changed = msgspec.structs.replace(a, version=1, value=b"changed")
-        assert await backend.change([], NOW) == 0
-        assert await backend.change([Create(a), Create(b, await backend.epoch(b.owner, NOW))], NOW) == 2
-        assert await backend.change([Update(changed, 0), Delete(b.key), Create(c)], NOW) == 3
-        assert await self.find(backend, a.key, NOW) == changed
-        assert await self.find(backend, b.key, NOW) is None
-        assert await self.find(backend, c.key, NOW) == c
-        fails: Change
-        for fails in (Create(c), Update(changed, 0), Delete(self.record(b"d").key)):
-            assert await backend.change([fails, Delete(c.key)], NOW) == 0
-            assert await self.find(backend, c.key, NOW) == c
-            assert await backend.change([Create(b), fails, Delete(c.key)], NOW) == 1
-            assert await backend.list(self.owner(), NOW) == [c, b, changed]
-            assert await backend.delete(b.key, NOW) is True
-
-    @scenario
-    async def test_changes_see_those_before_them_and_ask_for_the_epoch(self, backend: Backend) -> None:
-        record, epoch = self.record(), await backend.epoch(self.owner(), NOW)
-        changed = msgspec.structs.replace(record, version=1, value=b"changed")
-        changes: list[Change] = [
-            Create(record, epoch),
-            Update(changed, 0),
-            Delete(record.key),
-            Create(record, epoch),
-        ]
-        assert await backend.change(changes, NOW) == 4
-        assert await self.find(backend, record.key, NOW) == record
-        await backend.delete_owner(self.owner(), NOW)
-        assert await backend.change([Create(record, epoch), Create(self.record(b"b"))], NOW) == 0
-        assert await backend.list(self.owner(), NOW) == []

@@ -4,7 +4,7 @@
 
 import msgspec
 
-from powauth.backends.base import Backend, Millis, Record, WouldWaitError
+from powauth.backends.base import Backend, Millis, Record
 from powauth.testing.backend.suite import MINUTE, NOW, TTL, Suite, scenario
 
 
@@ -23,12 +23,6 @@ class RecordTests(Suite):
 
         async def check(found: Record | None, now: Millis) -> None:
             assert await self.find(backend, record.key, now) == found
-            assert await backend.get_fresh(record.key, now) == found
-            try:
-                at_once = backend.get_at_once(record.key, now)
-            except WouldWaitError:
-                return
-            assert at_once == found
 
         await check(None, NOW)
         assert await backend.create(record, None, NOW)
