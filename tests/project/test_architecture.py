@@ -51,6 +51,8 @@ WRAPPED = {
     "email_validator": ("accounts.identifiers",),
     "starlette": ("integrations.starlette", "pages.starlette"),
     "fastapi": ("integrations.fastapi", "pages.fastapi"),
+    "pydantic": ("integrations._pydantic",),
+    "pydantic_core": ("integrations._pydantic",),
     "litestar": ("integrations.litestar", "pages.litestar"),
     "quart": ("integrations.quart",),
     "flask": ("integrations.flask", "pages.flask"),

@@ -8,7 +8,7 @@ No method returns a row of the app's table: powauth works with `Account` values.
 
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import msgspec
@@ -78,6 +78,9 @@ class UsersContext(ABC, Generic[U, I]):
 
     user_id_field: str = "email"
     """The name in ``params`` of the user id: what users type to sign in."""
+
+    fields: Sequence[str] = ()
+    """The other names in ``params`` that users may set themselves, besides the user id and the password."""
 
     @abstractmethod
     async def authenticate(self, params: Mapping[str, object]) -> Account[I] | None:

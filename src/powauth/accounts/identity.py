@@ -141,7 +141,7 @@ class IdentityCodec(Generic[I]):
         self.cls = cls
         try:
             self._fields = msgspec.structs.fields(cls)
-            self._decoder = msgspec.msgpack.Decoder(cls, dec_hook=_decode_other)
+            self._decoder = msgspec.msgpack.Decoder(cls, dec_hook=decode_other)
             mutable = mutable_fields(cls)
         except Exception as error:  # msgspec, and annotations that cannot be resolved, raise several kinds
             raise ConfigError(f"the identity {cls.__name__} has a field that cannot be stored: {error}") from error
@@ -203,7 +203,7 @@ class IdentityCodec(Generic[I]):
         for field in self._fields:
             value = getattr(identity, field.name)
             try:
-                found = msgspec.msgpack.decode(_ENCODER.encode(value), type=field.type, dec_hook=_decode_other)
+                found = msgspec.msgpack.decode(_ENCODER.encode(value), type=field.type, dec_hook=decode_other)
             except Exception as error:
                 return self._unstorable(field.name, f"{type(value).__name__}: {error}")
             if type(found) is not type(value):
@@ -250,7 +250,8 @@ def _plain_uuid(value: object) -> object:
     return UUID(int=value.int) if isinstance(value, UUID) and type(value) is not UUID else value
 
 
-def _encode_other(value: object) -> object:
+def encode_other(value: object) -> object:
+    """Return a value that msgspec does not encode as one that it does."""
     if isinstance(value, _TEXTUAL):
         return str(value)
     if isinstance(value, str):  # an app's own subclass; its `__str__` may show something else
@@ -262,11 +263,12 @@ def _encode_other(value: object) -> object:
     raise NotImplementedError(f"values of {type(value).__name__} cannot be stored")
 
 
-def _decode_other(wanted: type, value: Any) -> Any:
+def decode_other(wanted: type, value: Any) -> Any:
+    """Return a value of a type that msgspec does not decode."""
     return loaded_key(value) if wanted is AnyKey else wanted(value)
 
 
-_ENCODER = msgspec.msgpack.Encoder(enc_hook=_encode_other, uuid_format="bytes")
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=encode_other, uuid_format="bytes")
 
 
 def names_of(values: Iterable[str]) -> str:

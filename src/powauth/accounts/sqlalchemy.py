@@ -146,6 +146,7 @@ class SQLAlchemyUsers(UsersContext[U, I], Generic[U, I]):
         self.key_name = self._users.key
         self.identity = reader.identity
         self.user_id_field = user_id_field
+        self.fields = tuple(fields)
         self._owns_hasher = hasher is None
         self._hasher = PasswordHasher() if hasher is None else hasher
         if not callable(clock):

@@ -4,19 +4,21 @@ The dependencies are coroutines, because FastAPI would give each plain function 
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Generic, TypeAlias, TypeVar
+from inspect import Parameter, Signature
+from typing import Annotated, Any, Final, Generic, TypeAlias, TypeVar
 
 from powauth._extras import needs
-from powauth.accounts.base import U
+from powauth.accounts.base import U, UsersContext
 from powauth.accounts.identity import I
 from powauth.errors import ConfigError, CrossSiteRequest, NotFresh, NotSignedIn, Refused
 from powauth.http.answers import reason
-from powauth.http.carriers import CookieCarrier
+from powauth.http.carriers import BearerCarrier, Carrier, CookieCarrier, each_of
 from powauth.http.connection import PREFIX
 from powauth.http.cross_site import CrossSiteDefence
 from powauth.http.guards import FRESH, OWN_ORIGIN, require_fresh, require_no_user, require_same_origin, require_user
 from powauth.http.visit import answers_in
 from powauth.integrations import asgi
+from powauth.integrations._pydantic import BodySchema, response_model
 from powauth.integrations.asgi import SessionAuthMiddleware
 from powauth.plug import Authenticator, SessionAuth
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
@@ -24,26 +26,53 @@ from powauth.sessions.store import Duration, duration
 
 with needs("fastapi", "the FastAPI integration", "fastapi", "starlette"):
     from fastapi import Depends, HTTPException
+    from fastapi.openapi.models import SecurityBase as SecurityScheme
     from fastapi.requests import HTTPConnection
-    from fastapi.security import APIKeyCookie
+    from fastapi.security import APIKeyCookie, HTTPBearer
     from fastapi.security.base import SecurityBase
 
 __all__ = [
     "Auth",
+    "BodySchema",
     "CurrentRequestAuth",
     "Forbidden",
+    "INVALID_PARAMS",
     "NotAuthenticated",
     "SessionAuthMiddleware",
     "auth_dependency",
     "blocking_request_auth",
     "optional_auth_dependency",
     "request_auth",
+    "response_model",
 ]
 
 R = TypeVar("R")
 
 Dependency: TypeAlias = Callable[[HTTPConnection], Awaitable[R]]
 """A function that FastAPI calls with the request, for what a handler needs."""
+
+
+INVALID_PARAMS: dict[int | str, dict[str, Any]] = {
+    422: {
+        "description": "The messages about each field",
+        "content": {
+            "application/json": {
+                "schema": {
+                    "title": "InvalidParams",
+                    "type": "object",
+                    "properties": {
+                        "errors": {
+                            "type": "object",
+                            "additionalProperties": {"type": "array", "items": {"type": "string"}},
+                        }
+                    },
+                    "required": ["errors"],
+                }
+            }
+        },
+    }
+}
+"""The answer to `InvalidParams`, for the OpenAPI document: ``@app.post("/register", responses=INVALID_PARAMS)``."""
 
 
 class NotAuthenticated(NotSignedIn, HTTPException):
@@ -84,9 +113,17 @@ class Auth(Generic[U, I]):
         CurrentUser = Annotated[User, Depends(session.current_user)]
         FreshUser = Annotated[User, Depends(session.fresh(timedelta(minutes=5)))]
 
-    Routes that use them show the cookie as their security scheme in the OpenAPI document. What a guard refuses is an
-    `HTTPException` (401, 403) to FastAPI and its handlers, unless the middleware has its own answer: ``on_error``, or
-    for people ``sign_in_path``.
+    Routes that use them show the cookie, the bearer token or both as their security schemes in the OpenAPI document.
+    What a guard refuses is an `HTTPException` (401, 403) to FastAPI and its handlers, unless the middleware has its own
+    answer: ``on_error``, or for people ``sign_in_path``.
+
+    Make it before the routes: from then on they may return identities; see `response_model`.
+
+    The bodies annotate the parameter of a handler that signs in or registers. The OpenAPI document shows their fields::
+
+        @app.post("/register", responses=INVALID_PARAMS)
+        async def register(params: Annotated[dict[str, Any], session.registration_body], auth: Session) -> Me:
+            return await auth.register(params)
 
     Args:
         auth: what the middleware was given.
@@ -98,6 +135,9 @@ class Auth(Generic[U, I]):
         no_user: refuses if somebody is signed in.
         request_auth: the request-bound object, for handlers that are coroutines.
         blocking_request_auth: the same for handlers that are plain functions.
+        sign_in_body: annotates the dictionary that `RequestAuth.sign_in` takes: user id and password.
+        registration_body: annotates the dictionary that `RequestAuth.register` takes: also the other fields that the
+            users context lets users set.
 
     Raises:
         ConfigError: if ``auth`` is no authenticator.
@@ -106,13 +146,15 @@ class Auth(Generic[U, I]):
     def __init__(self, auth: Authenticator[U, I], *, cookie_name: str = "session") -> None:
         if not isinstance(auth, Authenticator):
             raise ConfigError(f"auth must be an Authenticator, such as a SessionAuth, not {type(auth).__name__}")
+        response_model(auth.users.identity)
         self._key = auth.current_user_key
-        self._cookie = None
-        if isinstance(auth, SessionAuth):
-            self._cookie = auth.carrier.name if isinstance(auth.carrier, CookieCarrier) else cookie_name
+        carriers = each_of(auth.carrier) if isinstance(auth, SessionAuth) else ()
+        self._schemes = [_scheme(carrier, cookie_name) for carrier in carriers]
         self.current_user: Dependency[I] = self._dependency(RequestAuth[U, I].require_user)
         self.optional_user: Dependency[I | None] = self._dependency(_current_user)
         self.no_user: Dependency[None] = self._dependency(require_no_user)
+        self.sign_in_body = _sign_in_body(auth.users)
+        self.registration_body = _registration_body(auth.users)
 
     def fresh(self, within: Duration = FRESH) -> Dependency[I]:
         """A dependency: the current user, who signed in no longer than ``within`` ago."""
@@ -135,9 +177,9 @@ class Auth(Generic[U, I]):
         return asgi.blocking_request_auth(connection.scope, self._key)
 
     def _dependency(self, guard: Callable[[RequestAuth[U, I]], R]) -> "_Dependency[R]":
-        if self._cookie is None:
+        if not self._schemes:
             return _Dependency(self._key, guard)
-        return _SecuredDependency(self._key, guard, self._cookie)
+        return _SecuredDependency(self._key, guard, *self._schemes)
 
 
 class _Dependency(Generic[R]):
@@ -155,13 +197,64 @@ class _Dependency(Generic[R]):
             raise _as_fastapi_raises_it(error, bound, connection) from None
 
 
-class _SecuredDependency(_Dependency[R], SecurityBase):
-    """A guard as a dependency which tells the OpenAPI document of the cookie that it looks at."""
+class _Scheme(SecurityBase):
+    """A security scheme of the OpenAPI document. As a dependency it does nothing: the guards look at the request."""
 
-    def __init__(self, key: str, guard: Callable[[RequestAuth[Any, Any]], R], cookie: str) -> None:
+    def __init__(self, name: str, model: SecurityScheme) -> None:
+        self.scheme_name = name
+        self.model = model
+
+    async def __call__(self) -> None:
+        """Do nothing."""
+
+
+def _scheme(carrier: Carrier, cookie_name: str) -> _Scheme:
+    """Return what the OpenAPI document says of a carrier. The framework's session has a cookie of another name."""
+    if isinstance(carrier, BearerCarrier):
+        return _Scheme(f"{carrier.name}-bearer", HTTPBearer(bearerFormat=f"{carrier.prefix}<id>").model)
+    name = carrier.name if isinstance(carrier, CookieCarrier) else cookie_name
+    return _Scheme(name, APIKeyCookie(name=name).model)
+
+
+class _SecuredDependency(_Dependency[R], SecurityBase):
+    """A guard as a dependency which tells the OpenAPI document of the credentials that it looks at.
+
+    A dependency has one scheme. Each further one is that of a dependency of this one.
+    """
+
+    def __init__(
+        self, key: str, guard: Callable[[RequestAuth[Any, Any]], R], scheme: _Scheme, *further: _Scheme
+    ) -> None:
         super().__init__(key, guard)
-        self.model = APIKeyCookie(name=cookie).model
-        self.scheme_name = cookie
+        self.model, self.scheme_name = scheme.model, scheme.scheme_name
+        connection = Parameter("connection", Parameter.POSITIONAL_OR_KEYWORD, annotation=HTTPConnection)
+        schemes = [
+            Parameter(f"scheme_{number}", Parameter.KEYWORD_ONLY, default=Depends(each))
+            for number, each in enumerate(further)
+        ]
+        self.__signature__ = Signature([connection, *schemes])
+
+    async def __call__(self, connection: HTTPConnection, **further: None) -> R:
+        return await super().__call__(connection)
+
+
+PASSWORD: Final = {"type": "string", "format": "password", "writeOnly": True}
+
+
+def _user_id_and_password(users: UsersContext[Any, Any]) -> dict[str, dict[str, Any]]:
+    name = users.user_id_field
+    return {name: {"type": "string", **({"format": "email"} if name == "email" else {})}, "password": PASSWORD}
+
+
+def _sign_in_body(users: UsersContext[Any, Any]) -> BodySchema:
+    return BodySchema("SignInBody", _user_id_and_password(users), {})
+
+
+def _registration_body(users: UsersContext[Any, Any]) -> BodySchema:
+    missing = users.validate({})
+    further: dict[str, dict[str, Any]] = {name: {} for name in users.fields}
+    required = {name: shown for name, shown in further.items() if name in missing}
+    return BodySchema("RegistrationBody", {**_user_id_and_password(users), **required}, further)
 
 
 def _as_fastapi_raises_it(

@@ -8,7 +8,10 @@ from functools import partial, wraps
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 from urllib.parse import quote
 
+import msgspec
+
 from powauth._extras import needs
+from powauth.accounts.as_json import as_json
 from powauth.accounts.base import U
 from powauth.accounts.identity import I
 from powauth.backends.base import drive
@@ -25,6 +28,7 @@ from powauth.sessions.store import Duration, duration
 
 with needs("flask", "the Flask integration", "flask", "werkzeug"):
     from flask import Flask, Response, current_app, g, got_request_exception, request, session
+    from flask.json.provider import DefaultJSONProvider
     from flask.sessions import SecureCookieSessionInterface
     from werkzeug.datastructures import Headers
     from werkzeug.local import LocalProxy
@@ -74,6 +78,9 @@ class PowAuth(Generic[U, I]):
     has its own `PowAuth.current_user`, `PowAuth.login_required` and so on, while those of the module are for the one
     whose key is ``current_user``.
 
+    ``jsonify(current_user)`` gives the identity as JSON, and ``null`` if nobody is signed in. If the app has a JSON
+    provider of its own, pass it ``as_json(identity)`` (`powauth.accounts.as_json`).
+
     Args:
         app: the app; or give it to `init_app`.
         auth: how to tell who a request is from.
@@ -118,6 +125,8 @@ class PowAuth(Generic[U, I]):
         app.before_request(self._fetch)
         app.after_request(self._respond)
         if len(installed) == 1:
+            if isinstance(app.json, DefaultJSONProvider):
+                app.json.default = partial(_jsonable, app.json.default)
             app.register_error_handler(PowauthError, self._answer)
             app.handle_user_exception = partial(  # type: ignore[method-assign]
                 self._handle_user_exception, app, app.handle_user_exception
@@ -217,6 +226,13 @@ class PowAuth(Generic[U, I]):
             raise error
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers]
         return Response(answer.body, answer.status, headers)
+
+
+def _jsonable(default: Callable[[Any], Any], value: Any) -> Any:
+    """Return what Flask's JSON encoder takes for an identity, or for a proxy such as `current_user`."""
+    if type(value) is LocalProxy:
+        return value._get_current_object()  # the name that werkzeug documents for it
+    return as_json(value) if isinstance(value, msgspec.Struct) else default(value)
 
 
 def _note(sender: Flask, exception: BaseException, **_: object) -> None:

@@ -1,0 +1,163 @@
+"""What FastAPI's OpenAPI document shows of sign-in, registration and credentials."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID
+
+import msgspec
+import pytest
+from fastapi import Body, Depends, FastAPI, HTTPException
+from sqlalchemy import create_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from starlette.testclient import TestClient
+
+from harness.support import SECRET, MemoryUsers
+from powauth import AnyOf, BearerCarrier, CookieCarrier, FrameworkSessionCarrier, RequestAuth, SessionAuth
+from powauth.accounts.sqlalchemy import SQLAlchemyUsers, UserMixin
+from powauth.http.carriers import Carrier
+from powauth.integrations.fastapi import INVALID_PARAMS, Auth, SessionAuthMiddleware
+
+HTTPS = "https://app.example"
+WHO = {"email": "ada@example.org", "password": "five brown owls hoot", "nick": "ada"}
+Document = dict[str, Any]
+
+
+class Base(DeclarativeBase): ...
+
+
+class Person(UserMixin, Base):
+    __tablename__ = "people"
+    nick: Mapped[str]
+    town: Mapped[str | None] = mapped_column(default=None)
+
+
+class Me(msgspec.Struct, frozen=True):
+    id: UUID
+    email: str
+    nick: str
+
+
+def app_of(auth: SessionAuth[Any, Me]) -> FastAPI:
+    session = Auth(auth)
+    app = FastAPI()
+    app.add_middleware(SessionAuthMiddleware, auth=auth)
+    Session = Annotated[RequestAuth[Any, Me], Depends(session.request_auth)]  # noqa: N806 - an alias
+
+    @app.post("/register", status_code=201, responses=INVALID_PARAMS)
+    async def register(params: Annotated[dict[str, Any], session.registration_body], auth: Session) -> Me:
+        return await auth.register(params)
+
+    @app.post("/login")
+    async def login(params: Annotated[dict[str, Any], session.sign_in_body], auth: Session) -> Me:
+        if (user := await auth.sign_in(params)) is None:
+            raise HTTPException(401, "wrong e-mail or password")
+        return user
+
+    @app.post("/token")
+    async def token(
+        params: Annotated[dict[str, Any], session.sign_in_body], device: Annotated[str, Body()], auth: Session
+    ) -> dict[str, str]:
+        await auth.sign_in(params, bearer=True)
+        return {"access_token": auth.access_token, "device": device}
+
+    @app.get("/me")
+    async def me(user: Annotated[Me, Depends(session.current_user)]) -> Me:
+        return user
+
+    return app
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[FastAPI]:
+    engine = create_engine(f"sqlite:///{tmp_path}/users.sqlite3")
+    Base.metadata.create_all(engine)
+    users = SQLAlchemyUsers(engine, Person, identity=Me, fields=["nick", "town"])
+    carrier = AnyOf(CookieCarrier(), BearerCarrier())
+    yield app_of(SessionAuth(secret_key=SECRET, users=users, backend="memory://", carrier=carrier))
+    engine.dispose()
+
+
+def body_of(document: Document, path: str) -> Any:
+    return document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+
+
+def test_the_bodies_of_sign_in_and_registration_are_shown(app: FastAPI) -> None:
+    document = app.openapi()
+    schemas = document["components"]["schemas"]
+    email = {"type": "string", "format": "email"}
+    password = {"type": "string", "format": "password", "writeOnly": True}
+    assert body_of(document, "/login") == {"$ref": "#/components/schemas/SignInBody"}
+    assert schemas["SignInBody"] == {
+        "title": "SignInBody",
+        "type": "object",
+        "properties": {"email": email, "password": password},
+        "required": ["email", "password"],
+    }
+    assert body_of(document, "/register") == {"$ref": "#/components/schemas/RegistrationBody"}
+    assert schemas["RegistrationBody"]["properties"] == {"email": email, "password": password, "nick": {}, "town": {}}
+    assert schemas["RegistrationBody"]["required"] == ["email", "password", "nick"]
+
+
+def test_another_body_beside_it_goes_by_name(app: FastAPI) -> None:
+    reference = body_of(app.openapi(), "/token")["$ref"]
+    shown = app.openapi()["components"]["schemas"][reference.rpartition("/")[2]]
+    assert shown["properties"]["params"] == {"$ref": "#/components/schemas/SignInBody"}
+    assert set(shown["required"]) == {"params", "device"}
+
+
+def test_a_user_id_of_another_name_is_shown() -> None:
+    class Named(MemoryUsers):
+        user_id_field = "username"
+
+    auth: SessionAuth[Any, Any] = SessionAuth(secret_key=SECRET, users=Named(), backend="memory://")
+    shown = Auth(auth).sign_in_body.schema
+    assert shown["properties"]["username"] == {"type": "string"}
+    assert shown["required"] == ["username", "password"]
+
+
+def test_a_program_registers_and_signs_in_with_both_carriers(app: FastAPI) -> None:
+    browser, program = TestClient(app, base_url=HTTPS), TestClient(app, base_url=HTTPS)
+    made = browser.post("/register", json=WHO)
+    assert (made.status_code, made.json()["nick"]) == (201, "ada")
+    assert browser.get("/me").json() == made.json()
+    assert program.post("/login", json={**WHO, "password": "six brown owls hoot"}).status_code == 401
+    token = program.post("/token", json={"params": WHO, "device": "phone"}).json()["access_token"]
+    assert not program.cookies
+    assert program.get("/me").status_code == 401
+    assert program.get("/me", headers={"authorization": f"Bearer {token}"}).json() == made.json()
+
+
+def test_what_is_wrong_is_said_in_powauths_own_form(app: FastAPI) -> None:
+    client = TestClient(app, base_url=HTTPS)
+    refused = client.post("/register", json={"email": "nobody", "password": 7})
+    assert refused.status_code == 422
+    assert refused.json()["errors"].keys() == {"email", "password", "nick"}
+    assert client.post("/login", json={"email": 7}).status_code == 401
+    assert client.post("/login", json=[7]).status_code == 422
+    shown = app.openapi()["paths"]["/register"]["post"]["responses"]["422"]
+    assert shown == INVALID_PARAMS[422]
+
+
+BEARER = {"type": "http", "scheme": "bearer", "bearerFormat": "pow_<id>"}
+
+
+@pytest.mark.parametrize(
+    ("carrier", "schemes"),
+    [
+        (CookieCarrier(), {"__Host-auth": {"type": "apiKey", "in": "cookie", "name": "__Host-auth"}}),
+        (BearerCarrier(), {"auth-bearer": BEARER}),
+        (FrameworkSessionCarrier(), {"session": {"type": "apiKey", "in": "cookie", "name": "session"}}),
+        (
+            AnyOf(CookieCarrier(), BearerCarrier()),
+            {"__Host-auth": {"type": "apiKey", "in": "cookie", "name": "__Host-auth"}, "auth-bearer": BEARER},
+        ),
+    ],
+    ids=["cookie", "bearer", "framework", "both"],
+)
+def test_the_credentials_that_count_are_shown(carrier: Carrier, schemes: Document) -> None:
+    users: Any = MemoryUsers()
+    document = app_of(SessionAuth(secret_key=SECRET, users=users, backend="memory://", carrier=carrier)).openapi()
+    assert document["components"]["securitySchemes"] == schemes
+    assert document["paths"]["/me"]["get"]["security"] == [{name: []} for name in schemes], "any one of them is enough"
+    assert "security" not in document["paths"]["/login"]["post"]
