@@ -2,6 +2,7 @@
 
 import ipaddress
 import json
+from collections.abc import Iterator
 from datetime import date
 from decimal import Decimal
 from typing import Any
@@ -59,13 +60,19 @@ def test_all_fields_are_there_in_jsons_own_types() -> None:
     assert from_json(as_json(me), Me) == me
 
 
+def members(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """All members of a union. Releases of msgspec differ in how they nest them."""
+    for each in schema["anyOf"]:
+        yield from members(each) if "anyOf" in each else [each]
+
+
 def test_the_schema_is_complete_and_refers_to_nothing() -> None:
     shown = json_schema(Me)
     assert (shown["title"], shown["description"]) == ("Me", "Somebody.")
     assert shown["required"] == ["userId", "part", "seenAt", "network", "price"]
     assert "$ref" not in str(shown)
     assert "discriminator" not in str(shown)
-    part, other = shown["properties"]["part"]["anyOf"][0]["anyOf"]
+    part, other = (each for each in members(shown["properties"]["part"]) if each.get("type") == "object")
     assert part["properties"]["name"] == {"type": "string"}
     assert part["properties"]["parts"]["items"] == {}, "a part within itself"
     assert other["properties"]["number"] == {"type": "integer"}
@@ -89,7 +96,7 @@ def test_an_unknown_type_may_be_anything() -> None:
 @pytest.mark.parametrize("key", [7, "k7", UUID(int=7)])
 def test_a_key_of_whatever_type_is_read_again(key: Any) -> None:
     cls = default_identity("id", "email")
-    assert json_schema(cls)["properties"]["id"] == {"type": ["integer", "string"]}
+    assert json_schema(cls)["properties"]["id"] == {"anyOf": [{"type": "integer"}, {"type": "string"}]}
     identity = cls(id=key, email="a@example.org")
     assert from_json(identity, cls) == identity
 

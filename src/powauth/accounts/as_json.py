@@ -12,7 +12,7 @@ T = TypeVar("T")
 JSONObject = dict[str, Any]
 
 _SCHEMAS: dict[type, JSONObject] = {
-    AnyKey: {"type": ["integer", "string"]},
+    AnyKey: {"anyOf": [{"type": "integer"}, {"type": "string"}]},
     ipaddress.IPv4Address: {"type": "string", "format": "ipv4"},
     ipaddress.IPv6Address: {"type": "string", "format": "ipv6"},
     ipaddress.IPv4Network: {"type": "string"},
@@ -40,7 +40,10 @@ def from_json(value: object, cls: type[T]) -> T:
     Raises:
         ValueError: if a field is missing, or has another type.
     """
-    return msgspec.convert(value, cls, from_attributes=True, dec_hook=decode_other)
+    try:
+        return msgspec.convert(value, cls, from_attributes=True, dec_hook=decode_other)
+    except msgspec.ValidationError as error:  # a ValueError only in newer releases
+        raise ValueError(str(error)) from error
 
 
 def json_schema(cls: type[Any]) -> JSONObject:
