@@ -36,6 +36,11 @@ class Answer(NamedTuple):
     headers: Headers
     body: bytes
 
+    @property
+    def fields(self) -> list[tuple[str, str]]:
+        """The headers as text."""
+        return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self.headers]
+
 
 OnError = Callable[[PowauthError, Connection], Answer | None]
 """An app's own response to an error. ``None`` leaves the response to powauth."""

@@ -93,9 +93,9 @@ class Connection(ABC):
     def client_ip(self) -> str | None:
         """Return the peer's address. A proxy's headers count only if the server is configured to trust the proxy."""
 
-    @abstractmethod
     def session(self) -> MutableMapping[str, Any] | None:
-        """Return the framework's own session, if its middleware runs outside powauth's."""
+        """Return the framework's own session, if it has one and its middleware runs outside powauth's."""
+        return None
 
     def renew_session(self) -> bool:
         """Renew the id of the framework's session. Return whether the old id, if there was one, is invalid now.
@@ -104,13 +104,17 @@ class Connection(ABC):
         """
         return False
 
-    @abstractmethod
     def assigned(self, key: str) -> object:
         """Return the value that is assigned to the request under ``key``, or `MISSING`."""
+        return self.states.get(key, MISSING)
 
-    @abstractmethod
     def assign(self, key: str, value: object) -> None:
-        """Assign a value to the request, at the place where the app's handlers read it."""
+        """Assign a value to the request.
+
+        Override this and `assigned` if the app's handlers read the value at a place of the protocol. Otherwise they ask
+        the request-bound object.
+        """
+        self.states[key] = value
 
 
 class ConnectionStruct(msgspec.StructMeta, ABCMeta):
@@ -146,6 +150,12 @@ def with_effects(headers: Iterable[tuple[bytes, bytes]], effects: Effects, vary:
     headers.extend((b"set-cookie", cookie.encode("ascii")) for cookie in effects.cookies)
     headers.extend((name.encode("ascii"), value.encode("ascii")) for name, value in effects.headers)
     return headers
+
+
+def amended(headers: Iterable[tuple[str, str]], effects: Effects, vary: tuple[bytes, ...]) -> list[tuple[str, str]]:
+    """Return the result of `with_effects` for headers that are text (ISO 8859-1), as in WSGI."""
+    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in with_effects(raw, effects, vary)]
 
 
 _VARY_LENGTH: Final = len(b"vary")

@@ -3,21 +3,21 @@
 An integration makes a `Connection` for its protocol and a `Visits` for its middleware. A `Visit` then says what to do:
 
 1. ``visits.enter(holder)`` begins one; ``None`` says that this authenticator is in front of the request already.
-2. ``visit.begin_at_once()``, or ``await visit.begin()`` where that is not enough: who is it?
-3. ``visit.effects(…)`` when the response starts: what does it carry?
+2. ``await visit.begin()``: who is it? ``visit.begin_at_once()`` first spares most requests a coroutine.
+3. ``await visit.headers(…)`` when the response starts, or ``visit.effects(…)`` alone: what does it carry?
 4. ``visit.answer(error)`` for an error of powauth's that the app let through.
 
 ``holder`` is the mapping that a protocol hands around with a request: an ASGI scope or a WSGI environ.
 """
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any, Protocol
 
 import msgspec
 
 from powauth.errors import ConfigError, PowauthError
 from powauth.http.answers import Answer, Answers, chosen
-from powauth.http.connection import NO_EFFECTS, Connection, Effects, States
+from powauth.http.connection import NO_EFFECTS, Connection, Effects, States, amended
 
 HOLDER_KEY = "powauth"
 """Where in a holder what `bound_in` finds is, by ``current_user_key``."""
@@ -96,6 +96,10 @@ class Visit(msgspec.Struct):
     async def effects(self, *, failed: bool) -> Effects:
         """Return what the response carries. ``failed``: its status is 500 or more, or the handler raised."""
         return await self.auth.respond(self.connection, failed=failed) if self.is_due else NO_EFFECTS
+
+    async def headers(self, headers: Iterable[tuple[str, str]], *, failed: bool) -> list[tuple[str, str]]:
+        """Return the headers of a response that starts, with what it carries. ``failed`` is that of `effects`."""
+        return amended(headers, await self.effects(failed=failed), self.auth.vary)
 
     def answer(self, error: PowauthError) -> Answer | None:
         """Return the answer to an error that the app let through; ``None`` if the error is the app's own mistake."""

@@ -17,7 +17,7 @@ from powauth.accounts.identity import I
 from powauth.backends.base import drive
 from powauth.errors import ConfigError, PowauthError
 from powauth.http.answers import Answers, OnError, chosen
-from powauth.http.connection import MISSING, NO_EFFECTS
+from powauth.http.connection import MISSING, NO_EFFECTS, amended
 from powauth.http.cross_site import CrossSiteDefence
 from powauth.http.guards import FRESH, OWN_ORIGIN, require_fresh, require_no_user, require_same_origin, require_user
 from powauth.http.visit import HOLDER_KEY, Visit, Visits, bound_in
@@ -204,7 +204,7 @@ class PowAuth(Generic[U, I]):
                 for field in self._vary:  # most responses: no headers are made anew
                     response.headers.add("vary", field)
             else:
-                response.headers = Headers(wsgi.amended(response.headers, effects, self.auth.vary))
+                response.headers = Headers(amended(response.headers, effects, self.auth.vary))
         return response
 
     @property
@@ -224,8 +224,7 @@ class PowAuth(Generic[U, I]):
         answer = chosen(answers, error, self.answers)(error, FlaskConnection(request.environ))
         if answer is None:
             raise error
-        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers]
-        return Response(answer.body, answer.status, headers)
+        return Response(answer.body, answer.status, answer.fields)
 
 
 def _jsonable(default: Callable[[Any], Any], value: Any) -> Any:

@@ -204,7 +204,7 @@ def _answer(own: Answers, request: Request[Any, Any, Any], error: PowauthError) 
     answer = chosen(answers_in(scope), error, own)(error, asgi.connection_of(scope))
     if answer is None:
         raise error
-    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in answer.headers}
+    headers = dict(answer.fields)
     media_type = headers.pop("content-type", None)
     return Response(answer.body, status_code=answer.status, headers=headers, media_type=media_type)
 

@@ -13,7 +13,7 @@ from powauth.accounts.identity import I
 from powauth.backends.base import drive
 from powauth.errors import ConfigError, PowauthError
 from powauth.http.answers import Answers, OnError
-from powauth.http.connection import MISSING, PREFIX, Connection, ConnectionStruct, Effects, States, with_effects
+from powauth.http.connection import MISSING, PREFIX, Connection, ConnectionStruct, States, amended
 from powauth.http.visit import Visit, Visits, bound_in
 from powauth.integrations._cors import warn_if_cors_is_inside
 from powauth.plug import Authenticator, key_of
@@ -71,10 +71,6 @@ class WSGIConnection(Connection, msgspec.Struct, metaclass=ConnectionStruct, eq=
     def client_ip(self) -> str | None:
         """See `Connection.client_ip`."""
         return self.environ.get("REMOTE_ADDR")
-
-    def session(self) -> MutableMapping[str, Any] | None:
-        """See `Connection.session`: none is standard in WSGI."""
-        return None
 
     def assigned(self, key: str) -> object:
         """See `Connection.assigned`."""
@@ -178,10 +174,9 @@ class _Response(msgspec.Struct):
         answer = None if self.started else self.visit.answer(error)
         if answer is None:
             return False
-        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers]
         effects = drive(self.visit.effects(failed=True))
         self.started, self.answered = True, answer.body
-        self.server(f"{answer.status} {answer.reason}", amended(headers, effects, self.vary))
+        self.server(f"{answer.status} {answer.reason}", amended(answer.fields, effects, self.vary))
         return True
 
 
@@ -244,9 +239,3 @@ def request_auth(
     """
     bound = bound_in(environ, key_of(current_user_key), "wrap the app in it")
     return BlockingRequestAuth(RequestAuth(bound.auth, bound.connection_type(environ, bound.states)), drive)
-
-
-def amended(headers: Iterable[tuple[str, str]], effects: Effects, vary: tuple[bytes, ...]) -> list[tuple[str, str]]:
-    """Return the result of `with_effects` for headers as WSGI has them."""
-    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in with_effects(raw, effects, vary)]
