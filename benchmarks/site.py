@@ -5,6 +5,7 @@ import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import msgspec
@@ -90,7 +91,7 @@ class Site:
             secret_key=SECRET,
             users=People(),
             backend=backend,
-            session_ttl_renewal=RENEWAL_SECONDS,
+            session_ttl_renewal=timedelta(seconds=RENEWAL_SECONDS),
             metadata=None,
         )
         self.app = SessionAuthMiddleware(self._serve, self.auth)

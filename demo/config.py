@@ -5,7 +5,7 @@ import os
 import secrets
 import warnings
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -43,17 +43,17 @@ class Me(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Settings:
-    """What the environment says; lengths of time in seconds."""
+    """The settings from the environment, in which lengths of time are numbers of seconds."""
 
     port: int
     flask_port: int
     data: Path
     workers: int
     backend: str
-    ttl: float
-    renewal: float
-    grace: float
-    max_lifetime: float
+    ttl: timedelta
+    renewal: timedelta
+    grace: timedelta
+    max_lifetime: timedelta
 
     @property
     def database(self) -> Path:
@@ -71,10 +71,10 @@ def settings() -> Settings:
         data=data,
         workers=int(_get("WORKERS", "2")),
         backend=_get("BACKEND", f"lmdb://{data}/sessions"),
-        ttl=ttl,
-        renewal=float(_get("RENEWAL", str(min(900.0, ttl / 2)))),
-        grace=float(_get("GRACE", str(min(30.0, ttl / 2)))),
-        max_lifetime=float(_get("MAX_LIFETIME", str(max(43200.0, ttl)))),
+        ttl=timedelta(seconds=ttl),
+        renewal=timedelta(seconds=float(_get("RENEWAL", str(min(900.0, ttl / 2))))),
+        grace=timedelta(seconds=float(_get("GRACE", str(min(30.0, ttl / 2))))),
+        max_lifetime=timedelta(seconds=float(_get("MAX_LIFETIME", str(max(43200.0, ttl))))),
     )
 
 

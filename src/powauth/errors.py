@@ -5,6 +5,7 @@ secret: no ids, passwords, keys or connection strings.
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 
 
 class PowauthError(Exception):
@@ -55,10 +56,10 @@ class Overloaded(PowauthError):
     """Too much work is waiting, so powauth refuses more at once. Try again later (503 with ``Retry-After``).
 
     Attributes:
-        retry_after: Seconds to wait before trying again.
+        retry_after: how long to wait before trying again.
     """
 
-    def __init__(self, message: str, *, retry_after: int = 1) -> None:
+    def __init__(self, message: str, *, retry_after: timedelta = timedelta(seconds=1)) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 
@@ -71,10 +72,10 @@ class Throttled(PowauthError):
     Attributes:
         scope: the counter that was full: ``"account"``, ``"source"``, ``"proof"`` (a ``current_password``), or
             ``"factor"`` (right passwords without the second factor).
-        retry_after: Seconds until another attempt can succeed.
+        retry_after: the time until another attempt can succeed, in whole seconds.
     """
 
-    def __init__(self, *, scope: str, retry_after: int) -> None:
+    def __init__(self, *, scope: str, retry_after: timedelta) -> None:
         super().__init__("too many attempts; try again later")
         self.scope = scope
         self.retry_after = retry_after

@@ -9,12 +9,10 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Literal
 
 import msgspec
-
-from powauth.backends.base import Millis
 
 logger = logging.getLogger("powauth")
 
@@ -63,7 +61,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         name: what happened.
-        at: milliseconds since the Unix epoch, in UTC; `time` has it as a `datetime`.
+        at: the time in UTC.
         user_key: whose session or account it concerns.
         session_id: the public id (sid) of the session.
         ip: where the request came from, if the app lets powauth know.
@@ -71,16 +69,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     name: EventName
-    at: Millis
+    at: datetime
     user_key: str | None = None
     session_id: str | None = None
     ip: str | None = None
     detail: str | None = None
-
-    @property
-    def time(self) -> datetime:
-        """When it happened, in UTC."""
-        return datetime.fromtimestamp(self.at / 1000, UTC)
 
 
 Listener = Callable[[Event], None]

@@ -5,6 +5,7 @@ to one connection.
 """
 
 from collections.abc import Callable, Coroutine, Mapping
+from datetime import timedelta
 from functools import wraps
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
@@ -18,7 +19,6 @@ from powauth.http.connection import Connection
 from powauth.plug import Authenticator, SessionAuth
 from powauth.sessions.info import SessionInfo
 from powauth.sessions.record import Metadata
-from powauth.sessions.store import Duration
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -83,7 +83,7 @@ class BoundAuth(Generic[U, I]):
         """The session of this request; see `SessionAuth.session`."""
         return self.session_auth.session(self.connection)
 
-    def is_fresh(self, within: Duration) -> bool:
+    def is_fresh(self, within: timedelta) -> bool:
         """See `SessionAuth.is_fresh`."""
         return self.session_auth.is_fresh(self.connection, within)
 

@@ -1,6 +1,7 @@
 """The address of a client, as servers and proxies report it."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
@@ -114,7 +115,7 @@ def test_rep_48_each_connection_of_a_client_counts_for_one_source() -> None:
         secret_key=SECRET,
         users=MemoryUsers(),
         backend=MemoryBackend(),
-        throttle=Throttle(per_account=None, per_source=Limit(3, 900)),
+        throttle=Throttle(per_account=None, per_source=Limit(3, timedelta(minutes=15))),
         clock=Clock(),
         on_event=events.append,
     )

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,11 @@ def test_rep_49_the_last_factor_clears_the_failures(door: Door) -> None:
 
 
 def test_rep_49_a_right_password_costs_its_source_nothing(door: Door) -> None:
-    site = Door(door.backend.inner, door.kind, throttle=Throttle(per_account=None, per_source=Limit(3, PERIOD)))
+    site = Door(
+        door.backend.inner,
+        door.kind,
+        throttle=Throttle(per_account=None, per_source=Limit(3, timedelta(seconds=PERIOD))),
+    )
     for _ in range(10):
         assert site.knock() == NEEDED
     for _ in range(3):
@@ -288,7 +293,7 @@ def test_aut_03_a_right_password_buys_no_unlimited_guesses_at_a_second_factor() 
         users=users,
         backend=MemoryBackend(),
         hooks=Hooks(before_sign_in=second_factor),
-        throttle=Throttle(per_account=Limit(3, 900)),
+        throttle=Throttle(per_account=Limit(3, timedelta(seconds=PERIOD))),
     )
     params = {"email": "ada@example.com", "password": "correct horse"}
     for code in ("000000", "000001", "000002"):

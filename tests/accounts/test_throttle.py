@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -16,6 +16,7 @@ from powauth.sessions.keyring import Keyring
 
 NAMESPACE = "credentials.throttle"
 NOW = 1_900_000_000_000
+MINUTE = timedelta(minutes=1)
 
 
 class Desk:
@@ -24,7 +25,7 @@ class Desk:
     def __init__(self, **options: Any) -> None:
         self.now = NOW
         self.backend = CountingBackend(MemoryBackend())
-        throttle = Throttle(**{"per_account": Limit(3, 60), "per_source": Limit(5, 60)} | options)
+        throttle = Throttle(**{"per_account": Limit(3, MINUTE), "per_source": Limit(5, MINUTE)} | options)
         self.counters = Counters(throttle, Keyring(SECRET), "credentials")
 
     def time(self) -> int:
@@ -36,7 +37,7 @@ class Desk:
     def refused(self, account: str | None = "ada", source: str | None = None) -> int:
         with pytest.raises(Throttled) as caught:
             self.admit(account, source)
-        return caught.value.retry_after
+        return int(caught.value.retry_after.total_seconds())
 
     @property
     def record(self) -> Record:
@@ -177,7 +178,7 @@ def interfere(desk: Desk, verb: str, act: Callable[[], Any]) -> None:
 
 
 def test_who_loses_every_time_is_throttled_and_not_let_through() -> None:
-    desk = Desk(per_account=Limit(100, 60))
+    desk = Desk(per_account=Limit(100, MINUTE))
     desk.admit()
     interfere(desk, "update", lambda: desk.put(value=msgspec.msgpack.encode(1)))
     with desk.backend.counting() as verbs:
@@ -260,7 +261,7 @@ def test_what_could_not_be_forgiven_with_the_sign_in_is_forgiven_after_it() -> N
 
 
 def test_a_source_that_is_full_counts_no_account_also_when_its_clock_went_wrong() -> None:
-    desk = Desk(per_source=Limit(1, 60))
+    desk = Desk(per_source=Limit(1, MINUTE))
     desk.admit(None, "s")
     desk.put(expires_at=NOW + 10**9)
     assert desk.refused("ada", "s") == 60
@@ -274,11 +275,12 @@ def test_a_source_that_is_full_counts_no_account_also_when_its_clock_went_wrong(
     [
         ({"per_account": 10}, "per_account must be a Limit"),
         ({"per_account": (10, 900)}, "per_account must be a Limit"),
-        ({"per_source": Limit(0, 900)}, "per_source must be a Limit of 1 attempt or more"),
-        ({"per_source": Limit(True, 900)}, "per_source must be a Limit of 1 attempt or more"),
-        ({"per_source": Limit(1, 0)}, "the period of per_source must be more than zero"),
-        ({"per_source": Limit(1, 0.5)}, "the period of per_source must be more than zero"),
-        ({"per_account": Limit(101, 900)}, "100 attempts at most"),
+        ({"per_source": Limit(0, MINUTE)}, "per_source must be a Limit of 1 attempt or more"),
+        ({"per_source": Limit(True, MINUTE)}, "per_source must be a Limit of 1 attempt or more"),
+        ({"per_source": Limit(1, timedelta(0))}, "the period of per_source must be more than zero"),
+        ({"per_source": Limit(1, timedelta(milliseconds=999))}, "the period of per_source must be more than zero"),
+        ({"per_source": Limit(1, cast("Any", 900))}, "the period of per_source must be a timedelta"),
+        ({"per_account": Limit(101, MINUTE)}, "100 attempts at most"),
     ],
     ids=repr,
 )
@@ -290,7 +292,7 @@ def test_wrong_limits_are_refused(options: Any, message: str) -> None:
 def test_the_options_of_session_auth() -> None:
     parts: Any = {"secret_key": SECRET, "users": MemoryUsers(), "clock": Clock()}
     with pytest.raises(ConfigError, match="throttle must be a Throttle"):
-        SessionAuth(**parts | {"backend": "memory://", "throttle": Limit(1, 2)})
+        SessionAuth(**parts | {"backend": "memory://", "throttle": Limit(1, MINUTE)})
     long = CredentialsCache("memory://", namespace="n" * 60)
     with pytest.raises(ConfigError, match=r"leave room for '\.throttle'"):
         SessionAuth(**parts, store=long)

@@ -20,6 +20,7 @@ import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import cache
 from typing import Any, ClassVar, NamedTuple
 from unittest.mock import patch
@@ -244,10 +245,15 @@ class World:
         self.auth = core.auth(
             secret_key=SECRET,
             users=self.users,
-            store=core.store(stepping, ttl=TTL, namespace=namespace, reload=reload),
+            store=core.store(stepping, ttl=timedelta(seconds=TTL), namespace=namespace, reload=reload),
             clock=self.clock,
             metadata=None,
-            **{"session_ttl_renewal": RENEWAL, "grace": GRACE, "throttle": None, **options},
+            **{
+                "session_ttl_renewal": timedelta(seconds=RENEWAL),
+                "grace": timedelta(seconds=GRACE),
+                "throttle": None,
+                **options,
+            },
         )
         self._people: list[User] = []
         self.outcome = ""

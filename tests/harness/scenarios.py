@@ -1,6 +1,7 @@
 """Plans of concurrent requests, every order of whose steps must end well; see `interleavings`."""
 
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 
 from harness.interleavings import (
     GRACE,
@@ -21,7 +22,7 @@ from powauth.errors import Throttled
 STALE = RENEWAL + 60
 """The age of a session that is to be renewed."""
 
-TWO_GUESSES = Throttle(per_account=Limit(2, 900), per_source=None)
+TWO_GUESSES = Throttle(per_account=Limit(2, timedelta(minutes=15)), per_source=None)
 
 Auth = RequestAuth[User, Me]
 
@@ -520,7 +521,7 @@ SCENARIOS = {
         Scenario("three renewals", renewals("one", "two", "three"), reduced=True),
         Scenario("two renewals, time passing in the grace", renewals_in_the_grace),
         Scenario("two requests, and the id comes of age", coming_of_age),
-        Scenario("a slow request, two quick ones, each renews", slow_tab, {"session_ttl_renewal": 0}),
+        Scenario("a slow request, two quick ones, each renews", slow_tab, {"session_ttl_renewal": timedelta(0)}),
         Scenario("renewal and sign-out", ended_by(sign_out)),
         Scenario("two renewals and sign-out", ended_by(sign_out, renewing=2), reduced=True),
         Scenario("renewal and revoke-all", ended_by(lambda auth: auth.revoke_all())),

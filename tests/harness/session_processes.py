@@ -7,6 +7,7 @@ import select
 import signal
 import time
 import traceback
+from datetime import timedelta
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -40,8 +41,8 @@ def make_auth(backend: Backend, clock: Clock, *, renewal: float = 900, grace: fl
         secret_key=SECRET,
         users=users,
         store=CredentialsCache(backend),
-        session_ttl_renewal=renewal,
-        grace=grace,
+        session_ttl_renewal=timedelta(seconds=renewal),
+        grace=timedelta(seconds=grace),
         metadata=None,
         clock=clock,
     )

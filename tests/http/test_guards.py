@@ -326,7 +326,9 @@ class Shop:
             "nobody": signed_out_required(lambda: "nobody"),
             "own/user": extension.login_required(lambda: extension.current_user.email),
             "own/fresh": extension.fresh_login_required(lambda: extension.current_user.email),
-            "own/fresher": extension.fresh_login_required(within=300)(lambda: extension.current_user.email),
+            "own/fresher": extension.fresh_login_required(within=timedelta(minutes=5))(
+                lambda: extension.current_user.email
+            ),
             "own/nobody": extension.signed_out_required(lambda: "nobody"),
             "mistake": self.mistake,
         }

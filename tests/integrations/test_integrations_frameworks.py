@@ -234,7 +234,7 @@ def test_fastapi_refuses_what_is_wrong() -> None:
     with pytest.raises(ConfigError, match="Authenticator"):
         Auth("auth")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="within"):
-        Auth(Parts().auth).fresh(0)
+        Auth(Parts().auth).fresh(timedelta(0))
     app = FastAPI()
     app.get("/")(lambda user: user)
     app.get("/user", dependencies=[Depends(Auth(Parts().auth).current_user)])(lambda: None)
@@ -592,4 +592,4 @@ def test_litestars_plugins_are_told_apart() -> None:
     with pytest.raises(ConfigError, match="Authenticator"):
         PowAuthPlugin("auth")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="within"):
-        PowAuthPlugin(auth).require_fresh(0)
+        PowAuthPlugin(auth).require_fresh(timedelta(0))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Annotated, Any
 
 import flask
@@ -50,9 +51,9 @@ HTTPS = "https://app.example"
 
 ERRORS: dict[str, Callable[[], Exception]] = {
     "invalid": lambda: InvalidParams({"email": ["is taken"]}),
-    "throttled": lambda: Throttled(scope="account", retry_after=7),
+    "throttled": lambda: Throttled(scope="account", retry_after=timedelta(seconds=7)),
     "store": lambda: StoreUnavailable("down"),
-    "overloaded": lambda: Overloaded("busy", retry_after=3),
+    "overloaded": lambda: Overloaded("busy", retry_after=timedelta(seconds=3)),
     "anonymous": lambda: NotSignedIn("sign in first"),
     "refused": lambda: Refused("not today"),
     "cross_site": lambda: CrossSiteRequest("from elsewhere"),

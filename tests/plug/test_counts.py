@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def test_each_counter_is_two_of_them(
 
 
 def test_a_failed_sign_in_is_three_round_trips_and_seven_after_the_first(make_app: MakeApp) -> None:
-    app = make_app(throttle=Throttle(per_account=Limit(3, 900)))
+    app = make_app(throttle=Throttle(per_account=Limit(3, timedelta(minutes=15))))
 
     async def fail(request: Request) -> object:
         params = {"email": app.user.email, "password": "six black herons"}

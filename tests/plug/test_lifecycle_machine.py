@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
@@ -104,7 +105,10 @@ class LifeOfSessions(RuleBasedStateMachine):
     def begin(self, renewal: int) -> None:
         self.renewal = renewal
         self.store = KeepsTheLastWrite(self.backend)
-        options = {"max_lifetime": MAX_LIFETIME, "session_ttl_renewal": renewal}
+        options = {
+            "max_lifetime": timedelta(seconds=MAX_LIFETIME),
+            "session_ttl_renewal": timedelta(seconds=renewal),
+        }
         self.world = World(self.store, f"machine{next(namespaces)}", Core(), options)
         self.rows: dict[str, User] = {name: self.world.person(f"{name}@example.org") for name in USERS}
         self.gone: set[str] = set()

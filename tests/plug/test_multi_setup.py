@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import timedelta
 from typing import Annotated, Any
 
 import flask
@@ -64,7 +65,7 @@ def fastapi_app(setups: Setups) -> Any:
             return {"email": user.email}
 
         @app.get(f"{prefix}/fresh")
-        async def fresh(user: Annotated[User, Depends(auth.fresh(300))]) -> str:
+        async def fresh(user: Annotated[User, Depends(auth.fresh(timedelta(minutes=5)))]) -> str:
             return user.email
 
         @app.post(f"{prefix}/login")
@@ -97,7 +98,7 @@ def flask_app(setups: Setups) -> Any:
 
         views: Mapping[str, tuple[str, Callable[[], Any]]] = {
             "me": ("GET", auth.login_required(lambda: {"email": auth.current_user.email})),
-            "fresh": ("GET", auth.fresh_login_required(within=300)(lambda: auth.current_user.email)),
+            "fresh": ("GET", auth.fresh_login_required(within=timedelta(minutes=5))(lambda: auth.current_user.email)),
             "login": ("POST", login),
             "logout": ("POST", logout),
         }
@@ -121,10 +122,10 @@ def litestar_app(setups: Setups) -> Any:
     async def admin_me(request: litestar.Request[User, Any, Any]) -> dict[str, str]:
         return {"email": request.state.current_admin.email}
 
-    @litestar.get("/fresh", guards=[people.require_fresh(300)])
+    @litestar.get("/fresh", guards=[people.require_fresh(timedelta(minutes=5))])
     async def fresh() -> None: ...
 
-    @litestar.get("/admin/fresh", guards=[staff.require_fresh(300)])
+    @litestar.get("/admin/fresh", guards=[staff.require_fresh(timedelta(minutes=5))])
     async def admin_fresh() -> None: ...
 
     @litestar.post("/login")

@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -272,7 +273,7 @@ def test_aut_03_100_guesses_at_once_are_10(name: str, tmp_path: Path) -> None:
 def test_aut_03_guesses_at_once_over_many_accounts_are_the_sources_limit(name: str, tmp_path: Path) -> None:
     backend = open_backend(name, tmp_path)
     users = Guarded()
-    throttle = Throttle(per_source=Limit(20, PERIOD))
+    throttle = Throttle(per_source=Limit(20, timedelta(seconds=PERIOD)))
     auth = SessionAuth(
         secret_key="Wq9Zx7rT4yUj1aSdPkLmB6eHgQoIi83N2fC5cN0v", users=users, backend=backend, throttle=throttle
     )
@@ -326,7 +327,7 @@ def test_aut_03_the_users_contexts_own_normalisation_counts(kind: Kind, tmp_path
 
 
 def test_aut_03_ipv6_neighbours_are_one_source() -> None:
-    door = Door(MemoryBackend(), throttle=Throttle(per_source=Limit(5, PERIOD)))
+    door = Door(MemoryBackend(), throttle=Throttle(per_source=Limit(5, timedelta(seconds=PERIOD))))
 
     def attempts(*addresses: str | None) -> list[bool]:
         found = []

@@ -4,6 +4,7 @@ import asyncio
 import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,7 @@ def test_lif_04_after_the_grace_an_old_id_is_anonymous(app: App) -> None:
 
 
 def test_lif_04_without_a_grace_an_old_id_is_anonymous_once_the_new_one_was_seen(make_app: MakeApp) -> None:
-    app = make_app(grace=0)
+    app = make_app(grace=timedelta(0))
     browser = app.signed_in()
     old = browser.copy()
     app.clock.advance(RENEWAL)

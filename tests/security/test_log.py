@@ -6,7 +6,7 @@ import re
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -161,8 +161,7 @@ def test_log_01_every_flow_is_told_of(kind: Kind, tmp_path: Path, caplog: pytest
     assert [event.detail for event in run.events if event.name == "updated"] == ["credentials", "credentials"]
     sids = {encode_sid(found.sid) for found in run.presented}
     for event in run.events:
-        assert START * 1000 <= event.at <= run.auth.now()
-        assert event.time == datetime.fromtimestamp(START, UTC) + timedelta(milliseconds=event.at - START * 1000)
+        assert datetime.fromtimestamp(START, UTC) <= event.at <= datetime.fromtimestamp(run.auth.now() / 1000, UTC)
         assert event.session_id is None or event.session_id in sids
         if event.name not in ("revoked", "sign_out_failed"):
             assert event.ip == "192.0.2.1"

@@ -39,6 +39,7 @@ from powauth.sessions.store import UnreadableRecord
 Start = Callable[..., Site]
 
 OLD_TTL = datetime.timedelta(minutes=30)
+ALMOST = OLD_TTL - datetime.timedelta(milliseconds=1)
 
 
 @pytest.fixture(params=[(kind, name) for kind in KINDS for name in BACKENDS], ids="-".join)
@@ -295,12 +296,12 @@ def test_lif_10_what_is_no_length_of_time_refuses_to_start(option: str, value: A
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"session_ttl_renewal": 1800}, "shorter than ttl"),
-        ({"session_ttl_renewal": 1801}, "shorter than ttl"),
-        ({"max_lifetime": 1799}, "at least as long as ttl"),
-        ({"max_lifetime": 0}, "max_lifetime must be more than zero"),
+        ({"session_ttl_renewal": OLD_TTL}, "shorter than ttl"),
+        ({"session_ttl_renewal": OLD_TTL + datetime.timedelta(seconds=1)}, "shorter than ttl"),
+        ({"max_lifetime": OLD_TTL - datetime.timedelta(seconds=1)}, "at least as long as ttl"),
+        ({"max_lifetime": datetime.timedelta(0)}, "max_lifetime must be more than zero"),
         ({"max_lifetime": None}, "max_lifetime must be"),
-        ({"grace": 1800}, "grace must be shorter"),
+        ({"grace": OLD_TTL}, "grace must be shorter"),
         ({"grace": None}, "grace must be"),
         ({"on_reuse": "ignore"}, "on_reuse"),
         ({"on_reuse": None}, "on_reuse"),
@@ -328,8 +329,8 @@ def test_lif_10_options_that_contradict_each_other_refuse_to_start(options: dict
 @pytest.mark.parametrize(
     "options",
     [
-        {"session_ttl_renewal": 1799.999, "grace": 1799.999, "max_lifetime": 1800},
-        {"session_ttl_renewal": 0, "grace": 0},
+        {"session_ttl_renewal": ALMOST, "grace": ALMOST, "max_lifetime": OLD_TTL},
+        {"session_ttl_renewal": datetime.timedelta(0), "grace": datetime.timedelta(0)},
         {"session_ttl_renewal": None, "max_lifetime": datetime.timedelta(days=30)},
     ],
 )

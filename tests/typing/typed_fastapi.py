@@ -1,6 +1,7 @@
 """FastAPI: each dependency has the app's own types."""
 
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Annotated, Any, assert_type
 
 from fastapi import Depends, FastAPI
@@ -16,7 +17,7 @@ session = Auth(auth)
 
 CurrentUser = Annotated[Me, Depends(session.current_user)]
 MaybeUser = Annotated[Me | None, Depends(session.optional_user)]
-FreshUser = Annotated[Me, Depends(session.fresh(300))]
+FreshUser = Annotated[Me, Depends(session.fresh(timedelta(minutes=5)))]
 Session = Annotated[RequestAuth[User, Me], Depends(session.request_auth)]
 BlockingSession = Annotated[BlockingRequestAuth[User, Me], Depends(session.blocking_request_auth)]
 

@@ -1,5 +1,6 @@
 """Flask: the extension's proxy and object have the app's own types."""
 
+from datetime import timedelta
 from typing import assert_type
 
 from flask import Flask, request
@@ -38,7 +39,7 @@ def me() -> dict[str, str]:
 
 
 @app.get("/project/<int:number>")
-@extension.fresh_login_required(within=300)
+@extension.fresh_login_required(within=timedelta(minutes=5))
 def project(number: int) -> str:
     return f"{current_user.nick} {number}"
 

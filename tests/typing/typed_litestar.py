@@ -1,5 +1,6 @@
 """Litestar: the dependencies have the app's own types."""
 
+from datetime import timedelta
 from typing import Annotated, Any, assert_type
 
 from litestar import Litestar, Request, get, post
@@ -41,7 +42,7 @@ def logout(blocking_request_auth: CurrentBlockingRequestAuth[User, Me]) -> None:
     blocking_request_auth.sign_out()
 
 
-@get("/me", guards=[require_user, plugin.require_fresh(300), require_fresh()])
+@get("/me", guards=[require_user, plugin.require_fresh(timedelta(minutes=5)), require_fresh()])
 async def me(request: Request[Me, Any, Any]) -> str:
     assert_type(request.user, Me)
     return request.user.nick

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from powauth._times import duration
 from powauth.accounts.addresses import source_network
 from powauth.backends.base import (
     Backend,
@@ -38,7 +39,6 @@ from powauth.backends.base import (
 )
 from powauth.errors import ConfigError, StoreUnavailable, Throttled
 from powauth.sessions.keyring import Keyring
-from powauth.sessions.store import Duration, duration
 
 PURPOSE = "throttle"
 """What the counters' key is derived for."""
@@ -61,11 +61,14 @@ class Limit(NamedTuple):
 
     Attributes:
         attempts: how many, from 1.
-        period: how long; a number is seconds.
+        period: how long; at least a second.
     """
 
     attempts: int
-    period: Duration
+    period: timedelta
+
+    def __str__(self) -> str:
+        return f"{self.attempts} in {self.period.total_seconds():g} s"
 
 
 PER_ACCOUNT: Final = Limit(10, timedelta(minutes=15))
@@ -98,8 +101,8 @@ class Throttle:
         per_account: Limit | None = PER_ACCOUNT,
         per_source: Limit | None = PER_SOURCE,
     ) -> None:
-        self.per_account = None if per_account is None else _Checked.of("per_account", per_account)
-        self.per_source = None if per_source is None else _Checked.of("per_source", per_source)
+        self.per_account = _checked("per_account", per_account)
+        self.per_source = _checked("per_source", per_source)
         if self.per_account is not None and self.per_account.attempts > MAX_PER_ACCOUNT:
             raise ConfigError(f"per_account may allow {MAX_PER_ACCOUNT} attempts at most (NIST SP 800-63B-4)")
 
@@ -107,18 +110,15 @@ class Throttle:
         return f"<Throttle per_account={self.per_account} per_source={self.per_source}>"
 
 
-class _Checked(NamedTuple):
-    attempts: int
-    period: Millis
-
-    def __repr__(self) -> str:
-        return f"{self.attempts} in {self.period / 1000:g} s"
-
-    @classmethod
-    def of(cls, name: str, limit: Limit) -> "_Checked":
-        if not isinstance(limit, Limit) or type(limit.attempts) is not int or limit.attempts < 1:
-            raise ConfigError(f"{name} must be a Limit of 1 attempt or more, such as Limit(10, 900), or None")
-        return cls(limit.attempts, duration(f"the period of {name}", limit.period, at_least=1000))
+def _checked(name: str, limit: Limit | None) -> Limit | None:
+    if limit is None:
+        return None
+    if not isinstance(limit, Limit) or type(limit.attempts) is not int or limit.attempts < 1:
+        raise ConfigError(
+            f"{name} must be a Limit of 1 attempt or more, such as Limit(10, timedelta(minutes=15)), or None"
+        )
+    duration(f"the period of {name}", limit.period, at_least=1000)
+    return limit
 
 
 DEFAULT_THROTTLE: Final = Throttle()
@@ -215,13 +215,13 @@ class _Counted(Admission):
 class _Counter:
     """One counter, and the change that counts one more."""
 
-    __slots__ = ("_first", "_limit", "change", "full", "record", "scope")
+    __slots__ = ("_attempts", "_first", "_period", "change", "full", "record", "scope")
 
-    def __init__(self, scope: str, key: bytes, owner: bytes, limit: _Checked, now: Millis) -> None:
+    def __init__(self, scope: str, key: bytes, owner: bytes, limit: Limit, now: Millis) -> None:
         self.scope = scope
-        self._limit = limit
+        self._attempts, self._period = limit.attempts, duration("period", limit.period)
         # Versions of different periods differ, so that what is given back late cannot land in a later one.
-        self.record = self._first = Record(key, owner, now, now, now + limit.period, _ONE)
+        self.record = self._first = Record(key, owner, now, now, now + self._period, _ONE)
         self.change: Change = Create(self._first)
         self.full = False
 
@@ -246,14 +246,13 @@ class _Counter:
         if found is None:
             self.record, self.change = self._first, Create(self._first)
             return
-        limit = self._limit
         count = _count_of(found)
         # What cannot be read counts as full; and nothing stays so longer than a period, should a clock go wrong.
-        self.full = count is None or count >= limit.attempts
-        ends = now + limit.period if count == 0 else min(found.expires_at, now + limit.period)
+        self.full = count is None or count >= self._attempts
+        ends = now + self._period if count == 0 else min(found.expires_at, now + self._period)
         if self.full and ends == found.expires_at:
             raise _throttled(self.scope, ends - now)
-        self.record = _changed(found, limit.attempts if count is None or self.full else count + 1, ends)
+        self.record = _changed(found, self._attempts if count is None or self.full else count + 1, ends)
         self.change = Update(self.record, found.version)
 
 
@@ -334,7 +333,7 @@ class Counters:
         """
         if self._throttle.per_account is not None:
             begun = now()
-            limit = _Checked(MAX_PER_ACCOUNT, self._throttle.per_account.period)
+            limit = Limit(MAX_PER_ACCOUNT, self._throttle.per_account.period)
             await _count(backend, [self._counter("factor", account, limit, begun)], begun)
 
     async def forget(self, backend: Backend, account: str, now: Millis) -> bool:
@@ -348,7 +347,7 @@ class Counters:
         owner = make_owner(self._namespace, code.hex())
         return make_key(self._namespace, shard_of(owner) + code), owner
 
-    def _counter(self, scope: str, subject: str, limit: _Checked, now: Millis) -> _Counter:
+    def _counter(self, scope: str, subject: str, limit: Limit, now: Millis) -> _Counter:
         return _Counter(scope, *self._names(scope, subject), limit, now)
 
 
@@ -406,4 +405,4 @@ def _given_back(record: Record, now: Millis) -> Record | None:
 
 
 def _throttled(scope: str, millis: Millis) -> Throttled:
-    return Throttled(scope=scope, retry_after=max(1, -(-millis // 1000)))
+    return Throttled(scope=scope, retry_after=timedelta(seconds=max(1, -(-millis // 1000))))

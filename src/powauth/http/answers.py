@@ -1,6 +1,8 @@
 """The responses to errors that a handler did not catch: JSON for programs, the sign-in page for people."""
 
+import math
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -24,7 +26,7 @@ from powauth.errors import (
 from powauth.http.connection import Connection, Headers
 from powauth.http.own_path import own_path, path_below
 
-RETRY_AFTER_SECONDS = 5
+RETRY_AFTER = timedelta(seconds=5)
 """The ``Retry-After`` of an outage. Engines restart and fail over in seconds."""
 
 
@@ -134,7 +136,7 @@ def answer_to(error: PowauthError) -> Answer | None:
         return _json(429, "Too Many Requests", {"error": "throttled"}, _retry(error.retry_after))
     if isinstance(error, StoreUnavailable):
         report(error)
-        return _json(503, "Service Unavailable", {"error": "store_unavailable"}, _retry(RETRY_AFTER_SECONDS))
+        return _json(503, "Service Unavailable", {"error": "store_unavailable"}, _retry(RETRY_AFTER))
     if isinstance(error, Overloaded):
         return _json(503, "Service Unavailable", {"error": "overloaded"}, _retry(error.retry_after))
     return None
@@ -151,8 +153,8 @@ def reason(error: Refused) -> str:
     return "already_signed_in" if isinstance(error, AlreadySignedIn) else "refused"
 
 
-def _retry(seconds: int) -> tuple[bytes, bytes]:
-    return b"retry-after", str(seconds).encode()
+def _retry(wait: timedelta) -> tuple[bytes, bytes]:
+    return b"retry-after", str(math.ceil(wait.total_seconds())).encode()
 
 
 def _json(status: int, phrase: str, content: object, *more: tuple[bytes, bytes]) -> Answer:

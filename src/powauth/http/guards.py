@@ -10,7 +10,6 @@ from typing import Any, Final, Protocol, TypeVar
 from powauth.errors import AlreadySignedIn, NotFresh
 from powauth.http.connection import Connection
 from powauth.http.cross_site import CrossSiteDefence
-from powauth.sessions.store import Duration
 
 OWN_ORIGIN: Final = CrossSiteDefence()
 """Allows the app's own origin and no other."""
@@ -44,7 +43,7 @@ class Guarded(Protocol[T_co]):
         """Return the current user, or raise."""
         ...
 
-    def is_fresh(self, within: Duration) -> bool:
+    def is_fresh(self, within: timedelta) -> bool:
         """Return whether the user entered the password within a time."""
         ...
 
@@ -70,7 +69,7 @@ def require_no_user(auth: Guarded[Any]) -> None:
         raise AlreadySignedIn("somebody is signed in", current_user_key=auth.auth.current_user_key)
 
 
-def require_fresh(auth: Guarded[T], within: Duration = FRESH) -> T:
+def require_fresh(auth: Guarded[T], within: timedelta = FRESH) -> T:
     """Return the current user, who entered the password no longer than ``within`` ago (ASVS 7.5.1).
 
     Neither use nor renewal makes a session fresh again. Only a sign-in does.

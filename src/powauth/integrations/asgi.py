@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
+from datetime import timedelta
 from typing import Any, ClassVar, Final, TypeVar, overload
 from urllib.parse import quote, unquote
 
@@ -24,10 +25,9 @@ from powauth.http.connection import (
 from powauth.http.unreachable import Unreachable
 from powauth.http.visit import HOLDER_KEY, Bound, Visit, Visits, bound_in
 from powauth.integrations._cors import warn_if_cors_is_inside
-from powauth.integrations.websockets import POLICY_VIOLATION, RECHECK_SECONDS, Sockets
+from powauth.integrations.websockets import POLICY_VIOLATION, RECHECK, Sockets
 from powauth.plug import Authenticator, key_of
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
-from powauth.sessions.store import Duration
 
 try:
     import anyio.from_thread
@@ -158,7 +158,7 @@ class SessionAuthMiddleware:
         on_error: the app's own answers to powauth's errors; see `Answers`.
         sign_in_path: where people who must sign in are sent; see `Answers`.
         origins: further origins whose pages may open WebSockets in the user's name, such as ``"https://app.example"``.
-        websocket_recheck: how often the session of an open WebSocket is read again; a number is seconds.
+        websocket_recheck: how often the session of an open WebSocket is read again.
 
     Raises:
         ConfigError: if a part of the authenticator cannot work here, or an option is wrong.
@@ -174,7 +174,7 @@ class SessionAuthMiddleware:
         on_error: OnError | None = None,
         sign_in_path: str | None = None,
         origins: Sequence[str] = (),
-        websocket_recheck: Duration = RECHECK_SECONDS,
+        websocket_recheck: timedelta = RECHECK,
     ) -> None:
         if not isinstance(auth, Authenticator):
             raise ConfigError(f"auth must be an Authenticator, such as a SessionAuth, not {type(auth).__name__}")

@@ -4,10 +4,12 @@ The dependencies are coroutines, because FastAPI would give each plain function 
 """
 
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from inspect import Parameter, Signature
 from typing import Annotated, Any, Final, Generic, TypeAlias, TypeVar
 
 from powauth._extras import needs
+from powauth._times import duration
 from powauth.accounts.base import U, UsersContext
 from powauth.accounts.identity import I
 from powauth.errors import ConfigError, CrossSiteRequest, NotFresh, NotSignedIn, Refused
@@ -22,7 +24,6 @@ from powauth.integrations._pydantic import BodySchema, response_model
 from powauth.integrations.asgi import SessionAuthMiddleware
 from powauth.plug import Authenticator, SessionAuth
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
-from powauth.sessions.store import Duration, duration
 
 with needs("fastapi", "the FastAPI integration", "fastapi", "starlette"):
     from fastapi import Depends, HTTPException
@@ -156,7 +157,7 @@ class Auth(Generic[U, I]):
         self.sign_in_body = _sign_in_body(auth.users)
         self.registration_body = _registration_body(auth.users)
 
-    def fresh(self, within: Duration = FRESH) -> Dependency[I]:
+    def fresh(self, within: timedelta = FRESH) -> Dependency[I]:
         """A dependency: the current user, who signed in no longer than ``within`` ago."""
         duration("within", within, at_least=1)
         return self._dependency(lambda auth: require_fresh(auth, within))

@@ -4,6 +4,7 @@ It uses Flask's own hooks, so that Flask's ``session`` can carry the id and Flas
 """
 
 from collections.abc import Callable, MutableMapping
+from datetime import timedelta
 from functools import partial, wraps
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 from urllib.parse import quote
@@ -11,6 +12,7 @@ from urllib.parse import quote
 import msgspec
 
 from powauth._extras import needs
+from powauth._times import duration
 from powauth.accounts.as_json import as_json
 from powauth.accounts.base import U
 from powauth.accounts.identity import I
@@ -24,7 +26,6 @@ from powauth.http.visit import HOLDER_KEY, Visit, Visits, bound_in
 from powauth.integrations import wsgi
 from powauth.plug import Authenticator
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
-from powauth.sessions.store import Duration, duration
 
 with needs("flask", "the Flask integration", "flask", "werkzeug"):
     from flask import Flask, Response, current_app, g, got_request_exception, request, session
@@ -148,9 +149,9 @@ class PowAuth(Generic[U, I]):
     def fresh_login_required(self, view: Callable[P, R]) -> Callable[P, R]: ...
 
     @overload
-    def fresh_login_required(self, *, within: Duration) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+    def fresh_login_required(self, *, within: timedelta) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 
-    def fresh_login_required(self, view: Callable[P, R] | None = None, *, within: Duration = FRESH) -> Any:
+    def fresh_login_required(self, view: Callable[P, R] | None = None, *, within: timedelta = FRESH) -> Any:
         """A view for users who signed in no longer than ``within`` ago; see `powauth.http.guards.require_fresh`."""
         duration("within", within, at_least=1)
         guard = partial(_guarded, guard=lambda: require_fresh(self.request_auth(), within))
@@ -285,10 +286,10 @@ def fresh_login_required(view: Callable[P, R]) -> Callable[P, R]: ...
 
 
 @overload
-def fresh_login_required(*, within: Duration) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+def fresh_login_required(*, within: timedelta) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 
 
-def fresh_login_required(view: Callable[P, R] | None = None, *, within: Duration = FRESH) -> Any:
+def fresh_login_required(view: Callable[P, R] | None = None, *, within: timedelta = FRESH) -> Any:
     """See `PowAuth.fresh_login_required`: ``@fresh_login_required``, or with a time of one's own in brackets."""
     duration("within", within, at_least=1)
     guard = partial(_guarded, guard=lambda: require_fresh(request_auth(), within))

@@ -2,11 +2,13 @@
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from copy import copy
+from datetime import timedelta
 from functools import partial
 from threading import get_ident
 from typing import Annotated, Any, Generic, NoReturn, TypeAlias, TypeVar, cast, get_args
 
 from powauth._extras import needs
+from powauth._times import duration
 from powauth.accounts.base import U
 from powauth.accounts.identity import I
 from powauth.errors import ConfigError, PowauthError, Refused, StoreUnavailable
@@ -23,10 +25,9 @@ from powauth.http.own_path import path_below
 from powauth.http.unreachable import Unreachable
 from powauth.http.visit import HOLDER_KEY, Bound, answers_in
 from powauth.integrations import asgi
-from powauth.integrations.websockets import POLICY_VIOLATION, RECHECK_SECONDS, TRY_AGAIN_LATER
+from powauth.integrations.websockets import POLICY_VIOLATION, RECHECK, TRY_AGAIN_LATER
 from powauth.plug import Authenticator, SessionAuth
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
-from powauth.sessions.store import Duration, duration
 
 with needs("litestar", "PowAuthPlugin", "litestar", "anyio"):
     import anyio.from_thread
@@ -118,7 +119,7 @@ class PowAuthPlugin(InitPlugin, Generic[U, I]):
         on_error: OnError | None = None,
         sign_in_path: str | None = None,
         origins: Sequence[str] = (),
-        websocket_recheck: Duration = RECHECK_SECONDS,
+        websocket_recheck: timedelta = RECHECK,
     ) -> None:
         if not isinstance(auth, Authenticator):
             raise ConfigError(f"auth must be an Authenticator, such as a SessionAuth, not {type(auth).__name__}")
@@ -134,7 +135,7 @@ class PowAuthPlugin(InitPlugin, Generic[U, I]):
         self.require_user: Guard = _guard(user, auth.current_user_key)
         self.require_no_user: Guard = _guard(no_user, auth.current_user_key)
 
-    def require_fresh(self, within: Duration = FRESH) -> Guard:
+    def require_fresh(self, within: timedelta = FRESH) -> Guard:
         """A guard: the user signed in no longer than ``within`` ago."""
         return _fresh_guard(within, self.auth.current_user_key)
 
@@ -259,7 +260,7 @@ def _close(error: PowauthError) -> NoReturn:
     raise WebSocketException(detail=detail, code=POLICY_VIOLATION) from error
 
 
-def _fresh_guard(within: Duration, key: str) -> Guard:
+def _fresh_guard(within: timedelta, key: str) -> Guard:
     duration("within", within, at_least=1)
     return _guard(lambda auth: fresh_user(auth, within), key)
 
@@ -271,7 +272,7 @@ require_no_user: Guard = _guard(no_user, "current_user")
 """A guard: nobody is signed in; see `powauth.http.guards.require_no_user`."""
 
 
-def require_fresh(within: Duration = FRESH) -> Guard:
+def require_fresh(within: timedelta = FRESH) -> Guard:
     """A guard: the user signed in no longer than ``within`` ago; see `powauth.http.guards.require_fresh`."""
     return _fresh_guard(within, "current_user")
 

@@ -13,16 +13,17 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from powauth._extras import is_missing
+from powauth._times import duration
 from powauth.errors import Refused, StoreUnavailable
 from powauth.http.answers import reason
 from powauth.http.connection import Connection
 from powauth.http.cross_site import CrossSiteDefence
 from powauth.plug import Authenticator
-from powauth.sessions.store import Duration, duration
 
 try:
     import anyio
@@ -52,7 +53,7 @@ POLICY_VIOLATION: Final = 1008
 INTERNAL_ERROR: Final = 1011
 """The close code for an error in the server (RFC 6455, section 7.4.1)."""
 
-RECHECK_SECONDS: Final = 0.8
+RECHECK: Final = timedelta(milliseconds=800)
 """The interval between two reads of a socket's session. With the read and the close, this stays within a second."""
 
 READS_AT_ONCE: Final = 4
@@ -76,14 +77,14 @@ class Sockets:
     Args:
         auth: the authenticator.
         origins: further origins whose pages may open sockets in the user's name. See `CrossSiteDefence`.
-        recheck: the interval between two reads of an open socket's session. A number is seconds.
+        recheck: the interval between two reads of an open socket's session.
 
     Raises:
         ConfigError: if an option is wrong.
     """
 
     def __init__(
-        self, auth: Authenticator[Any, Any], origins: Sequence[str] = (), recheck: Duration = RECHECK_SECONDS
+        self, auth: Authenticator[Any, Any], origins: Sequence[str] = (), recheck: timedelta = RECHECK
     ) -> None:
         self.auth = auth
         self.defence = CrossSiteDefence(origins)

@@ -7,6 +7,7 @@ This module knows no framework and no template engine. `Flows.respond` takes a `
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -26,7 +27,6 @@ from powauth.pages.request import BadRequest, PageRequest, PageResponse
 from powauth.pages.routes import Routes
 from powauth.pages.visit import Answer, PageVisit, Settings
 from powauth.plug import SessionAuth
-from powauth.sessions.store import Duration
 
 logger = logging.getLogger("powauth")
 
@@ -71,7 +71,7 @@ class Flows:
         routes: Routes | None = None,
         messages: Messages | Callable[[Connection], Messages] | None = None,
         defence: CrossSiteDefence | None = None,
-        fresh: Duration | None = FRESH,
+        fresh: timedelta | None = FRESH,
         title: str = "Account",
         render: Renderer | None = None,
     ) -> None:

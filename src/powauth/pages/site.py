@@ -1,6 +1,7 @@
 """`Pages`: the flows with the templates."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -12,7 +13,6 @@ from powauth.pages.messages import Messages
 from powauth.pages.registry import contributed
 from powauth.pages.routes import Routes
 from powauth.plug import SessionAuth
-from powauth.sessions.store import Duration
 
 
 class Pages(Flows):
@@ -39,7 +39,7 @@ class Pages(Flows):
         messages: Messages | Callable[[Connection], Messages] | None = None,
         templates: str | Path | None = None,
         defence: CrossSiteDefence | None = None,
-        fresh: Duration | None = FRESH,
+        fresh: timedelta | None = FRESH,
         title: str = "Account",
     ) -> None:
         from powauth.pages.rendering import Templates  # flows alone need no Jinja2
@@ -63,7 +63,7 @@ class PagesOptions(TypedDict, total=False):
     messages: Messages | Callable[[Connection], Messages]
     templates: str | Path | None
     defence: CrossSiteDefence
-    fresh: Duration | None
+    fresh: timedelta | None
     title: str
 
 

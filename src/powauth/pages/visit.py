@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 from urllib.parse import urlencode
 
@@ -15,7 +16,6 @@ from powauth.pages.messages import Messages
 from powauth.pages.request import PageRequest, Params
 from powauth.pages.routes import Routes
 from powauth.request_auth import RequestAuth
-from powauth.sessions.store import Duration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Settings:
 
     routes: Routes
     messages: Messages | Callable[[Connection], Messages]
-    fresh: Duration | None
+    fresh: timedelta | None
     user_id_field: str
     remember: bool
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from powauth._times import moment
 from powauth.backends.base import Millis
 from powauth.events import Event, EventName, Listener, emit
 from powauth.http.connection import Connection
@@ -42,7 +43,7 @@ class EventLog:
             user_key, sid = session.user_key, session.sid
         event = Event(
             name=name,
-            at=self._now(),
+            at=moment(self._now()),
             user_key=None if user_key is None else key_text(user_key),
             session_id=None if sid is None else encode_sid(sid),
             ip=shown_address(connection) if connection is not None and self._with_ip else None,

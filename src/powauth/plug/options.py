@@ -5,10 +5,11 @@ from datetime import timedelta
 
 import msgspec
 
-from powauth.backends.base import Backend, Millis
+from powauth._times import duration
+from powauth.backends.base import Backend
 from powauth.errors import ConfigError
 from powauth.sessions.record import Policy, Remembered
-from powauth.sessions.store import CredentialsCache, Duration, duration
+from powauth.sessions.store import CredentialsCache
 
 LONGEST_PART = 16
 """Characters of a name that `short` keeps."""
@@ -22,8 +23,8 @@ class Remember(msgspec.Struct, frozen=True):
         max_lifetime: how long a session lives at most.
     """
 
-    ttl: Duration = timedelta(days=30)
-    max_lifetime: Duration = timedelta(days=90)
+    ttl: timedelta = timedelta(days=30)
+    max_lifetime: timedelta = timedelta(days=90)
 
 
 def store_of(backend: Backend | str | None, store: CredentialsCache | None) -> CredentialsCache:
@@ -53,7 +54,7 @@ def short(name: str) -> str:
 
 
 def policy_of(
-    ttl: Millis, renewal: Duration | None, max_lifetime: Duration, grace: Duration, remember: Remember | None
+    ttl: timedelta, renewal: timedelta | None, max_lifetime: timedelta, grace: timedelta, remember: Remember | None
 ) -> Policy:
     """Return the times of a session, in milliseconds.
 
@@ -71,20 +72,20 @@ def policy_of(
             duration("the max_lifetime of remember", remember.max_lifetime, at_least=1),
         )
     policy = Policy(
-        ttl=ttl,
+        ttl=duration("ttl", ttl, at_least=1),
         renewal=None if renewal is None else duration("session_ttl_renewal", renewal),
         max_lifetime=duration("max_lifetime", max_lifetime, at_least=1),
         grace=duration("grace", grace),
         remembered=remembered,
     )
-    if policy.renewal is not None and policy.renewal >= ttl:
+    if policy.renewal is not None and policy.renewal >= policy.ttl:
         raise ConfigError("session_ttl_renewal must be shorter than ttl, or a session ends before it is renewed")
-    if policy.max_lifetime < ttl:
+    if policy.max_lifetime < policy.ttl:
         raise ConfigError("max_lifetime must be at least as long as ttl")
-    if policy.grace >= ttl:
+    if policy.grace >= policy.ttl:
         raise ConfigError("grace must be shorter than ttl")
     if remembered is not None:
-        if remembered.ttl <= ttl:
+        if remembered.ttl <= policy.ttl:
             raise ConfigError("the ttl of remember must be longer than ttl")
         if remembered.max_lifetime < max(remembered.ttl, policy.max_lifetime):
             raise ConfigError("the max_lifetime of remember must be at least as long as its ttl and as max_lifetime")

@@ -9,6 +9,7 @@ from typing import Final, get_args
 
 import msgspec
 
+from powauth._times import duration
 from powauth.accounts.anywhere import anywhere
 from powauth.accounts.base import Account, U, UsersContext
 from powauth.accounts.hooks import Extension, Hooks, Parts
@@ -34,7 +35,7 @@ from powauth.sessions.manager import SessionManager
 from powauth.sessions.presence import Began, Presence, Recognized, is_due, last_moment, stored_in
 from powauth.sessions.recognition import NO_ID, Recognizer, Unchanged
 from powauth.sessions.record import Metadata, OnReuse, Outcome, Session, is_fresh
-from powauth.sessions.store import CredentialsCache, Duration, Stored, duration
+from powauth.sessions.store import CredentialsCache, Stored
 
 DEFAULT_SESSION_KEY = "auth"
 
@@ -70,7 +71,8 @@ class SessionAuth(Authenticator[U, I]):
         throttle: how often sign-in may be tried for an account and from a source; ``None`` leaves that to others.
         metadata: what to keep of a request that signs in; ``None`` keeps nothing.
         on_event: called with every `Event`, besides the ``powauth`` logger.
-        clock: the time, in seconds since the Unix epoch.
+        clock: returns the time in seconds since the Unix epoch, as `time.time` does. powauth calls it at every request.
+            Tests give one of their own. Apps see `datetime` and `timedelta` everywhere else.
 
     Raises:
         ConfigError: if an option is wrong or contradicts another.
@@ -86,10 +88,10 @@ class SessionAuth(Authenticator[U, I]):
         session_key: str = DEFAULT_SESSION_KEY,
         app_name: str | None = None,
         current_user_key: str = "current_user",
-        session_ttl_renewal: Duration | None = timedelta(minutes=15),
-        max_lifetime: Duration = timedelta(hours=12),
+        session_ttl_renewal: timedelta | None = timedelta(minutes=15),
+        max_lifetime: timedelta = timedelta(hours=12),
         remember: Remember | None = None,
-        grace: Duration = timedelta(seconds=30),
+        grace: timedelta = timedelta(seconds=30),
         on_reuse: OnReuse = "revoke",
         max_sessions: int | None = None,
         carrier: Carrier | None = None,
@@ -280,7 +282,7 @@ class SessionAuth(Authenticator[U, I]):
         stored = stored_in(self._reader.presence(connection))
         return None if stored is None else session_info(stored, current=True)
 
-    def is_fresh(self, connection: Connection, within: Duration) -> bool:
+    def is_fresh(self, connection: Connection, within: timedelta) -> bool:
         """Return whether the user entered the password, for this session, no longer than ``within`` ago.
 
         Raises:

@@ -1,12 +1,12 @@
 """The public view of a session, and the metadata that an app keeps about it."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
-from powauth.backends.base import Millis
+from powauth._times import moment
 from powauth.errors import MetadataTooLarge
 from powauth.sessions.ids import encode_sid
 from powauth.sessions.record import Metadata
@@ -29,7 +29,8 @@ class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
         authenticated_at: when the user last entered the password.
         expires_at: when it ends if it is not renewed.
         remembered: whether it outlives the browser's own session.
-        metadata: ``first_seen``, ``ip``, ``user_agent`` by default, and what the app added.
+        metadata: ``first_seen``, ``ip``, ``user_agent`` by default, and what the app added. It holds values of JSON's
+            plain types, so ``first_seen`` is a number: milliseconds since the Unix epoch.
     """
 
     id: str
@@ -48,17 +49,13 @@ def session_info(stored: Stored, *, current: bool) -> SessionInfo:
     return SessionInfo(
         id=encode_sid(session.sid),
         current=current,
-        created_at=_utc(session.created_at),
-        renewed_at=_utc(session.renewed_at),
-        authenticated_at=_utc(session.authenticated_at),
-        expires_at=_utc(stored.expires_at),
+        created_at=moment(session.created_at),
+        renewed_at=moment(session.renewed_at),
+        authenticated_at=moment(session.authenticated_at),
+        expires_at=moment(stored.expires_at),
         remembered=session.remembered,
         metadata=dict(session.metadata),
     )
-
-
-def _utc(millis: Millis) -> datetime:
-    return datetime.fromtimestamp(millis / 1000, UTC)
 
 
 def changed_metadata(metadata: Metadata, changes: Mapping[str, Any]) -> Metadata:

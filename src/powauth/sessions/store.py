@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
+from powauth._times import duration
 from powauth.backends.anywhere import AnywhereBackend, anywhere
 from powauth.backends.base import (
     Backend,
@@ -33,17 +34,11 @@ from powauth.sessions.record import MAX_TIME, Session, StoredKey, key_text
 
 T = TypeVar("T")
 
-Duration = timedelta | float
-"""A length of time; a plain number is seconds."""
-
-RECOMMENDED_MAX_TTL: Millis = 30 * 60 * 1000
+RECOMMENDED_MAX_TTL = timedelta(minutes=30)
 """OWASP Session Management, "Idle Timeout": 15 to 30 minutes for low-risk apps. Pow warns above it too."""
 
 REWRITE_ATTEMPTS = 16
 """How often a rewrite tries again after another writer, such as a renewal, was faster: each loss is its progress."""
-
-MAX_DURATION: Millis = 100 * 365 * 24 * 3600 * 1000
-"""A hundred years: anything longer is a mistake of units."""
 
 SCAN_STEP = 500
 """Records read at a time where all are."""
@@ -69,7 +64,7 @@ class CredentialsCache:
 
     Args:
         backend: where records live, or the URL of one (see `powauth.backends.backend_from_url`).
-        ttl: how long an idle session lives; a number is seconds. Over 30 minutes gets a `ConfigWarning`.
+        ttl: how long an idle session lives. Over 30 minutes gets a `ConfigWarning`.
         namespace: separates this cache's sessions from all others in the same backend: admins from users, staging
             from production.
         reload: load the account from the users context on every request, and compare its proof.
@@ -85,7 +80,7 @@ class CredentialsCache:
         self,
         backend: Backend | str,
         *,
-        ttl: Duration = timedelta(minutes=30),
+        ttl: timedelta = timedelta(minutes=30),
         namespace: str = "credentials",
         reload: bool = False,
     ) -> None:
@@ -93,7 +88,8 @@ class CredentialsCache:
             raise ConfigError(f"backend must be a Backend or a URL such as 'memory://', not {type(backend).__name__}")
         self._opened = isinstance(backend, str)
         self._use(anywhere(backend), check_namespace(namespace))
-        self.ttl = duration("ttl", ttl, at_least=1)
+        duration("ttl", ttl, at_least=1)
+        self.ttl = ttl
         self.reload = bool(reload)
         if self.ttl > RECOMMENDED_MAX_TTL:
             warnings.warn(
@@ -323,22 +319,3 @@ class CredentialsCache:
         if not 0 <= record.expires_at <= MAX_TIME:
             raise UnreadableRecord
         return Stored(session, record.version, record.expires_at)
-
-
-def duration(name: str, value: object, *, at_least: Millis = 0) -> Millis:
-    """Return an option that is a length of time, in milliseconds.
-
-    >>> duration("ttl", timedelta(minutes=30)), duration("ttl", 1.5)
-    (1800000, 1500)
-
-    Raises:
-        ConfigError: if it is no length of time, not finite, too short, or over a hundred years.
-    """
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        raise ConfigError(f"{name} must be a timedelta or a number of seconds, not {value!r}")
-    # Check the range first: only then is the product finite. NaN lies in no range.
-    if 0 <= seconds <= MAX_DURATION // 1000 and (millis := round(seconds * 1000)) >= at_least:
-        return millis
-    bound = "more than zero" if at_least else "zero or more"
-    raise ConfigError(f"{name} must be {bound}, and at most a hundred years, not {value!r}")

@@ -1,0 +1,36 @@
+"""Times at the border of powauth: apps see `datetime` and `timedelta`, and the parts inside count milliseconds."""
+
+from datetime import UTC, datetime, timedelta
+
+from powauth.errors import ConfigError
+
+LONGEST = timedelta(days=100 * 365)
+"""A hundred years. A longer time is a mistake."""
+
+MILLISECOND = timedelta(milliseconds=1)
+
+
+def duration(name: str, value: object, *, at_least: int = 0) -> int:
+    """Return an option that is a length of time, in milliseconds.
+
+    >>> duration("ttl", timedelta(minutes=30))
+    1800000
+
+    Raises:
+        ConfigError: if it is no `timedelta`, shorter than ``at_least`` milliseconds, or over a hundred years.
+    """
+    if not isinstance(value, timedelta):
+        raise ConfigError(f"{name} must be a timedelta, such as timedelta(minutes=15), not {value!r}")
+    if timedelta(0) <= value <= LONGEST and (millis := round(value / MILLISECOND)) >= at_least:
+        return millis
+    bound = "more than zero" if at_least else "zero or more"
+    raise ConfigError(f"{name} must be {bound}, and at most a hundred years, not {value!r}")
+
+
+def moment(millis: int) -> datetime:
+    """Return a time in UTC.
+
+    >>> moment(1_900_000_000_500).isoformat()
+    '2030-03-17T17:46:40.500000+00:00'
+    """
+    return datetime.fromtimestamp(millis / 1000, UTC)
