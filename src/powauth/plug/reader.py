@@ -58,6 +58,7 @@ class RequestReader(Generic[I]):
         self._only = self.channels[0] if len(self.channels) == 1 else None
         self._sessions = sessions
         self._store = sessions.store
+        self._reload = sessions.store.reload
         self._subjects = subjects
         self._users = users
         self._log = log
@@ -78,16 +79,16 @@ class RequestReader(Generic[I]):
         browser, bearer = self.channels
         return browser if bearer.carrier.read(connection) is None else bearer
 
-    def look_at_once(self, connection: Connection) -> Anonymous | Unchanged[I] | None:
+    def look_at_once(self, connection: Connection) -> Presence[I] | None:
         """Look at a request, if that takes no wait; ``None`` if it does."""
-        if self._store.reload:
+        if self._reload:
             return None
         try:
             presence = self._recognize(connection, self._only or self.channel_of(connection))
         except SeveralIds:
             return None
         connection.states[self] = presence
-        return None if isinstance(presence, NeedsRead) else presence
+        return None if presence.needs_read else presence
 
     async def look(self, connection: Connection) -> Presence[I]:
         """Look at a request, with as many reads as it takes, unless somebody has already.
@@ -96,11 +97,7 @@ class RequestReader(Generic[I]):
             StoreUnavailable: if nobody can tell who it is from. The next call looks again.
         """
         presence = self.presence(connection)
-        if presence is None or isinstance(presence, NeedsRead):
-            return await self.look_again(connection)
-        if isinstance(presence, Unknown) and presence.cause is not None:
-            return await self.look_again(connection)
-        return presence
+        return await self.look_again(connection) if presence is None or presence.needs_read else presence
 
     async def look_again(self, connection: Connection) -> Presence[I]:
         """Do what `look` does, and read again. A sign-in or a sign-out during the request stands.
@@ -129,7 +126,7 @@ class RequestReader(Generic[I]):
             return await self._one_of(connection, channel, several.values)
         if isinstance(presence, NeedsRead):
             return await self._read(connection, channel, presence)
-        if isinstance(presence, Unchanged) and self._store.reload:
+        if isinstance(presence, Unchanged) and self._reload:
             return await self._reloaded(connection, presence)
         return presence
 
@@ -184,8 +181,8 @@ class RequestReader(Generic[I]):
             return NO_ID
         identity = self._subjects.identity_in(session)
         presented = needs.known.presented
-        if identity is None or self._store.reload or resumes(session, self._now(), self._sessions.policy):
-            confirmed = await self.confirm(connection, stored, keep=not self._store.reload)
+        if identity is None or self._reload or resumes(session, self._now(), self._sessions.policy):
+            confirmed = await self.confirm(connection, stored, keep=not self._reload)
             return NO_ID if confirmed is None else Recognized(presented, *confirmed, outcome)
         if outcome is Outcome.CURRENT:
             channel.recognizer.remember(needs, stored, identity)
@@ -223,7 +220,7 @@ class RequestReader(Generic[I]):
             seen: Presence[I] = presence
             if isinstance(presence, NeedsRead):
                 seen = await self._read(connection, channel, presence)
-            elif self._store.reload:
+            elif self._reload:
                 seen = await self._reloaded(connection, presence)
             if isinstance(seen, Unknown) and seen.cause is not None:
                 return seen

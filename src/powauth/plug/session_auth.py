@@ -32,7 +32,7 @@ from powauth.sessions.ids import IdCodec, decode_sid
 from powauth.sessions.info import SessionInfo, session_info
 from powauth.sessions.keyring import Keyring, Secrets
 from powauth.sessions.manager import SessionManager
-from powauth.sessions.presence import Began, Presence, Recognized, is_due, last_moment, stored_in
+from powauth.sessions.presence import Began, Presence, Recognized, last_moment, stored_in
 from powauth.sessions.recognition import NO_ID, Recognizer, Unchanged
 from powauth.sessions.record import Metadata, OnReuse, Outcome, Session, is_fresh
 from powauth.sessions.store import CredentialsCache, Stored
@@ -192,9 +192,8 @@ class SessionAuth(Authenticator[U, I]):
         return self._identity_in(connection, await self._reader.look_again(connection))
 
     def _identity_in(self, connection: Connection, presence: Presence[I]) -> I | None:
-        if isinstance(presence, Unchanged | Recognized | Began) and self.admits(connection, presence.identity):
-            return presence.identity
-        return None
+        identity = presence.identity
+        return identity if identity is not None and self.admits(connection, identity) else None
 
     async def create(self, connection: Connection, account: Account[I], grant: Grant = AS_BEFORE) -> Account[I] | None:
         """Sign an account in: a new session with a new id, in the place of the one that the request presented.
@@ -218,7 +217,8 @@ class SessionAuth(Authenticator[U, I]):
 
     def is_due(self, connection: Connection) -> bool:
         """See `Authenticator.is_due`. A subclass whose `respond` has more to say overrides this, too."""
-        return is_due(self._reader.presence(connection))
+        presence = self._reader.presence(connection)
+        return presence is not None and presence.is_due
 
     async def respond(self, connection: Connection, *, failed: bool = False) -> Effects:
         """Return what the response carries: a new session's id, a renewed id, the current id again, or its end.

@@ -1,9 +1,15 @@
 """Who is present: the state of one request, as a tagged union.
 
 A request begins with what `Recognizer.recognize` says. A read, a sign-in or a sign-out replaces its state.
+
+Each state answers the questions that every request asks, so that none of them has to tell the states apart:
+
+- ``identity`` and ``stored``: the user, and the session by which the user is signed in; ``None`` if nobody is.
+- ``is_due``: the response has something to do, which is a session to carry on, to begin or to end.
+- ``needs_read``: the store must be read before anybody can tell who the user is.
 """
 
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import msgspec
 
@@ -32,7 +38,14 @@ class Recognized(msgspec.Struct, Generic[I], frozen=True):
     identity: I
     outcome: Outcome
 
+    needs_read: ClassVar[bool] = False
+
     __repr__ = object.__repr__  # error reporters record what local variables look like
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the session is carried on at the response."""
+        return self.outcome is not Outcome.CURRENT
 
 
 class Unknown(msgspec.Struct, frozen=True):
@@ -46,6 +59,15 @@ class Unknown(msgspec.Struct, frozen=True):
     presented: PresentedId
     cause: StoreUnavailable | None = None
 
+    is_due: ClassVar[bool] = False
+    stored: ClassVar[None] = None
+    identity: ClassVar[None] = None
+
+    @property
+    def needs_read(self) -> bool:
+        """Whether another read may help: the store did not answer."""
+        return self.cause is not None
+
 
 class SeveralLive(msgspec.Struct, frozen=True):
     """Several live sessions are presented under one name, so the request is nobody's.
@@ -55,6 +77,11 @@ class SeveralLive(msgspec.Struct, frozen=True):
     """
 
     sids: tuple[bytes, ...]
+
+    needs_read: ClassVar[bool] = False
+    is_due: ClassVar[bool] = False
+    stored: ClassVar[None] = None
+    identity: ClassVar[None] = None
 
 
 class Began(msgspec.Struct, Generic[I], frozen=True):
@@ -70,6 +97,9 @@ class Began(msgspec.Struct, Generic[I], frozen=True):
     identity: I
     channel: int
 
+    needs_read: ClassVar[bool] = False
+    is_due: ClassVar[bool] = True
+
     __repr__ = object.__repr__
 
 
@@ -84,13 +114,18 @@ class Ended(msgspec.Struct, frozen=True):
     channel: int
     sids: tuple[bytes, ...] = ()
 
+    needs_read: ClassVar[bool] = False
+    is_due: ClassVar[bool] = True
+    stored: ClassVar[None] = None
+    identity: ClassVar[None] = None
+
 
 Presence = Anonymous | Unchanged[I] | NeedsRead[I] | Recognized[I] | Unknown | SeveralLive | Began[I] | Ended
 
 
 def stored_in(presence: Presence[I] | None) -> Stored | None:
     """Return the session by which the request's user is signed in."""
-    return presence.stored if isinstance(presence, Unchanged | Recognized | Began) else None
+    return None if presence is None else presence.stored
 
 
 def sids_in(presence: Presence[I] | None) -> tuple[bytes, ...]:
@@ -102,13 +137,6 @@ def sids_in(presence: Presence[I] | None) -> tuple[bytes, ...]:
     if isinstance(presence, NeedsRead):
         return (presence.known.presented.sid,)
     return presence.sids if isinstance(presence, SeveralLive | Ended) else ()
-
-
-def is_due(presence: Presence[I] | None) -> bool:
-    """Return whether the response has something to do: a session to carry on, to begin or to end."""
-    if isinstance(presence, Recognized):
-        return presence.outcome is not Outcome.CURRENT
-    return isinstance(presence, Began | Ended)
 
 
 def last_moment(presence: Presence[I] | None) -> Millis | None:

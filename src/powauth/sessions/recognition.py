@@ -2,11 +2,13 @@
 
 `Recognizer.recognize` turns the value into one of three answers. It owns the caches: which ids were verified, and what
 their records said. It still looks into the store at each request, so a session that was ended anywhere is never served.
+
+The answers are the first states of a request; `powauth.sessions.presence` has the others, and says what they share.
 """
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Final, Generic, TypeVar
+from typing import ClassVar, Final, Generic, TypeVar
 
 import msgspec
 
@@ -34,6 +36,11 @@ class Anonymous(msgspec.Struct, frozen=True):
 
     forged: bool = False
 
+    needs_read: ClassVar[bool] = False
+    is_due: ClassVar[bool] = False
+    stored: ClassVar[None] = None
+    identity: ClassVar[None] = None
+
 
 NO_ID: Final = Anonymous()
 FORGED: Final = Anonymous(forged=True)
@@ -56,6 +63,9 @@ class Unchanged(msgspec.Struct, Generic[I], frozen=True):
     seen: object
     since: Millis
     until: Millis
+
+    needs_read: ClassVar[bool] = False
+    is_due: ClassVar[bool] = False
 
     __repr__ = object.__repr__  # ``seen`` holds secrets: error reporters record what local variables look like
 
@@ -85,6 +95,11 @@ class NeedsRead(msgspec.Struct, Generic[I]):
     seen: object = None
     record: Record | None = None
     missing: bool = False
+
+    needs_read: ClassVar[bool] = True
+    is_due: ClassVar[bool] = False
+    stored: ClassVar[None] = None
+    identity: ClassVar[None] = None
 
     __repr__ = object.__repr__
 
