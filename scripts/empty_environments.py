@@ -13,8 +13,12 @@ from typing import Any
 
 from scripts.page_programs import ROOT
 
-INSTALL_SECONDS = 300
+INSTALL_SECONDS = 900
 """How long an installation may take on a busy machine whose cache is empty."""
+
+RUN_SECONDS = 600
+"""How long a command may take on a busy machine. Only one that hangs takes longer."""
+
 
 _POWAUTH = re.compile(r"powauth(?:\[([\w,-]+)\])?\Z")
 
@@ -157,3 +161,25 @@ def run(command: list[str], requirements: tuple[str, ...]) -> None:
         raise Failed(" ".join(requirements), said[-400:]) from error
     except subprocess.TimeoutExpired as error:
         raise Failed(" ".join(requirements), f"not installed within {INSTALL_SECONDS} seconds") from error
+
+
+def outcome_of_command(
+    command: list[str], folder: Path, fine: frozenset[int] = frozenset({0}), environment: dict[str, str] | None = None
+) -> str:
+    """Run a command that is installed in an environment; return "ok", or what failed.
+
+    Args:
+        command: the command and its arguments.
+        folder: where it runs.
+        fine: exit statuses that are no failure.
+        environment: its environment variables, if not those of this process.
+    """
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=RUN_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"FAILED: it did not end within {RUN_SECONDS} seconds"
+    if done.returncode in fine:
+        return "ok"
+    return f"FAILED: exit status {done.returncode}: {' '.join((done.stdout + done.stderr).split())[-400:]}"

@@ -1,12 +1,11 @@
 """Each extra of powauth alone: what it is for works with nothing else installed."""
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from scripts.empty_environments import project
+from scripts.empty_environments import outcome_of_command, project
 
 POSTGRESQL = os.environ.get("POWAUTH_TEST_POSTGRESQL", "//postgres@127.0.0.1:5432/test")
 MARIADB = os.environ.get("POWAUTH_TEST_MARIADB", "//root@127.0.0.1:3306/test")
@@ -35,13 +34,12 @@ STORES = {
 
 MAKE = {
     "lmdb": "from powauth.backends.lmdb import LMDBBackend; LMDBBackend('sessions')",
-    "users": "from powauth.backends.sql import SQLBackend; SQLBackend('sqlite:///sessions.db').create_tables()",
+    "users": "from powauth.backends.base import drive; from powauth.backends.sql import SQLBackend; "
+    "drive(SQLBackend('sqlite:///sessions.db').create_tables())",
 }
 
 NO_TABLES = 6
 """Exit status of the command if the database answers and has no tables of powauth's."""
-
-SECONDS = 60
 
 
 def extras() -> list[str]:
@@ -56,18 +54,11 @@ def check_extra(extra: str, place: Path, folder: Path) -> Iterator[tuple[str, st
         Each command with what came out: "ok", or what failed.
     """
     if module := IMPORTED.get(extra):
-        yield f"import {module}", run([str(place / "python"), "-c", f"import {module}"], folder, {0})
+        yield f"import {module}", outcome_of_command([str(place / "python"), "-c", f"import {module}"], folder)
     if code := MAKE.get(extra):
-        yield f"make a store ({extra})", run([str(place / "python"), "-c", code], folder, {0})
+        yield f"make a store ({extra})", outcome_of_command([str(place / "python"), "-c", code], folder)
     urls = {"lmdb": ["lmdb:sessions"], "users": ["sqlite:///sessions.db"]}.get(extra, STORES.get(extra, []))
     for url in urls:
         shown = f"powauth sessions --backend {urlsplit(url).scheme}: count"
-        yield shown, run([str(place / "powauth"), "sessions", "--backend", url, "count"], folder, {0, NO_TABLES})
-
-
-def run(command: list[str], folder: Path, fine: set[int]) -> str:
-    """Run a command; what came out."""
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=SECONDS, check=False)
-    if done.returncode in fine:
-        return "ok"
-    return f"FAILED: exit status {done.returncode}: {' '.join((done.stdout + done.stderr).split())[-400:]}"
+        command = [str(place / "powauth"), "sessions", "--backend", url, "count"]
+        yield shown, outcome_of_command(command, folder, frozenset({0, NO_TABLES}))

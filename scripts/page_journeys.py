@@ -13,17 +13,14 @@ from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scripts.empty_environments import Failed
+from scripts.empty_environments import Failed, outcome_of_command
 from scripts.page_programs import Page, Program
 
 STEPS = ("register", "sign in", "be recognised", "sign out", "be rejected")
 """What a user does with a program that is served."""
 
-START_SECONDS = 60
+START_SECONDS = 180
 """How long a server may take to start on a busy machine."""
-
-RUN_SECONDS = 180
-"""How long a test or a script of a page may take."""
 
 PORTS = {"uvicorn": "--port={}", "flask": "--port={}", "gunicorn": "--bind=127.0.0.1:{}"}
 """How each server is told its port."""
@@ -199,10 +196,4 @@ def journey(port: int, others: list[int]) -> str:
 def script(program: Program, place: Path, folder: Path, environment: dict[str, str]) -> str:
     """Run a script or a test file."""
     name, *arguments = program.command.split()
-    command = [str(place / name), *arguments]
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=RUN_SECONDS, check=False
-    )
-    if done.returncode == 0:
-        return "ok"
-    return f"FAILED: exit status {done.returncode}: {' '.join((done.stdout + done.stderr).split())[-400:]}"
+    return outcome_of_command([str(place / name), *arguments], folder, environment=environment)
