@@ -19,7 +19,7 @@ from sqlalchemy import MetaData, StaticPool, create_engine, create_mock_engine, 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from harness.engines import Database, database, kind_of, unique_table
+from harness.engines import Database, aiosqlite_ends, database, kind_of, unique_table
 from powauth.backends.base import Backend, Record, drive, make_key, make_owner, shard_of
 from powauth.backends.sql import SQLBackend, create_tables, sessions_table
 from powauth.errors import ConfigError, StoreUnavailable
@@ -96,12 +96,7 @@ class TestAiosqlite(Conformance):
     def run_on(self, make: Callable[[], Backend | Awaitable[Backend]], scenario: Scenario, dispose: Scenario) -> None:
         async def dispose_and_wait(backend: Backend) -> None:
             await dispose(backend)
-            # Each connection has a thread. After a failed attempt to connect nobody awaits its end, and a thread that
-            # outlives the event loop dies of an error, which would be blamed on the test that runs by then.
-            for thread in threading.enumerate():
-                if "_connection_worker_thread" in thread.name or type(thread).__module__.startswith("aiosqlite"):
-                    await asyncio.to_thread(thread.join, PATIENT)
-                    assert not thread.is_alive(), "a connection that nobody closed"
+            await aiosqlite_ends()
 
         super().run_on(make, scenario, dispose_and_wait)
 

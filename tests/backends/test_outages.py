@@ -17,7 +17,7 @@ from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from harness import redis_servers
-from harness.engines import database, kind_of, unique_table
+from harness.engines import aiosqlite_ends, database, kind_of, unique_table
 from powauth import _outages
 from powauth._outages import INTERVAL_SECONDS, MAX_CAUSES, Failure, OutageLog, report, unavailable
 from powauth.backends import _lmdb_files
@@ -186,9 +186,7 @@ def failure_of_engine(url: str, *, asynchronous: bool) -> StoreUnavailable:
         with pytest.raises(StoreUnavailable) as caught:
             await SQLBackend(engine).get(RECORD.key, NOW)
         await engine.dispose()
-        for thread in threading.enumerate():
-            if "_connection_worker" in thread.name:  # aiosqlite's, which has still to tell this loop that it failed
-                await asyncio.to_thread(thread.join)
+        await aiosqlite_ends()
         return caught.value
 
     return asyncio.run(read())

@@ -1,6 +1,8 @@
 """The databases that the SQL tests run on: URLs of those that answer, and a skip that says how to get the others."""
 
+import asyncio
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -121,3 +123,16 @@ def own_database(driver: str) -> Iterator[str]:
         yield own.through(driver)
     finally:
         order("DROP")
+
+
+async def aiosqlite_ends(patience: float = 60.0) -> None:
+    """Wait for the threads of aiosqlite's connections, all of which the caller has closed.
+
+    Nobody awaits the end of the thread of a failed attempt to connect. A thread that outlives the event loop dies of an
+    error, which pytest blames on the test that runs by then.
+    """
+    for thread in threading.enumerate():
+        # Before aiosqlite 0.22 a connection was its own thread.
+        if "_connection_worker_thread" in thread.name or type(thread).__module__.startswith("aiosqlite"):
+            await asyncio.to_thread(thread.join, patience)
+            assert not thread.is_alive(), "a connection that nobody closed"
