@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from shutil import which
 from threading import Lock
@@ -164,14 +164,18 @@ def run(command: list[str], requirements: tuple[str, ...]) -> None:
 
 
 def outcome_of_command(
-    command: list[str], folder: Path, fine: frozenset[int] = frozenset({0}), environment: dict[str, str] | None = None
+    command: list[str],
+    folder: Path,
+    *,
+    others: Mapping[int, str] | None = None,
+    environment: dict[str, str] | None = None,
 ) -> str:
     """Run a command that is installed in an environment; return "ok", or what failed.
 
     Args:
         command: the command and its arguments.
         folder: where it runs.
-        fine: exit statuses that are no failure.
+        others: exit statuses besides 0 that are no failure, and what to return for each.
         environment: its environment variables, if not those of this process.
     """
     try:
@@ -180,6 +184,7 @@ def outcome_of_command(
         )
     except subprocess.TimeoutExpired:
         return f"FAILED: it did not end within {RUN_SECONDS} seconds"
+    fine = {0: "ok", **(others or {})}
     if done.returncode in fine:
-        return "ok"
+        return fine[done.returncode]
     return f"FAILED: exit status {done.returncode}: {' '.join((done.stdout + done.stderr).split())[-400:]}"

@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from scripts import extras_alone
 
 import powauth
 from powauth import ConfigError, MissingExtra
@@ -26,6 +27,7 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 """
 GUARDED = """
+from scripts import extras_alone
 from powauth.errors import MissingExtra
 try:
     import {module}
@@ -171,3 +173,14 @@ def test_each_import_error_that_is_caught_goes_through_the_helper() -> None:
                     continue
                 bare.append((path.name, node.lineno))
     assert bare == []
+
+
+def test_an_extra_is_fine_where_no_server_of_its_kind_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Path(sys.executable).parent
+    monkeypatch.setitem(extras_alone.STORES, "redis", ["redis://127.0.0.1:1/0"])
+    assert list(extras_alone.check_extra("redis", place, tmp_path)) == [
+        ("powauth sessions --backend redis: count", "the driver is there, and no server answers")
+    ]
+    monkeypatch.setitem(extras_alone.STORES, "redis", ["redis://127.0.0.1:1/no-number"])
+    ((_, outcome),) = extras_alone.check_extra("redis", place, tmp_path)
+    assert outcome.startswith("FAILED: exit status 5: ")
