@@ -14,7 +14,7 @@ WORKERS = 64
 PAUSE_SECONDS = 0.04
 """Between two requests of a worker: some 1,000 requests a second in all, so that the engine gets its share."""
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 120.0
 """How long a site that is well may take to sign somebody in, however busy the machine."""
 
 UNAUTHORIZED, UNAVAILABLE, OK = 401, 503, 200
