@@ -1,0 +1,56 @@
+"""The page on the design names what there is: its modules, its packages and its options."""
+
+import inspect
+import re
+
+import pytest
+from scripts.page_programs import ROOT
+
+from powauth import SessionAuth
+
+PAGE = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+SOURCE = ROOT / "src" / "powauth"
+
+
+def section(title: str) -> str:
+    return PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"\b\w+(?:/\w+)*\.py\b", PAGE))))
+def test_each_module_that_the_page_names_is_there(path: str) -> None:
+    assert (SOURCE / path).is_file()
+
+
+def test_the_house_has_all_packages_and_no_others() -> None:
+    named = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", section("The house"), re.MULTILINE)
+    shown = {name for row in named for name in re.findall(r"\w+", row)}
+    there = {path.stem for path in SOURCE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    assert shown == there - {"__init__"}
+
+
+def test_all_options_are_in_the_table() -> None:
+    shown = re.findall(r"^\| `(\w+)` \|", section("Coming from Pow").partition("All options")[2], re.MULTILINE)
+    assert shown == [name for name in inspect.signature(SessionAuth).parameters]  # noqa: C416 - a list to compare
+
+
+@pytest.mark.parametrize("row", range(1, 14))
+def test_the_table_of_the_life_has_every_row(row: int) -> None:
+    assert f"\n| {row} | " in section("The life of a session")
+
+
+@pytest.mark.parametrize(
+    ("what", "where"),
+    [
+        ("the cookie's name", "http/carriers.py"),
+        ("what happens at reuse", "sessions/record.py"),
+        ("a new backend", "backends/base.py"),
+        ("a new field of the identity", "accounts/identity.py"),
+        ("a header for bearer clients", "http/carriers.py"),
+        ("what a wrong password says", "pages/messages.py"),
+        ("a new page", "pages"),
+        ("a new event", "events.py"),
+    ],
+)
+def test_a_newcomer_finds_where_to_change(what: str, where: str) -> None:
+    (row,) = [line for line in section("Where to change what").splitlines() if line.startswith(f"| {what}")]
+    assert where in row
