@@ -152,6 +152,8 @@ class Client:
         self.cookies: dict[str, Cookie] = {}
         self.token: str | None = None
         self.headers: dict[str, str] = {}
+        self.leftovers: list[str] = []
+        """Values of older cookies of the same name, for another path or domain. The browser sends them, too."""
 
     def copy(self, app: SmallApp | None = None) -> "Client":
         """Another client with the same cookies and token: a backup, a thief, or this browser before another app."""
@@ -181,6 +183,7 @@ class Client:
             for name, cookie in self.cookies.items()
             if cookie.until is None or now < cookie.until
         ]
+        cookies += [f"{self.app.auth.carrier.name}={value}" for value in self.leftovers]
         headers = dict(self.headers)
         if self.token is not None:
             headers["authorization"] = f"Bearer {self.token}"
