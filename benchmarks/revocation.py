@@ -12,7 +12,7 @@ from benchmarks.load import bounded
 from benchmarks.proxy import Proxy, proxy
 from benchmarks.servers import PostgresServer, RedisServer, running
 from benchmarks.site import People, Site, account_of
-from powauth import SessionAuth
+from powauth import CookieCarrier, SessionAuth
 from powauth.backends.base import Backend
 from powauth.backends.lmdb import LMDBBackend
 from powauth.backends.redis import RedisBackend
@@ -106,7 +106,7 @@ async def revoke_under_sign_ins(
     found.sign_ins, found.slowest = len(meanwhile), max(meanwhile, default=0.0)
     alive = {stored.session.sid for stored in await auth.store.sessions(USER.identity.name, auth.now())}
     found.survivors = sum(session.sid in alive for session in made)
-    ids = IdCodec(auth.keyring.mac(SESSION_PURPOSE, auth.store.namespace, auth.carrier.kind, DEFAULT_SESSION_KEY))
+    ids = IdCodec(auth.keyring.mac(SESSION_PURPOSE, auth.store.namespace, CookieCarrier.kind, DEFAULT_SESSION_KEY))
     for session in made[: SAMPLE // 2] + made[-SAMPLE // 2 :]:
         answer = await site.ask("/private", ids.encode(session.sid, session.salt, session.generation))
         found.survivors += answer.status != 401

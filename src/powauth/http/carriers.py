@@ -311,7 +311,7 @@ class FrameworkSessionCarrier(Carrier):
         return session
 
 
-class AnyOf(Carrier):
+class AnyOf:
     """Several carriers side by side, such as a cookie for browsers and a bearer token for programs.
 
     If a request presents a bearer token of powauth's, only the token counts, even if it is invalid.
@@ -319,11 +319,16 @@ class AnyOf(Carrier):
     Args:
         carriers: one for browsers and a `BearerCarrier`.
 
+    Attributes:
+        name: the name of the one for browsers.
+        secure: whether clients are to use https.
+        vary: the request headers that both read.
+
     Raises:
         ConfigError: if they are anything else.
     """
 
-    kind = "any"
+    name: str
 
     def __init__(self, *carriers: Carrier) -> None:
         bearers = [each for each in carriers if isinstance(each, BearerCarrier)]
@@ -337,28 +342,12 @@ class AnyOf(Carrier):
 
     def named(self, name: str) -> Self:
         """See `Carrier.named`."""
-        named = super().named(name)
+        named = copy.copy(self)
         named.browser, named.bearer = self.browser.named(name), self.bearer.named(name)
         named.name = named.browser.name
         return named
 
-    def presented(self, connection: Connection) -> Carrier:
-        """Return the carrier that counts for a request."""
-        return self.browser if self.bearer.read(connection) is None else self.bearer
 
-    def read(self, connection: Connection) -> str | None:
-        """See `Carrier.read`."""
-        return self.presented(connection).read(connection)
-
-    def write(self, connection: Connection, value: str, max_age: int | None = None) -> Effects:
-        """See `Carrier.write`."""
-        return self.presented(connection).write(connection, value, max_age)
-
-    def clear(self, connection: Connection) -> Effects:
-        """See `Carrier.clear`."""
-        return self.presented(connection).clear(connection)
-
-
-def each_of(carrier: Carrier) -> tuple[Carrier, ...]:
+def each_of(carrier: Carrier | AnyOf) -> tuple[Carrier, ...]:
     """Return the carriers of which a carrier is made, the one for browsers first."""
     return (carrier.browser, carrier.bearer) if isinstance(carrier, AnyOf) else (carrier,)

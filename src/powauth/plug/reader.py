@@ -126,8 +126,6 @@ class RequestReader(Generic[I]):
             return await self._one_of(connection, channel, several.values)
         if isinstance(presence, NeedsRead):
             return await self._read(connection, channel, presence)
-        if isinstance(presence, Unchanged) and self._reload:
-            return await self._reloaded(connection, presence)
         return presence
 
     async def confirm(self, connection: Connection, stored: Stored, *, keep: bool) -> tuple[Stored, I] | None:
@@ -188,14 +186,6 @@ class RequestReader(Generic[I]):
             channel.recognizer.remember(needs, stored, identity)
         return Recognized(presented, stored, identity, outcome)
 
-    async def _reloaded(self, connection: Connection, presence: Unchanged[I]) -> Presence[I]:
-        try:
-            confirmed = await self.confirm(connection, presence.stored, keep=False)
-        except StoreUnavailable as error:
-            self._log.emit("store_unavailable", connection, detail="fetch")
-            return Unknown(presence.presented, error)
-        return NO_ID if confirmed is None else Recognized(presence.presented, *confirmed, Outcome.CURRENT)
-
     async def _one_of(self, connection: Connection, channel: Channel[I], values: Sequence[str]) -> Presence[I]:
         """Return the state of a request with several values of one cookie: row 13.
 
@@ -220,8 +210,6 @@ class RequestReader(Generic[I]):
             seen: Presence[I] = presence
             if isinstance(presence, NeedsRead):
                 seen = await self._read(connection, channel, presence)
-            elif self._reload:
-                seen = await self._reloaded(connection, presence)
             if isinstance(seen, Unknown) and seen.cause is not None:
                 return seen
             if isinstance(seen, Unchanged | Recognized):

@@ -19,7 +19,7 @@ from powauth.accounts.throttle import DEFAULT_THROTTLE, UNCOUNTED, Admission, Co
 from powauth.backends.base import Backend, Millis, PerProcess
 from powauth.errors import ConfigError, NotSignedIn, StoreUnavailable, Throttled
 from powauth.events import EventName, Listener, log
-from powauth.http.carriers import Carrier, CookieCarrier, SeveralIds, each_of
+from powauth.http.carriers import AnyOf, Carrier, CookieCarrier, SeveralIds, each_of
 from powauth.http.connection import MISSING, Connection, Effects
 from powauth.http.metadata import MetadataSource, default_metadata
 from powauth.plug.authenticator import Authenticator, check_extension, check_users
@@ -94,7 +94,7 @@ class SessionAuth(Authenticator[U, I]):
         grace: timedelta = timedelta(seconds=30),
         on_reuse: OnReuse = "revoke",
         max_sessions: int | None = None,
-        carrier: Carrier | None = None,
+        carrier: Carrier | AnyOf | None = None,
         hooks: Hooks[I] | None = None,
         extensions: Sequence[Extension[I]] = (),
         throttle: Throttle | None = DEFAULT_THROTTLE,
@@ -113,7 +113,7 @@ class SessionAuth(Authenticator[U, I]):
         self.keyring: Final = secret_key if isinstance(secret_key, Keyring) else Keyring(secret_key)
         name = session_key if app_name is None else f"{app_name}_{session_key}"
         given = store_of(backend, store)
-        self.carrier: Final = (carrier or CookieCarrier()).named(name)
+        self.carrier: Final[Carrier | AnyOf] = (carrier or CookieCarrier()).named(name)
         self.store: Final = given if name == DEFAULT_SESSION_KEY else given.within(short(name))
         self.policy: Final = policy_of(self.store.ttl, session_ttl_renewal, max_lifetime, grace, remember)
         super().__init__(
@@ -260,6 +260,8 @@ class SessionAuth(Authenticator[U, I]):
         if alive is not None and self.store.reload:
             confirmed = await self._reader.confirm(connection, alive, keep=False)
             alive = None if confirmed is None else alive
+        if self._reader.presence(connection) is not presence:
+            return await self.recheck(connection)  # a sign-in or a sign-out meanwhile stands
         if alive is None:
             self._reader.set_presence(connection, NO_ID)
             self.assign(connection, None)
@@ -538,8 +540,9 @@ class SessionAuth(Authenticator[U, I]):
             presence = Recognized(presence.presented, stored, presence.identity, Outcome.CURRENT)
         elif isinstance(presence, Recognized | Began):
             presence = msgspec.structs.replace(presence, stored=stored)
-        if presence is not None:
-            self._reader.set_presence(connection, presence)
+        else:
+            return  # signed out meanwhile: that stands
+        self._reader.set_presence(connection, presence)
 
     def _warn_about_memory(self) -> None:
         if isinstance(self.store.backend, PerProcess):

@@ -129,13 +129,14 @@ def stored_in(presence: Presence[I] | None) -> Stored | None:
 
 
 def sids_in(presence: Presence[I] | None) -> tuple[bytes, ...]:
-    """Return the sids of the sessions that the request has, or may have if their records could not be seen."""
+    """Return the sids of the sessions that the request has, or may have if their records could not be seen.
+
+    The request must have been looked at: of a `NeedsRead` nobody knows anything yet.
+    """
     if isinstance(presence, Unchanged | Recognized | Began):
         return (presence.stored.session.sid,)
     if isinstance(presence, Unknown):
         return (presence.presented.sid,)
-    if isinstance(presence, NeedsRead):
-        return (presence.known.presented.sid,)
     return presence.sids if isinstance(presence, SeveralLive | Ended) else ()
 
 

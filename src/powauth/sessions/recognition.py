@@ -77,8 +77,7 @@ class KnownId(msgspec.Struct, Generic[I]):
     key: bytes
     unchanged: Unchanged[I] | None = None
 
-    def __repr__(self) -> str:
-        return repr(self.presented)
+    __repr__ = object.__repr__
 
 
 class NeedsRead(msgspec.Struct, Generic[I]):
