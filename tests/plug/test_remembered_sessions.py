@@ -21,8 +21,13 @@ from powauth.http.guards import require_fresh
 FRESH = timedelta(minutes=15)
 
 
+def lasting(ttl: float = 30 * DAY, max_lifetime: float = 90 * DAY) -> Remember:
+    """The option with times in seconds."""
+    return Remember(ttl=timedelta(seconds=ttl), max_lifetime=timedelta(seconds=max_lifetime))
+
+
 def remembering(ttl: float = 30 * DAY, max_lifetime: float = 90 * DAY, **options: Any) -> SmallApp:
-    return SmallApp(remember=Remember(ttl=ttl, max_lifetime=max_lifetime), **options)
+    return SmallApp(remember=lasting(ttl, max_lifetime), **options)
 
 
 def signed_in(app: SmallApp) -> Client:
@@ -444,11 +449,11 @@ def test_rem_05_a_pending_second_factor_is_not_skipped() -> None:
     [
         ({"remember": True}, "remember must be Remember"),
         ({"remember": Remember(), "session_ttl_renewal": None}, "session_ttl_renewal"),
-        ({"remember": Remember(ttl=30 * MINUTE)}, "longer than ttl"),
-        ({"remember": Remember(ttl=2 * DAY, max_lifetime=DAY)}, "at least as long"),
-        ({"remember": Remember(ttl=HOUR, max_lifetime=2 * HOUR)}, "at least as long"),
-        ({"remember": Remember(ttl=0)}, "the ttl of remember"),
-        ({"remember": Remember(max_lifetime=-1)}, "the max_lifetime of remember"),
+        ({"remember": lasting(ttl=30 * MINUTE)}, "longer than ttl"),
+        ({"remember": lasting(ttl=2 * DAY, max_lifetime=DAY)}, "at least as long"),
+        ({"remember": lasting(ttl=HOUR, max_lifetime=2 * HOUR)}, "at least as long"),
+        ({"remember": lasting(ttl=0)}, "the ttl of remember"),
+        ({"remember": lasting(max_lifetime=-1)}, "the max_lifetime of remember"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(options: dict[str, Any], message: str) -> None:
