@@ -8,7 +8,7 @@ UV := $(BIN)/uv
 BENCH_VENV := .venv-bench
 BENCH_EXTRAS := lmdb users async redis starlette fastapi litestar flask
 
-.PHONY: test demo lint types bench faults processes install-lines lock clean
+.PHONY: test demo lint types bench faults processes install-lines matrix lock clean
 
 test: $(VENV)/.ready lint types
 	scripts/system_packages.sh test
@@ -33,6 +33,11 @@ bench: $(BENCH_VENV)/.ready
 # Follows each page of the docs in an empty environment, with the newest and the oldest releases.
 install-lines: $(VENV)/.ready
 	$(BIN)/python -m scripts.install_lines $(ARGS)
+
+# The suite on each interpreter, with the lowest and the newest releases; ARGS=--quick for a smaller part of it.
+matrix: $(VENV)/.ready
+	scripts/system_packages.sh test
+	$(BIN)/python -m scripts.matrix $(ARGS)
 
 faults: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.faults
@@ -68,4 +73,4 @@ lock:
 	  --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o requirements/bench.lock
 
 clean:
-	rm -rf $(VENV) $(BENCH_VENV) .coverage* .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BENCH_VENV) .matrix .coverage* .mypy_cache .ruff_cache .hypothesis
