@@ -55,9 +55,15 @@ def a_mac(secret: Any = SECRET, purpose: str = "session", context: str = NAMESPA
     return Keyring(secret).mac(purpose, context, "cookie", "auth")
 
 
-def the_ids(secret: Any = SECRET, namespace: str = NAMESPACE, prefix: str = "", session_key: str = "auth") -> IdCodec:
-    """The ids of a `SessionAuth` with a cookie."""
-    return IdCodec(Keyring(secret).mac("session", namespace, "cookie", session_key), prefix)
+def the_ids(
+    secret: Any = SECRET,
+    namespace: str = NAMESPACE,
+    prefix: str = "",
+    session_key: str = "auth",
+    kind: str = "cookie",
+) -> IdCodec:
+    """The ids of a `SessionAuth` with a cookie, or with another kind of carrier."""
+    return IdCodec(Keyring(secret).mac("session", namespace, kind, session_key), prefix)
 
 
 def the_id(session: Session, generation: int | None = None, **options: Any) -> str:

@@ -46,7 +46,7 @@ from powauth.backends.base import (
     shard_of,
 )
 from powauth.backends.wrapping import BackendWrapper
-from powauth.sessions.ids import decode_sid
+from powauth.sessions.ids import PresentedId, decode_sid
 from powauth.sessions.record import Session
 
 Task = Coroutine["Op", None, object]
@@ -54,6 +54,8 @@ Handler = Callable[[RequestAuth[User, Me]], Awaitable[object]]
 
 PASSWORD = "correct horse"
 TTL, RENEWAL, GRACE = 1800, 900, 30
+PREFIX, HEADER = "pow_", "Powauth-Token"
+"""What a bearer token begins with, and the header of a response that carries one."""
 
 
 class Op(NamedTuple):
@@ -191,10 +193,11 @@ class SteppingUsers(MemoryUsers):
 
 @dataclass
 class Browser:
-    """A client with one cookie, which it keeps in the order in which responses arrive."""
+    """A client with one cookie or one token, which it keeps in the order in which responses arrive."""
 
     name: str
     id: str | None = None
+    token: str | None = None
 
 
 class Response(NamedTuple):
@@ -204,11 +207,13 @@ class Response(NamedTuple):
         user: who the request was found to be from, before its handler.
         sent: the id in its Set-Cookie, ``""`` for one that drops the cookie, ``None`` for none.
         error: what its handler raised.
+        token: the bearer token in its header, ``""`` for one that drops the token, ``None`` for none.
     """
 
     user: Me | None
     sent: str | None
     error: PowauthError | None
+    token: str | None = None
 
 
 @dataclass(frozen=True)
@@ -272,19 +277,19 @@ class World:
         self._people.append(user)
         return user
 
-    def browser(self, user: User | None = None, name: str = "browser", age: float = 0) -> Browser:
-        """A new browser, of a user who signed in ``age`` seconds ago, or of nobody."""
+    def browser(self, user: User | None = None, name: str = "browser", age: float = 0, **how: Any) -> Browser:
+        """A new browser, of a user who signed in ``age`` seconds ago, or of nobody. ``how`` is for `sign_in_user`."""
         browser = Browser(name)
         if user is not None:
-            drive(self.request(browser, lambda auth: auth.sign_in_user(user)))
-            assert browser.id
+            drive(self.request(browser, lambda auth: auth.sign_in_user(user, **how)))
+            assert browser.id or browser.token
             self.clock.advance(age)
         return browser
 
     async def request(self, browser: Browser, handler: Handler | None = None) -> Response:
         """One request with the cookie that the browser has now, through the plug, to the response's arrival."""
-        presented = browser.id
-        connection = FakeConnection([] if presented is None else [f"{self.auth.carrier.name}={presented}"])
+        before = {browser.id, browser.token}
+        connection = self._connection(browser.id, browser.token)
         await self.auth.call(connection)
         user = self.auth.current_identity(connection)
         error: PowauthError | None = None
@@ -298,17 +303,19 @@ class World:
         await self.step(Op("respond", (*seen, _CLOCK)))
         effects = await self.auth.respond(connection, failed=error is not None)
         sent = effects.cookies[0].partition(";")[0].partition("=")[2] if effects.cookies else None
-        if sent:
-            self.ids.add(sent)
+        token = dict(effects.headers).get(HEADER)
+        for value in filter(None, (sent, token)):
+            self.ids.add(value)
             # A sign-in does not read its session again, unless other sign-ins may end it: two round trips are enough
             # for it, and the dead id of one that a revocation has overtaken opens nothing.
-            overtaken = self._sid(sent) != self._sid(presented) and self.auth.sessions.max_sessions is None
-            if self.session(sent) is None and not overtaken:
-                raise Wrong("a Set-Cookie of a dead session left")
-        if sent is not None:
+            begun = self._sid(value) not in {self._sid(each) for each in before}
+            if self.session(value) is None and not (begun and self.auth.sessions.max_sessions is None):
+                raise Wrong("an id of a dead session left")
+        if sent is not None or token is not None:
             await self.step(Op("arrive", (_CLOCK,), (b"browser:" + browser.name.encode(),)))
-            browser.id = sent or None
-        return Response(user, sent, error)
+            browser.id = browser.id if sent is None else sent or None
+            browser.token = browser.token if token is None else token or None
+        return Response(user, sent, error, token)
 
     async def send(self) -> None:
         """Before a request: it may come at any time between the steps of the others."""
@@ -332,14 +339,27 @@ class World:
 
     def session(self, value: str) -> Session | None:
         """The live session that an id names, whatever its generation."""
-        presented = the_ids(namespace=self.namespace).decode(value)
+        presented = self._decoded(value)
         assert presented is not None
         stored = drive(CredentialsCache(self.inner, namespace=self.namespace).get(presented.sid, self.auth.now()))
         return None if stored is None else stored.session
 
+    def _decoded(self, value: str | None) -> PresentedId | None:
+        """What an id or a token says."""
+        if not value:
+            return None
+        token = value.removeprefix(PREFIX)
+        kind = "cookie" if token == value else "bearer"
+        return the_ids(namespace=self.namespace, kind=kind).decode(token)
+
     def _sid(self, value: str | None) -> bytes | None:
-        presented = the_ids(namespace=self.namespace).decode(value) if value else None
+        presented = self._decoded(value)
         return None if presented is None else presented.sid
+
+    def _connection(self, value: str | None, token: str | None = None) -> FakeConnection:
+        """A request with a cookie, with a token, with both or with none."""
+        cookies = [] if value is None else [f"{self.auth.carrier.name}={value}"]
+        return FakeConnection(cookies) if token is None else FakeConnection(cookies, authorization=f"Bearer {token}")
 
     def records(self) -> list[Session]:
         """Every live session of everybody."""
@@ -351,13 +371,18 @@ class World:
         return [msgspec.msgpack.decode(session.identity, type=Me) for session in self.records()]
 
     def who(self, value: str | None) -> Me | None:
-        """Whose a fresh request with that id is."""
-        return drive(self._who(value))
+        """Whose a fresh request with that id or token is."""
+        return self.auth.current_identity(self._asked(value))
 
-    async def _who(self, value: str | None) -> Me | None:
-        connection = FakeConnection([] if value is None else [f"{self.auth.carrier.name}={value}"])
-        await self.auth.call(connection)
-        return self.auth.current_identity(connection)
+    def is_fresh(self, browser: Browser) -> bool:
+        """Whether the browser's user has just entered the password."""
+        return self.auth.is_fresh(self._asked(browser.token or browser.id), TTL)
+
+    def _asked(self, value: str | None) -> FakeConnection:
+        token = value if value is not None and value.startswith(PREFIX) else None
+        connection = self._connection(value if token is None else None, token)
+        drive(self.auth.call(connection))
+        return connection
 
     def response(self, task: str) -> Response:
         """What the request of that task came to."""
@@ -379,7 +404,13 @@ class World:
     def describe(self) -> str:
         """What the clients and the store have come to, without what differs between two worlds."""
         told = [
-            (task, result.user and result.user.name, self._generation(result.sent), type(result.error).__name__)
+            (
+                task,
+                result.user and result.user.name,
+                self._generation(result.sent),
+                self._generation(result.token),
+                type(result.error).__name__,
+            )
             for task, result in sorted(self.results.items())
             if isinstance(result, Response)
         ]
@@ -389,7 +420,7 @@ class World:
         return f"{told} {kept}"
 
     def _generation(self, sent: str | None) -> object:
-        presented = the_ids(namespace=self.namespace).decode(sent) if sent else None
+        presented = self._decoded(sent)
         return sent if presented is None else presented.generation
 
     def token_bytes(self, size: int) -> bytes:

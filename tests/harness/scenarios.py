@@ -48,7 +48,7 @@ def check_dead(world: World, *but: str | None) -> None:
 
 
 def check_signed_in(world: World, browser: Browser) -> None:
-    world.expect(world.who(browser.id) is not None, f"{browser.name} was signed out")
+    world.expect(world.who(browser.token or browser.id) is not None, f"{browser.name} was signed out")
 
 
 def check_records(world: World, *counts: int) -> None:
@@ -143,11 +143,13 @@ def slow_tab(world: World) -> Plan:
     return Plan({"slow": world.request(browser), "clicks": clicks()}, check)
 
 
-def ended_by(handler: Callable[[Auth], Awaitable[object]], *, renewing: int = 1) -> Callable[[World], Plan]:
+def ended_by(
+    handler: Callable[[Auth], Awaitable[object]], *, renewing: int = 1, age: float = STALE, **how: object
+) -> Callable[[World], Plan]:
     """Renewals, and in another tab something that ends the session."""
 
     def plan(world: World) -> Plan:
-        browser = world.browser(world.person(), age=STALE)
+        browser = world.browser(world.person(), age=age, **how)
         ended: list[bool] = []
 
         async def end(auth: Auth) -> None:

@@ -1,33 +1,18 @@
 """Every order of the steps of concurrent requests, on the real core; see `harness.interleavings`."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
 
-from harness.interleavings import (
-    Core,
-    explore,
-    find_violation,
-)
-from harness.scenarios import SCENARIOS
-from harness.support import CountingBackend, Me, User
-from powauth import Account, CredentialsCache, SessionAuth
-from powauth.accounts.service import AS_BEFORE, Grant
-from powauth.backends.base import Backend, Millis, Record
+from harness.broken_cores import BROKEN, FOUND
+from harness.interleavings import explore, find_violation
+from harness.remembered_scenarios import ALL
+from powauth.backends.base import Backend
 from powauth.backends.lmdb import LMDBBackend
 from powauth.backends.memory import MemoryBackend
-from powauth.http.connection import Connection
-from powauth.sessions.ids import PresentedId
-from powauth.sessions.manager import Note
-from powauth.sessions.presence import Recognized
-from powauth.sessions.recognition import NO_ID
-from powauth.sessions.record import Outcome, Session, StoredKey, Subject, expires_at, renewed
-from powauth.sessions.store import Stored
 
 pytestmark = pytest.mark.untraced
 
@@ -39,20 +24,20 @@ BACKENDS: dict[str, Callable[[Path], Backend]] = {
 
 
 @pytest.mark.parametrize("engine", BACKENDS)
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", ALL)
 def test_no_order_of_steps_does_harm(name: str, engine: str, quick_path: Path, report: Callable[[str], None]) -> None:
     begun = time.perf_counter()
-    found = explore(SCENARIOS[name], BACKENDS[engine](quick_path))
+    found = explore(ALL[name], BACKENDS[engine](quick_path))
     seconds = time.perf_counter() - begun
-    stand_for = f", one for each class of {found.stand_for}" if SCENARIOS[name].reduced else ""
+    stand_for = f", one for each class of {found.stand_for}" if ALL[name].reduced else ""
     report(f"interleavings: {name} ({engine}): {found.orders} orders{stand_for}, {seconds:.1f} s")
 
 
-@pytest.mark.parametrize("name", [name for name, scenario in SCENARIOS.items() if not scenario.reduced])
+@pytest.mark.parametrize("name", [name for name, scenario in ALL.items() if not scenario.reduced])
 def test_one_order_of_each_class_finds_what_all_orders_find(name: str) -> None:
     """The reduction is sound: the classes hold all orders, and come to all that these come to."""
-    every = explore(SCENARIOS[name], MemoryBackend())
-    reduced = explore(replace(SCENARIOS[name], reduced=True), MemoryBackend())
+    every = explore(ALL[name], MemoryBackend())
+    reduced = explore(replace(ALL[name], reduced=True), MemoryBackend())
     assert reduced.stand_for == every.orders
     assert reduced.outcomes == every.outcomes
     assert reduced.orders <= every.orders
@@ -61,315 +46,11 @@ def test_one_order_of_each_class_finds_what_all_orders_find(name: str) -> None:
 # What is wrong with these is found
 
 
-class IgnoresEpochs(CountingBackend):
-    """A sign-in that a revocation has overtaken lands all the same."""
-
-    async def create(self, record: Record, epoch: int | None, now: Millis) -> bool:
-        return await super().create(record, None, now)
-
-
-class UpdateCreates(CountingBackend):
-    async def update(self, record: Record, expected_version: int, now: Millis) -> bool:
-        return await super().update(record, expected_version, now) or await super().create(record, None, now)
-
-
-class UpdatesBlindly(CountingBackend):
-    """The last writer wins."""
-
-    async def update(self, record: Record, expected_version: int, now: Millis) -> bool:
-        held = await self.inner.get(record.key, now)
-        if held is None:
-            return False
-        return await super().update(msgspec.structs.replace(record, version=held.version + 1), held.version, now)
-
-
-class KeepsNobody(CountingBackend):
-    async def delete_owner(self, owner: bytes, now: Millis, keep: bytes | None = None) -> int:
-        return await super().delete_owner(owner, now)
-
-
-class KeepsAll(CountingBackend):
-    async def delete_owner(self, owner: bytes, now: Millis, keep: bytes | None = None) -> int:
-        return 0
-
-
-class DeletesOnlyYoung(CountingBackend):
-    """A record that has been changed stays."""
-
-    async def delete(self, key: bytes, now: Millis) -> bool:
-        held = await self.inner.get(key, now)
-        return held is not None and held.version == 0 and await super().delete(key, now)
-
-
-class ResendsUnseen(SessionAuth[User, Me]):
-    """Sends the current id again without looking whether it is alive."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        carry_on = self.sessions.carry_on
-
-        async def broken(stored: Stored, presented: PresentedId, note: Note) -> tuple[Stored, Session | None]:
-            if presented.generation < stored.session.generation:
-                return stored, stored.session
-            return await carry_on(stored, presented, note)
-
-        self.sessions.carry_on = broken  # type: ignore[method-assign]
-
-
-class SignsInUnseen(SessionAuth[User, Me]):
-    """Sends a new session's id without looking whether it is alive."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-
-        async def broken(session: Session, note: Note) -> bool:
-            del session, note
-            return True
-
-        self.sessions.seen_alive = broken  # type: ignore[method-assign]
-
-
-class RenewsEach(SessionAuth[User, Me]):
-    """The loser of a compare-and-set renews what the winner made."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-
-        async def broken(stored: Stored, presented: PresentedId, note: Note) -> tuple[Stored, Session | None]:
-            del presented, note
-            found: Stored | None = stored
-            while found is not None:
-                now = self.now()
-                changed = renewed(found.session, now, self.policy)
-                done = await self.store.update(found, changed, expires_at(changed, self.policy), now)
-                if done is not None:
-                    return done, changed
-                found = await self.store.get_fresh(found.session.sid, now)
-            return stored, None
-
-        self.sessions.carry_on = broken  # type: ignore[method-assign]
-
-
-class KnowsNoGrace(SessionAuth[User, Me]):
-    """An id that has a successor opens nothing."""
-
-    def call_at_once(self, connection: Connection) -> bool:
-        del connection
-        return False
-
-    async def fetch(self, connection: Connection) -> Me | None:
-        identity = await super().fetch(connection)
-        presence = self._reader.presence(connection)  # no public name says what was decided
-        if isinstance(presence, Recognized) and presence.outcome is Outcome.RESEND:
-            self._reader.set_presence(connection, NO_ID)
-            return None
-        return identity
-
-
-class TrustsTheCheck(SessionAuth[User, Me]):
-    """Does not ask whether the password that was checked is still the one."""
-
-    async def create(
-        self, connection: Connection, account: Account[Me], grant: Grant = AS_BEFORE
-    ) -> Account[Me] | None:
-        return await super().create(connection, account, msgspec.structs.replace(grant, proven=False))
-
-
-class TakesTheLatestEpochLate(SessionAuth[User, Me]):
-    """Takes an epoch that was read after the user for one that was read before."""
-
-    async def create(
-        self, connection: Connection, account: Account[Me], grant: Grant = AS_BEFORE
-    ) -> Account[Me] | None:
-        attempt = grant.attempt
-        if attempt is not None and attempt.epoch is not None:
-            latest = await self.store.latest_epoch(self.now())
-            grant = msgspec.structs.replace(grant, attempt=msgspec.structs.replace(attempt, epoch=latest))
-        return await super().create(connection, account, grant)
-
-
-class SignsInTheCheckedUser(SessionAuth[User, Me]):
-    """Makes the session of the user that was checked, not of the one that is there once the epoch is known."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        begin = self.sessions.begin
-
-        async def broken(subject: Subject, *arguments: Any, **named: Any) -> tuple[Stored | None, int]:
-            checked = next(me for me in options["users"].written if me.id == subject.user_key)
-            old = msgspec.structs.replace(subject, identity=msgspec.msgpack.encode(checked))
-            return await begin(old, *arguments, **named)
-
-        self.sessions.begin = broken  # type: ignore[method-assign]
-
-
-class LeavesThePresented(SessionAuth[User, Me]):
-    async def create(
-        self, connection: Connection, account: Account[Me], grant: Grant = AS_BEFORE
-    ) -> Account[Me] | None:
-        await self.fetch(connection)
-        self._reader.set_presence(connection, NO_ID)  # no public name lets a request forget what it presented
-        return await super().create(connection, account, grant)
-
-
-class TrimsFirst(SessionAuth[User, Me]):
-    """Makes room for a session before it is made."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-
-        async def broken(user_key: StoredKey, note: Note) -> None:
-            del user_key, note
-
-        self.sessions.end_oldest = broken  # type: ignore[method-assign]
-
-    async def create(
-        self, connection: Connection, account: Account[Me], grant: Grant = AS_BEFORE
-    ) -> Account[Me] | None:
-        if self.sessions.max_sessions is not None:
-            for extra in (await self.store.sessions(str(account.key), self.now()))[self.sessions.max_sessions - 1 :]:
-                await self.store.delete(extra.session.sid, self.now())
-        return await super().create(connection, account, grant)
-
-
-class NeverAsksAgain(SessionAuth[User, Me]):
-    """With ``reload``, takes what the session holds."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-
-        async def broken(connection: Connection, stored: Stored, *, keep: bool) -> tuple[Stored, Me]:
-            del connection, keep
-            return stored, msgspec.msgpack.decode(stored.session.identity, type=Me)
-
-        self._reader.confirm = broken  # type: ignore[method-assign]  # no public name stands between
-
-
-class ReadsTheUserFirst(CredentialsCache):
-    """Reads the user once, before the sessions' versions."""
-
-    async def rewrite(self, user_key: StoredKey, load: Any, change: Any, now: Millis) -> int:
-        loaded = await load()
-
-        async def same() -> Any:
-            return loaded
-
-        return await super().rewrite(user_key, same, change, now)
-
-
-class RefreshesWithoutEpoch(CredentialsCache):
-    """Lets a sign-in that has read the user before a change land after its refresh."""
-
-    async def epoch(self, user_key: StoredKey, now: Millis, *, advance: bool = False) -> int:
-        return await super().epoch(user_key, now)
-
-
-class RefreshesOnce(CredentialsCache):
-    """Gives a session up that another writer has changed meanwhile."""
-
-    async def rewrite(self, user_key: StoredKey, load: Any, change: Any, now: Millis) -> int:
-        pending = await self.sessions(user_key, now)
-        loaded = await load()
-        for stored in pending:
-            if loaded is not None:
-                await self.update(stored, change(stored.session, loaded), stored.expires_at, now)
-        return len(pending)
-
-
-BROKEN: Mapping[str, Core] = {
-    **{
-        wrap.__name__: Core(backend=wrap)
-        for wrap in (IgnoresEpochs, UpdateCreates, UpdatesBlindly, KeepsNobody, KeepsAll, DeletesOnlyYoung)
-    },
-    **{
-        auth.__name__: Core(auth=auth)
-        for auth in (
-            ResendsUnseen,
-            SignsInUnseen,
-            RenewsEach,
-            KnowsNoGrace,
-            TrustsTheCheck,
-            TakesTheLatestEpochLate,
-            SignsInTheCheckedUser,
-            LeavesThePresented,
-            TrimsFirst,
-            NeverAsksAgain,
-        )
-    },
-    **{store.__name__: Core(store=store) for store in (ReadsTheUserFirst, RefreshesWithoutEpoch, RefreshesOnce)},
-}
-
-FOUND: Mapping[str, list[str]] = {
-    "IgnoresEpochs": [
-        name + how
-        for name in (
-            "sign-in and revoke-all",
-            "sign-in and password change",
-            "sign-in and user update",
-            "sign-in and deletion",
-            "sign-in and lock",
-        )
-        for how in ("", ", the user read again")
-    ],
-    "UpdateCreates": [
-        "renewal and sign-out",
-        "renewal and revoke-all",
-        "renewal, sign-out, sign-in, late response",
-        "renewal and sign-in in one browser",
-        "sign-in, password change, a thief's renewal",
-        "sign-out and refresh of identities",
-        "revoke of a device and its renewal",
-    ],
-    "UpdatesBlindly": [
-        "renewal and user update",
-        "two user updates",
-        "metadata update and renewal",
-        "two metadata updates and a request",
-        "three guesses, two allowed",
-    ],
-    "KeepsNobody": ["revoke-others and renewal of the kept one"],
-    "KeepsAll": ["sign-in and revoke-all", "sign-in and password change", "revoke-others and renewal of the kept one"],
-    "DeletesOnlyYoung": ["two renewals and sign-out", "reload and deletion by the app"],
-    "ResendsUnseen": ["two renewals and sign-out", "two renewals and revoke-all", "reload and deletion"],
-    "SignsInUnseen": ["two sign-ins, at most one session"],
-    "RenewsEach": ["two renewals", "three renewals", "renewal and the user's own update"],
-    "KnowsNoGrace": [
-        "two renewals, time passing in the grace",
-        "two requests, and the id comes of age",
-        "a slow request, two quick ones, each renews",
-    ],
-    "TrustsTheCheck": [
-        "sign-in and password change, the user read again",
-        "sign-in, password change, a thief's renewal",
-        "sign-in, password change, a thief's renewal, the user read again",
-    ],
-    "TakesTheLatestEpochLate": [
-        "sign-in and password change",
-        "sign-in, password change, a thief's renewal",
-        "sign-in and user update",
-        "sign-in and deletion",
-        "sign-in and lock",
-    ],
-    "SignsInTheCheckedUser": ["sign-in and user update"],
-    "LeavesThePresented": ["renewal and sign-in in one browser", "two sign-ins in one browser"],
-    "TrimsFirst": [
-        "two sign-ins, at most one session",
-        "three sign-ins, at most one session",
-        "two sign-ins, at most two sessions",
-    ],
-    "NeverAsksAgain": ["reload and deletion by the app"],
-    "ReadsTheUserFirst": ["two user updates", "two user updates and renewal"],
-    "RefreshesWithoutEpoch": ["sign-in and user update"],
-    "RefreshesOnce": ["renewal and user update", "two user updates"],
-}
-"""In which scenarios each of them shows: every scenario can fail."""
-
-
 @pytest.mark.parametrize(("broken", "name"), [(broken, name) for broken, names in FOUND.items() for name in names])
 def test_what_is_broken_is_found(broken: str, name: str) -> None:
-    assert find_violation(SCENARIOS[name], MemoryBackend(), BROKEN[broken]) is not None
+    assert find_violation(ALL[name], MemoryBackend(), BROKEN[broken]) is not None
 
 
 def test_every_scenario_can_fail() -> None:
-    assert {name for names in FOUND.values() for name in names} == set(SCENARIOS)
+    assert {name for names in FOUND.values() for name in names} == set(ALL)
     assert set(FOUND) == set(BROKEN)

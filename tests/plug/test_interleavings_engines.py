@@ -15,7 +15,7 @@ import pytest
 
 from harness.all_backends import ASYNC, SYNC, Stores, stores
 from harness.interleavings import Report, explore, sample
-from harness.scenarios import SCENARIOS
+from harness.remembered_scenarios import ALL
 from powauth.backends.memory import MemoryBackend
 
 __all__ = ["stores"]
@@ -37,7 +37,7 @@ SEED = 20_260_101
 def count_of(name: str, limit: int) -> int | None:
     """How many orders of a scenario's steps differ; ``None`` for more than so many."""
     try:
-        return explore(replace(SCENARIOS[name], reduced=True), MemoryBackend(), limit=limit).orders
+        return explore(replace(ALL[name], reduced=True), MemoryBackend(), limit=limit).orders
     except RuntimeError:
         return None
 
@@ -53,7 +53,7 @@ def test_no_order_of_steps_does_harm_on_an_engine(
     limit = ORDERS.get(engine, FEW) * int(os.environ.get("POWAUTH_TEST_ORDERS", "1"))
     whole = orders = 0
     with stores.store(engine, tmp_path) as backend:
-        for name, scenario in SCENARIOS.items():
+        for name, scenario in ALL.items():
             if count_of(name, limit) is None:
                 found: Report = sample(scenario, backend, limit, SEED)
             else:
@@ -63,6 +63,6 @@ def test_no_order_of_steps_does_harm_on_an_engine(
             orders += found.orders
     seconds = time.perf_counter() - begun
     report(
-        f"interleavings on engines: {engine}: {orders} orders of {len(SCENARIOS)} scenarios, {whole} of them in every "
+        f"interleavings on engines: {engine}: {orders} orders of {len(ALL)} scenarios, {whole} of them in every "
         f"order that matters, {seconds:.1f} s"
     )
