@@ -420,7 +420,7 @@ FOUND: Mapping[str, list[str]] = {
     "NeverAsksAgain": [
         "reload and deletion by the app",
         "two returns and a foreign password change",
-        "two returns and a foreign lock",
+        "return and a foreign lock",
     ],
     "ForgetsThePause": ["two returns", "return and user update"],
     "ForgetsTheFlag": ["step-up and renewal", "step-up and return"],
