@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from typing import Any
 
 from harness.interleavings import (
     GRACE,
@@ -144,7 +145,7 @@ def slow_tab(world: World) -> Plan:
 
 
 def ended_by(
-    handler: Callable[[Auth], Awaitable[object]], *, renewing: int = 1, age: float = STALE, **how: object
+    handler: Callable[[Auth], Awaitable[object]], *, renewing: int = 1, age: float = STALE, **how: Any
 ) -> Callable[[World], Plan]:
     """Renewals, and in another tab something that ends the session."""
 
