@@ -243,14 +243,21 @@ class World:
         self.users = SteppingUsers(self)
         self.namespace = namespace
         self.inner = backend
+        self.core = core
+        self._people: list[User] = []
+        self.outcome = ""
+        self.configure(options)
+
+    def configure(self, options: Mapping[str, Any]) -> None:
+        """Start the workers, or start them again with other options: over the same store, users and clock."""
         options = dict(options)
         reload = bool(options.pop("reload", False))
         kind = SteppingBackend if options.pop("reads_once", True) else SteppingWithoutCount
-        stepping = kind(core.backend(backend), self)
-        self.auth = core.auth(
+        stepping = kind(self.core.backend(self.inner), self)
+        self.auth: SessionAuth[User, Me] = self.core.auth(
             secret_key=SECRET,
             users=self.users,
-            store=core.store(stepping, ttl=timedelta(seconds=TTL), namespace=namespace, reload=reload),
+            store=self.core.store(stepping, ttl=timedelta(seconds=TTL), namespace=self.namespace, reload=reload),
             clock=self.clock,
             metadata=None,
             **{
@@ -260,8 +267,6 @@ class World:
                 **options,
             },
         )
-        self._people: list[User] = []
-        self.outcome = ""
 
     # For scenarios
 
@@ -376,7 +381,7 @@ class World:
 
     def is_fresh(self, browser: Browser) -> bool:
         """Whether the browser's user has just entered the password."""
-        return self.auth.is_fresh(self._asked(browser.token or browser.id), TTL)
+        return self.auth.is_fresh(self._asked(browser.token or browser.id), timedelta(seconds=TTL))
 
     def _asked(self, value: str | None) -> FakeConnection:
         token = value if value is not None and value.startswith(PREFIX) else None
