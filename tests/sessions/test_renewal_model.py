@@ -1,4 +1,8 @@
-"""The renewal rules, exhausted in small cases: the real functions of `sessions.record`, every order of events."""
+"""The renewal rules, exhausted in small cases: the real functions of `sessions.record`, every order of events.
+
+A case may hold pauses that are longer than the short ttl of a remembered session. A request may stand still between its
+read and its write meanwhile, as one of a process that is suspended does.
+"""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -14,10 +18,12 @@ from powauth.sessions.record import (
     GRACE_STEPS,
     Outcome,
     Policy,
+    Remembered,
     Session,
     confirmed,
     decide,
     forwarded,
+    is_fresh,
     new_session,
     renewed,
 )
@@ -30,7 +36,10 @@ TICK: Millis = 8_000
 HORIZON = 6
 """Ticks that pass in each case: a grace, and what may follow it."""
 
-_SESSION = new_session(b"credentials:1", a_subject("1"), 0, {})
+SHORT_TTL, PAUSE = 20, 50
+"""Ticks: how long an ordinary session lives, and how long a pause takes. A remembered session outlives some."""
+
+_SESSION = new_session(b"credentials:1", a_subject("1"), 0, {}, remembered=True)
 
 
 class Kept(NamedTuple):
@@ -41,6 +50,7 @@ class Kept(NamedTuple):
     renewed_at: Millis
     settled: int
     recent: tuple[tuple[int, Millis], ...]
+    resumed_at: Millis = 0
 
     def session(self) -> Session:
         return msgspec.structs.replace(
@@ -49,19 +59,27 @@ class Kept(NamedTuple):
             renewed_at=self.renewed_at,
             settled=self.settled,
             recent=self.recent,
+            resumed_at=self.resumed_at,
         )
 
-    def then(self, session: Session) -> "Kept":
+    def then(self, session: Session, now: Millis, policy: Policy) -> "Kept":
+        away = policy.remembered is not None and now - self.renewed_at >= policy.ttl
+        moved = session.generation != self.generation
+        assert session.remembered
+        assert session.resumed_at == (now if away and moved else self.resumed_at)
+        assert is_fresh(session, 10**12, now, policy) == (session.resumed_at == 0 and (moved or not away))
         assert len(session.recent) <= GRACE_STEPS + 2
         assert list(session.recent) == sorted(session.recent)
         assert (session.created_at, session.authenticated_at) == (0, 0)
-        return Kept(self.version + 1, session.generation, session.renewed_at, session.settled, session.recent)
+        kept = (session.generation, session.renewed_at, session.settled, session.recent, session.resumed_at)
+        return Kept(self.version + 1, *kept)
 
 
 class Request(NamedTuple):
     """A request under way: what it presents and since when, the record that it has read, and what it is sent.
 
-    ``at`` is where it is: 0 at the server's door, 1 in its handler, 2 on its way back.
+    ``at`` is where it is: 0 at the server's door, 1 in its handler, 2 on its way back. ``stopped``: a pause has passed
+    while it was in its handler.
     """
 
     at: int
@@ -69,6 +87,7 @@ class Request(NamedTuple):
     sent_at: int
     read: Kept | None
     answer: int | None
+    stopped: bool = False
 
 
 class State(NamedTuple):
@@ -81,19 +100,36 @@ class State(NamedTuple):
     requests: tuple[Request, ...]
     left: int
     failed: bool
+    paused: int = 0
+    restored: bool = False
+    shortened: bool = False
+
+    @property
+    def now(self) -> Millis:
+        """Milliseconds: ticks and pauses."""
+        return (self.time + PAUSE * self.paused) * TICK
 
 
 class Case(NamedTuple):
-    """One small case, in ticks; no request, with its response, takes longer than ``delay``."""
+    """One small case, in ticks; no request, with its response, takes longer than ``delay``, but for pauses.
+
+    ``restores``: the browser may be restored from a backup of its first id. ``shortens``: sessions may cease to be
+    remembered.
+    """
 
     renewal: int
     grace: int
     delay: int
     requests: int
     failover: bool = False
+    pauses: int = 0
+    restores: bool = False
+    shortens: bool = False
 
-    def policy(self) -> Policy:
-        return Policy(ttl=10**9, renewal=self.renewal * TICK, max_lifetime=10**9, grace=self.grace * TICK)
+    def policy(self, *, shortened: bool = False) -> Policy:
+        ttl = SHORT_TTL * TICK if self.pauses else 10**9
+        remembered = Remembered(10**9, 10**9) if self.pauses and not shortened else None
+        return Policy(ttl, self.renewal * TICK, 10**9, self.grace * TICK, remembered)
 
 
 class Refused(Exception):
@@ -106,7 +142,7 @@ def presents(generation: int) -> PresentedId:
 
 def respond(state: State, request: Request, policy: Policy, rule: Decide) -> tuple[Kept | None, int | None]:
     """The record after a response has started, and the generation that it carries."""
-    now = state.time * TICK
+    now = state.now
     read, again = request.read, False
     while read is not None:
         outcome = rule(read.session(), presents(request.presented), now, policy)
@@ -114,22 +150,33 @@ def respond(state: State, request: Request, policy: Policy, rule: Decide) -> tup
             if outcome is Outcome.CURRENT or again:
                 return state.record, read.generation if outcome is Outcome.RESEND else None
         elif not outcome.accepted:
+            if request.stopped or state.restored or state.shortened:
+                return state.record, None  # nothing is written or sent; the session is as it was
             raise Refused(f"{outcome.name} at the response")
         elif state.record is not None and state.record.version == read.version:
             session = read.session()
             if outcome is Outcome.RENEW:
-                written = state.record.then(renewed(session, now, policy))
+                written = state.record.then(renewed(session, now, policy), now, policy)
                 return written, written.generation
             if outcome is Outcome.CONFIRM:
-                return state.record.then(confirmed(session, now, policy)), None
-            return state.record.then(forwarded(session, request.presented, now, policy)), None
+                return state.record.then(confirmed(session, now, policy), now, policy), None
+            return state.record.then(forwarded(session, request.presented, now, policy), now, policy), None
         read, again = state.record, True
     return state.record, None
 
 
-def moves(state: State, case: Case, policy: Policy, rule: Decide) -> Iterator[State]:
+def refused(state: State, case: Case, outcome: Outcome) -> bool:
+    """Whether a request may be refused: a restored backup costs a sign-in, and so do durations that are shortened."""
+    assert state.record is not None
+    idle = state.now - state.record.renewed_at
+    if outcome is Outcome.EXPIRED:
+        return state.shortened and idle >= SHORT_TTL * TICK
+    return outcome is Outcome.REUSE and state.restored
+
+
+def moves(state: State, case: Case, rule: Decide) -> Iterator[State]:
     """All that may happen next."""
-    now = state.time * TICK
+    now, policy = state.now, case.policy(shortened=state.shortened)
     if state.time < HORIZON and all(state.time - request.sent_at < case.delay for request in state.requests):
         yield state._replace(time=state.time + 1)
     if state.left:
@@ -137,6 +184,13 @@ def moves(state: State, case: Case, policy: Policy, rule: Decide) -> Iterator[St
         yield state._replace(requests=tuple(sorted((*state.requests, request), key=repr)), left=state.left - 1)
     if state.record is not None:
         yield state._replace(record=None, lost=None)
+    if state.paused < case.pauses and all(request.at == 1 for request in state.requests):
+        still = tuple(request._replace(stopped=True) for request in state.requests)
+        yield state._replace(paused=state.paused + 1, requests=still)
+    if case.restores and not state.restored:
+        yield state._replace(cookie=0, restored=True)
+    if case.shortens and not state.shortened:
+        yield state._replace(shortened=True)
     if case.failover and not state.failed and state.lost is not None:
         yield state._replace(record=state.lost, lost=None, failed=True)
     for index, request in enumerate(state.requests):
@@ -150,6 +204,11 @@ def moves(state: State, case: Case, policy: Policy, rule: Decide) -> Iterator[St
             yield state._replace(requests=rest)
         elif request.at == 0 and state.record is not None:
             outcome = rule(state.record.session(), presents(request.presented), now, policy)
+            if not outcome.accepted and refused(state, case, outcome):
+                yield state._replace(record=None, lost=None, requests=rest)
+                continue
+            if state.shortened and now - state.record.renewed_at >= SHORT_TTL * TICK:
+                raise Refused(f"{outcome.name} after the durations of today at {state}")
             if not outcome.accepted:
                 raise Refused(f"{outcome.name} of generation {request.presented} at {state}")
             yield state._replace(requests=under_way(at=1, read=state.record))
@@ -172,11 +231,10 @@ def exhaust(case: Case, rule: Decide = decide) -> int:
     Raises:
         Refused: if one of them must not be.
     """
-    policy = case.policy()
     start = State(0, Kept(0, 0, 0, 0, ()), None, 0, (), case.requests, False)
     seen, queue = {start}, deque([start])
     while queue:
-        for state in moves(queue.popleft(), case, policy, rule):
+        for state in moves(queue.popleft(), case, rule):
             if state not in seen:
                 seen.add(state)
                 queue.append(state)
@@ -202,6 +260,12 @@ def only_the_one_before(session: Session, presented: PresentedId, now: Millis, p
         Case(renewal=0, grace=1, delay=1, requests=4),
         Case(renewal=2, grace=2, delay=2, requests=3, failover=True),
         Case(renewal=0, grace=2, delay=2, requests=3, failover=True),
+        Case(renewal=3, grace=1, delay=1, requests=3, pauses=1),
+        Case(renewal=1, grace=2, delay=2, requests=3, pauses=2),
+        Case(renewal=3, grace=1, delay=1, requests=2, pauses=1, failover=True),
+        Case(renewal=1, grace=1, delay=1, requests=3, pauses=1, restores=True),
+        Case(renewal=3, grace=1, delay=1, requests=2, pauses=2, shortens=True),
+        Case(renewal=3, grace=1, delay=1, requests=2, pauses=2, restores=True, shortens=True),
     ],
     ids=str,
 )
@@ -220,6 +284,34 @@ def test_an_honest_browser_is_never_refused(case: Case, report: Callable[[str], 
 def test_the_model_finds_a_rule_that_is_too_strict(case: Case, rule: Decide) -> None:
     with pytest.raises(Refused):
         exhaust(case, rule)
+
+
+def expires_late(session: Session, presented: PresentedId, now: Millis, policy: Policy) -> Outcome:
+    """A rule that is not good enough: a session keeps the durations with which it began."""
+    outcome = decide(session, presented, now, policy)
+    return Outcome.CURRENT if outcome is Outcome.EXPIRED else outcome
+
+
+def expires_early(session: Session, presented: PresentedId, now: Millis, policy: Policy) -> Outcome:
+    """A rule that is too strict: a pause ends every session."""
+    idle = now - session.renewed_at
+    return Outcome.EXPIRED if idle >= policy.ttl else decide(session, presented, now, policy)
+
+
+@pytest.mark.parametrize("rule", [expires_late, expires_early])
+def test_the_model_finds_a_rule_that_mistakes_a_pause(rule: Decide) -> None:
+    with pytest.raises(Refused):
+        exhaust(Case(renewal=3, grace=1, delay=1, requests=1, pauses=1, shortens=True), rule)
+
+
+def test_a_renewal_that_forgets_the_pause_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forgetful(session: Session, now: Millis, policy: Policy) -> Session:
+        return msgspec.structs.replace(right(session, now, policy), resumed_at=0)
+
+    right = renewed
+    monkeypatch.setitem(globals(), "renewed", forgetful)
+    with pytest.raises(AssertionError):
+        exhaust(Case(renewal=3, grace=1, delay=1, requests=1, pauses=1))
 
 
 def test_every_earlier_generation_is_answered_for_the_grace_and_not_much_longer() -> None:
