@@ -48,11 +48,12 @@ class OnServer(SessionInterface):
 
 
 class Regenerating(OnServer):
-    """As Flask-Session does it: ``regenerate``."""
+    """As Flask-Session does it: ``regenerate``, which leaves an empty session as it is."""
 
     def regenerate(self, session: Any) -> None:
-        self.kept.pop(session.sid, None)
-        session.sid = secrets.token_hex(16)
+        if session:
+            self.kept.pop(session.sid, None)
+            session.sid = secrets.token_hex(16)
 
 
 class OnServerMiddleware:
@@ -223,6 +224,17 @@ def test_rep_40_a_session_that_an_attacker_has_planted_is_not_the_one_that_is_si
     victim = shop.copy(attacker)
     sign_in(victim, "ada")
     assert look(victim) == ["ada@example.org", "bait"]
+    assert look(attacker)[0] is None
+
+
+@pytest.mark.parametrize("kind", ["flask, server", "starlette, server"])
+def test_rep_40_an_id_that_names_no_session_yet_can_be_planted_as_little(kind: str) -> None:
+    shop = Shop(kind)
+    attacker = shop.client()
+    look(attacker)
+    victim = shop.copy(attacker)
+    sign_in(victim, "ada")
+    assert look(victim)[0] == "ada@example.org"
     assert look(attacker)[0] is None
 
 

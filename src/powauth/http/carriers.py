@@ -292,7 +292,7 @@ class FrameworkSessionCarrier(Carrier):
         session, key = self._session(connection), f"{self.name}{USER_SUFFIX}"
         if session.get(key, user) != user:
             session.clear()
-        session[key] = user
+        session[key] = user  # before the renewal: Flask-Session gives an empty session no other id
         if not connection.renew_session():
             raise ConfigError(
                 "FrameworkSessionCarrier: the id of this framework's session cannot be renewed at sign-in, so an "
