@@ -159,7 +159,7 @@ def parts() -> Parts:
     return Parts()
 
 
-def test_fastapi_returns_the_identity_and_shows_its_schema(parts: Parts) -> None:
+def test_rep_25_fastapi_returns_the_identity_and_shows_its_schema(parts: Parts) -> None:
     app = fastapi_app(parts)
     client = TestClient(app, base_url=HTTPS)
     assert client.get("/me").status_code == 401
@@ -301,7 +301,8 @@ def test_flask_in_an_outage_takes_nobody_for_anonymous(parts: Parts) -> None:
     client = flask_app(parts).test_client()
     sign_in(client, parts.ada)
     parts.backend.fail["*"] = StoreUnavailable("down")
-    assert [client.get(path).status_code for path in ("/me", "/g")] == [503] * 2
+    assert [client.get(path).status_code for path in ("/me", "/g", "/dict")] == [503] * 3
+    assert client.get("/dict").json == {"error": "store_unavailable"}
 
 
 def test_flasks_other_json_providers_are_left_alone(parts: Parts) -> None:

@@ -9,7 +9,15 @@ from fastapi.requests import HTTPConnection
 from model import Me, User, auth
 
 from powauth import BlockingRequestAuth, RequestAuth, SessionAuth
-from powauth.integrations.fastapi import Auth, CurrentRequestAuth, SessionAuthMiddleware, auth_dependency, request_auth
+from powauth.integrations.fastapi import (
+    INVALID_PARAMS,
+    Auth,
+    CurrentRequestAuth,
+    SessionAuthMiddleware,
+    auth_dependency,
+    request_auth,
+    response_model,
+)
 
 app = FastAPI()
 app.add_middleware(SessionAuthMiddleware, auth=auth)
@@ -19,6 +27,8 @@ CurrentUser = Annotated[Me, Depends(session.current_user)]
 MaybeUser = Annotated[Me | None, Depends(session.optional_user)]
 FreshUser = Annotated[Me, Depends(session.fresh(timedelta(minutes=5)))]
 Session = Annotated[RequestAuth[User, Me], Depends(session.request_auth)]
+SignInBody = Annotated[dict[str, Any], session.sign_in_body]
+RegistrationBody = Annotated[dict[str, Any], session.registration_body]
 BlockingSession = Annotated[BlockingRequestAuth[User, Me], Depends(session.blocking_request_auth)]
 
 assert_type(auth, SessionAuth[User, Me])
@@ -27,6 +37,7 @@ assert_type(session.current_user, Callable[[HTTPConnection], Awaitable[Me]])
 assert_type(session.optional_user, Callable[[HTTPConnection], Awaitable[Me | None]])
 assert_type(session.no_user, Callable[[HTTPConnection], Awaitable[None]])
 assert_type(session.fresh(), Callable[[HTTPConnection], Awaitable[Me]])
+assert_type(response_model(Me), type[Me])
 
 
 @app.get("/me", dependencies=[Depends(session.same_origin())])
@@ -36,15 +47,20 @@ async def me(user: CurrentUser, maybe: MaybeUser, fresh: FreshUser) -> str:
     return user.nick
 
 
-@app.post("/register")
-async def register(params: dict[str, Any], session: Session) -> str:
+@app.get("/identity")
+async def identity(user: CurrentUser) -> Me:
+    return user
+
+
+@app.post("/register", responses=INVALID_PARAMS)
+async def register(params: RegistrationBody, session: Session) -> Me:
     user = await session.register(params)
     assert_type(user, Me)
-    return user.nick
+    return user
 
 
 @app.post("/login")
-async def login(params: dict[str, Any], session: CurrentRequestAuth[User, Me]) -> None:
+async def login(params: SignInBody, session: CurrentRequestAuth[User, Me]) -> None:
     assert_type(session, RequestAuth[User, Me])
     assert_type(await session.sign_in(params), Me | None)
     assert_type(session.current_user, Me | None)

@@ -17,7 +17,7 @@ from powauth.accounts.as_json import as_json
 from powauth.accounts.base import U
 from powauth.accounts.identity import I
 from powauth.backends.base import drive
-from powauth.errors import ConfigError, PowauthError
+from powauth.errors import ConfigError, PowauthError, StoreUnavailable
 from powauth.http.answers import Answers, OnError, chosen
 from powauth.http.connection import MISSING, NO_EFFECTS, amended
 from powauth.http.cross_site import CrossSiteDefence
@@ -132,6 +132,9 @@ class PowAuth(Generic[U, I]):
             app.handle_user_exception = partial(  # type: ignore[method-assign]
                 self._handle_user_exception, app, app.handle_user_exception
             )
+            app.handle_exception = partial(  # type: ignore[method-assign]
+                self._handle_exception, app, app.handle_exception
+            )
 
     def request_auth(self) -> BlockingRequestAuth[U, I]:
         """The request-bound object of the current request.
@@ -219,6 +222,12 @@ class PowAuth(Generic[U, I]):
             return handled
         response = app.make_response(handled)
         return self._answer(error) if response.status_code == SERVER_ERROR else response
+
+    def _handle_exception(self, app: Flask, handle: Callable[[Exception], Response], error: Exception) -> Response:
+        """Answer an outage that shows after the view: Flask encodes the dictionary that a view has returned."""
+        if isinstance(error, StoreUnavailable):
+            return app.finalize_request(app.handle_user_exception(error), from_error_handler=True)
+        return handle(error)
 
     def _answer(self, error: PowauthError) -> Response:
         answers = {key: installed.answers for key, installed in current_app.extensions[EXTENSION].items()}
