@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.core_support import BACKENDS, NOW, POLICY, a_session, hurried, open_backend
-from harness.support import CountingBackend
+from harness.support import SECRET, CountingBackend, MemoryUsers
+from powauth import SessionAuth
 from powauth.backends.base import EPOCH_LIFETIME, PerProcess, Record, drive, make_key, make_owner
 from powauth.backends.memory import MemoryBackend
 from powauth.errors import ConfigError, ConfigWarning, StoreUnavailable
@@ -519,10 +520,30 @@ def test_a_ttl_over_thirty_minutes_warns_where_it_was_given() -> None:
         CredentialsCache("memory://", ttl=timedelta(minutes=30))
 
 
+class Blocking(MemoryBackend):
+    """A backend that blocks, so powauth wraps it for event loops."""
+
+    mode = "blocking"
+
+
+@pytest.mark.parametrize("kind", [MemoryBackend, Blocking])
+def test_the_backend_that_the_app_gave_is_at_hand_also_where_it_is_wrapped(kind: type[MemoryBackend]) -> None:
+    given_backend = kind()
+    assert CredentialsCache(given_backend).given_backend is given_backend
+    auth: SessionAuth[Any, Any] = SessionAuth(secret_key=SECRET, users=MemoryUsers(), backend=given_backend)
+    assert auth.store.given_backend is given_backend
+
+
+def test_of_a_url_the_backend_is_the_one_that_powauth_opened() -> None:
+    cache = CredentialsCache("memory://")
+    assert cache.given_backend is cache.backend
+
+
 def test_a_cache_within_a_namespace_is_otherwise_the_same(cache: CredentialsCache) -> None:
     stored = added(cache)
     within = cache.within("admin")
     assert within.backend is cache.backend
+    assert within.given_backend is cache.given_backend
     assert (within.ttl, within.namespace, within.reload) == (cache.ttl, f"{cache.namespace}.admin", cache.reload)
     assert drive(within.get(stored.session.sid, NOW)) is None
     with pytest.raises(ConfigError, match="shorten it"):

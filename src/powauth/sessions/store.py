@@ -70,6 +70,8 @@ class CredentialsCache:
         reload: load the account from the users context on every request, and compare its proof.
 
     Attributes:
+        backend: what powauth calls, on event loops and without one. It wraps a backend that works in only one place.
+        given_backend: the object that the app gave, for what it has beyond `Backend`. Of a URL it is ``backend``.
         transactional: whether several changes of the store can be one transaction.
 
     Raises:
@@ -88,6 +90,7 @@ class CredentialsCache:
             raise ConfigError(f"backend must be a Backend or a URL such as 'memory://', not {type(backend).__name__}")
         self._opened = isinstance(backend, str)
         self._use(anywhere(backend), check_namespace(namespace))
+        self.given_backend: Backend = backend if isinstance(backend, Backend) else self.backend
         duration("ttl", ttl, at_least=1)
         self.ttl = ttl
         self.reload = bool(reload)
@@ -109,7 +112,8 @@ class CredentialsCache:
         except ConfigError as error:
             raise ConfigError(f"the namespace must leave room for '.{part}': shorten it") from error
         cache = object.__new__(type(self))
-        cache._opened, cache.ttl, cache.reload = self._opened, self.ttl, self.reload
+        cache.given_backend, cache._opened = self.given_backend, self._opened
+        cache.ttl, cache.reload = self.ttl, self.reload
         cache._use(self.backend, namespace)
         return cache
 
