@@ -4,12 +4,14 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from harness.support import FakeConnection, cheap_hash
 from harness.visits import HOUR, MINUTE, PASSWORD, Auth, Client, Request, SmallApp
 from powauth import ConfigError, CredentialsCache, NotSignedIn, StoreUnavailable, Throttle, Throttled
 from powauth.backends.base import drive
+from powauth.sessions.ids import encode_sid
 
 ADA = "ada@example.org"
 
@@ -286,3 +288,90 @@ def test_sessions_are_listed_with_their_times() -> None:
     assert (info.renewed_at - info.created_at).total_seconds() == 20 * MINUTE + 1
     assert (info.expires_at - info.renewed_at).total_seconds() == HOUR / 2
     assert info.authenticated_at == info.created_at
+
+
+# --- how many sessions a user may have --------------------------------------------------------------------------------
+
+
+def test_the_oldest_session_ends_for_the_newest() -> None:
+    app = SmallApp(max_sessions=2)
+    oldest, older, newest = (signed_in(app) for _ in range(3))
+    assert [client.who() for client in (oldest, older, newest)] == [None, ADA, ADA]
+    (event,) = [event for event in app.events if event.name == "revoked"]
+    assert event.detail == "over max_sessions"
+
+
+def test_of_two_sign_ins_of_one_browser_the_dead_one_sends_no_id() -> None:
+    app = SmallApp(max_sessions=1)
+    client = app.client()
+    slow = client.begin()
+    drive(slow.auth.sign_in(email=ADA, password=PASSWORD))
+    app.clock.advance(1)
+    client.sign_in()
+    assert slow.answer().cookie is None
+    assert client.who() == ADA
+
+
+@pytest.mark.parametrize("throttle", [5, "strict", Throttle])
+def test_a_throttle_is_a_throttle(throttle: object) -> None:
+    with pytest.raises(ConfigError, match="throttle must be a Throttle, or None"):
+        SmallApp(throttle=throttle)
+
+
+# --- records that cannot be read --------------------------------------------------------------------------------------
+
+
+def spoil(app: SmallApp) -> str:
+    """Make garbage of the newest session, and return its public id."""
+    session = app.stored()[0].session
+    record = drive(app.backend.get(app.auth.store.key(session.sid), app.auth.now()))
+    assert record is not None
+    garbage = msgspec.structs.replace(record, value=b"garbage", version=record.version + 1)
+    assert drive(app.backend.update(garbage, record.version, app.auth.now()))
+    return encode_sid(session.sid)
+
+
+def test_a_lasting_connection_ends_if_its_record_cannot_be_read() -> None:
+    app = SmallApp()
+    request = signed_in(app).begin()
+    spoil(app)
+    assert not drive(request.auth.recheck())
+
+
+def test_a_session_that_cannot_be_read_is_not_the_users_to_end() -> None:
+    app = SmallApp()
+    own = signed_in(app)
+    signed_in(app)
+    spoiled = spoil(app)
+    assert own.send(lambda auth: auth.revoke(spoiled)).result is False
+    assert own.send(lambda auth: auth.revoke_others()).result == 1  # which needs not read it
+
+
+def test_a_sign_out_ends_a_session_that_cannot_be_read() -> None:
+    app = SmallApp()
+    client = signed_in(app)
+    spoil(app)
+    assert client.who() is None
+    assert client.send(lambda auth: auth.sign_out()).max_age == 0
+    assert drive(app.auth.store.count(app.auth.now())) == 0
+
+
+# --- a response that lost to another ----------------------------------------------------------------------------------
+
+
+def test_a_response_whose_session_ended_meanwhile_sends_nothing() -> None:
+    app = SmallApp()
+    client = signed_in(app)
+    app.clock.advance(20 * MINUTE)
+    request = client.begin()
+    drive(app.auth.revoke_user(app.ada))
+    assert request.answer().cookie is None
+    assert client.who() is None
+
+
+@pytest.mark.parametrize("changes", [{"size": 2**70}, {"size": -(2**70)}, {"name": "\ud800"}])
+def test_metadata_that_no_record_can_hold_is_refused(changes: dict[str, Any]) -> None:
+    client = signed_in(SmallApp())
+    with pytest.raises(TypeError, match="64 bits"):
+        client.send(lambda auth: auth.update_metadata(**changes))
+    assert client.who() == ADA
