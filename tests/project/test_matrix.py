@@ -199,3 +199,12 @@ def test_the_classifiers_are_of_interpreters_that_the_matrix_knows() -> None:
 def test_each_path_of_the_selections_is_there() -> None:
     paths = (*matrix.LEFT_OUT, *matrix.QUICK, *matrix.SERVER_TESTS)
     assert [path for path in paths if not (ROOT / path.partition("::")[0]).exists()] == []
+
+
+def test_the_documented_bounds_are_those_of_the_project() -> None:
+    page = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
+    lines = page.partition("| package | lowest | newest |")[2].partition("\n\n")[0].splitlines()[2:]
+    documented = {cells[1].strip().lower(): cells[2].split()[0] for cells in (line.split("|") for line in lines)}
+    bounds = {each.name: str(each.specifier).removeprefix(">=") for each in matrix_environments.direct_requirements()}
+    elsewhere = {"anyio", "gunicorn", "uvicorn", "websockets"}  # Litestar's and the demo's
+    assert documented == {name: bound for name, bound in bounds.items() if name not in elsewhere}
