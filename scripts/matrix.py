@@ -88,6 +88,7 @@ NOBODY = "redis://127.0.0.1:1/0"
 HEAD = ("interpreter", "dependencies", "tests", "passed", "failed", "skipped", "seconds", "outcome")
 NUMBERS = HEAD[3:7]
 
+_SUMMARY = re.compile(r"^(?:=+ )?(\d+ \w+.*) in [\d.]+s", re.MULTILINE)
 _COUNT = re.compile(r"(\d+) (passed|failed|errors?|skipped)")
 
 
@@ -139,8 +140,8 @@ def run_tests(python: Path, arguments: Iterable[str], log: Path, **variables: st
 
 
 def counts(output: str) -> tuple[int, int, int]:
-    """Return how many tests passed, failed (or could not begin) and were skipped, from pytest's last line."""
-    last = output.strip().rpartition("\n")[2]
+    """Return how many tests passed, failed (or could not begin) and were skipped, from pytest's line of figures."""
+    last = (_SUMMARY.findall(output) or [""])[-1]  # a program's log may follow it
     found = {kind.rstrip("s"): int(number) for number, kind in _COUNT.findall(last)}
     return found.get("passed", 0), found.get("failed", 0) + found.get("error", 0), found.get("skipped", 0)
 

@@ -90,10 +90,11 @@ def test_a_real_interpreter_says_its_version() -> None:
         ("...\n3540 passed, 12 skipped in 200.11s (0:03:20)\n", (3540, 0, 12)),
         ("FAILED tests/x.py - 7 passed\n1 failed, 2 passed, 1 skipped, 3 errors in 1.0s", (2, 4, 1)),
         ("1 error in 0.1s", (0, 1, 0)),
+        ("=== 2 passed, 1 warning in 0.1s ===\nINFO - 09:12:00 - 3 failed\n", (2, 0, 0)),
         ("", (0, 0, 0)),
     ],
 )
-def test_the_counts_are_those_of_pytests_last_line(output: str, expected: tuple[int, int, int]) -> None:
+def test_the_counts_are_those_of_pytests_line_of_figures(output: str, expected: tuple[int, int, int]) -> None:
     assert counts(output) == expected
 
 
