@@ -4,8 +4,8 @@ import re
 import warnings
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol, cast
-from urllib.parse import SplitResult, unquote, urlsplit
+from typing import Any, NamedTuple, Protocol, cast
+from urllib.parse import unquote, urlsplit
 
 from powauth import _forks
 from powauth._extras import needs
@@ -83,9 +83,9 @@ def from_url(url: str, timeout: float, asynchronous: bool) -> tuple[Callable[[],
     scheme = url.partition(":")[0]
     try:
         if scheme == "redis+sentinel":
-            return _sentinel(urlsplit(url), timeout, asynchronous), False
+            return _sentinel(_split(url), timeout, asynchronous), False
         if scheme == "redis+cluster":
-            return _cluster(urlsplit(url), timeout, asynchronous), True
+            return _cluster(_split(url), timeout, asynchronous), True
         if scheme in {"redis", "rediss", "unix"}:
             return _single(url, timeout, asynchronous), False
     except ConfigError:
@@ -134,9 +134,27 @@ def _single(url: str, timeout: float, asynchronous: bool) -> Callable[[], Client
     return connect
 
 
-def _sentinel(url: SplitResult, timeout: float, asynchronous: bool) -> Callable[[], Client]:
+class _Parts(NamedTuple):
+    """The parts of a URL after its scheme."""
+
+    hosts: str
+    path: str
+    options: str
+
+
+def _split(url: str) -> _Parts:
+    """Split a URL that may name several hosts.
+
+    Newer patch releases of each Python have an `urlsplit` that refuses an IPv6 address before another host.
+    """
+    parts = re.fullmatch(r"([^/?#]*)([^?#]*)(.*)", url.partition("://")[2], re.DOTALL)
+    assert parts is not None  # noqa: S101 - it matches any text
+    return _Parts(*parts.groups())
+
+
+def _sentinel(url: _Parts, timeout: float, asynchronous: bool) -> Callable[[], Client]:
     service, _, database = url.path.removeprefix("/").partition("/")
-    if not service or url.query or url.fragment:
+    if not service or url.options:
         raise ConfigError(
             "a URL for Sentinel is redis+sentinel://[user:password@]host:port,host:port/service/db, without options"
         )
@@ -153,8 +171,8 @@ def _sentinel(url: SplitResult, timeout: float, asynchronous: bool) -> Callable[
     return connect
 
 
-def _cluster(url: SplitResult, timeout: float, asynchronous: bool) -> Callable[[], Client]:
-    if url.path.strip("/") or url.query or url.fragment:
+def _cluster(url: _Parts, timeout: float, asynchronous: bool) -> Callable[[], Client]:
+    if url.path.strip("/") or url.options:
         raise ConfigError(
             "a URL for a cluster is redis+cluster://[user:password@]host:port,host:port, without database or options"
         )
@@ -173,9 +191,9 @@ def _cluster(url: SplitResult, timeout: float, asynchronous: bool) -> Callable[[
     return connect
 
 
-def _addresses(url: SplitResult, default_port: int) -> tuple[dict[str, str], list[tuple[str, int]]]:
+def _addresses(url: _Parts, default_port: int) -> tuple[dict[str, str], list[tuple[str, int]]]:
     """Credentials as options, and the hosts with their ports."""
-    userinfo, _, hosts = url.netloc.rpartition("@")
+    userinfo, _, hosts = url.hosts.rpartition("@")
     username, _, password = userinfo.partition(":")
     credentials = {"username": unquote(username), "password": unquote(password)}
     addresses = []
