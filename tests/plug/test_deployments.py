@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from harness.support import (
     account_of,
     make_app,
 )
-from powauth import Account, CredentialsCache, SessionAuth
+from powauth import Account, CredentialsCache, Remember, SessionAuth
 from powauth.accounts.identity import Key
 from powauth.accounts.passwords import PasswordHasher
 from powauth.accounts.sqlalchemy import SQLAlchemyUsers
@@ -264,3 +265,39 @@ def test_rep_26_a_migration_of_the_users_table_signs_nobody_out(reload: bool, tm
     with engine.begin() as connection:
         connection.execute(sa.text("ALTER TABLE users DROP COLUMN nickname"))
     assert after.get("/look").json() == seen
+
+
+# --- durations that a deployment shortens -------------------------------------------------------------------------
+
+
+async def ends(request: Request) -> object:
+    """A handler: when the sessions end, in days from the sign-in, as a page of devices shows it."""
+    infos = [request.bound.session, *await request.call("sessions")]
+    return [round((info.expires_at - info.created_at).total_seconds() / 86_400, 2) for info in infos]
+
+
+def test_rem_03_durations_that_are_shortened_are_in_force_at_once(kind: Kind) -> None:
+    backend, users, clock = CountingBackend(MemoryBackend()), MemoryUsers(), Clock()
+    sites = [
+        Site(backend, kind, users=users, clock=clock, remember=remember, max_sessions=2)
+        for remember in (Remember(), Remember(ttl=timedelta(days=5), max_lifetime=timedelta(days=10)), None)
+    ]
+
+    async def remembered(request: Request) -> None:
+        await request.call("sign_in_user", sites[0].user, remember=True)
+
+    def signed_in() -> Browser:
+        browser = sites[0].serve({"/in": remembered}, sites[0].browser())
+        browser.get("/in")
+        return browser
+
+    browser = signed_in()
+    seen = [site.serve({"/ends": ends}, browser).get("/ends").json() for site in sites]
+    assert seen == [[30, 30], [5, 5], [round(1 / 48, 2)] * 2]
+    clock.advance(6 * 86_400)
+    young = signed_in()
+    assert sites[0].serve({"/ends": ends}, young).get("/ends").json() == [30, 30, 30]
+    assert sites[1].serve({"/ends": ends}, young).get("/ends").json() == [5, 5]  # the older one is over, and not shown
+    assert sites[1].user_of_id(sites[1].id_of(browser)) is None
+    signed_in()
+    assert sites[1].user_of_id(sites[1].id_of(young)) is not None

@@ -282,7 +282,7 @@ class SessionAuth(Authenticator[U, I]):
     def session(self, connection: Connection) -> SessionInfo | None:
         """Return the session of this connection, as its user may see it; ``None`` if nobody is signed in."""
         stored = stored_in(self._reader.presence(connection))
-        return None if stored is None else session_info(stored, current=True)
+        return None if stored is None else session_info(self.sessions.in_force(stored), current=True)
 
     def is_fresh(self, connection: Connection, within: timedelta) -> bool:
         """Return whether the user entered the password, for this session, no longer than ``within`` ago.
@@ -301,7 +301,7 @@ class SessionAuth(Authenticator[U, I]):
             NotSignedIn: if nobody is signed in.
         """
         current = self._current(connection).session
-        found = await self.store.sessions(current.user_key, self.now())
+        found = await self.sessions.live(current.user_key)
         return [session_info(stored, current=stored.session.sid == current.sid) for stored in found]
 
     async def revoke(self, connection: Connection, session_id: object) -> bool:

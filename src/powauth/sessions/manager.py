@@ -172,10 +172,20 @@ class SessionManager:
         """
         if self.max_sessions is None:
             return
-        now = self.now()
-        for extra in (await self.store.sessions(user_key, now))[self.max_sessions :]:
-            await self.store.delete(extra.session.sid, now)
+        for extra in (await self.live(user_key))[self.max_sessions :]:
+            await self.store.delete(extra.session.sid, self.now())
             note("revoked", extra.session, detail="over max_sessions")
+
+    def in_force(self, stored: Stored) -> Stored:
+        """Return a session with the end that today's durations give it. A record may be written under longer ones."""
+        ends = min(stored.expires_at, expires_at(stored.session, self.policy))
+        return msgspec.structs.replace(stored, expires_at=ends)
+
+    async def live(self, user_key: StoredKey) -> list[Stored]:
+        """Return the live sessions of a user, newest first."""
+        now = self.now()
+        found = map(self.in_force, await self.store.sessions(user_key, now))
+        return [stored for stored in found if now < stored.expires_at]
 
     async def alive(self, session: Session) -> Stored | None:
         """Return a session as it is now; ``None`` if it has ended. This is no use of the session: it renews nothing."""
