@@ -105,6 +105,7 @@ class Environments:
 
 
 NEW_ENOUGH = {
+    "aiohttp": "3.14",
     "gunicorn": "23",
     "httpx": "0.28",
     "httpx2": "2",
