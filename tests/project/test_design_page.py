@@ -47,7 +47,7 @@ def test_the_table_of_the_life_has_every_row(row: int) -> None:
         ("a new field of the identity", "accounts/identity.py"),
         ("a header for bearer clients", "http/carriers.py"),
         ("what a wrong password says", "pages/messages.py"),
-        ("a new page", "pages"),
+        ("a new page", "pages/registry.py"),
         ("a new event", "events.py"),
     ],
 )
