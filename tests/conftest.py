@@ -8,7 +8,7 @@ from pathlib import Path
 import coverage
 import pytest
 
-from powauth import _outages
+from powauth import _outages  # each test begins with an empty log of outages
 
 collect_ignore = ["harness/process_app.py"]
 """It is an app for servers, and its environment says where the store is."""

@@ -10,7 +10,7 @@ import pytest
 
 from harness.forks import BOTH, children, fork_in_c, fork_in_python, in_children, needs_fork
 from harness.lmdb_processes import _in_fork, in_process
-from powauth import _forks
+from powauth import _forks  # the module that the connections of all stores ask has no public name
 
 pytestmark = needs_fork
 
@@ -33,7 +33,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each test runs both ways. The module chooses one of them at import, so the other needs its private name."""
     if request.param == "process id":
         monkeypatch.setattr(_forks, "_page", None)
-    elif _forks._page is None:
+    elif _forks._page is None:  # as the docstring says
         pytest.skip("this system has no page that it wipes in children (MADV_WIPEONFORK)")
     return str(request.param)
 
@@ -211,7 +211,7 @@ def test_nothing_counts_as_released_after_an_error() -> None:
 
 KEPT = """
 import os, sys
-from powauth import _forks
+from powauth import _forks  # the module that the connections of all stores ask has no public name
 
 class Connection:
     def __del__(self):
@@ -257,12 +257,12 @@ def test_a_system_that_takes_any_advice_is_not_believed(monkeypatch: pytest.Monk
     for accepted, believed in (((18,), True), ((), False), ((18, -1), False)):
         page = Page(*accepted)
         monkeypatch.setattr(mmap, "mmap", lambda *_, page=page, **__: page)
-        assert (_forks._wiped_page() is not None) is believed
+        assert (_forks.wiped_page() is not None) is believed
 
 
 def test_another_system_compares_process_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert _forks._wiped_page() is None
+    assert _forks.wiped_page() is None
 
 
 def test_a_child_whose_lines_are_measured() -> None:

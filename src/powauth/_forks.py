@@ -31,7 +31,7 @@ _REFUSED: Final = -1
 """An advice that no kernel knows."""
 
 
-def _wiped_page() -> mmap.mmap | None:
+def wiped_page() -> mmap.mmap | None:
     """Return a page that the kernel wipes in each child, or ``None`` if this system has no such page."""
     if sys.platform != "linux":
         return None
@@ -48,7 +48,7 @@ def _accepts(page: mmap.mmap, advice: int) -> bool:
     return True
 
 
-_page = _wiped_page()
+_page = wiped_page()
 _process = os.getpid()
 """The process that released everything, or the first one."""
 

@@ -12,7 +12,7 @@ from harness.people import MIA, people, people_engine
 from harness.small_users import SmallUsers
 from harness.small_users_suites import SmallSuite
 from harness.users_databases import OTHER_PASSWORD, PASSWORD, cheap_hasher
-from powauth._running import users_threads
+from powauth._running import users_threads  # to fill the threads that users contexts share
 from powauth.accounts.offloaded import OffloadedUsers
 from powauth.accounts.passwords import PasswordHasher
 from powauth.backends.base import Mode

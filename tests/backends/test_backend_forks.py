@@ -26,7 +26,7 @@ from harness import redis_servers
 from harness.engines import DRIVERS, SYNC, database, kind_of, unique_table
 from harness.forks import BOTH, children, fork_in_c, fork_in_python, in_children, needs_fork
 from harness.redis_servers import PATIENCE, own_cluster, own_sentinel
-from powauth._running import store_threads as in_thread
+from powauth._running import store_threads as in_thread  # to use the threads that a fork does not copy
 from powauth.backends.base import Backend, Millis, Record, ServesCopies, drive, make_key, make_owner, shard_of
 from powauth.backends.lmdb import LMDBBackend
 from powauth.backends.offloaded import OffloadedBackend
@@ -274,7 +274,7 @@ from harness.forks import fork_in_c, fork_in_python
 from powauth.backends.base import drive
 from powauth.backends.redis import RedisBackend
 from powauth.backends.sql import SQLBackend
-from powauth._running import store_threads as in_thread
+from powauth._running import store_threads as in_thread  # to use the threads that a fork does not copy
 
 kind, url, name, way, end = sys.argv[1:]
 if kind == "redis":
@@ -346,7 +346,7 @@ def test_rep_10_a_command_that_waits_for_its_turn_takes_no_turn_from_a_child(eng
             return answers
 
         def child(_: int) -> bool:
-            asyncio.events._set_running_loop(None)
+            asyncio.events._set_running_loop(None)  # as a child does that starts a loop of its own
             return asyncio.run(backend.get(record(b"parent").key, NOW)) == record(b"parent")
 
         assert opened.run(fork_among_commands()) == [True]

@@ -20,6 +20,7 @@ import pytest
 
 import powauth.backends.lmdb as module
 from harness import lmdb_processes as processes
+from harness.internals import environment_of
 from harness.lmdb_processes import (
     NOW,
     TINY,
@@ -34,9 +35,8 @@ from harness.lmdb_processes import (
 )
 from harness.support import SECRET, FakeConnection, MemoryUsers
 from powauth import RequestAuth, SessionAuth
-from powauth._running import store_threads
-from powauth.backends import _lmdb_engine as engines
-from powauth.backends._lmdb_engine import Transaction
+from powauth._running import store_threads  # to fill the threads that the backend shares
+from powauth.backends import _lmdb_engine as engines  # its constants are the bounds that these tests cross
 from powauth.backends.base import EPOCH_LIFETIME, Backend, ReadsInPlace, Record, WouldWaitError, drive, make_owner
 from powauth.backends.lmdb import MAX_KEY_BYTES, MAX_OWNER_BYTES, LMDBBackend
 from powauth.errors import ConfigError, StoreUnavailable
@@ -333,8 +333,9 @@ def test_delete_owner_clears_entries_whose_record_is_unreadable(backend: LMDBBac
 
 def test_an_entry_that_does_not_fit_its_record_is_not_listed(backend: LMDBBackend) -> None:
     assert drive(backend.create(record(), None, NOW))
-    plant(backend, b"o" + module._place(record().owner, NOW + 9) + record().key, b"")
-    plant(backend, b"o" + module._place(make_owner("app", "2"), NOW) + record().key, b"")
+    place = module._place  # makes the entry of an index that a third party has damaged
+    plant(backend, b"o" + place(record().owner, NOW + 9) + record().key, b"")
+    plant(backend, b"o" + place(make_owner("app", "2"), NOW) + record().key, b"")
     assert drive(backend.list(record().owner, NOW)) == [record()]
     assert drive(backend.list(make_owner("app", "2"), NOW)) == []
     assert drive(backend.delete_owner(make_owner("app", "2"), NOW)) == 0
@@ -353,7 +354,7 @@ def test_an_unreadable_latest_epoch_lets_no_create_slip_past(backend: LMDBBacken
     first, other = record().owner, make_owner("app", "2")
     moved = drive(backend.epoch(first, NOW, advance=True))
     if junk is None:
-        with backend._open().env.begin(write=True) as txn:
+        with environment_of(backend).begin(write=True) as txn:
             txn.delete(b"!epoch")
     else:
         plant(backend, b"!epoch", junk)
@@ -383,9 +384,10 @@ def test_get_removes_what_expired_unless_it_was_renewed_meanwhile(backend: LMDBB
     engine = engine_of(backend)
     renewed = record(version=1)
     assert drive(backend.update(renewed, 0, NOW))
-    engine.write(lambda txn: module._remove_version(txn, old.key, 0, NOW + 1))
-    engine.write(lambda txn: module._remove_version(txn, old.key, 1, NOW + 1))
-    engine.write(lambda txn: module._remove_version(txn, record(b"none").key, 0, NOW + 1))
+    remove = module._remove_version  # a get calls it after another writer was faster, which no test can time
+    engine.write(lambda txn: remove(txn, old.key, 0, NOW + 1))
+    engine.write(lambda txn: remove(txn, old.key, 1, NOW + 1))
+    engine.write(lambda txn: remove(txn, record(b"none").key, 0, NOW + 1))
     assert drive(backend.get(old.key, NOW)) == renewed
     assert drive(backend.get(old.key, renewed.expires_at)) is None
     assert set(entries(backend)) == {b"!layout"}
@@ -434,7 +436,7 @@ async def test_sto_07_a_writer_that_is_stopped_stops_no_event_loop(backend: LMDB
     release = threading.Event()
     entered = threading.Event()
 
-    def stopped(txn: Transaction) -> None:
+    def stopped(txn: engines.Transaction) -> None:
         entered.set()
         assert release.wait(60)
 
@@ -535,7 +537,7 @@ def test_sto_07_a_full_map_refuses_reads_on_and_recovers_without_a_restart(path:
     assert drive(backend.delete_owner(made[0].owner, NOW)) > 10
     assert drive(backend.create(record(b"again", value=bytes(20_000)), None, NOW))
     assert drive(backend.purge(100_000, NOW + TTL)) > 10
-    assert (path / "data.mdb").stat().st_size <= limit + engines._HEADROOM
+    assert (path / "data.mdb").stat().st_size <= limit + engines.HEADROOM
     again, _ = processes.fill(backend, 20_000)
     assert len(again) > len(made) // 2, "its room came back, if in pieces"
     check_indexes(backend)
@@ -640,10 +642,10 @@ def test_readers_that_were_killed_do_not_make_the_file_grow(path: Path) -> None:
     for child in children:
         child.kill()
     assert all(str(pid) in engine.env.readers() for pid in pids)
-    renew(engines._READER_CHECK)
+    renew(engines.READER_CHECK)
     assert not any(str(pid) in engine.env.readers() for pid in pids)
     size = renew(10)
-    assert renew(2 * engines._READER_CHECK) == size
+    assert renew(2 * engines.READER_CHECK) == size
 
     child = Child(processes.hold_read, path)
     pid = child.receive()

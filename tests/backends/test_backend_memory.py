@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from harness.forks import fork_in_python, in_children, needs_fork
+from harness.internals import expiries_of, tables_of
 from powauth.backends.base import EPOCH_LIFETIME, Backend, PerProcess, Record, drive, make_key, make_owner, shard_of
 from powauth.backends.memory import MemoryBackend
 from powauth.errors import ConfigError, StoreUnavailable
@@ -32,24 +33,24 @@ def create(backend: Backend, record: Record, now: int = NOW) -> bool:
 
 def held(backend: MemoryBackend) -> int:
     """Records in memory, expired ones among them."""
-    return len(backend._records.values)
+    return len(tables_of(backend).records.values)
 
 
 def assert_empty(backend: MemoryBackend) -> None:
     """Nothing is left in any structure."""
-    assert backend._owners == {}
-    for table in (backend._records, backend._epochs):
+    assert tables_of(backend).owners == {}
+    for table in (tables_of(backend).records, tables_of(backend).epochs):
         assert table.values == {}
-        assert table._expiries == []
+        assert expiries_of(table) == []
 
 
 def assert_whole(backend: MemoryBackend) -> None:
     """The keys of owners and the expiries agree with the records, and no more than a share of expiries is stale."""
-    records = backend._records.values
-    assert {key for keys in backend._owners.values() for key in keys} == set(records)
-    assert all(records[key].owner == owner for owner, keys in backend._owners.items() for key in keys)
-    for table in (backend._records, backend._epochs):
-        assert {(value.expires_at, key) for key, value in table.values.items()} <= set(table._expiries)
+    records = tables_of(backend).records.values
+    assert {key for keys in tables_of(backend).owners.values() for key in keys} == set(records)
+    assert all(records[key].owner == owner for owner, keys in tables_of(backend).owners.items() for key in keys)
+    for table in (tables_of(backend).records, tables_of(backend).epochs):
+        assert {(value.expires_at, key) for key, value in table.values.items()} <= set(expiries_of(table))
 
 
 class TestMemoryBackend(BackendConformance):
@@ -300,7 +301,7 @@ def test_renewals_and_removals_do_not_fill_the_memory() -> None:
         assert drive(backend.update(make_record(0, version=number, expires_at=NOW + TTL + number), number - 1, NOW))
         create(backend, make_record(number))
         assert drive(backend.delete(make_record(number).key, NOW))
-        assert len(backend._records._expiries) < 100
+        assert len(expiries_of(tables_of(backend).records)) < 100
     assert_whole(backend)
     assert drive(backend.purge(100, NOW + TTL + 4_998)) == 0
     assert drive(backend.purge(100, NOW + TTL + 4_999)) == 1
@@ -345,15 +346,15 @@ def test_creates_alone_keep_a_store_clean_that_nobody_purges() -> None:
         drive(backend.epoch(make_record(number).owner, now - EPOCH_LIFETIME, advance=True))
         assert held(backend) <= 502
     assert_whole(backend)
-    assert len(backend._epochs.values) <= 2
+    assert len(tables_of(backend).epochs.values) <= 2
 
 
 def test_sign_outs_everywhere_over_and_over_take_the_room_of_one() -> None:
     backend = MemoryBackend()
     epochs = {drive(backend.epoch(make_record(1).owner, NOW + number, advance=True)) for number in range(1_000)}
     assert len(epochs) == 1_000
-    assert len(backend._epochs.values) == 1
-    assert len(backend._epochs._expiries) < 100
+    assert len(tables_of(backend).epochs.values) == 1
+    assert len(expiries_of(tables_of(backend).epochs)) < 100
     drive(backend.purge(10, NOW + 999 + EPOCH_LIFETIME))
     assert_empty(backend)
 

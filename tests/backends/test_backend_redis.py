@@ -25,6 +25,7 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from harness.internals import client_of, commands_of, opened_client_of, owner_place, record_place, retries_of
 from harness.redis_servers import (
     EXECUTABLE,
     MISSING,
@@ -44,7 +45,7 @@ from harness.redis_servers import (
     wait_for,
     wait_for_replica,
 )
-from powauth.backends._redis_scripts import CHUNK, SWEEP
+from powauth.backends._redis_scripts import CHUNK, SWEEP  # the bounds that these tests cross
 from powauth.backends.base import EPOCH_LIFETIME, Backend, Millis, Record, drive, make_key, make_owner, shard_of
 from powauth.backends.redis import RedisBackend
 from powauth.errors import ConfigError, ConfigWarning, StoreUnavailable
@@ -415,7 +416,7 @@ def test_sto_10_names_never_meet_in_one_key() -> None:
     keys: list[bytes] = []
     for namespace in ("a", "a.b", "a.0000", "A", "a-"):
         for name in names:
-            place, user = backend._home(make_owner(namespace, name.decode()))
+            place, user = owner_place(backend, make_owner(namespace, name.decode()))
             keys += [place.records + shard_of(make_owner(namespace, name.decode())) + name]
             keys += [place.indexes + user, place.epochs + user]
     assert len(keys) == len({*keys})
@@ -438,7 +439,7 @@ def test_sto_06_the_server_removes_what_expired(server: Server) -> None:
 
 def test_the_index_lives_as_long_as_its_longest_member(server: Server) -> None:
     async def scenario(backend: RedisBackend) -> None:
-        place, user = backend._home(OWNER)
+        place, user = owner_place(backend, OWNER)
         index = place.indexes + user
 
         def life() -> int:
@@ -465,7 +466,7 @@ def test_sign_ins_of_one_user_do_not_grow_the_index(server: Server) -> None:
     """10,000 sign-ins, one each minute, none signed out; each session lives half an hour of an imagined clock."""
 
     async def scenario(backend: RedisBackend) -> None:
-        place, user = backend._home(OWNER)
+        place, user = owner_place(backend, OWNER)
         longest = most = 0
         now = NOW
         with server.client() as client:
@@ -522,7 +523,7 @@ def test_every_record_is_in_its_owners_index_whatever_happens(server: Server) ->
                 if step % 50 == 0:
                     members = 0
                     for owner in owners:
-                        place, user = backend._home(owner)
+                        place, user = owner_place(backend, owner)
                         index = dict(client.zrange(place.indexes + user, 0, -1, withscores=True))
                         members += len(index)
                         for key in client.scan_iter(match=place.records.replace(b"\\", b"\\\\") + b"*"):
@@ -557,7 +558,7 @@ def test_sto_02_garbage_is_a_miss(single: str, value: bytes, asynchronous: bool)
     prefix = unique_prefix()
 
     async def scenario(backend: RedisBackend) -> None:
-        place, identifier = backend._locate(record().key)
+        place, identifier = record_place(backend, record().key)
         with redis.Redis.from_url(single) as client:
             client.set(place.records + identifier, value, px=60_000)
             client.zadd(place.indexes + b"42", {identifier: NOW + TTL, b"zz-absent": NOW + TTL})
@@ -582,7 +583,7 @@ def test_sto_02_keys_of_another_type_are_a_miss(single: str, asynchronous: bool)
     prefix = unique_prefix()
 
     async def scenario(backend: RedisBackend) -> None:
-        place, identifier = backend._locate(record().key)
+        place, identifier = record_place(backend, record().key)
         keys = (place.records + identifier, place.indexes + b"42", place.epochs + b"42")
         with redis.Redis.from_url(single) as client:
 
@@ -610,7 +611,7 @@ def test_sto_02_keys_of_another_type_are_a_miss(single: str, asynchronous: bool)
 
 def test_sto_02_a_newer_format_is_a_miss_and_is_not_overwritten(single: str) -> None:
     async def scenario(backend: RedisBackend) -> None:
-        place, identifier = backend._locate(record().key)
+        place, identifier = record_place(backend, record().key)
         with redis.Redis.from_url(single) as client:
             client.set(place.records + identifier, b"P2" + bytes(80), px=60_000)
             assert await backend.get(record().key, NOW) is None
@@ -624,15 +625,16 @@ def test_sto_02_a_newer_format_is_a_miss_and_is_not_overwritten(single: str) -> 
 
 def test_another_owners_record_planted_in_an_index_is_not_listed(single: str) -> None:
     async def scenario(backend: RedisBackend) -> None:
-        place, identifier = backend._locate(record().key)
+        place, identifier = record_place(backend, record().key)
         assert await backend.create(record(), None, NOW)
         with redis.Redis.from_url(single) as client:
             client.zadd(place.indexes + b"mallory", {identifier: NOW + TTL})
             # A list is asked for by an owner, whose shard is another: the planted index is where mallory's would be.
-            mallory, user = backend._home(make_owner(NAMESPACE, "mallory"))
+            mallory, user = owner_place(backend, make_owner(NAMESPACE, "mallory"))
             client.zadd(mallory.indexes + user, {identifier: NOW + TTL})
             client.copy(place.records + identifier, mallory.records + identifier)
-            for key in client.scan_iter(match=f"{backend._prefix}:*", count=1000):
+            prefix = backend._prefix  # the keys of this backend alone, on a shared server
+            for key in client.scan_iter(match=f"{prefix}:*", count=1000):
                 client.pexpire(key, 60_000)
         assert await backend.list(make_owner(NAMESPACE, "mallory"), NOW) == []
         assert await backend.list(OWNER, NOW) == [record()]
@@ -663,7 +665,7 @@ def run_repeating(proxy: Proxy, scenario: Scenario, asynchronous: bool) -> None:
     """On a client that repeats what it got no reply to, as redis-py's do unless told otherwise."""
 
     async def closing(backend: RedisBackend) -> None:
-        client = backend._client
+        client = client_of(backend)
         try:
             await scenario(backend)
         finally:
@@ -814,10 +816,10 @@ async def cancel_at_random(backend: RedisBackend, users: int, wanted: int) -> No
 def test_sto_08_a_cancelled_request_leaves_its_reply_to_nobody(single: str) -> None:
     async def scenario(backend: RedisBackend) -> None:
         await cancel_at_random(backend, 50, 1000)
-        connections: Any = backend._commands
-        assert not connections._busy
-        assert not connections._waiting
-        assert len(connections._free) <= 20
+        connections: Any = commands_of(backend)
+        assert not connections.busy
+        assert not connections.waiting
+        assert len(connections.free) <= 20
 
     run_url(single, scenario, True, prefix=unique_prefix())
 
@@ -825,12 +827,13 @@ def test_sto_08_a_cancelled_request_leaves_its_reply_to_nobody(single: str) -> N
 def test_sto_08_a_cancelled_request_leaves_its_reply_to_nobody_in_a_cluster(cluster: list[Server]) -> None:
     async def scenario(backend: RedisBackend) -> None:
         await cancel_at_random(backend, 50, 1000)
-        client: Any = backend._client
+        client: Any = client_of(backend)
         # Releases of redis-py before 8 forget a connection whose making was cancelled. It is closed.
         for node in client.get_primaries():
-            lost = [each for each in node._connections if each not in node._free]
+            free = node._free  # redis-py has no public name for the connections of a node
+            lost = [each for each in node._connections if each not in free]  # as above
             assert not any(each.is_connected for each in lost)
-            assert len(node._free) <= 20
+            assert len(free) <= 20
 
     run_url(cluster_url(cluster), scenario, True, prefix=unique_prefix())
 
@@ -897,7 +900,7 @@ def test_sto_07_an_asyncio_client_of_the_app_is_held_to_the_timeout(server: Serv
             server.resume()
         wait_for(server.answers, "awake again")
         assert await backend.create(record(), None, NOW)
-        await close_app_client(backend, backend._client)
+        await close_app_client(backend, client_of(backend))
 
     def make() -> RedisBackend:
         client = redis.asyncio.Redis(port=server.port, socket_timeout=None)
@@ -1018,7 +1021,7 @@ def sentinel_failover(directory: Path, asynchronous: bool) -> None:
             assert await backend.create(record(b"c"), forgotten, NOW) is False
 
             # The old master comes back, still thinking that it is one, and is not written to.
-            place, identifier = backend._locate(record(b"d").key)
+            place, identifier = record_place(backend, record(b"d").key)
             keys = (place.records + identifier, place.indexes + b"42")
             master.start()
             assert await backend.create(record(b"d"), None, NOW) is True
@@ -1043,7 +1046,7 @@ def test_clients_that_sentinel_makes(sentinel_url: str) -> None:
     async def scenario(backend: RedisBackend) -> None:
         assert await backend.create(record(), None, NOW) is True
         assert await backend.get(record().key, NOW) == record()
-        client: Any = backend._client
+        client: Any = client_of(backend)
         await close_app_client(backend, client)
         for each in client.connection_pool.sentinel_manager.sentinels:
             await close_app_client(backend, each)
@@ -1260,22 +1263,23 @@ def test_a_url_that_is_wrong_is_refused_in_one_sentence_without_the_password(url
 @both
 def test_urls_become_clients_with_our_limits(asynchronous: bool) -> None:
     backend = RedisBackend("rediss://u:p%40ss@example.test:7/3?client_name=app", timeout=1.5, asynchronous=asynchronous)
-    options = backend._open().connection_pool.connection_kwargs  # type: ignore[attr-defined]
+    options = opened_client_of(backend).connection_pool.connection_kwargs
     assert options["host"] == "example.test"
     assert (options["port"], options["db"], options["username"], options["password"]) == (7, 3, "u", "p@ss")
     # Over asyncio the backend bounds each command as a whole.
     assert options["socket_timeout"] == (None if asynchronous else 1.5)
     assert options["socket_connect_timeout"] == 1.5
-    assert options["retry"]._retries == 0
+    assert retries_of(options) == 0
     assert options["client_name"] == "app"
 
     backend = RedisBackend("redis+sentinel://u:p%40ss@[::1],b:27000/my%20name/2", asynchronous=asynchronous)
-    pool = backend._open().connection_pool  # type: ignore[attr-defined]
+    pool = opened_client_of(backend).connection_pool
     assert pool.service_name == "my name"
     assert (pool.connection_kwargs["db"], pool.connection_kwargs["password"]) == (2, "p@ss")
     sentinels = [each.connection_pool.connection_kwargs for each in pool.sentinel_manager.sentinels]
     assert [(each["host"], each["port"]) for each in sentinels] == [("::1", 26379), ("b", 27000)]
-    assert all(each["socket_timeout"] == 2 and each["retry"]._retries == 0 for each in sentinels)
+    assert all(each["socket_timeout"] == 2 for each in sentinels)
+    assert all(retries_of(each) == 0 for each in sentinels)
 
 
 def test_unix_sockets(tmp_path: Path) -> None:

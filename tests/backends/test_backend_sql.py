@@ -20,6 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from harness.engines import Database, aiosqlite_ends, database, kind_of, unique_table
+from harness.internals import sql_engine_of
 from powauth.backends.base import Backend, Record, drive, make_key, make_owner, shard_of
 from powauth.backends.sql import SQLBackend, create_tables, sessions_table
 from powauth.errors import ConfigError, StoreUnavailable
@@ -320,8 +321,7 @@ def test_sqlite_files_belong_to_their_owner_alone_and_are_durable(tmp_path: Path
         }
     finally:
         os.umask(mask)
-    assert backend._engine is not None
-    with backend._engine.connect() as connection:
+    with sql_engine_of(backend).connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
         assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 5000
@@ -435,8 +435,9 @@ def test_sto_07_missing_tables_are_unavailability_and_the_error_hides_the_sessio
 
 def test_no_statement_reads_all_sessions(sqlite: SQLBackend) -> None:
     sent: list[tuple[str, Any]] = []
-    assert sqlite._engine is not None
-    event.listen(sqlite._engine, "before_cursor_execute", lambda _c, _d, what, values, *_: sent.append((what, values)))
+    event.listen(
+        sql_engine_of(sqlite), "before_cursor_execute", lambda _c, _d, what, values, *_: sent.append((what, values))
+    )
 
     async def every_verb() -> None:
         for epoch in (None, 0, 1):
@@ -456,7 +457,7 @@ def test_no_statement_reads_all_sessions(sqlite: SQLBackend) -> None:
     drive(every_verb())
     statements = [each for each in sent if each[0].split()[0] in {"SELECT", "INSERT", "UPDATE", "DELETE"}]
     assert len(statements) == 17
-    with sqlite._engine.connect() as connection:
+    with sql_engine_of(sqlite).connect() as connection:
         for statement, values in statements:
             plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all()
             assert not any(step[3].startswith("SCAN powauth") for step in plan), (statement, plan)
@@ -486,10 +487,9 @@ def sqlite(tmp_path: Path) -> Iterator[SQLBackend]:
     ],
 )
 def test_sto_02_a_row_of_other_types_is_a_miss(sqlite: SQLBackend, column: str, planted: object) -> None:
-    assert sqlite._engine is not None
     for name in (b"bad", b"good"):
         assert drive(sqlite.create(record(name), 0, NOW))
-    with sqlite._engine.connect() as connection:
+    with sql_engine_of(sqlite).connect() as connection:
         connection.exec_driver_sql(
             f"UPDATE powauth_sessions SET {column} = ? WHERE key = ?", (planted, record(b"bad").key)
         )
@@ -581,8 +581,7 @@ def test_on_mariadb_the_quicker_one_takes_the_place_of_an_expired_record(maria: 
             inserts += 1
             assert drive(quick.create(winner, None, now)) is True
 
-    assert slow._engine is not None
-    event.listen(slow._engine, "before_cursor_execute", before)
+    event.listen(sql_engine_of(slow), "before_cursor_execute", before)
     assert drive(slow.create(Record(record().key, OWNER, 0, now, now + TTL, b"loser"), None, now)) is False
     assert drive(quick.get(record().key, now)) == winner
     for backend in (slow, quick):
@@ -593,8 +592,7 @@ def test_mysql_is_refused(maria: tuple[Database, str]) -> None:
     where, table = maria
     backend = SQLBackend(where.through("pymysql"), table=table, timeout=PATIENT)
     assert drive(backend.get(b"credentials:", NOW)) is None
-    assert backend._engine is not None
-    backend._engine.dialect.is_mariadb = False  # type: ignore[attr-defined]
+    sql_engine_of(backend).dialect.is_mariadb = False  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match="not MySQL"):
         drive(backend.get(b"credentials:", NOW))
     drive(backend.close())

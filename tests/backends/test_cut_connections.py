@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 import pytest
 import redis
-from sqlalchemy import Engine, create_engine, event, make_url, text
+from sqlalchemy import create_engine, event, make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from harness import redis_servers
 from harness.engines import database, kind_of, unique_table
+from harness.internals import async_sql_engine_of, sql_engine_of
 from harness.tcp_proxy import Proxy
 from powauth.backends.base import Backend, Record, drive, make_key, make_owner, shard_of
 from powauth.backends.redis import RedisBackend
@@ -33,14 +34,6 @@ own_or_not = pytest.mark.parametrize("own_engine", [False, True], ids=["url", "e
 
 def record(name: bytes = b"a", version: int = 0, value: bytes = b"") -> Record:
     return Record(make_key("credentials", shard_of(OWNER) + name), OWNER, version, NOW, NOW + TTL, value)
-
-
-def core(backend: SQLBackend) -> Engine:
-    """The engine behind a backend. No public name gives it, and tests look at its pool and its statements."""
-    if backend._engine is not None:
-        return backend._engine
-    assert backend._async_engine is not None
-    return backend._async_engine.sync_engine
 
 
 def on_sql(driver: str, folder: Path, scenario: Scenario, *, own_engine: bool) -> None:
@@ -117,7 +110,9 @@ def test_rep_13_the_first_use_after_idle_connections_were_cut_works(
 ) -> None:
     async def scenario(backend: SQLBackend, proxy: Proxy) -> None:
         sent: list[str] = []
-        event.listen(core(backend), "before_cursor_execute", lambda _c, _d, statement, *_: sent.append(statement))
+        event.listen(
+            sql_engine_of(backend), "before_cursor_execute", lambda _c, _d, statement, *_: sent.append(statement)
+        )
 
         async def statements(cut: bool) -> list[int]:
             epoch = await backend.epoch(OWNER, NOW)
@@ -141,14 +136,13 @@ def test_rep_13_the_first_use_after_idle_connections_were_cut_works(
 @pytest.mark.parametrize("driver", NETWORKED)
 def test_rep_13_all_idle_connections_of_a_pool_were_cut(driver: str, own_engine: bool, tmp_path: Path) -> None:
     async def scenario(backend: SQLBackend, proxy: Proxy) -> None:
-        pool: Any = core(backend).pool
+        pool: Any = sql_engine_of(backend).pool
         if driver in ASYNC:
-            assert backend._async_engine is not None
-            opened = [await backend._async_engine.connect() for _ in range(4)]
+            opened = [await async_sql_engine_of(backend).connect() for _ in range(4)]
             for connection in opened:
                 await connection.close()
         else:
-            plain = [core(backend).connect() for _ in range(4)]
+            plain = [sql_engine_of(backend).connect() for _ in range(4)]
             for each in plain:
                 each.close()
         assert pool.checkedin() == 4
@@ -171,11 +165,10 @@ def test_rep_13_an_administrator_ended_the_connection(driver: str, own_engine: b
     async def scenario(backend: SQLBackend, proxy: Proxy) -> None:
         async def process() -> int:
             question = text(PROCESS[where.kind])
-            if backend._engine is not None:
-                with backend._engine.connect() as connection:
+            if backend.mode != "async":
+                with sql_engine_of(backend).connect() as connection:
                     return int(connection.execute(question).scalar_one())
-            assert backend._async_engine is not None
-            async with backend._async_engine.connect() as asynchronous:
+            async with async_sql_engine_of(backend).connect() as asynchronous:
                 return int((await asynchronous.execute(question)).scalar_one())
 
         with where.engine() as engine, engine.connect() as administrator:
@@ -279,7 +272,7 @@ def test_a_sign_in_does_not_revive_a_session_that_was_revoked_while_its_answer_w
 
             revoked: list[int] = []
             proxy.lose_next_reply()
-            event.listen(core(backend), "engine_connect", revoke)
+            event.listen(sql_engine_of(backend), "engine_connect", revoke)
             assert await backend.create(record(), 1, NOW) is False
             assert revoked == [1]
             assert await backend.list(OWNER, NOW) == []

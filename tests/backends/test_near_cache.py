@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from harness.interleavings import Core, Op, Plan, Scenario, SteppingBackend, Violation, World, explore
+from harness.internals import cache_tables
 from harness.scenarios import STALE
 from harness.support import CountingBackend
 from powauth import CredentialsCache
@@ -65,7 +66,7 @@ def test_absence_is_not_kept(cache: NearCache) -> None:
     assert ticket is not None
     cache.end(ticket, None)
     assert len(cache) == 0
-    assert cache._reading == {}
+    assert cache_tables(cache).reading == {}
 
 
 @pytest.mark.parametrize("change", ["drop", "drop_owner", "flushed", "lost", "opened", "close", "another read"])
@@ -153,23 +154,23 @@ def test_sto_12_owners_are_known_for_as_long_as_their_copies_are(seconds: Second
     for number in range(100):
         assert keep(cache, record(b"%d" % number, str(number % 3)))
         assert keep(cache, record(b"%d" % number, str(number % 3), version=1)), "in the place of the former"
-        owned = {key for keys in cache._owned.values() for key in keys}
-        assert owned == cache._copies.keys()
+        owned = {key for keys in cache_tables(cache).owned.values() for key in keys}
+        assert owned == cache_tables(cache).copies.keys()
     cache.drop(record(b"99", "0").key)
     cache.drop(record(b"99", "0").key)
     cache.drop_owner(record(user="1").owner)
     cache.drop_owner(record(user="1").owner)
     assert (
-        {kept.owner for kept, _ in cache._copies.values()}
-        == cache._owned.keys()
+        {kept.owner for kept, _ in cache_tables(cache).copies.values()}
+        == cache_tables(cache).owned.keys()
         == {record(user="2").owner, record(user="0").owner}
     )
     for number in range(8):
         cache.drop(record(b"%d" % (99 - number), str((99 - number) % 3)).key)
-    assert (cache._owned, cache._copies) == ({}, {})
+    assert (cache_tables(cache).owned, cache_tables(cache).copies) == ({}, {})
     assert keep(cache, record())
     cache.lost(generation)
-    assert cache._owned == {}
+    assert cache_tables(cache).owned == {}
 
 
 @pytest.mark.parametrize("number", [0, -1, True, 1.5, "10"])
@@ -318,7 +319,7 @@ def explored(kind: type[NearCache], age: float, *, cold: bool) -> int:
         network.deliver()
         # The copy that the process has from the request before, or not.
         assert cold or world.who(browser.id) is not None
-        found = world._sid(browser.id)
+        found = world._sid(browser.id)  # the sid of an id, which only a keyring decodes
         assert found is not None
 
         async def revoke() -> None:

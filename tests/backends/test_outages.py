@@ -18,9 +18,11 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from harness import redis_servers
 from harness.engines import aiosqlite_ends, database, kind_of, unique_table
-from powauth import _outages
+from powauth import _outages  # the log of outages has no public name: apps see its lines
+
+# As above.
 from powauth._outages import INTERVAL_SECONDS, MAX_CAUSES, Failure, OutageLog, report, unavailable
-from powauth.backends import _lmdb_files
+from powauth.backends import _lmdb_files  # to name a file system without locks
 from powauth.backends.base import Backend, Record, drive, make_key, make_owner, shard_of
 from powauth.backends.lmdb import LMDBBackend
 from powauth.backends.redis import RedisBackend

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness import redis_servers
-from powauth.backends._redis_connections import MAX_AT_ONCE
+from powauth.backends._redis_connections import MAX_AT_ONCE  # the bound that these tests cross
 from powauth.backends.base import drive, make_key
 from powauth.backends.redis import RedisBackend
 

@@ -12,6 +12,7 @@ import pytest
 import redis.cluster
 from redis.crc import key_slot
 
+from harness.internals import owner_place, record_place
 from harness.redis_servers import Server, info, node_id, own_cluster, unique_prefix, wait_for, wait_for_replica
 from powauth.backends.base import Millis, Record, drive, make_key, make_owner, shard_of
 from powauth.backends.redis import RedisBackend
@@ -79,7 +80,7 @@ def epochs(server: Server) -> frozenset[tuple[bytes, bytes]]:
 
 
 def slot_of(backend: RedisBackend) -> int:
-    return int(key_slot(backend._home(OWNER)[0].base))
+    return int(key_slot(owner_place(backend, OWNER)[0].base))
 
 
 def port_of(client: redis.cluster.RedisCluster, slot: int) -> int:
@@ -114,7 +115,7 @@ def test_a_verb_in_the_midst_of_a_move_is_done_or_refused_but_never_half_done(
         for each in base:
             assert await backend.create(each, None, NOW)
         before = await backend.epoch(OWNER, NOW, advance=True) if with_epoch else 0
-        place, user = backend._home(OWNER)
+        place, user = owner_place(backend, OWNER)
         keys = [place.records + each.key.partition(b":")[2] for each in base]
         keys += [place.indexes + user, place.epochs + user]
         slot = slot_of(backend)
@@ -362,7 +363,7 @@ def test_a_master_that_dies_under_load(tmp_path_factory: pytest.TempPathFactory)
 
 
 def heir_has(heir: Server, backend: RedisBackend, each: Record) -> bool:
-    place, identifier = backend._locate(each.key)
+    place, identifier = record_place(backend, each.key)
     try:
         return heir.ask("EXISTS", place.records + identifier) == 1
     except redis.ResponseError:

@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 import redis
 
+from harness.internals import commands_of, send
 from harness.redis_servers import PATIENCE, Server, needs_server, own_sentinel, own_server, wait_for
+
+# These tests put the connections of a backend into states that only a fault or a race makes.
 from powauth.backends._redis_connections import LoopConnections, Slot, ThreadConnections
 from powauth.backends.base import Millis, Record, drive, make_key, make_owner, shard_of
 from powauth.backends.redis import RedisBackend
@@ -63,20 +66,22 @@ def made(server: Server) -> int:
 
 
 def threads_of(backend: RedisBackend) -> ThreadConnections:
-    assert isinstance(backend._commands, ThreadConnections)
-    return backend._commands
+    commands = commands_of(backend)
+    assert isinstance(commands, ThreadConnections)
+    return commands
 
 
 def loop_of(backend: RedisBackend) -> LoopConnections:
-    assert isinstance(backend._commands, LoopConnections)
-    return backend._commands
+    commands = commands_of(backend)
+    assert isinstance(commands, LoopConnections)
+    return commands
 
 
 def idle(backend: RedisBackend) -> list[Any]:
     """The connections that wait for a command, that of the next one last."""
-    if isinstance(backend._commands, LoopConnections):
-        return [slot.connection for slot in backend._commands._free]
-    return [*threads_of(backend)._free]
+    if isinstance(commands_of(backend), LoopConnections):
+        return [slot.connection for slot in commands_of(backend).free]
+    return [*threads_of(backend).free]
 
 
 async def finished(result: Any) -> Any:
@@ -93,6 +98,7 @@ async def both_are_right(backend: RedisBackend) -> None:
 
 def is_open(connection: Any) -> bool:
     """Synchronous connections of redis-py say so themselves only from release 8 on."""
+    # "_sock": see above.
     return bool(connection._sock if isinstance(connection, redis.Connection) else connection.is_connected)
 
 
@@ -105,7 +111,8 @@ def test_sto_08_what_lies_unread_on_a_connection_is_read_by_nobody(server: Serve
         # Whoever broke the rule has left the reply to a command of theirs.
         await finished(connection.send_command("ECHO", "somebody else's"))
         deadline = time.monotonic() + PATIENCE
-        while not (connection._reader._buffer if asynchronous else connection.can_read()):
+        reader: Any = connection._reader if asynchronous else None  # redis-py cannot tell without a read
+        while not (reader._buffer if asynchronous else connection.can_read()):  # as above
             assert time.monotonic() < deadline
             await asyncio.sleep(0.001) if asynchronous else time.sleep(0.001)  # noqa: ASYNC251
         await both_are_right(backend)
@@ -120,7 +127,7 @@ def test_sto_08_a_refusal_is_a_reply_and_keeps_the_connection(server: Server, as
         before = made(server)
         for _ in range(3):
             with pytest.raises(redis.ResponseError, match="wrong number"):
-                await backend._send("GET", refusable=True)
+                await send(backend, "GET", refusable=True)
             await both_are_right(backend)
         assert made(server) == before
 
@@ -208,7 +215,7 @@ def test_sto_08_cancelled_requests_with_few_connections_lose_none(server: Server
         assert done > 400
         assert cancelled > 400
         connections = loop_of(backend)
-        assert (len(connections._free), len(connections._busy), len(connections._waiting)) == (2, 0, 0)
+        assert (len(connections.free), len(connections.busy), len(connections.waiting)) == (2, 0, 0)
         await both_are_right(backend)
 
     run(server.url + "?max_connections=2", scenario, asynchronous=True)
@@ -220,7 +227,7 @@ def test_sto_08_cancelled_requests_with_few_connections_lose_none(server: Server
 def test_sto_07_waiting_for_a_connection_counts(server: Server) -> None:
     async def scenario(backend: RedisBackend) -> None:
         connections = loop_of(backend)
-        slot = connections._free.pop()
+        slot = connections.free.pop()
         started = time.monotonic()
         with pytest.raises(StoreUnavailable) as caught:
             await backend.get(record().key, NOW)
@@ -229,7 +236,7 @@ def test_sto_07_waiting_for_a_connection_counts(server: Server) -> None:
         waiting = asyncio.create_task(backend.get(record().key, NOW))
         await asyncio.sleep(0)
         assert not waiting.done()
-        connections._give_back(slot)
+        connections.give_back(slot)
         assert await waiting == record()
 
     run(server.url + "?max_connections=1", scenario, asynchronous=True, timeout=0.2)
@@ -263,19 +270,19 @@ def test_sto_07_an_earlier_command_is_due_first(server: Server) -> None:
     async def scenario(backend: RedisBackend) -> None:
         connections, loop = loop_of(backend), asyncio.get_running_loop()
         await backend.get(record().key, NOW)
-        later, sooner = connections._free.pop(), Slot(loop)
+        later, sooner = connections.free.pop(), Slot(loop)
         start = loop.time()
-        connections._timer.cancel()  # type: ignore[union-attr]
-        connections._timer = None
-        connections._watch(later, loop, start + 100)
-        connections._watch(sooner, loop, start + 50)
-        assert connections._timer.when() == start + 50  # type: ignore[attr-defined]
-        connections._watch(later, loop, start + 100)
-        assert connections._timer.when() == start + 50  # type: ignore[attr-defined]
-        connections._busy.clear()
-        connections._look(loop)
-        assert connections._timer is None
-        connections._give_back(later)
+        connections.timer.cancel()  # type: ignore[union-attr]
+        connections.timer = None
+        connections.watch(later, loop, start + 100)
+        connections.watch(sooner, loop, start + 50)
+        assert connections.timer.when() == start + 50  # type: ignore[attr-defined]
+        connections.watch(later, loop, start + 100)
+        assert connections.timer.when() == start + 50  # type: ignore[attr-defined]
+        connections.busy.clear()
+        connections.look(loop)
+        assert connections.timer is None
+        connections.give_back(later)
 
     run(server.url, scenario, asynchronous=True)
 
@@ -307,11 +314,11 @@ def test_sto_07_who_is_cancelled_and_late_at_once_is_cancelled(server: Server) -
             for cancel, error in ((True, asyncio.CancelledError), (False, StoreUnavailable)):
                 task = asyncio.create_task(backend.get(record().key, NOW))
                 await asyncio.sleep(0)
-                assert len(connections._busy) == 1
-                for slot in connections._busy:
+                assert len(connections.busy) == 1
+                for slot in connections.busy:
                     slot.until = loop.time()
-                connections._look(loop)
-                connections._look(loop)  # once is enough
+                connections.look(loop)
+                connections.look(loop)  # once is enough
                 if cancel:
                     task.cancel()
                 with pytest.raises(error):
@@ -327,11 +334,11 @@ def test_sto_07_who_is_cancelled_and_late_at_once_is_cancelled(server: Server) -
 
 def test_sto_07_no_more_threads_than_the_url_allows(server: Server) -> None:
     async def scenario(backend: RedisBackend) -> None:
-        connection = threads_of(backend)._free.pop()
+        connection = threads_of(backend).free.pop()
         with pytest.raises(StoreUnavailable) as caught:
             await backend.get(record().key, NOW)
         assert "Too many connections" in str(caught.value.__cause__)
-        threads_of(backend)._give_back(connection)
+        threads_of(backend).give_back(connection)
         await both_are_right(backend)
 
     run(server.url + "?max_connections=1", scenario, asynchronous=False)
@@ -380,7 +387,7 @@ def test_another_event_loop_begins_anew(server: Server) -> None:
     async def use() -> None:
         await backend.create(record(), None, NOW)
         assert await backend.get(record().key, NOW) == record()
-        assert len(loop_of(backend)._free) == 1
+        assert len(loop_of(backend).free) == 1
 
     async def close() -> None:
         await use()
@@ -394,12 +401,12 @@ def test_another_event_loop_begins_anew(server: Server) -> None:
 def test_a_loop_that_is_over_looks_after_nothing(server: Server) -> None:
     async def scenario(backend: RedisBackend) -> None:
         connections = loop_of(backend)
-        timer = connections._timer
+        timer = connections.timer
         assert timer is not None
         other = asyncio.new_event_loop()
-        connections._look(other)
+        connections.look(other)
         other.close()
-        assert connections._timer is timer
+        assert connections.timer is timer
 
     run(server.url, scenario, asynchronous=True)
 
@@ -489,7 +496,7 @@ def test_what_is_under_way_at_the_end_fails(server: Server) -> None:
             tasks = [asyncio.create_task(backend.get(record().key, NOW)) for _ in range(3)]
             tasks[2].cancel()
             await asyncio.sleep(0)
-            assert (len(connections._busy), len(connections._waiting)) == (1, 1)
+            assert (len(connections.busy), len(connections.waiting)) == (1, 1)
             tasks += [asyncio.create_task(backend.get(record().key, NOW))]
             await asyncio.sleep(0)
             tasks[3].cancel()
@@ -497,7 +504,7 @@ def test_what_is_under_way_at_the_end_fails(server: Server) -> None:
             for task in (tasks[0], tasks[1]):
                 with pytest.raises(StoreUnavailable):
                     await task
-            assert connections._free == []
+            assert connections.free == []
         finally:
             server.resume()
         with pytest.raises(StoreUnavailable, match="closed"):
@@ -509,15 +516,15 @@ def test_what_is_under_way_at_the_end_fails(server: Server) -> None:
 def test_a_connection_made_while_the_backend_is_closed_does_not_stay(server: Server) -> None:
     async def scenario(backend: RedisBackend) -> None:
         connections = loop_of(backend)
-        slot = connections._free.pop()
+        slot = connections.free.pop()
         task = asyncio.create_task(backend.get(record().key, NOW))  # on a new one
         await asyncio.sleep(0)
-        (new,) = connections._busy
+        (new,) = connections.busy
         await backend.close()
         await slot.connection.disconnect()
         assert await task == record()
         assert not is_open(new.connection)
-        assert connections._free == []
+        assert connections.free == []
 
     run(server.url, scenario, asynchronous=True)
 

@@ -7,7 +7,7 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from powauth.backends._redis_messages import Messages
+from powauth.backends._redis_messages import Messages  # malformed messages, which no server sends
 
 SAID = (
     b"+OK\r\n"

@@ -13,6 +13,7 @@ import redis
 import redis.asyncio
 
 from harness.http_support import App
+from harness.internals import cache_tables, send
 from harness.lmdb_processes import in_process
 from harness.near_support import NOW, OTHERS, OWNER, cache_of, channel_stands, record, until
 from harness.redis_servers import Monitor, Server, needs_server, own_sentinel, own_server, wait_for
@@ -37,8 +38,8 @@ async def settle(backend: RedisBackend) -> None:
     name = b"\0\0barrier"
     ticket = cache_of(backend).begin(b"credentials:" + name)
     assert ticket is not None
-    await backend._send("SET", b"powauth:{credentials.0000}:r:" + name, b"", "PX", 60_000)
-    await until(backend, lambda: ticket.key not in cache_of(backend)._reading, "the last message")
+    await send(backend, "SET", b"powauth:{credentials.0000}:r:" + name, b"", "PX", 60_000)
+    await until(backend, lambda: ticket.key not in cache_tables(cache_of(backend)).reading, "the last message")
 
 
 async def keep(backend: RedisBackend, *records: Record) -> None:
@@ -332,7 +333,7 @@ def test_sto_08_cancelled_verbs_leave_no_copy_and_no_ticket(server: Server) -> N
             with pytest.raises(asyncio.CancelledError):
                 await task
             server.resume()
-            assert cache._reading == {}
+            assert cache_tables(cache).reading == {}
         assert cache.get(record().key, NOW) is None
 
     run(server.url, scenario, asynchronous=True)

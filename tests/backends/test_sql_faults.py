@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy import create_engine, event, make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from harness.engines import database, kind_of, unique_table
+from harness.internals import sql_engine_of
 from harness.tcp_proxy import Proxy
 from powauth.backends.base import Record, drive, make_key, make_owner, shard_of
 from powauth.backends.sql import SQLBackend
@@ -32,13 +33,6 @@ def record(name: bytes = b"a", version: int = 0, value: bytes = b"") -> Record:
     return Record(make_key("credentials", shard_of(OWNER) + name), OWNER, version, NOW, NOW + TTL, value)
 
 
-def core(backend: SQLBackend) -> Engine:
-    if backend._engine is not None:
-        return backend._engine
-    assert backend._async_engine is not None
-    return backend._async_engine.sync_engine
-
-
 def on_proxy(
     driver: str, directory: Path, scenario: Scenario, *, timeout: float = PATIENT, own_engine: bool = False
 ) -> None:
@@ -49,8 +43,8 @@ def on_proxy(
     async def whole(proxy: Proxy) -> None:
         url = make_url(where.through(driver)).set(host="127.0.0.1", port=proxy.port)
         through = url.render_as_string(hide_password=False)
+        engine = create_async_engine(through) if driver in ASYNC else create_engine(through)
         if own_engine:
-            engine = create_async_engine(through) if driver in ASYNC else create_engine(through)
             backend = SQLBackend(engine, table=table, timeout=timeout)
         else:
             backend = SQLBackend(through, table=table, timeout=timeout)
@@ -58,9 +52,7 @@ def on_proxy(
             await scenario(backend, proxy)
         finally:
             await backend.close()
-            disposing: Awaitable[None] | None = (
-                (backend._async_engine or backend._engine).dispose() if own_engine else None  # type: ignore[union-attr]
-            )
+            disposing: Awaitable[None] | None = engine.dispose()
             if disposing is not None:
                 await disposing
 
@@ -105,7 +97,9 @@ def test_round_trips_and_statements_of_each_verb(driver: str, own_engine: bool, 
 
     async def scenario(backend: SQLBackend, proxy: Proxy) -> None:
         sent: list[str] = []
-        event.listen(core(backend), "before_cursor_execute", lambda _c, _d, statement, *_: sent.append(statement))
+        event.listen(
+            sql_engine_of(backend), "before_cursor_execute", lambda _c, _d, statement, *_: sent.append(statement)
+        )
         names = (b"%d" % number for number in range(1000))
         kept = record()
         assert await backend.create(kept, None, NOW)
@@ -183,8 +177,8 @@ def test_a_revocation_cut_off_before_its_commit_is_repeated_and_one_cut_off_at_i
         def at_commit(_connection: object) -> None:
             before(None, None, "COMMIT")
 
-        event.listen(core(backend), "before_cursor_execute", before)
-        event.listen(core(backend), "commit", at_commit)
+        event.listen(sql_engine_of(backend), "before_cursor_execute", before)
+        event.listen(sql_engine_of(backend), "commit", at_commit)
         assert await backend.create(record(), 0, NOW)
         assert await backend.delete_owner(OWNER, NOW) == 1
         assert cuts == []
@@ -276,7 +270,7 @@ def test_sto_08_after_300_cancellations_no_caller_has_read_anothers_reply(driver
                     outcomes["answered"] += 1
         for number in range(10):
             await ask(number)
-        pool: Any = core(backend).pool
+        pool: Any = sql_engine_of(backend).pool
         while pool.checkedout():  # noqa: ASYNC110 connections come back in tasks of SQLAlchemy
             await asyncio.sleep(0)
         await backend.close()

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_e
 from sqlalchemy.orm import Session
 
 from harness.engines import Database, database, kind_of, unique_table
+from harness.internals import create_statement_of, sql_engine_of
 from powauth.backends.base import Record, drive, make_key, make_owner, shard_of
 from powauth.backends.sql import SQLBackend
 from powauth.errors import ConfigError, StoreUnavailable
@@ -164,13 +165,12 @@ def test_a_create_between_the_two_statements_of_a_revocation_waits_for_both(
     creator = bench.another(bench.engine(connect_args=default_isolation(bench.where.kind, level)))
     late: list[Future[bool]] = []
     revoker = bench.another()
-    assert revoker._engine is not None
 
     def sign_in() -> None:
         late.append(bench.pool.submit(lambda: drive(creator.create(record(), epoch, NOW))))
         bench.until_blocked(late[0])
 
-    with hook(revoker._engine, "DELETE", sign_in):
+    with hook(sql_engine_of(revoker), "DELETE", sign_in):
         assert drive(revoker.delete_owner(OWNER, NOW)) == 0
     assert late[0].result() is False
     assert bench.live() == []
@@ -183,7 +183,7 @@ def test_a_revocation_waits_for_a_create_that_has_begun_and_removes_its_record(
     bench: Bench, moved: bool, level: str
 ) -> None:
     epoch = bench.epoch(moved)
-    create = bench.backend._statements.create
+    create = create_statement_of(bench.backend)
     with bench.engine(isolation_level=level).connect() as connection:
         if create.prepare is not None and epoch == 0:
             create.prepare(connection, owner=OWNER, now=NOW)
@@ -205,7 +205,6 @@ def test_a_revocation_between_reading_the_epoch_and_inserting_is_noticed(
 ) -> None:
     engine = bench.engine() if made_by == "app" else None
     creator = bench.another(engine)
-    assert creator._engine is not None
     epoch = bench.epoch(moved)
 
     def revoke() -> None:
@@ -220,7 +219,7 @@ def test_a_revocation_between_reading_the_epoch_and_inserting_is_noticed(
             waiting[0].result()
 
     waiting: list[Future[int]] = []
-    with hook(creator._engine, f"INSERT INTO {bench.table} ", revoke):
+    with hook(sql_engine_of(creator), f"INSERT INTO {bench.table} ", revoke):
         created = drive(creator.create(record(), epoch, NOW))
     for each in waiting:
         assert each.result() == created

@@ -15,8 +15,9 @@ import pytest
 from sqlalchemy import Engine, NullPool, create_engine, event, text
 
 from harness.forks import BOTH, children, in_children, needs_fork
-from powauth.backends import _sqlite_reader
-from powauth.backends._sql_engine import POOL_RECYCLE_SECONDS
+from harness.internals import sql_engine_of
+from powauth.backends import _sqlite_reader  # to put a file system in its place that has no shared memory
+from powauth.backends._sql_engine import POOL_RECYCLE_SECONDS  # the age to advance a clock by
 from powauth.backends.base import (
     Backend,
     Mode,
@@ -69,8 +70,9 @@ def backend(path: Path) -> Iterator[SQLBackend]:
 
 def connections(backend: SQLBackend) -> list[sqlite3.Connection]:
     assert isinstance(backend, SQLiteBackend)
-    assert backend._reader is not None
-    return [opened.connection for opened in backend._reader._idle]
+    reader = backend._reader  # only the connections themselves show whether a descriptor is shared
+    assert reader is not None
+    return [opened.connection for opened in reader._idle]  # as above
 
 
 def at_once(backend: Backend, now: int) -> Record | None:
@@ -270,8 +272,7 @@ def test_connections_that_are_bound_to_their_thread_are_of_no_use_to_others_and_
 
 def test_whoever_listens_to_the_engine_hears_of_each_read(backend: SQLBackend) -> None:
     heard: list[str] = []
-    assert backend._engine is not None
-    event.listen(backend._engine, "before_cursor_execute", lambda _c, _d, statement, *_: heard.append(statement))
+    event.listen(sql_engine_of(backend), "before_cursor_execute", lambda _c, _d, statement, *_: heard.append(statement))
     assert would_wait(backend)
     for count in (1, 2):
         assert drive(backend.get(KEY, NOW)) == record()

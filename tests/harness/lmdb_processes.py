@@ -23,10 +23,9 @@ import msgspec
 import pytest
 
 from harness.forks import fork_in_c, in_children
-from powauth.backends import _lmdb_engine as engines
-from powauth.backends._lmdb_engine import Engine
+from powauth.backends import _lmdb_engine as engines  # to hold its locks at the moment of a fork
 from powauth.backends.base import Backend, Millis, Mode, Page, Record, drive, make_key, make_owner, shard_of
-from powauth.backends.lmdb import LMDBBackend, _decode, _place
+from powauth.backends.lmdb import LMDBBackend, _decode, _place  # to check the indexes of a file, entry by entry
 from powauth.errors import ConfigError, StoreUnavailable
 
 T = TypeVar("T")
@@ -45,10 +44,11 @@ def record(name: bytes = b"a", user: str = "1", **changes: Any) -> Record:
     return msgspec.structs.replace(made, **changes)
 
 
-def engine_of(backend: LMDBBackend) -> Engine:
-    """What is behind a backend."""
-    assert backend._engine is not None
-    return backend._engine
+def engine_of(backend: LMDBBackend) -> engines.Engine:
+    """Return the engine of a backend, which a test holds in a state that only a crash or a race makes."""
+    engine = backend._engine
+    assert engine is not None
+    return engine
 
 
 def entries(backend: LMDBBackend) -> dict[bytes, bytes]:
@@ -378,14 +378,14 @@ def fork_from_threads(connection: Connection, path: Path) -> None:
         thread.join(60)
     assert not errors, errors
     assert drive(backend.count("app", NOW)) == 24
-    assert engines._fork_lock.acquire(blocking=False)
+    assert engines.fork_lock.acquire(blocking=False)
     assert engine_of(backend).lock.acquire(blocking=False)
 
 
 def fork_during_write(connection: Connection, path: Path) -> None:
     """A write of another thread does not end in time: the child says so, the parent goes on."""
     backend = LMDBBackend(path)
-    engines._fork_patience = 0.05
+    engines.fork_patience = 0.05
     begun, done = threading.Event(), threading.Event()
 
     def slow(txn: "lmdb.Transaction[bytes]") -> None:

@@ -29,7 +29,7 @@ from powauth import (
     RequestAuth,
     SessionAuth,
 )
-from powauth._running import THREADS, store_threads
+from powauth._running import THREADS, store_threads  # to fill the threads that stores share
 from powauth.backends.base import Backend, CountsEpochs, Mode
 from powauth.backends.memory import MemoryBackend
 from powauth.errors import Overloaded, StoreUnavailable

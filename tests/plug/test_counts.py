@@ -13,6 +13,7 @@ from sqlalchemy.orm import DeclarativeBase
 
 from harness.core_support import a_mac, encode_id
 from harness.http_support import COMBINATION_IDS, COMBINATIONS, App, apps
+from harness.internals import environment_of
 from harness.support import (
     OTHER_SECRET,
     SECRET,
@@ -167,10 +168,10 @@ def test_on_lmdb_a_sign_in_waits_for_the_disk_once_and_once_for_being_counted(
     def sign_in(password: str = "correct horse", ip: str = "192.0.2.1") -> int:
         connection = FakeConnection()
         connection.ip = ip
-        before = backend._open().env.info()["last_txnid"]
+        before = environment_of(backend).info()["last_txnid"]
         found = drive(RequestAuth(auth, connection).sign_in({"email": user.email, "password": password}))
         assert (found is not None) == (password == "correct horse")
-        return int(backend._open().env.info()["last_txnid"] - before)
+        return int(environment_of(backend).info()["last_txnid"] - before)
 
     assert sign_in() == commits
     clock.advance(2)

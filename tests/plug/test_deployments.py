@@ -148,6 +148,7 @@ class Deployment:
     def check(self, version: str, browser: Browser) -> int:
         """A request to a worker, which must see its own user as its version does. Returns how often it wrote."""
         site = self.worker(version)
+        # The identity that this version of the app makes of an account; apps get it from requests only.
         expected = site.users._of(account_of(site.user)).identity  # type: ignore[attr-defined]
         with self.backend.counting() as verbs:
             assert site.serve({"/look": look}, browser).get("/look").json() == msgspec.structs.asdict(expected)

@@ -11,7 +11,7 @@ from scripts import extras_alone
 
 import powauth
 from powauth import ConfigError, MissingExtra
-from powauth._extras import explained, is_missing, needs
+from powauth._extras import explained, is_missing, needs  # packages that are missing, which are installed here
 
 SOURCE = Path(powauth.__file__).parent
 EXTRAS: dict[str, list[str]] = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"][

@@ -155,11 +155,11 @@ def test_sto_07_a_users_database_out_of_reach_is_an_outage_too(make_app: MakeApp
     async def down() -> None:
         raise StoreUnavailable("the users' database did not answer")
 
-    app.users._query = down  # type: ignore[method-assign]
+    app.users._query = down  # type: ignore[method-assign]  # the one place where these users could wait
     assert browser.get("/private").status == 503
     assert app.browser().get("/login").status == 503
     assert app.count == 1
-    del app.users._query
+    del app.users._query  # as above
     assert browser.get("/private").status == 200
 
 

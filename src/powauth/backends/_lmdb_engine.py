@@ -37,19 +37,19 @@ MIN_MAP_SIZE: Final = 256 * 1024
 MAX_MAP_SIZE: Final = 1 << 46
 """Bytes: the address space of a process ends here or soon after."""
 
-_HEADROOM: Final = 16 * 1024 * 1024
+HEADROOM: Final = 16 * 1024 * 1024
 """Bytes beyond ``max_map_size`` that only removals may use: deleting from a copy-on-write tree needs pages first."""
 
 _MAX_READERS: Final = 2048
 """Reads at once, over all processes; 64 bytes of the lock file each."""
 
-_READER_CHECK: Final = 256
+READER_CHECK: Final = 256
 """Writes of one process between two looks for readers that were killed."""
 
 _ATTEMPTS: Final = 64
 """How often a verb is tried while the map changes: more than the doublings from the smallest map to the largest."""
 
-_fork_patience = 10.0
+fork_patience = 10.0
 """Seconds that a fork waits for a write of another thread to finish."""
 
 _LAYOUT_KEY: Final = b"!layout"
@@ -162,7 +162,7 @@ class Engine:
         """The result of ``work`` in a write transaction that was committed; it may be called more than once."""
         _forks.check()
         if not _no_fork.is_set():
-            _no_fork.wait(_fork_patience)  # the lock is not fair: busy writers would starve the fork
+            _no_fork.wait(fork_patience)  # the lock is not fair: busy writers would starve the fork
         with self.lock:
             try:
                 for _ in range(_ATTEMPTS):
@@ -185,7 +185,7 @@ class Engine:
             self._resize(self.options.max_map_size)
             self.reaches_beyond = False
         self.writes += 1
-        if not self.writes % _READER_CHECK:
+        if not self.writes % READER_CHECK:
             self.env.reader_check()
         with self.begin(write=True) as txn:
             return work(txn)
@@ -203,7 +203,7 @@ class Engine:
         if self.env.reader_check():
             return True
         size = self.env.info()["map_size"]
-        limit = self.options.max_map_size + (_HEADROOM if removes else 0)
+        limit = self.options.max_map_size + (HEADROOM if removes else 0)
         if size >= limit:
             return False
         self._resize(min(2 * size, limit))
@@ -312,7 +312,7 @@ _no_fork = threading.Event()
 """Not set while a fork is under way, or waits for writes to end."""
 _no_fork.set()
 
-_fork_lock = threading.Lock()
+fork_lock = threading.Lock()
 """One fork at a time."""
 
 _quiet: list[threading.Lock] | None = None
@@ -323,13 +323,13 @@ def _before_fork() -> None:
     """Close every environment between two writes: LMDB must not be carried into a child, nor a transaction in it."""
     global _quiet  # noqa: PLW0603
     _forks.check()
-    _fork_lock.acquire()
-    _quiet = [_fork_lock]
+    fork_lock.acquire()
+    _quiet = [fork_lock]
     _no_fork.clear()
-    if _registry_lock.acquire(timeout=_fork_patience):
+    if _registry_lock.acquire(timeout=fork_patience):
         _quiet.append(_registry_lock)
     for engine in list(_registry.values()):
-        if engine.lock.acquire(timeout=_fork_patience):
+        if engine.lock.acquire(timeout=fork_patience):
             _quiet.append(engine.lock)
             if engine.opened:
                 engine.shut()
@@ -347,10 +347,10 @@ class _Environments:
     """Represents all environments of this process to `powauth._forks`."""
 
     def leave_to_parent(self) -> None:
-        global _quiet, _registry_lock, _fork_lock, _no_fork  # noqa: PLW0603
+        global _quiet, _registry_lock, fork_lock, _no_fork  # noqa: PLW0603
         held, _quiet = _quiet, None
         _registry_lock = threading.Lock()
-        _fork_lock = threading.Lock()
+        fork_lock = threading.Lock()
         _no_fork = threading.Event()
         _no_fork.set()
         for engine in _registry.values():

@@ -150,14 +150,14 @@ class ThreadConnections(Connections):
 
     def __init__(self, client: Callable[[], Client]) -> None:
         super().__init__(client)
-        self._free: list[Any] = []
+        self.free: list[Any] = []
         self._making = threading.Lock()
 
     async def ask(self, *command: object, **options: object) -> Any:
         """See `Commands.ask`; never suspends."""
         packed = pack(command)
         try:
-            connection = self._free.pop()
+            connection = self.free.pop()
         except IndexError:
             with self._making:
                 connection = self._pool().make_connection()  # which refuses more than the URL allows
@@ -174,20 +174,20 @@ class ThreadConnections(Connections):
                 reply = _converse(connection, packed)
         except BaseException:
             connection.disconnect()
-            self._give_back(connection)
+            self.give_back(connection)
             raise
-        self._give_back(connection)
+        self.give_back(connection)
         return _raised(reply)
 
-    def _give_back(self, connection: Any) -> None:
-        self._free.append(connection)
+    def give_back(self, connection: Any) -> None:
+        self.free.append(connection)
         if self._closed:
             self._disconnect()
 
     def _disconnect(self) -> None:
         with contextlib.suppress(IndexError):
             while True:
-                self._free.pop().disconnect()
+                self.free.pop().disconnect()
 
     async def close(self) -> None:
         """See `Commands.close`. A connection in use is closed by whoever uses it."""
@@ -197,8 +197,8 @@ class ThreadConnections(Connections):
     def forget(self) -> None:
         """See `Commands.forget`."""
         super().forget()
-        _forks.keep(self._free)
-        self._free = []
+        _forks.keep(self.free)
+        self.free = []
         self._making = threading.Lock()
 
 
@@ -243,10 +243,10 @@ class LoopConnections(Connections):
     def _begin(self, loop: asyncio.AbstractEventLoop | None) -> None:
         self._loop = loop
         self._left = 0 if loop is None else min(MAX_AT_ONCE, self._pool().max_connections)
-        self._free: list[Slot] = []
-        self._busy: set[Slot] = set()
-        self._waiting: deque[asyncio.Future[Slot]] = deque()
-        self._timer: asyncio.TimerHandle | None = None
+        self.free: list[Slot] = []
+        self.busy: set[Slot] = set()
+        self.waiting: deque[asyncio.Future[Slot]] = deque()
+        self.timer: asyncio.TimerHandle | None = None
 
     async def ask(self, *command: object, **options: object) -> Any:
         """See `Commands.ask`.
@@ -259,8 +259,8 @@ class LoopConnections(Connections):
             self._begin(loop)
         packed = pack(command)
         until = loop.time() + self._timeout
-        slot = self._free.pop() if self._free else await self._wait(loop, until)
-        self._watch(slot, loop, until)
+        slot = self.free.pop() if self.free else await self._wait(loop, until)
+        self.watch(slot, loop, until)
         try:
             connection = slot.connection
             used = connection is not None and await _is_ready_async(connection)
@@ -275,17 +275,17 @@ class LoopConnections(Connections):
                 connection = await self._connect(slot)
                 reply = await _converse_async(connection, packed)
         except BaseException as error:
-            self._busy.discard(slot)
+            self.busy.discard(slot)
             late = slot.late and slot.task.uncancel() <= slot.cancelling
             failed, slot.connection = slot.connection, None
-            self._give_back(slot)
+            self.give_back(slot)
             with contextlib.suppress(Exception):
                 await failed.disconnect(nowait=True)
             if late and isinstance(error, asyncio.CancelledError):
                 raise TimeoutError from error
             raise
-        self._busy.discard(slot)
-        if not self._give_back(slot):
+        self.busy.discard(slot)
+        if not self.give_back(slot):
             await connection.disconnect(nowait=True)
         return _raised(reply)
 
@@ -295,25 +295,25 @@ class LoopConnections(Connections):
             self._left -= 1
             return Slot(loop)
         waiter: asyncio.Future[Slot] = loop.create_future()
-        self._waiting.append(waiter)
+        self.waiting.append(waiter)
         try:
             async with asyncio.timeout_at(until):
                 return await waiter
         except BaseException:
             if waiter.done() and not waiter.cancelled():
-                self._give_back(waiter.result())
+                self.give_back(waiter.result())
             raise
 
-    def _give_back(self, slot: Slot) -> bool:
+    def give_back(self, slot: Slot) -> bool:
         """To the next that waits, or to whoever comes; ``False`` if it has been closed, or begun anew, meanwhile."""
         if slot.loop is not self._loop:
             return False
-        while self._waiting:
-            waiter = self._waiting.popleft()
+        while self.waiting:
+            waiter = self.waiting.popleft()
             if not waiter.done():
                 waiter.set_result(slot)
                 return True
-        self._free.append(slot)
+        self.free.append(slot)
         return True
 
     async def _connect(self, slot: Slot) -> Any:
@@ -327,36 +327,36 @@ class LoopConnections(Connections):
             await connection.connect()
         return connection
 
-    def _watch(self, slot: Slot, loop: asyncio.AbstractEventLoop, until: float) -> None:
+    def watch(self, slot: Slot, loop: asyncio.AbstractEventLoop, until: float) -> None:
         task = slot.task = cast("asyncio.Task[Any]", asyncio.current_task())
         slot.cancelling = task.cancelling()
         slot.until = until
         slot.late = False
-        self._busy.add(slot)
+        self.busy.add(slot)
         # Who had to wait for a slot is due before those that took theirs meanwhile.
-        if self._timer is None or until < self._timer.when():
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = loop.call_at(until, self._look, loop)
+        if self.timer is None or until < self.timer.when():
+            if self.timer is not None:
+                self.timer.cancel()
+            self.timer = loop.call_at(until, self.look, loop)
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+    def look(self, loop: asyncio.AbstractEventLoop) -> None:
         if loop is not self._loop:
             return
         now = loop.time()
-        for slot in self._busy:
+        for slot in self.busy:
             if slot.until <= now and not slot.late:
                 slot.late = True
                 slot.task.cancel()
-        due = [slot.until for slot in self._busy if not slot.late]
-        self._timer = loop.call_at(min(due), self._look, loop) if due else None
+        due = [slot.until for slot in self.busy if not slot.late]
+        self.timer = loop.call_at(min(due), self.look, loop) if due else None
 
     async def close(self) -> None:
         """See `Commands.close`."""
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-        slots = [*self._free, *self._busy] if self._loop is asyncio.get_running_loop() else []
-        waiting = self._waiting
+        if self.timer is not None:
+            self.timer.cancel()
+        slots = [*self.free, *self.busy] if self._loop is asyncio.get_running_loop() else []
+        waiting = self.waiting
         self._begin(None)
         for waiter in waiting:
             if not waiter.done():
@@ -369,7 +369,7 @@ class LoopConnections(Connections):
         """See `Commands.forget`."""
         super().forget()
         # To close them would also take them out of the selector, which the child may share with its parent.
-        _forks.keep(self._free, self._busy)
+        _forks.keep(self.free, self.busy)
         self._begin(None)
 
 
