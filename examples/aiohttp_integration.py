@@ -77,5 +77,5 @@ def setup(app: web.Application, auth: Authenticator[Any, Any], answers: Answers 
 
 def request_auth(request: web.Request, auth: Authenticator[U, I]) -> RequestAuth[U, I]:
     holder = request.get(HOLDER, {})
-    bound = bound_in(holder, auth.current_user_key, "call setup(app, auth)")
-    return RequestAuth(auth, bound.connection_type(holder, bound.states))
+    visits, states = bound_in(holder, auth.current_user_key, "call setup(app, auth)")
+    return RequestAuth(auth, visits.connect(holder, states))

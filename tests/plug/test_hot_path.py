@@ -142,9 +142,10 @@ def test_log_02_what_a_request_looks_like_to_an_error_reporter_is_not_what_it_ho
     assert secret not in repr(asgi.ASGIConnection(scope))
     assert secret not in repr(wsgi.WSGIConnection({"HTTP_COOKIE": plug.cookie}))
     bound = scope["powauth"]["current_user"]
+    _, states = bound
     (stored,) = drive(plug.auth.store.sessions(plug.user.id, plug.auth.now()))
-    assert len(bound.states) == 1
-    for remembered in (bound, *bound.states.values(), stored, stored.session):
+    assert len(states) == 1
+    for remembered in (bound, *states.values(), stored, stored.session):
         text = repr(remembered)
         assert secret not in text
         assert repr(stored.session.salt)[2:-1] not in text

@@ -116,6 +116,10 @@ class Connection(ABC):
         """
         self.states[key] = value
 
+    def assign_unreachable(self, key: str, unreachable: object) -> None:
+        """Assign the value that stands for the user while the store is out of reach; see `http.unreachable`."""
+        self.assign(key, unreachable)
+
 
 class ConnectionStruct(msgspec.StructMeta, ABCMeta):
     """The metaclass of a `Connection` that is a `msgspec.Struct`.
@@ -135,10 +139,12 @@ def with_effects(headers: Iterable[tuple[bytes, bytes]], effects: Effects, vary:
     [(b'vary', b'Accept'), (b'vary', b'Cookie')]
     """
     headers = [*headers]
-    varied = [value for name, value in headers if len(name) == _VARY_LENGTH and name.lower() == b"vary"]
+    for name, _ in headers:
+        if len(name) == _VARY_LENGTH and name.lower() == b"vary":
+            vary = _not_in_vary(headers, vary)
+            break
     for field in vary:
-        if not varied or not any(_names(value, field.lower(), b"*") for value in varied):
-            headers.append((b"vary", field))
+        headers.append((b"vary", field))
     if effects is NO_EFFECTS:
         return headers
     if effects.no_store:
@@ -154,6 +160,11 @@ def with_effects(headers: Iterable[tuple[bytes, bytes]], effects: Effects, vary:
 
 def amended(headers: Iterable[tuple[str, str]], effects: Effects, vary: tuple[bytes, ...]) -> list[tuple[str, str]]:
     """Return the result of `with_effects` for headers that are text (ISO 8859-1), as in WSGI."""
+    headers = [*headers]
+    if effects is NO_EFFECTS and not _has_vary(headers):  # most responses: nothing is encoded
+        for field in vary:
+            headers.append(("vary", field.decode("latin-1")))
+        return headers
     raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
     return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in with_effects(raw, effects, vary)]
 
@@ -161,6 +172,18 @@ def amended(headers: Iterable[tuple[str, str]], effects: Effects, vary: tuple[by
 _VARY_LENGTH: Final = len(b"vary")
 
 _CACHE_CONTROLS: Final = (b"cache-control", b"surrogate-control")
+
+
+def _has_vary(headers: list[tuple[str, str]]) -> bool:
+    for name, _ in headers:  # noqa: SIM110 - `any` would make a generator for each response
+        if len(name) == _VARY_LENGTH and name.lower() == "vary":
+            return True
+    return False
+
+
+def _not_in_vary(headers: Headers, fields: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    varied = [value for name, value in headers if name.lower() == b"vary"]
+    return tuple(field for field in fields if not any(_names(value, field.lower(), b"*") for value in varied))
 
 
 def _names(value: bytes, *wanted: bytes) -> bool:

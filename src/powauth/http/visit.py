@@ -3,7 +3,7 @@
 An integration makes a `Connection` for its protocol and a `Visits` for its middleware. A `Visit` then says what to do:
 
 1. ``visits.enter(holder)`` begins one; ``None`` says that this authenticator is in front of the request already.
-2. ``await visit.begin()``: who is it? ``visit.begin_at_once()`` first spares most requests a coroutine.
+2. ``await visit.begin()``: who is it? ``auth.call_at_once(visit.connection)`` first spares most requests a coroutine.
 3. ``await visit.headers(…)`` when the response starts, or ``visit.effects(…)`` alone: what does it carry?
 4. ``visit.answer(error)`` for an error of powauth's that the app let through.
 
@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from powauth.backends.base import drive
 from powauth.errors import ConfigError, PowauthError
 from powauth.http.answers import Answer, Answers, chosen
 from powauth.http.connection import NO_EFFECTS, Connection, Effects, States, amended
@@ -59,17 +60,6 @@ class Plug(Protocol):
         ...
 
 
-class Bound(msgspec.Struct, frozen=True):
-    """What makes a request-bound object of a holder that a middleware has seen."""
-
-    auth: Any
-    connection_type: Connect
-    states: States
-    answers: Answers
-
-    __repr__ = object.__repr__  # the states hold secrets: error reporters record what local variables look like
-
-
 class Visit(msgspec.Struct):
     """One request in front of one authenticator."""
 
@@ -80,22 +70,21 @@ class Visit(msgspec.Struct):
 
     __repr__ = object.__repr__
 
-    def begin_at_once(self) -> bool:
-        """Assign the current user, if that takes no wait. Return whether it was done."""
-        return self.auth.call_at_once(self.connection)
-
     async def begin(self) -> None:
         """Assign the current user."""
         await self.auth.call(self.connection)
 
-    @property
-    def is_due(self) -> bool:
-        """Whether `effects` has anything to say."""
-        return self.auth.is_due(self.connection)
-
     async def effects(self, *, failed: bool) -> Effects:
         """Return what the response carries. ``failed``: its status is 500 or more, or the handler raised."""
-        return await self.auth.respond(self.connection, failed=failed) if self.is_due else NO_EFFECTS
+        if not self.auth.is_due(self.connection):
+            return NO_EFFECTS
+        return await self.auth.respond(self.connection, failed=failed)
+
+    def blocking_effects(self, *, failed: bool) -> Effects:
+        """Return what `effects` does, where there is no event loop."""
+        if not self.auth.is_due(self.connection):  # most responses: no coroutine is made
+            return NO_EFFECTS
+        return drive(self.auth.respond(self.connection, failed=failed))
 
     async def headers(self, headers: Iterable[tuple[str, str]], *, failed: bool) -> list[tuple[str, str]]:
         """Return the headers of a response that starts, with what it carries. ``failed`` is that of `effects`."""
@@ -115,12 +104,12 @@ class Visits:
         answers: what it answers to errors.
     """
 
-    __slots__ = ("_answers", "_auth", "_connect", "_key")
+    __slots__ = ("_key", "answers", "auth", "connect")
 
     def __init__(self, auth: Plug, connection_type: Connect, answers: Answers) -> None:
-        self._auth = auth
-        self._connect = connection_type
-        self._answers = answers
+        self.auth: Any = auth
+        self.connect = connection_type
+        self.answers = answers
         self._key = auth.current_user_key
 
     def enter(self, holder: Holder) -> Visit | None:
@@ -130,18 +119,26 @@ class Visits:
             ConfigError: if another authenticator is there under this one's ``current_user_key``. It would lend its
                 users to this one: the shop's customers to the administrators' app.
         """
+        states: States = {}
         bound: dict[str, Bound] | None = holder.get(HOLDER_KEY)
         if bound is None:
-            bound = holder[HOLDER_KEY] = {}
-        elif self._key in bound:
-            if bound[self._key].auth is not self._auth:
-                raise ConfigError(
-                    f"another authenticator assigns {self._key!r} already: give each its own current_user_key"
-                )
+            holder[HOLDER_KEY] = {self._key: (self, states)}
+        elif self._key not in bound:
+            bound[self._key] = (self, states)
+        elif bound[self._key][0].auth is self.auth:
             return None
-        states: States = {}
-        bound[self._key] = Bound(self._auth, self._connect, states, self._answers)
-        return Visit(self._auth, self._connect(holder, states), holder, self._answers)
+        else:
+            raise ConfigError(
+                f"another authenticator assigns {self._key!r} already: give each its own current_user_key"
+            )
+        return Visit(self.auth, self.connect(holder, states), holder, self.answers)
+
+
+Bound = tuple[Visits, States]
+"""What a holder keeps of a visit: enough to make a connection again.
+
+It holds no connection. The connection holds the holder, and a circle would wait for the garbage collector.
+"""
 
 
 def bound_in(holder: Holder, current_user_key: str, hint: str) -> Bound:
@@ -160,4 +157,4 @@ def bound_in(holder: Holder, current_user_key: str, hint: str) -> Bound:
 def answers_in(holder: Holder) -> dict[str, Answers]:
     """Return the `Answers` of each middleware that has run, by its ``current_user_key``."""
     bound: dict[str, Bound] = holder.get(HOLDER_KEY, {})
-    return {key: each.answers for key, each in bound.items()}
+    return {key: visits.answers for key, (visits, _) in bound.items()}

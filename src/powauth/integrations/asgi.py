@@ -22,7 +22,6 @@ from powauth.http.connection import (
     States,
     with_effects,
 )
-from powauth.http.unreachable import Unreachable
 from powauth.http.visit import HOLDER_KEY, Bound, Visit, Visits, bound_in
 from powauth.integrations._cors import warn_if_cors_is_inside
 from powauth.integrations.websockets import POLICY_VIOLATION, RECHECK, Sockets
@@ -123,19 +122,20 @@ class ASGIConnection(Connection, msgspec.Struct, metaclass=ConnectionStruct, eq=
         return state[key]
 
     def assign(self, key: str, value: object) -> None:
-        """See `Connection.assign`.
-
-        In an outage the state gets nothing. A handler that asks ``state["current_user"] is None`` must not be told
-        "somebody is there", so its look-up fails. `request_auth` raises `StoreUnavailable`.
-        """
-        if isinstance(value, Unreachable):
-            self.states[key] = value
-            return
+        """See `Connection.assign`."""
         state = self.scope.get("state")
         if state is None:
             self.scope["state"] = {key: value}
         else:
             state[key] = value
+
+    def assign_unreachable(self, key: str, unreachable: object) -> None:
+        """See `Connection.assign_unreachable`.
+
+        The scope's state gets nothing. A handler that asks ``state["current_user"] is None`` must not be told
+        "somebody is there", so its look-up fails. `request_auth` raises `StoreUnavailable`.
+        """
+        self.states[key] = unreachable
 
 
 def _deployed_at(scope: Scope) -> str:
@@ -201,7 +201,7 @@ class SessionAuthMiddleware:
         if kind == "websocket" and not self.sockets.admits(visit.connection):
             await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": "cross_site_request"})
             return
-        if not visit.begin_at_once():
+        if not self.auth.call_at_once(visit.connection):
             await visit.begin()
         if kind == "websocket":
             await self.sockets.serve(self.app, scope, visit.connection, receive, send)
@@ -257,7 +257,8 @@ class _Response(msgspec.Struct):
             if self.held is not None:  # the app sends another response after all
                 self.held, self.forward = None, self.server
             self.started = True
-            if self.visit.is_due:
+            visit = self.visit
+            if visit.auth.is_due(visit.connection):
                 return self._start(message)
             # Change the message in place: the added headers are the same for every client.
             message["headers"] = with_effects(message.get("headers", ()), NO_EFFECTS, self.vary)
@@ -309,7 +310,7 @@ async def _discard(message: Message) -> None:
 def connection_of(scope: Scope) -> ASGIConnection:
     """Return the connection of a scope, with the states that a middleware which has run keeps of it."""
     bound: dict[str, Bound] = scope.get(HOLDER_KEY, {})
-    return ASGIConnection(scope, *(each.states for each in [*bound.values()][:1]))
+    return ASGIConnection(scope, *(states for _, states in [*bound.values()][:1]))
 
 
 @overload
@@ -333,8 +334,8 @@ def request_auth(
     Raises:
         ConfigError: if no middleware with that ``current_user_key`` has run: so a protected route refuses.
     """
-    bound = bound_in(scope, key_of(current_user_key), "add it to the app")
-    return RequestAuth(bound.auth, bound.connection_type(scope, bound.states))
+    visits, states = bound_in(scope, key_of(current_user_key), "add it to the app")
+    return RequestAuth(visits.auth, visits.connect(scope, states))
 
 
 @overload

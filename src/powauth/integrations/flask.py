@@ -109,6 +109,7 @@ class PowAuth(Generic[U, I]):
         self.answers = Answers(on_error, sign_in_path)
         self.visits = Visits(auth, FlaskConnection, self.answers)
         self._vary = [field.decode("ascii") for field in auth.vary]
+        self._visit_key = f"_powauth_{auth.current_user_key}"
         # A proxy behaves as what it stands for. Type checkers take it for that.
         self.current_user: I = cast("I", LocalProxy(lambda: self.request_auth().current_user))
         if app is not None:
@@ -196,24 +197,20 @@ class PowAuth(Generic[U, I]):
         outer = visit.connection.assigned(key)
         if outer is not MISSING:
             setattr(g, key, outer)
-        if not visit.begin_at_once():
+        if not self.auth.call_at_once(visit.connection):
             drive(visit.begin())
 
     def _respond(self, response: Response) -> Response:
         visit: Visit | None = g.pop(self._visit_key, None)
         if visit is not None:  # an earlier hook may have answered before this one's turn came
             failed = response.status_code >= SERVER_ERROR
-            effects = drive(visit.effects(failed=failed)) if visit.is_due else NO_EFFECTS
+            effects = visit.blocking_effects(failed=failed)
             if effects is NO_EFFECTS and "vary" not in response.headers:
                 for field in self._vary:  # most responses: no headers are made anew
                     response.headers.add("vary", field)
             else:
                 response.headers = Headers(amended(response.headers, effects, self.auth.vary))
         return response
-
-    @property
-    def _visit_key(self) -> str:
-        return f"_powauth_{self.auth.current_user_key}"
 
     def _handle_user_exception(self, app: Flask, handle: Callable[..., Any], *arguments: Any) -> Any:
         """Let Flask handle an error first. A blueprint's handler of all exceptions hides the app's one of powauth's."""
@@ -268,8 +265,8 @@ def request_auth(current_user_key: str = "current_user") -> BlockingRequestAuth[
     Raises:
         ConfigError: if the app has no `PowAuth` with that ``current_user_key``.
     """
-    bound = bound_in(request.environ, current_user_key, "add PowAuth(app, auth)")
-    return BlockingRequestAuth(RequestAuth(bound.auth, FlaskConnection(request.environ, bound.states)), drive)
+    visits, states = bound_in(request.environ, current_user_key, "add PowAuth(app, auth)")
+    return BlockingRequestAuth(RequestAuth(visits.auth, FlaskConnection(request.environ, states)), drive)
 
 
 def _current_user() -> Any:

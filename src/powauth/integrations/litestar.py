@@ -22,7 +22,6 @@ from powauth.http.guards import require_no_user as no_user
 from powauth.http.guards import require_same_origin as same_origin
 from powauth.http.guards import require_user as user
 from powauth.http.own_path import path_below
-from powauth.http.unreachable import Unreachable
 from powauth.http.visit import HOLDER_KEY, Bound, answers_in
 from powauth.integrations import asgi
 from powauth.integrations.websockets import POLICY_VIOLATION, RECHECK, TRY_AGAIN_LATER
@@ -77,8 +76,7 @@ class LitestarConnection(asgi.ASGIConnection):
     def assign(self, key: str, value: object) -> None:
         """See `Connection.assign`."""
         super().assign(key, value)
-        if not isinstance(value, Unreachable):
-            self.scope["user"] = value
+        self.scope["user"] = value
 
     def renew_session(self) -> bool:
         """See `Connection.renew_session`: `PowAuthPlugin` refuses sessions on the server, and others have no id."""
@@ -212,7 +210,7 @@ def _answer(own: Answers, request: Request[Any, Any, Any], error: PowauthError) 
 
 def _vary_of(scope: Scope) -> tuple[bytes, ...]:
     bound: dict[str, Bound] = cast("asgi.Scope", scope)[HOLDER_KEY]
-    return tuple(dict.fromkeys(field for each in bound.values() for field in each.auth.vary))
+    return tuple(dict.fromkeys(field for visits, _ in bound.values() for field in visits.auth.vary))
 
 
 async def _keep_vary(message: Message, scope: Scope) -> None:

@@ -120,7 +120,7 @@ class SessionAuthMiddleware:
             return self.app(environ, start_response)
         if root := environ.get("SCRIPT_NAME"):  # a mount inside of this middleware makes it longer
             visit.connection.states[PREFIX] = root
-        if not visit.begin_at_once():
+        if not self.auth.call_at_once(visit.connection):
             drive(visit.begin())
         response = _Response(visit, self.auth.vary, start_response)
         try:
@@ -165,7 +165,7 @@ class _Response(msgspec.Struct):
             error = _handled(self.visit.holder, exc_info)
             if isinstance(error, PowauthError) and self.answer(error):
                 return _discard
-        effects = drive(self.visit.effects(failed=failed))
+        effects = self.visit.blocking_effects(failed=failed)
         self.started = True
         return self.server(status, amended(headers, effects, self.vary), exc_info)
 
@@ -174,7 +174,7 @@ class _Response(msgspec.Struct):
         answer = None if self.started else self.visit.answer(error)
         if answer is None:
             return False
-        effects = drive(self.visit.effects(failed=True))
+        effects = self.visit.blocking_effects(failed=True)
         self.started, self.answered = True, answer.body
         self.server(f"{answer.status} {answer.reason}", amended(answer.fields, effects, self.vary))
         return True
@@ -237,5 +237,5 @@ def request_auth(
     Raises:
         ConfigError: if no middleware with that ``current_user_key`` has run: so a protected route refuses.
     """
-    bound = bound_in(environ, key_of(current_user_key), "wrap the app in it")
-    return BlockingRequestAuth(RequestAuth(bound.auth, bound.connection_type(environ, bound.states)), drive)
+    visits, states = bound_in(environ, key_of(current_user_key), "wrap the app in it")
+    return BlockingRequestAuth(RequestAuth(visits.auth, visits.connect(environ, states)), drive)

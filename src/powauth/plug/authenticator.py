@@ -222,7 +222,7 @@ class Authenticator(ABC, Generic[U, I]):
         try:
             await self.do_fetch(connection)
         except StoreUnavailable as error:
-            connection.assign(self.current_user_key, Unreachable(error))
+            connection.assign_unreachable(self.current_user_key, Unreachable(error))
 
     async def do_fetch(self, connection: Connection) -> I | None:
         """Do `fetch`, and assign the current user."""
