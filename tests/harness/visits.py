@@ -114,8 +114,8 @@ class Request:
     def __init__(self, client: "Client", holder: dict[str, Any], visit: Visit) -> None:
         self._client = client
         self._visit = visit
-        bound = bound_in(holder, visit.auth.current_user_key, "")
-        self.auth: Auth = RequestAuth(bound.auth, bound.connection_type(holder, bound.states))
+        visits, states = bound_in(holder, visit.auth.current_user_key, "")
+        self.auth: Auth = RequestAuth(visits.auth, visits.connect(holder, states))
 
     def answer(self, work: Work | None = None, *, lost: bool = False) -> Reply:
         """Run the handler and end the request. The client never sees a ``lost`` response."""
@@ -190,7 +190,7 @@ class Client:
         holder: dict[str, Any] = {"cookies": cookies, "headers": headers, "assigned": {}}
         visit = self.app.visits.enter(holder)
         assert visit is not None
-        if not visit.begin_at_once():
+        if not self.app.auth.call_at_once(visit.connection):
             drive(visit.begin())
         return Request(self, holder, visit)
 

@@ -52,8 +52,8 @@ async def serve(holder: MutableMapping[str, Any]) -> None:
     if visit is not None:
         await visit.begin()
         assert_type(await visit.headers([("a", "b")], failed=False), list[tuple[str, str]])
-    bound = bound_in(holder, auth.current_user_key, "call serve")
-    request_auth = RequestAuth(auth, bound.connection_type(holder, bound.states))
+    visits, states = bound_in(holder, auth.current_user_key, "call serve")
+    request_auth = RequestAuth(auth, visits.connect(holder, states))
     assert_type(request_auth, RequestAuth[User, Me])
     assert_type(request_auth.extension(Greeter), Greeter)
     assert_type(from_json(as_json(request_auth.require_user()), Me), Me)
