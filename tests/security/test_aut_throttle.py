@@ -388,7 +388,7 @@ def test_aut_03_an_attempt_that_is_cut_off_counts() -> None:
 
 def test_aut_03_support_can_let_an_account_in_again(door: Door) -> None:
     assert door.guesses(11) == {200: 10, 429: 1}
-    assert drive(door.auth.forget_failures({"email": "ADA@example.org"})) is True
+    assert drive(door.auth.forget_failures(email="ADA@example.org")) is True
     assert drive(door.auth.forget_failures({"email": "ada@example.org"})) is False
     assert drive(door.auth.forget_failures({})) is False
     assert door.guess(password=RIGHT).json() is True

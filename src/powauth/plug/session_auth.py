@@ -380,12 +380,13 @@ class SessionAuth(Authenticator[U, I]):
         """End all sessions of all users. Return how many ended. This reads every session once."""
         return await self.sessions.end_everyone(self._log.note(None))
 
-    async def forget_failures(self, params: Mapping[str, object]) -> bool:
+    async def forget_failures(self, params: Mapping[str, object] | None = None, /, **fields: object) -> bool:
         """Let an account be signed in to again at once. Return whether it had failures.
 
-        ``params`` hold its user id. This is for the app's own code, after support has spoken with the owner.
+        The mapping or the keywords hold its user id. This is for the app's own code, after support has spoken with the
+        owner.
         """
-        account = self.users.login_key(params)
+        account = self.users.login_key({**(params or {}), **fields})
         if self._counters is None or account is None:
             return False
         return await self._counters.forget(self.store.backend, account, self.now())
