@@ -8,12 +8,17 @@ UV := $(BIN)/uv
 BENCH_VENV := .venv-bench
 BENCH_EXTRAS := lmdb users async redis starlette fastapi litestar flask
 
-.PHONY: test demo lint types bench faults processes install-lines matrix lock clean
+.PHONY: test gate demo lint types bench faults processes install-lines matrix lock clean
 
 test: $(VENV)/.ready lint types
 	scripts/system_packages.sh test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report= $(ARGS)
 	$(BIN)/python scripts/coverage_gate.py
+
+# Counts the instructions of a request under valgrind, and fails if a request became dearer than is on record.
+gate: $(VENV)/.ready
+	scripts/system_packages.sh gate
+	$(BIN)/python -m benchmarks.instructions --check
 
 demo: $(VENV)/.ready
 	$(BIN)/python -m demo

@@ -15,7 +15,8 @@ yardstick that was counted beside it in the same run, the hand-written middlewar
 the build that the record was made on, the yardstick's count is the same and the proportion is the count. Minor versions
 of Python differ in what is cheap, so each has a record of its own.
 
-``--record`` writes the record: after a change that is meant to cost what it costs, or that saves.
+``--check`` fails if a request became dearer than is on record; ``make gate`` runs it. ``--record`` writes the
+record: after a change that is meant to cost what it costs, or that saves.
 """
 
 import argparse
@@ -44,6 +45,14 @@ TOLERANCE = 0.05
 
 TIMEOUT = 600
 """Seconds; a run takes some 25."""
+
+MEMORY = "ASGI, memory"
+NEEDLESS = "ASGI, memory, needless"
+"""The scenario whose middleware does a piece of work too much."""
+ROWS = "ASGI, memory, SQLAlchemy"
+
+SAME = 0.02
+"""The share by which two scenarios may differ that do the same."""
 
 Counts = dict[str, int]
 """Instructions that a middleware adds to a request, by scenario."""
@@ -142,6 +151,23 @@ def dearer(recorded: Counts, counted: Counts) -> list[str]:
     ]
 
 
+def implausible(counted: Counts) -> list[str]:
+    """Return what cannot be so, if the scenarios do what they say."""
+    memory, needless, rows = (counted[name] for name in (MEMORY, NEEDLESS, ROWS))
+    anonymous, forged, engine = (counted[name] for name in ("ASGI, anonymous", "ASGI, forged", "ASGI, LMDB"))
+    expected = {
+        "a session costs more than the floor": 0 < counted[FLOOR] < memory,
+        # All requests share one identity, whoever the users are.
+        "users in a table cost what others cost": abs(rows - memory) <= SAME * memory,
+        "nobody costs less than somebody, and memory less than LMDB": 0 < anonymous < memory < engine,
+        "a forged id emits an event": anonymous < forged,
+        "a needless piece of work is caught": any(
+            line.startswith(MEMORY) for line in dearer(counted, counted | {MEMORY: needless})
+        ),
+    }
+    return [f"not so: {what}" for what, holds in expected.items() if not holds]
+
+
 def records() -> dict[str, Counts]:
     """All that is on record, by `build`."""
     found: dict[str, Counts] = json.loads(RECORD.read_text()) if RECORD.exists() else {}
@@ -153,10 +179,18 @@ def record(counts: Counts) -> None:
     RECORD.write_text(json.dumps(records() | {build(): counts}, indent=2, sort_keys=True) + "\n")
 
 
+def verdict(known: Counts | None, counts: Counts) -> list[str]:
+    """Return why `counts` fail the gate; nothing if they pass."""
+    if known is None or known.keys() != counts.keys():
+        return [f"no record of these scenarios for {build()}: python -m benchmarks.instructions --record"]
+    return [*dearer(known, counts), *implausible(counts)]
+
+
 def main() -> None:
     """Count, show, and on request record."""
     parser = argparse.ArgumentParser(description="Instructions per authenticated request.")
     parser.add_argument("--record", action="store_true", help=f"write {RECORD.name}")
+    parser.add_argument("--check", action="store_true", help="fail if a request costs more than is on record")
     wanted = parser.parse_args()
     reason = unavailable()
     if reason is not None:
@@ -172,6 +206,10 @@ def main() -> None:
     print(table((build(), "added per request", "x floor", "since the record"), rows))
     if wanted.record:
         record(counts)
+    if wanted.check:
+        failures = verdict(known, counts)
+        if failures:
+            raise SystemExit("\n".join(failures))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs Debian packages: only those missing, and only as root. Usage: system_packages.sh build|compile|test|bench
+# Installs Debian packages: only those missing, and only as root. Usage: system_packages.sh build|compile|test|gate|bench
 set -euo pipefail
 
 missing=()
@@ -15,8 +15,10 @@ fi
 if [ "${1:-build}" = test ]; then
   need chromium chromium # the browser tests
   need redis-server redis-server # tests that stop, fill or cluster servers of their own
-  need valgrind valgrind # the instructions of a request are counted under it
   PATH=$PATH:/usr/sbin need pgbouncer pgbouncer # PostgreSQL behind a pooler
+fi
+if [ "${1:-build}" = gate ]; then
+  need valgrind valgrind # the instructions of a request are counted under it
 fi
 if [ "${1:-build}" = bench ]; then
   need wrk wrk # the load of the end-to-end part

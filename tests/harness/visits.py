@@ -190,7 +190,7 @@ class Client:
         holder: dict[str, Any] = {"cookies": cookies, "headers": headers, "assigned": {}}
         visit = self.app.visits.enter(holder)
         assert visit is not None
-        if not self.app.auth.call_at_once(visit.connection):
+        if not visit.auth.call_at_once(visit.connection):
             drive(visit.begin())
         return Request(self, holder, visit)
 

@@ -189,11 +189,8 @@ class SessionAuthMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         kind = scope["type"]
-        if kind not in ("http", "websocket"):
-            await self.app(scope, receive, send)
-            return
-        visit = self.visits.enter(scope)
-        if visit is None:  # a sub-app with the same authenticator: the outer middleware sees to everything
+        visit = self.visits.enter(scope) if kind in ("http", "websocket") else None
+        if visit is None:  # the server's lifespan; or a sub-app whose outer middleware has the same authenticator
             await self.app(scope, receive, send)
             return
         if root := scope.get("root_path"):  # a mount inside of this middleware makes it longer

@@ -179,12 +179,13 @@ class SessionAuth(Authenticator[U, I]):
 
     def call_at_once(self, connection: Connection) -> bool:
         """See `Authenticator.call_at_once`: does it where nothing has changed, or no id is presented."""
-        if connection.assigned(self.current_user_key) is not MISSING:
+        key = self.current_user_key
+        if connection.assigned(key) is not MISSING:
             return True
         presence = self._reader.look_at_once(connection)
         if presence is None:
             return False
-        self.assign(connection, self._identity_in(connection, presence))
+        connection.assign(key, self._identity_in(connection, presence))
         return True
 
     async def fetch(self, connection: Connection) -> I | None:
