@@ -389,7 +389,7 @@ def test_scan_goes_on_after_a_key_that_has_gone_meanwhile() -> None:
 
 @pytest.mark.parametrize("cursor", ["", "x", "zz", b"other:key".hex()])
 def test_scan_refuses_a_cursor_that_is_not_its_own(cursor: str) -> None:
-    with pytest.raises(ValueError, match=r"cursor|hexadecimal"):
+    with pytest.raises(ValueError, match="the cursor is not one"):
         drive(MemoryBackend().scan("app", cursor, 10, NOW))
 
 

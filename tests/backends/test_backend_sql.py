@@ -547,7 +547,7 @@ def test_a_cursor_of_another_namespace_is_refused(sqlite: SQLBackend) -> None:
         assert drive(sqlite.create(record(name), None, NOW))
     cursor = drive(sqlite.scan("credentials", None, 1, NOW)).cursor
     assert cursor is not None
-    with pytest.raises(ValueError, match="another namespace"):
+    with pytest.raises(ValueError, match="not one that a page of this namespace"):
         drive(sqlite.scan("admins", cursor, 1, NOW))
     with pytest.raises(ValueError):
         drive(sqlite.scan("credentials", "not hexadecimal", 1, NOW))

@@ -144,7 +144,7 @@ def test_mistakes_are_one_sentence(
     assert main(["sessions", "count"]) == Status.USAGE
     assert "POWAUTH_BACKEND" in capsys.readouterr().err
     assert main(["sessions", "--backend", "nonsense", "count"]) == Status.CONFIGURATION
-    assert capsys.readouterr().err.startswith("powauth: the backend URL's scheme is unknown")
+    assert capsys.readouterr().err.startswith("powauth: a backend URL begins with a scheme; use one of")
     fill(url, users=0)
     monkeypatch.setenv("POWAUTH_BACKEND", url)
     assert main(["sessions", "count"]) == 0

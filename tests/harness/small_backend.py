@@ -6,6 +6,7 @@ copies, which its `peek` serves.
 """
 
 import asyncio
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -211,13 +212,18 @@ class SmallBackend(Backend, CountsEpochs):
 
     async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
         await self.wait()
-        after = bytes.fromhex(cursor or "")
+        after = b"" if cursor is None else self.key_in(cursor)
         with self.command() as store:
             found = sorted(self.in_namespace(store, namespace, now), key=lambda record: record.key)
         await self.wait()
         rest = [record for record in found if record.key > after]
         page = rest[:limit]
         return Page(page, page[-1].key.hex() if len(rest) > limit else None)
+
+    def key_in(self, cursor: str) -> bytes:
+        if not re.fullmatch("([0-9a-f]{2})+", cursor):
+            raise ValueError("not a cursor of this backend")
+        return bytes.fromhex(cursor)
 
     async def count(self, namespace: str, now: Millis) -> int:
         await self.wait()

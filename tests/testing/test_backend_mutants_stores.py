@@ -397,7 +397,59 @@ class ScansForEver(SmallBackend):
 
     async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
         page = await super().scan(namespace, cursor, limit, now)
-        return Page(page.records, page.cursor or "")
+        return Page(page.records, page.cursor or f"{namespace}:".encode().hex())
+
+
+@mutants.caught_by("test_scan_sees_what_is_renewed_meanwhile")
+class ScansByExpiry(SmallBackend):
+    """A scan goes by the expiry, so a record that is renewed meanwhile leaves its way."""
+
+    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
+        with self.command() as store:
+            found = sorted(self.in_namespace(store, namespace, now), key=lambda record: -record.expires_at)
+        if cursor is not None:
+            found = [record for record in found if record.expires_at < int(cursor)]
+        page = found[:limit]
+        return Page(page, str(page[-1].expires_at) if len(found) > limit else None)
+
+
+@mutants.caught_by("test_no_page_of_a_scan_is_longer_than_the_limit")
+class ScansMoreThanTheLimit(SmallBackend):
+    """A page holds a record more than was asked for."""
+
+    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
+        return await super().scan(namespace, cursor, limit + 1, now)
+
+
+@mutants.caught_by("test_a_cursor_that_no_page_came_with_is_refused")
+class BeginsAgainAtGarbage(SmallBackend):
+    """A cursor that cannot be read begins the scan again."""
+
+    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
+        try:
+            return await super().scan(namespace, cursor, limit, now)
+        except ValueError:
+            return await super().scan(namespace, None, limit, now)
+
+
+@mutants.caught_by("test_a_cursor_that_no_page_came_with_is_refused")
+class SaysOnlyThatADigitIsWrong(SmallBackend):
+    """The error of a cursor that cannot be read is the decoder's own."""
+
+    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
+        bytes.fromhex(cursor or "")
+        return await super().scan(namespace, cursor, limit, now)
+
+
+@mutants.caught_by("test_a_cursor_that_no_page_came_with_is_refused")
+class EndsAtGarbage(SmallBackend):
+    """A cursor that cannot be read is the end of the scan."""
+
+    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
+        try:
+            return await super().scan(namespace, cursor, limit, now)
+        except ValueError:
+            return Page([], None)
 
 
 @pytest.mark.untraced

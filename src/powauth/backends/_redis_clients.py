@@ -78,9 +78,13 @@ def inspect_client(client: object) -> tuple[Mode, bool]:
     return ("async" if asynchronous else "blocking"), clustered
 
 
-def from_url(url: str, timeout: float, asynchronous: bool) -> tuple[Callable[[], Client], bool]:
+def client_from_url(url: str, timeout: float, asynchronous: bool) -> tuple[Callable[[], Client], bool]:
     """What makes the client for a URL when it is first needed, and whether it is a cluster's."""
-    scheme = url.partition(":")[0]
+    scheme, _, rest = url.partition(":")
+    scheme = scheme.replace("valkey", "redis")
+    if not rest.startswith("//"):
+        raise ConfigError(f"the URL of the Redis backend misses slashes: did you mean {scheme}://?")
+    url = f"{scheme}:{rest}"
     try:
         if scheme == "redis+sentinel":
             return _sentinel(_split(url), timeout, asynchronous), False

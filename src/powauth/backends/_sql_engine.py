@@ -12,6 +12,7 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Generator
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from time import monotonic
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from uuid import uuid4
 
 from powauth._extras import needs
+from powauth.backends._sql_urls import with_driver
 from powauth.errors import ConfigError, StoreMissing
 
 with needs("users", "SQLBackend", "sqlalchemy"):
@@ -144,10 +146,13 @@ def engine_from_url(url: str, seconds: float) -> "Engine | AsyncEngine":
         parsed = make_url(url)
     except ArgumentError:
         raise ConfigError("the database URL cannot be read: write dialect+driver://user@host/database") from None
+    parsed = parsed.set(drivername=with_driver(parsed.drivername))
     driver = DRIVERS.get(parsed.drivername)
     if driver is None:
+        meant = "".join(f"did you mean {each}://? " for each in get_close_matches(parsed.drivername, DRIVERS, 1))
         raise ConfigError(
-            f"no settings for {parsed.drivername!r}: use one of {', '.join(DRIVERS)}, or make the engine yourself"
+            f"no settings for {parsed.drivername!r}: {meant}use one of {', '.join(DRIVERS)}, "
+            "or make the engine yourself"
         )
     defaults = driver.arguments
     if "pooler" in parsed.query:

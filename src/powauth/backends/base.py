@@ -170,7 +170,11 @@ class Backend(ABC):
     async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
         """For administrators: one step through a namespace's live records, from ``cursor`` (``None`` is the start).
 
-        A record present during the whole scan is seen at least once; others may be.
+        A record that is live during the whole scan is seen at least once, also if it is updated meanwhile. Others may
+        be seen. A page holds at most ``limit`` records, and may hold fewer before the end of the scan.
+
+        Raises:
+            ValueError: if ``cursor`` is not one that a page of this namespace came with. The message says so.
         """
 
     @abstractmethod
@@ -335,6 +339,24 @@ def split_key(key: bytes) -> tuple[str, bytes]:
     """Namespace and identifier of a key (or namespace and user's key of an owner)."""
     namespace, _, identifier = key.partition(b":")
     return namespace.decode(), identifier
+
+
+def key_in_cursor(cursor: str, namespace: str) -> bytes:
+    """Return the key that a cursor consists of, for a backend whose cursors are keys in hexadecimal digits.
+
+    >>> key_in_cursor(b"app:k".hex(), "app")
+    b'app:k'
+
+    Raises:
+        ValueError: if the cursor holds no key of the namespace.
+    """
+    try:
+        key = bytes.fromhex(cursor)
+    except ValueError as error:
+        raise ValueError("the cursor is not one that a page of this scan came with") from error
+    if not key.startswith(namespace.encode() + b":"):
+        raise ValueError("the cursor is not one that a page of this namespace came with")
+    return key
 
 
 def shard_of(owner: bytes) -> bytes:

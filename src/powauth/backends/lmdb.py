@@ -46,6 +46,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from powauth import _forks
 from powauth._outages import Failure, unavailable
@@ -62,6 +63,7 @@ from powauth.backends._lmdb_engine import (
     acquire,
     release_abandoned,
 )
+from powauth.backends._lmdb_files import check_exists
 from powauth.backends.base import (
     EPOCH_LIFETIME,
     Backend,
@@ -580,6 +582,25 @@ def _to_cursor(identifier: bytes) -> str:
 
 def _from_cursor(cursor: str) -> bytes:
     try:
-        return base64.b64decode(cursor.encode(), altchars=b"-_", validate=True)
+        identifier = base64.b64decode(cursor.encode(), altchars=b"-_", validate=True)
     except (binascii.Error, UnicodeEncodeError) as error:
-        raise ValueError("cursor must be one of a page") from error
+        raise ValueError("the cursor is not one that a page of this scan came with") from error
+    if not identifier:
+        raise ValueError("the cursor is not one that a page of this scan came with")
+    return identifier
+
+
+def from_url(url: str, *, asynchronous: bool | None = None, create: bool = True) -> LMDBBackend:
+    """Return an `LMDBBackend`; see `powauth.backends.backend_from_url`."""
+    del asynchronous
+    parts = urlsplit(url)
+    if parts.netloc or parts.path in ("", "/"):
+        raise ConfigError("an LMDB URL is lmdb:/// and a path, lmdb:///var/lib/app/sessions, or lmdb:relative/path")
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    group_access = options.pop("group_access", "0")
+    if options or group_access not in ("0", "1"):
+        raise ConfigError("an LMDB URL has no option but group_access=1; for others, make the LMDBBackend yourself")
+    path = Path(unquote(parts.path))
+    if not create:
+        check_exists(path.absolute())
+    return LMDBBackend(path, group_access=group_access == "1")

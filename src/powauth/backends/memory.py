@@ -23,6 +23,7 @@ from powauth.backends.base import (
     PerProcess,
     ReadsInPlace,
     Record,
+    key_in_cursor,
 )
 from powauth.errors import ConfigError, StoreUnavailable
 
@@ -239,9 +240,7 @@ class MemoryBackend(Backend, ReadsInPlace, CountsEpochs, PerProcess):
             ValueError: if the cursor is not from a page of this namespace.
         """
         prefix = namespace.encode() + b":"
-        after = prefix if cursor is None else bytes.fromhex(cursor)
-        if not after.startswith(prefix):
-            raise ValueError("the cursor is not from a page of this namespace")
+        after = prefix if cursor is None else key_in_cursor(cursor, namespace)
         limit = max(limit, 1)
         rest = (record for record in self._live(prefix, now) if record.key > after)
         found = nsmallest(limit + 1, rest, key=lambda record: record.key)
@@ -304,3 +303,11 @@ def _frozen(record: Record) -> Record:
     if type(record.value) is bytes:
         return record
     return msgspec.structs.replace(record, value=bytes(record.value))
+
+
+def from_url(url: str, *, asynchronous: bool | None = None, create: bool = True) -> MemoryBackend:
+    """Return a `MemoryBackend`; see `powauth.backends.backend_from_url`."""
+    del asynchronous, create
+    if url != "memory://":
+        raise ConfigError("the URL of a memory backend has neither a path nor options: did you mean memory://?")
+    return MemoryBackend()

@@ -53,7 +53,7 @@ from typing import TYPE_CHECKING, Any, cast
 from powauth import _forks
 from powauth._outages import Failure, unavailable
 from powauth.backends._near_channel import changing, near_cache_option, read_and_keep
-from powauth.backends._redis_clients import Client, close_client, forget_connections, from_url, inspect_client
+from powauth.backends._redis_clients import Client, client_from_url, close_client, forget_connections, inspect_client
 from powauth.backends._redis_connections import (
     MAX_AT_ONCE,
     Commands,
@@ -160,8 +160,9 @@ class RedisBackend(Backend, ReadsInPlace, ServesCopies):
             or what ``Sentinel.master_for`` gives), which stays the app's to close; or a URL:
             ``redis://[user:password@]host:port/db``, ``rediss://`` (TLS), ``unix://path``,
             ``redis+sentinel://[user:password@]host:port,host:port/service/db``, or
-            ``redis+cluster://[user:password@]host:port,host:port``. A password is for the servers of the data; for
-            Sentinels with one, and for TLS to Sentinel or Cluster, make the client yourself.
+            ``redis+cluster://[user:password@]host:port,host:port``; ``valkey`` may stand for ``redis``. A password is
+            for the servers of the data; for Sentinels with one, and for TLS to Sentinel or Cluster, make the client
+            yourself.
         prefix: what all keys begin with: 1 to 63 of ``A-Z a-z 0-9 _ . -``.
         timeout: the longest wait for one command, in seconds if a number. An asyncio client is held to it whatever the
             client does meanwhile; a synchronous one made from a URL waits as long for a connection, and again for a
@@ -200,7 +201,7 @@ class RedisBackend(Backend, ReadsInPlace, ServesCopies):
         if isinstance(client, str):
             client, near_cache = near_cache_option(client, near_cache)
             self.mode: Mode = "async" if asynchronous else "blocking"
-            self._connect, self._clustered = from_url(client, self._timeout, asynchronous)
+            self._connect, self._clustered = client_from_url(client, self._timeout, asynchronous)
             self._client: Client | None = None
         else:
             self.mode, self._clustered = inspect_client(client)
@@ -520,6 +521,12 @@ class RedisBackend(Backend, ReadsInPlace, ServesCopies):
         values = await self._send("MGET", *keys)
         found = (_unpack(b"%b:%b" % (name, each), value, now) for each, value in zip(identifiers, values, strict=True))
         return [record for record in found if record is not None]
+
+
+def from_url(url: str, *, asynchronous: bool | None = None, create: bool = True) -> RedisBackend:
+    """Return a `RedisBackend`; see `powauth.backends.backend_from_url`."""
+    del create
+    return RedisBackend(url, asynchronous=bool(asynchronous))
 
 
 def _unpack(key: bytes, packed: object, now: Millis) -> Record | None:

@@ -94,6 +94,7 @@ from powauth.backends.base import (
     Record,
     WouldWaitError,
     check_namespace,
+    key_in_cursor,
     make_key,
 )
 from powauth.errors import ConfigError, StoreUnavailable
@@ -361,11 +362,8 @@ class SQLBackend(Backend):
         Raises:
             ValueError: if the cursor is not one of this namespace's.
         """
-        start = first = make_key(check_namespace(namespace), b"")
-        if cursor is not None:
-            start = bytes.fromhex(cursor)
-            if not start.startswith(first):
-                raise ValueError("the cursor belongs to another namespace")
+        first = make_key(check_namespace(namespace), b"")
+        start = first if cursor is None else key_in_cursor(cursor, namespace)
         rows = await self._read(self._statements.scan, start=start, end=_after(first), limit=limit)
         records = [record for row in rows if (record := _record(row)) is not None and record.expires_at > now]
         # The least key that is greater than the last one seen.

@@ -9,7 +9,7 @@ from time import time
 from typing import Any
 from uuid import UUID
 
-from powauth.backends import SCHEMES, backend_from_url
+from powauth.backends import EXAMPLES, backend_from_url
 from powauth.backends.anywhere import AnywhereBackend
 from powauth.backends.base import Millis, drive
 from powauth.cli.output import Row, Table, iso, no_such_session, print_json, print_result, printable, progress
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     """
     url = options.backend or os.environ.get(BACKEND_VARIABLE)
     if not url:
-        print(f"powauth: give --backend or set {BACKEND_VARIABLE}: {SCHEMES}", file=sys.stderr)
+        print(f"powauth: give --backend or set {BACKEND_VARIABLE}: {EXAMPLES}", file=sys.stderr)
         return Status.USAGE
     if url.lower().startswith("memory:"):
         raise ConfigError("memory:// is inside of the app's process, where no command can look")

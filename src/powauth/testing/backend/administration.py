@@ -5,7 +5,7 @@
 import msgspec
 
 from powauth.backends.base import Backend, make_owner
-from powauth.testing.backend.suite import MINUTE, NOW, Suite, scenario
+from powauth.testing.backend.suite import MINUTE, NOW, TTL, Suite, scenario
 
 
 class AdministrationTests(Suite):
@@ -119,3 +119,45 @@ class AdministrationTests(Suite):
             if cursor is None:
                 break
         assert seen == {record.key for record in records}
+
+    @scenario
+    async def test_scan_sees_what_is_renewed_meanwhile(self, backend: Backend) -> None:
+        records = [self.record(b"%d" % turn, self.owner(str(turn)), expires_at=NOW + TTL + turn) for turn in range(20)]
+        for record in records:
+            assert await backend.create(record, None, NOW)
+        left = list(records)
+
+        async def meanwhile(backend: Backend) -> None:
+            for _ in range(4):
+                if left:
+                    record = left.pop(0)
+                    renewed = msgspec.structs.replace(record, version=1, expires_at=record.expires_at + TTL)
+                    assert await backend.update(renewed, 0, NOW)
+
+        seen = await self.walk(backend, self.namespace, meanwhile=meanwhile)
+        assert {record.key for record in seen} == {record.key for record in records}
+
+    @scenario
+    async def test_no_page_of_a_scan_is_longer_than_the_limit(self, backend: Backend) -> None:
+        for number in range(20):
+            assert await backend.create(self.record(b"%d" % number, self.owner(str(number))), None, NOW)
+        for limit in (1, 3, 7, 20, 100):
+            cursor: str | None = None
+            while True:
+                page = await backend.scan(self.namespace, cursor, limit, NOW)
+                assert len(page.records) <= limit
+                cursor = page.cursor
+                if cursor is None:
+                    break
+
+    @scenario
+    async def test_a_cursor_that_no_page_came_with_is_refused(self, backend: Backend) -> None:
+        assert await backend.create(self.record(), None, NOW)
+        for cursor in ("", "garbage", "no cursor", "\N{SNOWMAN}"):
+            says = None
+            try:
+                await backend.scan(self.namespace, cursor, 3, NOW)
+            except ValueError as error:
+                says = str(error)
+            assert says is not None, f"the cursor {cursor!r} is not refused"
+            assert "cursor" in says, f"the error of the cursor {cursor!r} does not name it: {says}"
