@@ -29,7 +29,7 @@ def without(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Packages that count as not installed."""
     missing: set[str] = set()
     looked_up = SimpleNamespace(find_spec=lambda name: None if name in missing else find_spec(name))
-    monkeypatch.setattr("powauth.backends._sql_urls.find_spec", looked_up.find_spec)
+    monkeypatch.setattr("powauth.backends._sql_drivers.find_spec", looked_up.find_spec)
     return missing
 
 
@@ -174,8 +174,8 @@ def test_rep_08_an_error_lists_the_schemes_of_other_packages(site_packages: Path
     ("points", "says"),
     [
         ("drawer = drawer:open_nothing", "the entry point of drawer:// must return a Backend; got NoneType"),
-        ("drawer = drawer:absent", "the backend of drawer:// cannot be imported from drawer:absent"),
-        ("drawer = absent_package:open", "the backend of drawer:// cannot be imported from absent_package:open"),
+        ("drawer = drawer:absent", "the backend of drawer:// cannot be loaded from drawer:absent"),
+        ("drawer = absent_package:open", "the backend of drawer:// cannot be loaded from absent_package:open"),
     ],
 )
 def test_an_entry_point_that_is_wrong_is_an_error_of_the_configuration(

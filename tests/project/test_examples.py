@@ -67,6 +67,7 @@ def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
 
 
 PARTS = {
+    "backend": ("testing/test_backend_example.py", 102),
     "aiohttp_integration": ("integrations/test_example_integrations.py", 81),
     "audit_log": ("accounts/test_audit_log.py", 76),
     "quart_integration": ("integrations/test_example_integrations.py", 45),

@@ -16,7 +16,7 @@ GROUP: Final = "powauth.backends"
 OWN: Final = {
     "memory": "powauth.backends.memory:from_url",
     "lmdb": "powauth.backends.lmdb:from_url",
-    **dict.fromkeys(("sqlite", "postgresql", "postgres", "mariadb", "mysql"), "powauth.backends._sql_urls:from_url"),
+    **dict.fromkeys(("sqlite", "postgresql", "postgres", "mariadb", "mysql"), "powauth.backends.sql:from_url"),
     **dict.fromkeys(("redis", "rediss", "unix", "valkey", "valkeys"), "powauth.backends.redis:from_url"),
 }
 """What ships with powauth. A table, so an app that is packed without metadata has it, too."""
@@ -83,8 +83,8 @@ def opener_of(scheme: str) -> OpenBackend:
     offer = next(iter(offers))
     try:
         opened: OpenBackend = offer.load()
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"the backend of {name}:// cannot be imported from {offer.value}: {error}") from error
+    except Exception as error:
+        raise ConfigError(f"the backend of {name}:// cannot be loaded from {offer.value}: {error}") from error
     return opened
 
 

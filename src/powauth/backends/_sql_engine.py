@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from uuid import uuid4
 
 from powauth._extras import needs
-from powauth.backends._sql_urls import with_driver
+from powauth.backends._sql_drivers import with_driver
 from powauth.errors import ConfigError, StoreMissing
 
 with needs("users", "SQLBackend", "sqlalchemy"):

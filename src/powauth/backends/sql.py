@@ -78,7 +78,8 @@ from msgspec.structs import asdict
 from powauth import _forks
 from powauth._outages import Failure, unavailable
 from powauth.backends._sql_connections import LoopCheck, needs_transaction, renew_if_cut, uncancelled
-from powauth.backends._sql_engine import engine_from_url, is_memory
+from powauth.backends._sql_drivers import driver_for
+from powauth.backends._sql_engine import check_exists, engine_from_url, is_memory
 from powauth.backends._sql_errors import Subject, broke, is_failure, sql_unavailable
 from powauth.backends._sql_forks import separate_processes
 from powauth.backends._sql_statements import Statement, Tables, build_statements, create_tables, sessions_table
@@ -629,3 +630,16 @@ def _was_rolled_back(error: DBAPIError) -> bool:
     sqlstate = getattr(original, "sqlstate", None)
     arguments = getattr(original, "args", ())
     return sqlstate in _ROLLED_BACK_SQLSTATES or bool(arguments and arguments[0] in _ROLLED_BACK_ERRORS)
+
+
+def from_url(url: str, *, asynchronous: bool | None = None, create: bool = True) -> SQLBackend:
+    """Return an `SQLBackend`; see `powauth.backends.backend_from_url`."""
+    scheme, _, rest = url.partition(":")
+    dialect = scheme.partition("+")[0]
+    if not rest.startswith("//") or (dialect == "sqlite" and rest[2:3] not in ("", "/", "?")):
+        begins = "sqlite:/// and a path" if dialect == "sqlite" else f"{scheme}://user@host/database"
+        raise ConfigError(f"the backend URL misses slashes: did you mean {begins}?")
+    url = f"{driver_for(scheme, asynchronous=asynchronous)}:{rest}"
+    if not create:
+        check_exists(url)
+    return SQLBackend(url)

@@ -1,9 +1,8 @@
-"""URLs of SQL databases: which driver one means, and the backend over it."""
+"""The drivers of SQL databases: which one a URL means."""
 
 from importlib.util import find_spec
 from typing import Final
 
-from powauth.backends.base import Backend
 from powauth.errors import ConfigError
 
 ASYNC_DRIVERS: Final = {
@@ -28,23 +27,16 @@ _CHOICES: Final = {
 """The drivers for a URL that names none, best first: the first serves threads, and leads to one for event loops."""
 
 
-def from_url(url: str, *, asynchronous: bool | None = None, create: bool = True) -> Backend:
-    """Return a `powauth.backends.sql.SQLBackend`; see `powauth.backends.backend_from_url`."""
-    scheme, _, rest = url.partition(":")
-    dialect = scheme.partition("+")[0]
-    if not rest.startswith("//") or (dialect == "sqlite" and rest[2:3] not in ("", "/", "?")):
-        begins = "sqlite:/// and a path" if dialect == "sqlite" else f"{scheme}://user@host/database"
-        raise ConfigError(f"the backend URL misses slashes: did you mean {begins}?")
+def driver_for(scheme: str, *, asynchronous: bool | None) -> str:
+    """Return the scheme with the driver for event loops (true) or for threads (false); ``None`` takes any.
+
+    Raises:
+        ConfigError: if the scheme names no driver, and none is installed.
+    """
     scheme = with_driver(scheme)
-    if asynchronous is not None:
-        scheme = (ASYNC_DRIVERS if asynchronous else SYNC_DRIVERS).get(scheme, scheme)
-    from powauth.backends.sql import SQLBackend
-
-    if not create:
-        from powauth.backends._sql_engine import check_exists
-
-        check_exists(f"{scheme}:{rest}")
-    return SQLBackend(f"{scheme}:{rest}")
+    if asynchronous is None:
+        return scheme
+    return (ASYNC_DRIVERS if asynchronous else SYNC_DRIVERS).get(scheme, scheme)
 
 
 def with_driver(scheme: str) -> str:
