@@ -146,7 +146,7 @@ def _busy(server: RedisServer | None) -> float:
 
 def lmdb_costs(folder: Path, count: int) -> Iterator[Cost]:
     from powauth.backends._lmdb_engine import Transaction
-    from powauth.backends.lmdb import _encode, _put
+    from powauth.backends._lmdb_records import encode, put
 
     now = int(time.time() * 1000)
     backend = LMDBBackend(folder / "sessions", map_size=1 << 33)
@@ -156,7 +156,7 @@ def lmdb_costs(folder: Path, count: int) -> Iterator[Cost]:
     def fill(txn: Transaction) -> int:
         batch = list(itertools.islice(filling, 20_000))
         for record in batch:
-            _put(txn, record, _encode(record), None)
+            put(txn, record, encode(record), None)
         return len(batch)
 
     while backend._engine.write(fill):

@@ -37,6 +37,7 @@ from harness.support import SECRET, FakeConnection, MemoryUsers
 from powauth import RequestAuth, SessionAuth
 from powauth._running import store_threads  # to fill the threads that the backend shares
 from powauth.backends import _lmdb_engine as engines  # its constants are the bounds that these tests cross
+from powauth.backends import _lmdb_records as tree  # to damage the indexes of a file, entry by entry
 from powauth.backends.base import EPOCH_LIFETIME, Backend, ReadsInPlace, Record, WouldWaitError, drive, make_owner
 from powauth.backends.lmdb import MAX_KEY_BYTES, MAX_OWNER_BYTES, LMDBBackend
 from powauth.errors import ConfigError, StoreUnavailable
@@ -333,9 +334,8 @@ def test_delete_owner_clears_entries_whose_record_is_unreadable(backend: LMDBBac
 
 def test_an_entry_that_does_not_fit_its_record_is_not_listed(backend: LMDBBackend) -> None:
     assert drive(backend.create(record(), None, NOW))
-    place = module._place  # makes the entry of an index that a third party has damaged
-    plant(backend, b"o" + place(record().owner, NOW + 9) + record().key, b"")
-    plant(backend, b"o" + place(make_owner("app", "2"), NOW) + record().key, b"")
+    plant(backend, b"o" + tree.place_of(record().owner, NOW + 9) + record().key, b"")
+    plant(backend, b"o" + tree.place_of(make_owner("app", "2"), NOW) + record().key, b"")
     assert drive(backend.list(record().owner, NOW)) == [record()]
     assert drive(backend.list(make_owner("app", "2"), NOW)) == []
     assert drive(backend.delete_owner(make_owner("app", "2"), NOW)) == 0
@@ -384,10 +384,9 @@ def test_get_removes_what_expired_unless_it_was_renewed_meanwhile(backend: LMDBB
     engine = engine_of(backend)
     renewed = record(version=1)
     assert drive(backend.update(renewed, 0, NOW))
-    remove = module._remove_version  # a get calls it after another writer was faster, which no test can time
-    engine.write(lambda txn: remove(txn, old.key, 0, NOW + 1))
-    engine.write(lambda txn: remove(txn, old.key, 1, NOW + 1))
-    engine.write(lambda txn: remove(txn, record(b"none").key, 0, NOW + 1))
+    engine.write(lambda txn: tree.remove_version(txn, old.key, 0, NOW + 1))
+    engine.write(lambda txn: tree.remove_version(txn, old.key, 1, NOW + 1))
+    engine.write(lambda txn: tree.remove_version(txn, record(b"none").key, 0, NOW + 1))
     assert drive(backend.get(old.key, NOW)) == renewed
     assert drive(backend.get(old.key, renewed.expires_at)) is None
     assert set(entries(backend)) == {b"!layout"}

@@ -24,8 +24,9 @@ import pytest
 
 from harness.forks import fork_in_c, in_children
 from powauth.backends import _lmdb_engine as engines  # to hold its locks at the moment of a fork
+from powauth.backends._lmdb_records import decode, place_of  # to check the indexes of a file, entry by entry
 from powauth.backends.base import Backend, Millis, Mode, Page, Record, drive, make_key, make_owner, shard_of
-from powauth.backends.lmdb import LMDBBackend, _decode, _place  # to check the indexes of a file, entry by entry
+from powauth.backends.lmdb import LMDBBackend
 from powauth.errors import ConfigError, StoreUnavailable
 
 T = TypeVar("T")
@@ -70,10 +71,10 @@ def check_indexes(backend: LMDBBackend) -> dict[bytes, Record]:
     moves: set[bytes] = set()
     for key, value in content.items():
         if key[:1] == b"r":
-            found = _decode(key[1:], value)
+            found = decode(key[1:], value)
             assert found is not None, f"unreadable record {key!r}"
             records[key[1:]] = found
-            place = _place(found.owner, found.created_at)
+            place = place_of(found.owner, found.created_at)
             owners.add(b"o" + place + found.key)
             expiries[b"x" + found.expires_at.to_bytes(8, "big") + found.key] = place
         elif key[:1] == b"e":

@@ -36,23 +36,19 @@ Numbers in keys are big-endian, so their order is the tree's. A record and its e
 transaction. One tree rather than a named database for each table, because the root of one must be looked up first.
 """
 
-import base64
-import binascii
 import contextlib
-import hashlib
 import os
-import struct
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from powauth import _forks
 from powauth._outages import Failure, unavailable
+from powauth.backends import _lmdb_records as tree
 from powauth.backends._lmdb_engine import (
     CLOSED,
-    LAYOUT,
     MAX_MAP_SIZE,
     MIN_MAP_SIZE,
     Engine,
@@ -64,8 +60,8 @@ from powauth.backends._lmdb_engine import (
     release_abandoned,
 )
 from powauth.backends._lmdb_files import check_exists
+from powauth.backends._lmdb_records import MAX_KEY_BYTES, MAX_OWNER_BYTES
 from powauth.backends.base import (
-    EPOCH_LIFETIME,
     Backend,
     Change,
     CountsEpochs,
@@ -77,19 +73,11 @@ from powauth.backends.base import (
     ReadsInPlace,
     Record,
     Transactional,
-    Update,
     WouldWaitError,
-    check_namespace,
 )
 from powauth.errors import ConfigError, StoreUnavailable
 
-_LMDB_KEY_BYTES: Final = 511
-
-MAX_KEY_BYTES: Final = _LMDB_KEY_BYTES - 1 - 16 - 8
-"""The longest key: what LMDB allows, less what precedes the key in the index of owners."""
-
-MAX_OWNER_BYTES: Final = _LMDB_KEY_BYTES - 1 - 8
-"""The longest owner: what LMDB allows, less what precedes the owner in the index of epochs."""
+__all__ = ["MAX_KEY_BYTES", "MAX_OWNER_BYTES", "LMDBBackend"]
 
 _PURGE_STEP: Final = 256
 """Records that one transaction of `LMDBBackend.purge` removes at most, so that other writers come in between."""
@@ -99,15 +87,6 @@ _PURGE_AT_CREATE: Final = 2
 
 _COUNT_STEP: Final = 10_000
 """Records that one transaction of `LMDBBackend.count` reads at most, so that it does not hold back old pages."""
-
-_NUMBER_END: Final = 1 << 63
-
-_HEADER: Final = struct.Struct(">BQQQH")  # layout, version, created_at, expires_at, bytes of owner
-_PLACE: Final = struct.Struct(">16sQ")  # digest of owner, created_at
-_EPOCH: Final = struct.Struct(">QQ")  # epoch, moved_at
-
-_LATEST_EPOCH: Final = b"!epoch"
-_LATEST_EPOCH_BYTES: Final = 8
 
 
 class LMDBBackend(Backend, ReadsInPlace, Transactional, CountsEpochs):
@@ -195,12 +174,12 @@ class LMDBBackend(Backend, ReadsInPlace, Transactional, CountsEpochs):
             raw = self._look(key)
         except WouldWaitError:
             raw = self._open().read(lambda txn: txn.get(b"r" + key)) if len(key) <= MAX_KEY_BYTES else None
-        record = None if raw is None else _decode(key, raw)
+        record = None if raw is None else tree.decode(key, raw)
         if record is None or record.expires_at > now:
             return record
         with contextlib.suppress(StoreUnavailable):  # it is expired all the same, and purge comes by
             version = record.version
-            self._open().write(lambda txn: _remove_version(txn, key, version, now), removes=True)
+            self._open().write(lambda txn: tree.remove_version(txn, key, version, now), removes=True)
         return None
 
     def peek(self, key: bytes, now: Millis) -> bytes | None:  # noqa: D102
@@ -222,21 +201,21 @@ class LMDBBackend(Backend, ReadsInPlace, Transactional, CountsEpochs):
         return raw
 
     def record_of(self, key: bytes, seen: bytes, now: Millis) -> Record | None:  # noqa: D102
-        record = _decode(key, seen)
+        record = tree.decode(key, seen)
         # What has expired is left to `get`, `create` and `purge`: to remove it is a write.
         return record if record is not None and record.expires_at > now else None
 
     async def update(self, record: Record, expected_version: int, now: Millis) -> bool:  # noqa: D102
-        work = _updating(record, expected_version, now)
+        work = tree.updating(record, expected_version, now)
         return self._open().write(work)
 
     async def delete(self, key: bytes, now: Millis) -> bool:  # noqa: D102
-        work = _deleting(key, now)
+        work = tree.deleting(key, now)
         return self._open().write(work, removes=True)
 
     async def change(self, changes: Sequence[Change], now: Millis) -> int:
         """See `Transactional.change`: one transaction, and one wait for the disk."""
-        works = [_changing(change, now) for change in changes]
+        works = [tree.changing(change, now) for change in changes]
 
         removes, creates = (sum(isinstance(change, kind) for change in changes) for kind in (Delete, Create))
 
@@ -247,38 +226,38 @@ class LMDBBackend(Backend, ReadsInPlace, Transactional, CountsEpochs):
                     break
                 made += 1
             if made and creates:
-                _purge(txn, _PURGE_AT_CREATE * creates, now)
+                tree.purge(txn, _PURGE_AT_CREATE * creates, now)
             return made
 
         return self._open().write(work, removes=removes == len(works))
 
     async def list(self, owner: bytes, now: Millis) -> list[Record]:  # noqa: D102
         def work(txn: Transaction) -> list[Record]:
-            return [record for _, record in _owned(txn, owner) if record is not None and record.expires_at > now]
+            return [record for _, record in tree.owned(txn, owner) if record is not None and record.expires_at > now]
 
         return self._open().read(work)
 
     async def epoch(self, owner: bytes, now: Millis, *, advance: bool = False) -> int:  # noqa: D102
-        _check_owner(owner)
+        tree.check_owner(owner)
         engine = self._open()
         if advance:
-            return engine.write(lambda txn: _advance(txn, owner, now), removes=True)
-        return engine.read(lambda txn: _epoch(txn, owner)[0])
+            return engine.write(lambda txn: tree.advance(txn, owner, now), removes=True)
+        return engine.read(lambda txn: tree.epoch_of(txn, owner)[0])
 
     async def latest_epoch(self, now: Millis) -> int:  # noqa: D102
-        return self._open().read(_latest_epoch)
+        return self._open().read(tree.latest_epoch)
 
     async def delete_owner(self, owner: bytes, now: Millis, keep: bytes | None = None) -> int:  # noqa: D102
-        _check_owner(owner)
+        tree.check_owner(owner)
 
         def work(txn: Transaction) -> int:
-            _advance(txn, owner, now)
+            tree.advance(txn, owner, now)
             live = 0
-            for entry, record in _owned(txn, owner):
+            for entry, record in tree.owned(txn, owner):
                 if record is None:
                     txn.delete(entry)
                 elif record.key != keep:
-                    _remove(txn, record)
+                    tree.remove(txn, record)
                     live += record.expires_at > now
             return live
 
@@ -289,7 +268,7 @@ class LMDBBackend(Backend, ReadsInPlace, Transactional, CountsEpochs):
         left = limit
         while left > 0:
             step = min(left, _PURGE_STEP)
-            went = engine.write(lambda txn, step=step: _purge(txn, step, now), removes=True)  # type: ignore[misc]
+            went = engine.write(lambda txn, step=step: tree.purge(txn, step, now), removes=True)  # type: ignore[misc]
             left -= went
             if went < step:
                 break
@@ -301,18 +280,18 @@ class LMDBBackend(Backend, ReadsInPlace, Transactional, CountsEpochs):
         Raises:
             ValueError: if ``cursor`` is not one that a page of this namespace came with, or ``limit`` is not positive.
         """
-        prefix = _prefix(namespace)
-        start = prefix if cursor is None else prefix + _from_cursor(cursor) + b"\0"
-        if limit < 1 or len(start) > _LMDB_KEY_BYTES:
+        prefix = tree.prefix(namespace)
+        start = prefix if cursor is None else prefix + tree.from_cursor(cursor) + b"\0"
+        if limit < 1 or len(start) > tree.LMDB_KEY_BYTES:
             raise ValueError("limit must be positive, and cursor one of a page")
 
         def work(txn: Transaction) -> Page:
             records: list[Record] = []
             last = b""
-            for visited, (entry, raw) in enumerate(_walk(txn, start, prefix)):
+            for visited, (entry, raw) in enumerate(tree.walk(txn, start, prefix)):
                 if visited == limit:
-                    return Page(records, _to_cursor(last[len(prefix) :]))
-                record = _decode(entry[1:], raw)
+                    return Page(records, tree.to_cursor(last[len(prefix) :]))
+                record = tree.decode(entry[1:], raw)
                 if record is not None and record.expires_at > now:
                     records.append(record)
                 last = entry
@@ -322,16 +301,16 @@ class LMDBBackend(Backend, ReadsInPlace, Transactional, CountsEpochs):
 
     async def count(self, namespace: str, now: Millis) -> int:  # noqa: D102
         engine = self._open()
-        prefix = _prefix(namespace)
+        prefix = tree.prefix(namespace)
         total = 0
         start: bytes | None = prefix
 
         def work(txn: Transaction, start: bytes) -> tuple[int, bytes | None]:
             live = 0
-            for visited, (entry, raw) in enumerate(_walk(txn, start, prefix)):
+            for visited, (entry, raw) in enumerate(tree.walk(txn, start, prefix)):
                 if visited == _COUNT_STEP:
                     return live, entry
-                record = _decode(entry[1:], raw)
+                record = tree.decode(entry[1:], raw)
                 live += record is not None and record.expires_at > now
             return live, None
 
@@ -349,245 +328,6 @@ class LMDBBackend(Backend, ReadsInPlace, Transactional, CountsEpochs):
         if self._engine is None:
             raise unavailable(Failure(CLOSED))
         return self._engine
-
-
-# Records and their indexes, within a transaction
-
-
-def _check_owner(owner: bytes) -> None:
-    if len(owner) > MAX_OWNER_BYTES:
-        raise ValueError(f"an owner has at most {MAX_OWNER_BYTES} bytes")
-
-
-def _encode(record: Record) -> bytes:
-    if not (
-        0 <= record.version < _NUMBER_END
-        and 0 <= record.created_at < _NUMBER_END
-        and 0 <= record.expires_at < _NUMBER_END
-    ):
-        raise ValueError("version and times of a record must be from 0 to 2**63 - 1")
-    header = _HEADER.pack(LAYOUT, record.version, record.created_at, record.expires_at, len(record.owner))
-    return header + record.owner + record.value
-
-
-def _decode(key: bytes, raw: bytes) -> Record | None:
-    try:
-        layout, version, created_at, expires_at, owner_bytes = _HEADER.unpack_from(raw)
-    except struct.error:
-        return None
-    end = _HEADER.size + owner_bytes
-    if layout != LAYOUT or len(raw) < end:
-        return None
-    return Record(key, raw[_HEADER.size : end], version, created_at, expires_at, raw[end:])
-
-
-Work = Callable[[Transaction], bool]
-
-
-def _changing(change: Change, now: Millis) -> Work:
-    match change:
-        case Create(record, epoch):
-            return _creating(record, epoch, now)
-        case Update(record, expected_version):
-            return _updating(record, expected_version, now)
-        case Delete(key):
-            return _deleting(key, now)
-
-
-def _creating(record: Record, epoch: int | None, now: Millis) -> Work:
-    if len(record.key) > MAX_KEY_BYTES:
-        raise ValueError(f"a key has at most {MAX_KEY_BYTES} bytes")
-    _check_owner(record.owner)
-    value = _encode(record)
-
-    def work(txn: Transaction) -> bool:
-        old = _find(txn, record.key)
-        if old is not None and old.expires_at > now:
-            return False
-        if epoch is not None:
-            moved_to = _epoch(txn, record.owner)[0]
-            # None was given that is above both: the number is of another store, or of a time that this one has lost.
-            if not moved_to <= epoch <= max(moved_to, _latest_epoch(txn)):
-                return False
-        _put(txn, record, value, old)
-        return True
-
-    return work
-
-
-def _updating(record: Record, expected_version: int, now: Millis) -> Work:
-    if len(record.key) > MAX_KEY_BYTES:
-        return lambda _: False
-    _check_owner(record.owner)
-    value = _encode(record)
-
-    def work(txn: Transaction) -> bool:
-        old = _find(txn, record.key)
-        if old is None or old.version != expected_version or old.expires_at <= now:
-            return False
-        _put(txn, record, value, old)
-        return True
-
-    return work
-
-
-def _deleting(key: bytes, now: Millis) -> Work:
-    if len(key) > MAX_KEY_BYTES:
-        return lambda _: False
-
-    def work(txn: Transaction) -> bool:
-        record = _find(txn, key)
-        if record is None:
-            txn.delete(b"r" + key)  # what cannot be read goes too; its entries go when it would have expired
-            return False
-        _remove(txn, record)
-        return record.expires_at > now
-
-    return work
-
-
-def _find(txn: Transaction, key: bytes) -> Record | None:
-    raw = txn.get(b"r" + key)
-    return None if raw is None else _decode(key, raw)
-
-
-def _place(owner: bytes, created_at: Millis) -> bytes:
-    return _PLACE.pack(hashlib.blake2b(owner, digest_size=16, person=b"powauth owner").digest(), created_at)
-
-
-def _put(txn: Transaction, record: Record, value: bytes, old: Record | None) -> None:
-    """Write a record and its entries; those of the record that it replaces go."""
-    place = _place(record.owner, record.created_at)
-    if old is not None:
-        if (old.owner, old.created_at) != (record.owner, record.created_at):
-            txn.delete(b"o" + _place(old.owner, old.created_at) + record.key)
-            old_expiry = None
-        else:
-            old_expiry = old.expires_at
-        if old_expiry != record.expires_at:
-            txn.delete(_expiry(old))
-    txn.put(b"r" + record.key, value)
-    txn.put(b"o" + place + record.key, b"")
-    txn.put(_expiry(record), place)
-
-
-def _expiry(record: Record) -> bytes:
-    return b"x" + record.expires_at.to_bytes(8, "big") + record.key
-
-
-def _remove(txn: Transaction, record: Record) -> None:
-    txn.delete(b"r" + record.key)
-    txn.delete(b"o" + _place(record.owner, record.created_at) + record.key)
-    txn.delete(_expiry(record))
-
-
-def _remove_version(txn: Transaction, key: bytes, version: int, now: Millis) -> None:
-    record = _find(txn, key)
-    if record is not None and record.version == version and record.expires_at <= now:
-        _remove(txn, record)
-
-
-def _owned(txn: Transaction, owner: bytes) -> list[tuple[bytes, Record | None]]:
-    """Entries of an owner in the index, newest first, with their records: ``None`` where it is gone or unreadable."""
-    prefix = b"o" + _place(owner, 0)[:16]
-    found: list[tuple[bytes, Record | None]] = []
-    with txn.cursor() as cursor:
-        if cursor.set_range(prefix + b"\xff" * 8):
-            cursor.prev()
-        else:
-            cursor.last()
-        for entry, _ in cursor.iterprev():
-            if not entry.startswith(prefix):
-                break
-            record = _find(txn, entry[25:])
-            if record is None:
-                found.append((entry, None))
-            elif record.owner == owner and record.created_at.to_bytes(8, "big") == entry[17:25]:
-                found.append((entry, record))
-    return found
-
-
-def _epoch(txn: Transaction, owner: bytes) -> tuple[int, Millis]:
-    raw = txn.get(b"e" + owner)
-    if raw is None or len(raw) != _EPOCH.size:
-        return 0, 0
-    epoch, moved_at = _EPOCH.unpack(raw)
-    return epoch, moved_at
-
-
-def _latest_epoch(txn: Transaction) -> int:
-    raw = txn.get(_LATEST_EPOCH)
-    return int.from_bytes(raw, "big") if raw is not None and len(raw) == _LATEST_EPOCH_BYTES else 0
-
-
-def _advance(txn: Transaction, owner: bytes, now: Millis) -> int:
-    """Move an epoch on: past all that were given, and to the present time, should the last of them be unreadable."""
-    epoch, moved_at = _epoch(txn, owner)
-    epoch = max(_latest_epoch(txn) + 1, epoch + 1, now)
-    txn.put(_LATEST_EPOCH, epoch.to_bytes(_LATEST_EPOCH_BYTES, "big"))
-    txn.delete(b"m" + moved_at.to_bytes(8, "big") + owner)
-    txn.put(b"e" + owner, _EPOCH.pack(epoch, now))
-    txn.put(b"m" + now.to_bytes(8, "big") + owner, b"")
-    return epoch
-
-
-def _purge(txn: Transaction, limit: int, now: Millis) -> int:
-    went = 0
-    for entry, place in _until(txn, b"x", now, limit):
-        key = entry[9:]
-        raw = txn.get(b"r" + key)
-        record = None if raw is None else _decode(key, raw)
-        txn.delete(entry)
-        alive = record is not None and record.expires_at > now
-        if record is None or not alive or place != _place(record.owner, record.created_at):
-            txn.delete(b"o" + place + key)
-        if not alive:  # otherwise the entries were left by an unreadable record, which this one has replaced
-            went += txn.delete(b"r" + key)
-    for entry, _ in _until(txn, b"m", now - EPOCH_LIFETIME, limit - went):
-        txn.delete(entry)
-        went += txn.delete(b"e" + entry[9:])
-    return went
-
-
-def _until(txn: Transaction, table: bytes, end: Millis, limit: int) -> list[tuple[bytes, bytes]]:
-    """The first entries of a table that is ordered by time, up to and with ``end``."""
-    found: list[tuple[bytes, bytes]] = []
-    with txn.cursor() as cursor:
-        there = cursor.set_range(table)
-        while there and len(found) < limit:
-            entry, value = cursor.item()
-            if not entry.startswith(table) or int.from_bytes(entry[1:9], "big") > end:
-                break
-            found.append((entry, value))
-            there = cursor.next()
-    return found
-
-
-def _walk(txn: Transaction, start: bytes, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-    with txn.cursor() as cursor:
-        if cursor.set_range(start):
-            for entry, value in cursor:
-                if not entry.startswith(prefix):
-                    break
-                yield entry, value
-
-
-def _prefix(namespace: str) -> bytes:
-    return b"r%b:" % check_namespace(namespace).encode()
-
-
-def _to_cursor(identifier: bytes) -> str:
-    return base64.urlsafe_b64encode(identifier).decode()
-
-
-def _from_cursor(cursor: str) -> bytes:
-    try:
-        identifier = base64.b64decode(cursor.encode(), altchars=b"-_", validate=True)
-    except (binascii.Error, UnicodeEncodeError) as error:
-        raise ValueError("the cursor is not one that a page of this scan came with") from error
-    if not identifier:
-        raise ValueError("the cursor is not one that a page of this scan came with")
-    return identifier
 
 
 def from_url(url: str, *, asynchronous: bool | None = None, create: bool = True) -> LMDBBackend:
