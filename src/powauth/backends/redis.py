@@ -44,10 +44,9 @@ import re
 import secrets
 import threading
 import warnings
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from powauth import _forks
@@ -63,17 +62,16 @@ from powauth.backends._redis_connections import (
 )
 from powauth.backends._redis_errors import FAILURES, check_loop, redis_unavailable
 from powauth.backends._redis_invalidations import Invalidations, LoopInvalidations, ThreadInvalidations
+from powauth.backends._redis_keys import Place, head, unpack
+from powauth.backends._redis_scanning import SCAN_COUNT, Scanner, format_cursor, parse_cursor
 from powauth.backends._redis_scripts import (
     ADVANCE,
-    BODY,
     CHUNK,
     CREATE,
     DELETE,
     DELETE_OWNER,
     HEADER,
     LIST,
-    MARKS,
-    RECORD,
     RETRY_WINDOW,
     UPDATE,
     Script,
@@ -103,46 +101,10 @@ if TYPE_CHECKING:
     import redis.asyncio
     import redis.cluster
 
-SCAN_COUNT = 100
-"""Keys that one step of a scan examines at least; the namespace may own few of a shared server's keys."""
-
-NAMESPACES = 1024
-"""Namespaces whose check is remembered; an app has a few, or one for each tenant."""
-
 MAX_TTL: Millis = 1 << 52
 """The longest time to live that is asked of the server, which refuses absurd ones."""
 
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z")
-
-
-@lru_cache(maxsize=NAMESPACES)
-def _head(prefix: str, namespace: bytes) -> bytes:
-    """What all keys of a namespace begin with, up to the shard."""
-    # Checked again at the edge to the engine: a namespace with a brace could name another slot, or another record.
-    check_namespace(namespace.decode(errors="replace"))
-    return b"%b:{%b." % (prefix.encode(), namespace)
-
-
-class _Place:
-    """The keys of one shard of one namespace."""
-
-    __slots__ = ("base", "namespace")
-
-    def __init__(self, prefix: str, namespace: bytes, shard: bytes) -> None:
-        self.namespace = namespace
-        self.base = b"%b%b}:" % (_head(prefix, namespace), shard.hex().encode())
-
-    @property
-    def records(self) -> bytes:
-        return self.base + b"r:"
-
-    @property
-    def indexes(self) -> bytes:
-        return self.base + b"o:"
-
-    @property
-    def epochs(self) -> bytes:
-        return self.base + b"e:"
 
 
 class RedisBackend(Backend, ReadsInPlace, ServesCopies):
@@ -214,6 +176,7 @@ class RedisBackend(Backend, ReadsInPlace, ServesCopies):
             self._commands = LoopConnections(self._open, self._timeout)
         else:
             self._commands = ThreadConnections(self._open)
+        self._scanner = Scanner(prefix, self._send, self._open, clustered=self._clustered)
         _forks.on_fork(self, RedisBackend._leave_to_parent)
         self.near_cache: NearCache | None = None
         self._invalidations: Invalidations | None = None
@@ -255,8 +218,8 @@ class RedisBackend(Backend, ReadsInPlace, ServesCopies):
         """See `ServesCopies.get_fresh`: one ``GET``."""
         # Every request comes by here, so it is `_locate` in one expression.
         namespace, _, identifier = key.partition(b":")
-        name = b"%b%b}:r:%b" % (_head(self._prefix, namespace), identifier[:2].hex().encode(), identifier)
-        return _unpack(key, await self._get(name), now)
+        name = b"%b%b}:r:%b" % (head(self._prefix, namespace), identifier[:2].hex().encode(), identifier)
+        return unpack(key, await self._get(name), now)
 
     async def update(self, record: Record, expected_version: int, now: Millis) -> bool:
         """See `Backend.update`: one ``EVALSHA``."""
@@ -283,7 +246,7 @@ class RedisBackend(Backend, ReadsInPlace, ServesCopies):
                 LIST, (place.indexes + user,), (now, place.records, CHUNK, position)
             )
             for identifier, value in zip(ids, values, strict=True):
-                record = _unpack(b"%b:%b" % (place.namespace, identifier), value, now)
+                record = unpack(b"%b:%b" % (place.namespace, identifier), value, now)
                 # What others planted in the index may be another owner's record.
                 if record is not None and record.owner == owner:
                     records[record.key] = record
@@ -334,15 +297,15 @@ class RedisBackend(Backend, ReadsInPlace, ServesCopies):
         """
         check_namespace(namespace)
         self._check_open()
-        node, position, waiting = _parse_cursor(cursor)
+        node, position, waiting = parse_cursor(cursor)
         # A step may find more than was asked for; what is too much waits in the cursor.
         if position is not None and len(waiting) < limit:
-            node, position, found = await self._step(namespace, node, position, max(limit, SCAN_COUNT))
+            node, position, found = await self._scanner.step(namespace, node, position, max(limit, SCAN_COUNT))
             waiting += found
         now_due, waiting = waiting[:limit], waiting[limit:]
-        records = await self._fetch(namespace, now_due, now)
+        records = await self._scanner.fetch(namespace, now_due, now)
         done = position is None and not waiting
-        return Page([*records], None if done else _format_cursor(node, position, waiting))
+        return Page([*records], None if done else format_cursor(node, position, waiting))
 
     async def count(self, namespace: str, now: Millis) -> int:
         """See `Backend.count`: a whole scan in steps of `CHUNK`."""
@@ -388,15 +351,15 @@ class RedisBackend(Backend, ReadsInPlace, ServesCopies):
 
     # Keys
 
-    def _locate(self, key: bytes) -> tuple[_Place, bytes]:
+    def _locate(self, key: bytes) -> tuple[Place, bytes]:
         """Where the record of a key is, and its identifier."""
         namespace, _, identifier = key.partition(b":")
-        return _Place(self._prefix, namespace, identifier[:2]), identifier
+        return Place(self._prefix, namespace, identifier[:2]), identifier
 
-    def _home(self, owner: bytes) -> tuple[_Place, bytes]:
+    def _home(self, owner: bytes) -> tuple[Place, bytes]:
         """Where the records of an owner are, and the user's key."""
         namespace, _, user = owner.partition(b":")
-        return _Place(self._prefix, namespace, shard_of(owner)), user
+        return Place(self._prefix, namespace, shard_of(owner)), user
 
     # Commands
 
@@ -480,48 +443,6 @@ class RedisBackend(Backend, ReadsInPlace, ServesCopies):
         elif self._client is not None:
             forget_connections(self._client)
 
-    # Scanning
-
-    async def _step(
-        self, namespace: str, node: str, position: int, count: int
-    ) -> tuple[str, int | None, Sequence[bytes]]:
-        """One ``SCAN``: the node and the position to go on from (``None`` at the end), and the identifiers found."""
-        # '?' stands for one byte of the shard, and the brace after the four ends the namespace: no other one matches.
-        command = ("SCAN", position, "MATCH", f"{self._prefix}:{{{namespace}.????}}:r:*", "COUNT", count)
-        successor = ""
-        if self._clustered:
-            masters = await self._masters()
-            names = sorted(masters)
-            if node not in masters:
-                node, command = names[0], ("SCAN", 0, *command[2:])
-            following = [name for name in names if name > node]
-            successor = following[0] if following else ""
-            reply = await self._send(*command, target_nodes=masters[node])
-            reply = _only(reply)
-        else:
-            reply = await self._send(*command)
-        after, keys = int(_only(reply[0])), reply[1]
-        start = len(f"{self._prefix}:{{{namespace}.????}}:r:")
-        found = [key[start:] for key in keys]
-        if after:
-            return node, after, found
-        return (successor, 0, found) if successor else (node, None, found)
-
-    async def _masters(self) -> dict[str, Any]:
-        """The masters of the cluster by name."""
-        # A client that is new learns of them with its first command.
-        await self._send("PING", target_nodes="random")
-        return {master.name: master for master in cast("Any", self._open()).get_primaries()}
-
-    async def _fetch(self, namespace: str, identifiers: Sequence[bytes], now: Millis) -> Sequence[Record]:
-        if not identifiers:
-            return []
-        name = namespace.encode()
-        keys = [_Place(self._prefix, name, each[:2]).records + each for each in identifiers]
-        values = await self._send("MGET", *keys)
-        found = (_unpack(b"%b:%b" % (name, each), value, now) for each, value in zip(identifiers, values, strict=True))
-        return [record for record in found if record is not None]
-
 
 def from_url(url: str, *, asynchronous: bool | None = None, create: bool = True) -> RedisBackend:
     """Return a `RedisBackend`; see `powauth.backends.backend_from_url`."""
@@ -529,25 +450,8 @@ def from_url(url: str, *, asynchronous: bool | None = None, create: bool = True)
     return RedisBackend(url, asynchronous=bool(asynchronous))
 
 
-def _unpack(key: bytes, packed: object, now: Millis) -> Record | None:
-    """The live record in a value, ``None`` if there is none or it is not one of ours."""
-    if not isinstance(packed, bytes) or len(packed) < BODY or not packed.startswith(RECORD):
-        return None
-    version, created_at, expires_at, size = HEADER.unpack_from(packed, MARKS)
-    end = BODY + size
-    if expires_at <= now or len(packed) < end:
-        return None
-    owner = b"%b:%b" % (key.partition(b":")[0], packed[BODY:end])
-    return Record(key, owner, version, created_at, expires_at, packed[end:])
-
-
 def _random() -> int:
     return secrets.randbelow(1 << 51) + 1
-
-
-def _only(reply: Any) -> Any:
-    """The reply itself, or the only value of a cluster's mapping from node to reply."""
-    return next(iter(reply.values())) if isinstance(reply, dict) else reply
 
 
 def _policies(reply: Any) -> Iterable[str]:
@@ -560,19 +464,3 @@ def _policies(reply: Any) -> Iterable[str]:
                 yield value.decode() if isinstance(value, bytes) else value
             else:
                 yield from _policies(value)
-
-
-def _format_cursor(node: str, position: int | None, waiting: Iterable[bytes]) -> str:
-    encoded = ",".join(urlsafe_b64encode(each).decode() for each in waiting)
-    return f"{'' if position is None else position}|{node}|{encoded}"
-
-
-def _parse_cursor(cursor: str | None) -> tuple[str, int | None, list[bytes]]:
-    if cursor is None:
-        return "", 0, []
-    try:
-        position, node, encoded = cursor.split("|")
-        waiting = [urlsafe_b64decode(each) for each in encoded.split(",") if each]
-        return node, int(position) if position else None, waiting
-    except ValueError:
-        raise ValueError("not a cursor of this scan") from None

@@ -66,23 +66,19 @@ finds the tables like any other::
     sessions_table(Base.metadata)
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from datetime import timedelta
-from random import uniform
-from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from msgspec.structs import asdict
 
 from powauth import _forks
-from powauth._outages import Failure, unavailable
-from powauth.backends._sql_connections import LoopCheck, needs_transaction, renew_if_cut, uncancelled
 from powauth.backends._sql_drivers import driver_for
 from powauth.backends._sql_engine import check_exists, engine_from_url, is_memory
-from powauth.backends._sql_errors import Subject, broke, is_failure, sql_unavailable
+from powauth.backends._sql_errors import Subject, sql_unavailable
 from powauth.backends._sql_forks import separate_processes
-from powauth.backends._sql_statements import Statement, Tables, build_statements, create_tables, sessions_table
+from powauth.backends._sql_running import AnswerLostError, Runner
+from powauth.backends._sql_statements import Tables, build_statements, create_tables, sessions_table
 from powauth.backends._sqlite_reader import SQLiteReader
 from powauth.backends.base import (
     EPOCH_LIFETIME,
@@ -103,44 +99,21 @@ from powauth.errors import ConfigError, StoreUnavailable
 # isort: split
 # The modules above say what to install where SQLAlchemy is missing.
 from sqlalchemy import Connection, Engine, MetaData
-from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
     from sqlalchemy.orm import Session
 
-__all__ = ["MAX_ATTEMPTS", "SQLBackend", "Tables", "create_tables", "sessions_table"]
+__all__ = ["SQLBackend", "SQLiteBackend", "Tables", "create_tables", "sessions_table"]
 
 T = TypeVar("T")
 
 DEFAULT_TABLE = "powauth_sessions"
 """The table of sessions, unless the app names another."""
 
-MAX_ATTEMPTS = 30
-"""How often a verb is tried at most, each time after the server has rolled it back; the time limit may end that."""
-
-MAX_PAUSE_SECONDS = 0.1
-"""The longest pause between two tries: twice as long each time, and of random length so that rivals part."""
-
 MAX_TIMEOUT_SECONDS = 3600
 """The longest time limit; a longer one would outlast `EPOCH_LIFETIME`."""
-
-_ROLLED_BACK_SQLSTATES = {"40001", "40P01"}
-"""PostgreSQL: serialization_failure, deadlock_detected."""
-
-_ROLLED_BACK_ERRORS = {1020, 1213}
-"""MariaDB: ER_CHECKREAD (a row changed since the snapshot), ER_LOCK_DEADLOCK."""
-
-_NO_BACKSLASH_ESCAPES = 512
-"""MariaDB's SERVER_STATUS_NO_BACKSLASH_ESCAPES."""
-
-
-class _NotCommittedError(Exception):
-    """A transaction failed before its commit was sent: nothing of it has taken effect. The cause says why."""
-
-
-class _AnswerLostError(Exception):
-    """A connection broke after a write was sent, and nobody can tell whether it took effect."""
 
 
 class SQLBackend(Backend):
@@ -197,16 +170,14 @@ class SQLBackend(Backend):
         separate_processes(core)
         self._statements = build_statements(self.tables, dialect)
         self._dialect = dialect
-        self._is_maria = dialect.name in {"mysql", "mariadb"}
-        if not self._owned and not self._is_maria:
+        if not self._owned and dialect.name not in {"mysql", "mariadb"}:
             # Costs nothing here, and several round trips on MariaDB.
             made = made.execution_options(isolation_level="AUTOCOMMIT")
         self._engine: Engine | None = made if isinstance(made, Engine) else None
         self._async_engine: AsyncEngine | None = None if isinstance(made, Engine) else made
         self.mode = "async" if self._engine is None else "blocking"
         self._subject = Subject("the session database", self._how_to_create())
-        self._loops = LoopCheck()
-        self._closed = False
+        self._runner = Runner(made, self._seconds, self._subject, commits=not self._owned)
 
     async def create(self, record: Record, epoch: int | None, now: Millis) -> bool:
         """See `Backend.create`. PostgreSQL and SQLite: one statement; MariaDB: two if ``epoch`` is 0, else one."""
@@ -236,11 +207,11 @@ class SQLBackend(Backend):
             rows = () if epoch is None else self._statements.get(connection, key=record.key, now=now).all()
             return any(_record(row) == record for row in rows)
 
-        return await self._write(work, again=lambda connection: work(connection) or was_mine(connection))
+        return await self._runner.write(work, again=lambda connection: work(connection) or was_mine(connection))
 
     async def get(self, key: bytes, now: Millis) -> Record | None:
         """See `Backend.get`. One statement."""
-        rows = await self._read(self._statements.get, key=key, now=now)
+        rows = await self._runner.read(self._statements.get, key=key, now=now)
         return _record(rows[0]) if rows else None
 
     async def update(self, record: Record, expected_version: int, now: Millis) -> bool:
@@ -258,7 +229,7 @@ class SQLBackend(Backend):
             )
             return changed.rowcount > 0
 
-        return await self._write(work, again=work)
+        return await self._runner.write(work, again=work)
 
     async def delete(self, key: bytes, now: Millis) -> bool:
         """See `Backend.delete`. One statement."""
@@ -268,32 +239,33 @@ class SQLBackend(Backend):
 
         def again(connection: Connection) -> bool:
             if not work(connection):
-                raise _AnswerLostError
+                raise AnswerLostError
             return True
 
-        return await self._write(work, again=again)
+        return await self._runner.write(work, again=again)
 
     async def list(self, owner: bytes, now: Millis) -> list[Record]:
         """See `Backend.list`. One statement."""
-        rows = await self._read(self._statements.list_owner, owner=owner, now=now)
+        rows = await self._runner.read(self._statements.list_owner, owner=owner, now=now)
         return [record for row in rows if (record := _record(row)) is not None]
 
     async def epoch(self, owner: bytes, now: Millis, *, advance: bool = False) -> int:
         """See `Backend.epoch`. One statement."""
         if not advance:
-            rows = await self._read(self._statements.epoch, owner=owner)
+            rows = await self._runner.read(self._statements.epoch, owner=owner)
             return int(rows[0][0]) if rows else 0
 
         def work(connection: Connection) -> int:
             return int(self._statements.advance(connection, owner=owner, now=now).scalar_one())
 
         # Moving it twice does no harm: nobody has been told of the first.
-        return await self._write(work, again=work)
+        return await self._runner.write(work, again=work)
 
     async def delete_owner(self, owner: bytes, now: Millis, keep: bytes | None = None) -> int:
         """See `Backend.delete_owner`. A transaction of two statements; `delete_owner_in` is for one of your own."""
-        return await self._run(
-            lambda connection: self._transaction(connection, lambda: self._delete_owner(connection, owner, now, keep))
+        runner = self._runner
+        return await runner.run(
+            lambda connection: runner.transaction(connection, lambda: self._delete_owner(connection, owner, now, keep))
         )
 
     @overload
@@ -341,7 +313,7 @@ class SQLBackend(Backend):
                 f"the connection is to {session.dialect.name}, the backend's tables to {self._dialect.name}"
             )
         try:
-            self._check_server(session)
+            self._runner.check_server(session)
             return self._delete_owner(session, owner, now, keep)
         except DBAPIError as error:
             raise sql_unavailable(error, self._subject) from error
@@ -355,7 +327,7 @@ class SQLBackend(Backend):
                 went += self._statements.forget(connection, now=now - EPOCH_LIFETIME, limit=limit - went).rowcount
             return went
 
-        return await self._write(work, again=work)
+        return await self._runner.write(work, again=work)
 
     async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
         """See `Backend.scan`. One statement that looks at ``limit`` records; a page has fewer where some have expired.
@@ -365,7 +337,7 @@ class SQLBackend(Backend):
         """
         first = make_key(check_namespace(namespace), b"")
         start = first if cursor is None else key_in_cursor(cursor, namespace)
-        rows = await self._read(self._statements.scan, start=start, end=_after(first), limit=limit)
+        rows = await self._runner.read(self._statements.scan, start=start, end=_after(first), limit=limit)
         records = [record for row in rows if (record := _record(row)) is not None and record.expires_at > now]
         # The least key that is greater than the last one seen.
         return Page(records, (rows[-1][0] + b"\x00").hex() if len(rows) == limit else None)
@@ -373,7 +345,7 @@ class SQLBackend(Backend):
     async def count(self, namespace: str, now: Millis) -> int:
         """See `Backend.count`. One statement."""
         first = make_key(check_namespace(namespace), b"")
-        rows = await self._read(self._statements.count, start=first, end=_after(first), now=now)
+        rows = await self._runner.read(self._statements.count, start=first, end=_after(first), now=now)
         return int(rows[0][0])
 
     async def create_tables(self) -> None:
@@ -386,18 +358,18 @@ class SQLBackend(Backend):
         def work(connection: Connection) -> None:
             create_tables(connection, self.tables)
 
-        await self._run(lambda connection: self._transaction(connection, lambda: work(connection)))
+        await self._runner.run(lambda connection: self._runner.transaction(connection, lambda: work(connection)))
 
     async def close(self) -> None:
         """See `Backend.close`. An engine that the app has made stays open."""
         _forks.check()
-        self._closed = True
+        self._runner.close()
         if self._owned and self._engine is not None:
             self._engine.dispose()
         elif self._owned and self._async_engine is not None:
             await self._async_engine.dispose()
 
-    # How a verb is carried out
+    # Inside
 
     def _how_to_create(self) -> str:
         table = self.tables.sessions.fullname
@@ -414,137 +386,6 @@ class SQLBackend(Backend):
         else:
             gone = self._statements.delete_owner_but_one(connection, owner=owner, key=keep)
         return _count_live(gone.scalars().all(), now)
-
-    async def _read(self, statement: Statement, **values: object) -> Sequence[Sequence[Any]]:
-        def work(connection: Connection) -> Sequence[Sequence[Any]]:
-            return statement(connection, **values).all()
-
-        return await self._run(work, again=work)
-
-    async def _write(self, work: Callable[[Connection], T], *, again: Callable[[Connection], T] | None = None) -> T:
-        def committed(work: Callable[[Connection], T]) -> Callable[[Connection], T]:
-            def whole(connection: Connection) -> T:
-                result = work(connection)
-                if not self._owned:
-                    # Sends nothing where autocommit holds; an app's hooks on its engine may have begun a transaction.
-                    connection.commit()
-                return result
-
-            return whole
-
-        return await self._run(committed(work), again=None if again is None else committed(again))
-
-    def _transaction(self, connection: Connection, work: Callable[[], T]) -> T:
-        explicit = False
-        try:
-            if self._dialect.name == "postgresql":
-                connection.execution_options(isolation_level="READ COMMITTED")
-            connection.begin()
-            if self._is_maria:
-                connection.exec_driver_sql("START TRANSACTION")
-                explicit = True
-            elif self._dialect.name == "sqlite" and not _in_sqlite_transaction(connection):
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-                explicit = True
-            result = work()
-        except BaseException as error:
-            if explicit:
-                # SQLAlchemy does not know of this transaction: it ends with the connection.
-                connection.invalidate()
-            if isinstance(error, StatementError):
-                raise _NotCommittedError from error
-            raise
-        if explicit:
-            try:
-                connection.exec_driver_sql("COMMIT")
-            except BaseException:
-                connection.invalidate()
-                raise
-        else:
-            connection.commit()
-        return result
-
-    def _check_server(self, connection: Connection) -> None:
-        if not self._is_maria:
-            return
-        if not getattr(connection.dialect, "is_mariadb", False):
-            raise ConfigError("SQLBackend serves MariaDB, which has RETURNING; not MySQL")
-        driver = connection.connection.driver_connection
-        if connection.dialect.driver == "asyncmy" and getattr(driver, "server_status", 0) & _NO_BACKSLASH_ESCAPES:
-            raise ConfigError("asyncmy does not escape under sql_mode NO_BACKSLASH_ESCAPES: take it out of sql_mode")
-
-    async def _run(self, work: Callable[[Connection], T], *, again: Callable[[Connection], T] | None = None) -> T:
-        """Borrow a connection, do the work, and turn what the database raises into `StoreUnavailable`.
-
-        Args:
-            work: what to do.
-            again: what to do instead, once, if the connection broke and ``work`` may have taken effect. If it is
-                ``None``, that is an error.
-        """
-        if self._closed:
-            raise unavailable(Failure("the SQL backend is closed"))
-        try:
-            if self._async_engine is None:
-                return await self._attempts(work, again)
-            _forks.check()  # which gives a forked process a pool of its own
-            self._loops.check(self._async_engine.sync_engine)
-            async with asyncio.timeout(self._seconds):
-                attempts = self._attempts(work, again)
-                return await uncancelled(attempts, self._dialect)
-        except (_NotCommittedError, _AnswerLostError) as error:
-            raise sql_unavailable(error.__cause__, self._subject) from error.__cause__
-        except Exception as error:
-            # OSError: also of TimeoutError, and of drivers that let the socket's own error through.
-            if is_failure(error):
-                raise sql_unavailable(error, self._subject) from error
-            raise
-
-    async def _attempts(self, work: Callable[[Connection], T], again: Callable[[Connection], T] | None) -> T:
-        deadline = monotonic() + self._seconds
-        attempt = 0
-        lost: StatementError | None = None
-        while True:
-            attempt += 1
-            try:
-                return await self._once(work)
-            except _AnswerLostError as error:
-                raise error from lost
-            except (StatementError, _NotCommittedError) as error:
-                cause = error.__cause__ if isinstance(error, _NotCommittedError) else error
-                repeat = isinstance(cause, DBAPIError) and _was_rolled_back(cause)
-                if isinstance(cause, StatementError) and broke(cause) and lost is None:
-                    lost = cause
-                    if cause is error and again is not None:
-                        work = again
-                    repeat = repeat or cause is not error or again is not None
-                if not repeat or attempt == MAX_ATTEMPTS or monotonic() > deadline:
-                    raise
-            if attempt > 1:
-                pause = uniform(0, min(MAX_PAUSE_SECONDS, 0.001 * 2**attempt))  # noqa: S311 not a secret
-                if self._async_engine is None:
-                    sleep(pause)  # noqa: ASYNC251 no event loop runs this
-                else:
-                    await asyncio.sleep(pause)
-
-    async def _once(self, work: Callable[[Connection], T]) -> T:
-        _forks.check()
-
-        def checked(connection: Connection) -> T:
-            renew_if_cut(connection)
-            self._check_server(connection)
-            if not needs_transaction(connection):
-                return work(connection)
-            connection.execution_options(isolation_level="READ COMMITTED")
-            result = work(connection)
-            connection.commit()
-            return result
-
-        if self._engine is not None:
-            with self._engine.connect() as connection:
-                return checked(connection)
-        assert self._async_engine is not None  # noqa: S101 one of the two is there
-        async with self._async_engine.connect() as asynchronous:
-            return await asynchronous.run_sync(checked)
 
 
 class SQLiteBackend(SQLBackend, ReadsInPlace):
@@ -619,17 +460,6 @@ def _count_live(expiries: Sequence[Any], now: Millis) -> int:
 def _after(prefix: bytes) -> bytes:
     """What follows every key that begins with the prefix, a namespace and its colon."""
     return prefix[:-1] + bytes([prefix[-1] + 1])
-
-
-def _in_sqlite_transaction(connection: Connection) -> bool:
-    return bool(getattr(connection.connection.driver_connection, "in_transaction", False))
-
-
-def _was_rolled_back(error: DBAPIError) -> bool:
-    original = error.orig
-    sqlstate = getattr(original, "sqlstate", None)
-    arguments = getattr(original, "args", ())
-    return sqlstate in _ROLLED_BACK_SQLSTATES or bool(arguments and arguments[0] in _ROLLED_BACK_ERRORS)
 
 
 def from_url(url: str, *, asynchronous: bool | None = None, create: bool = True) -> SQLBackend:
