@@ -15,7 +15,7 @@ SOURCE = Path(powauth.__file__).parent
 
 LINES = (
     ("errors",),
-    ("_forks", "_extras", "_times"),  # helpers that know nothing of sessions
+    ("_forks", "_extras", "_options", "_times"),  # helpers that know nothing of sessions
     ("_running",),  # asks _extras about anyio
     ("_outages",),
     ("backends.base",),

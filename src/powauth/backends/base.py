@@ -32,13 +32,13 @@ ability            adds                                        a backend has it 
 """
 
 import hashlib
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Sequence
 from typing import Any, Literal, TypeGuard, TypeVar
 
 import msgspec
 
+from powauth._options import short_name
 from powauth._running import on_event_loop
 from powauth.errors import ConfigError
 
@@ -60,8 +60,6 @@ MAX_VALUE_BYTES = 65_536
 
 MAX_OWNER_BYTES = 320
 """The longest owner a backend must take: the namespace, a colon, and a user's key of up to 255 bytes."""
-
-_NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z")
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -313,12 +311,7 @@ def check_namespace(namespace: object) -> str:
     Raises:
         ConfigError: if it is anything else.
     """
-    if not isinstance(namespace, str) or not _NAMESPACE.match(namespace):
-        raise ConfigError(
-            "namespace must be 1 to 63 characters of A-Z, a-z, 0-9, '_', '.', '-', the first a letter or digit; "
-            f"got {namespace!r}"
-        )
-    return namespace
+    return short_name("namespace", namespace)
 
 
 def make_owner(namespace: str, user_key: str) -> bytes:

@@ -45,6 +45,7 @@ from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from powauth import _forks
+from powauth._options import flag, whole_number
 from powauth._outages import Failure, unavailable
 from powauth.backends import _lmdb_records as tree
 from powauth.backends._lmdb_engine import (
@@ -152,15 +153,11 @@ class LMDBBackend(Backend, ReadsInPlace, Transactional, CountsEpochs):
         if isinstance(path, bytes) or not os.fspath(path) or "\0" in os.fspath(path):
             raise ConfigError("path must name a directory: a str or a path, not empty, without NUL")
         for name, size in (("map_size", map_size), ("max_map_size", max_map_size)):
-            if isinstance(size, bool) or not isinstance(size, int) or not MIN_MAP_SIZE <= size <= MAX_MAP_SIZE:
-                raise ConfigError(
-                    f"{name} must be a number of bytes from {MIN_MAP_SIZE} to {MAX_MAP_SIZE}, not {size!r}"
-                )
+            whole_number(name, size, at_least=MIN_MAP_SIZE, at_most=MAX_MAP_SIZE)
         if max_map_size < map_size:
             raise ConfigError(f"max_map_size ({max_map_size}) must not be smaller than map_size ({map_size})")
-        for name, choice in (("durable", durable), ("group_access", group_access)):
-            if not isinstance(choice, bool):
-                raise ConfigError(f"{name} must be True or False, not {choice!r}")
+        flag("durable", durable)
+        flag("group_access", group_access)
         engine = acquire(directory, Options(map_size, max_map_size, durable, group_access))
         self._engine: Engine | None = engine
         self._abandon = weakref.finalize(self, abandoned.append, engine)

@@ -13,6 +13,7 @@ from typing import Final, Generic, TypeVar
 import msgspec
 
 from powauth import _forks
+from powauth._options import whole_number
 from powauth.backends.base import (
     EPOCH_LIFETIME,
     Backend,
@@ -103,9 +104,7 @@ class MemoryBackend(Backend, ReadsInPlace, CountsEpochs, PerProcess):
     mode: Mode = "inline"
 
     def __init__(self, *, max_records: int | None = None) -> None:
-        if max_records is not None and (not isinstance(max_records, int) or max_records < 1):
-            raise ConfigError(f"max_records must be a positive whole number, or None for no bound; got {max_records!r}")
-        self._max_records = max_records
+        self._max_records = None if max_records is None else whole_number("max_records", max_records)
         self._lock = threading.Lock()
         self._closed = False
         self._moves = 0

@@ -27,8 +27,8 @@ from itertools import islice
 from typing import Protocol
 
 from powauth import _forks
+from powauth._options import whole_number
 from powauth.backends.base import Millis, Record
-from powauth.errors import ConfigError
 
 HEARTBEAT_INTERVAL = 0.5
 """Seconds from one reply on the channel to the next request."""
@@ -86,11 +86,7 @@ class NearCache:
     """
 
     def __init__(self, max_records: int, clock: Callable[[], float] = clock) -> None:
-        if isinstance(max_records, bool) or not isinstance(max_records, int) or max_records < 1:
-            raise ConfigError(
-                f"near_cache is the number of records to keep in the process, 1 or more; got {max_records!r}"
-            )
-        self._max = max_records
+        self._max = whole_number("near_cache", max_records)
         self._clock = clock
         self._lock = threading.Lock()
         self._generation = 0

@@ -50,6 +50,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from powauth import _forks
+from powauth._options import short_name
 from powauth._outages import Failure, unavailable
 from powauth.backends._near_channel import changing, near_cache_option, read_and_keep
 from powauth.backends._redis_clients import Client, client_from_url, close_client, forget_connections, inspect_client
@@ -104,8 +105,6 @@ if TYPE_CHECKING:
 MAX_TTL: Millis = 1 << 52
 """The longest time to live that is asked of the server, which refuses absurd ones."""
 
-_PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z")
-
 
 class RedisBackend(Backend, ReadsInPlace, ServesCopies):
     """Records in Redis or Valkey; the module's text tells how, and what an engine like this can lose.
@@ -148,12 +147,7 @@ class RedisBackend(Backend, ReadsInPlace, ServesCopies):
         asynchronous: bool = False,
         near_cache: int | None = None,
     ) -> None:
-        if not _PREFIX.match(prefix):
-            raise ConfigError(
-                "prefix must be 1 to 63 characters of A-Z, a-z, 0-9, '_', '.', '-', the first a letter or digit; "
-                f"got {prefix!r}"
-            )
-        self._prefix = prefix
+        self._prefix = short_name("prefix", prefix)
         self._timeout = timeout.total_seconds() if isinstance(timeout, timedelta) else float(timeout)
         if not 0 < self._timeout < float("inf"):
             raise ConfigError(f"timeout must be a positive duration; got {timeout!r}")

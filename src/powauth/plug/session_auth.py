@@ -9,6 +9,7 @@ from typing import Final, get_args
 
 import msgspec
 
+from powauth._options import whole_number
 from powauth._times import duration
 from powauth.accounts.anywhere import anywhere
 from powauth.accounts.base import Account, U, UsersContext
@@ -105,8 +106,8 @@ class SessionAuth(Authenticator[U, I]):
         check_users(users)
         if on_reuse not in get_args(OnReuse):
             raise ConfigError(f"on_reuse must be 'revoke' or 'reject', not {on_reuse!r}")
-        if max_sessions is not None and (type(max_sessions) is not int or max_sessions < 1):
-            raise ConfigError(f"max_sessions must be a whole number from 1, or None, not {max_sessions!r}")
+        if max_sessions is not None:
+            whole_number("max_sessions", max_sessions)
         if throttle is not None and not isinstance(throttle, Throttle):
             raise ConfigError(f"throttle must be a Throttle, or None, not {type(throttle).__name__}")
         self._clock: Final = clock
