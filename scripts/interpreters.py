@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -56,6 +57,13 @@ def missing(found: Iterable[Interpreter]) -> list[str]:
     """Return the admitted versions that no interpreter has, such as ``Python 3.14``."""
     there = {each.version[:2] for each in found}
     return [f"Python {major}.{minor}" for major, minor in ADMITTED if (major, minor) not in there]
+
+
+def others(found: list[Interpreter]) -> list[Interpreter]:
+    """Return the interpreters without this process's own, unless no other one has its minor version."""
+    own = Path(sys.executable).resolve()
+    rest = [each for each in found if each.path != own]
+    return rest if missing(rest) == missing(found) else found
 
 
 def _ask(executable: Path) -> Interpreter | None:

@@ -10,7 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 from scripts import matrix, matrix_environments
 from scripts.empty_environments import Failed, project
-from scripts.interpreters import Interpreter, find, folders, missing
+from scripts.interpreters import Interpreter, find, folders, missing, others
 from scripts.matrix import Row, counts, judge, main, table
 from scripts.page_programs import ROOT
 
@@ -77,6 +77,12 @@ def test_what_cannot_be_run_or_is_not_admitted_is_passed_over(home: Path) -> Non
     (home / "bin" / "python3.13").write_text("no program")
     assert find(folders()) == []
     assert len(missing([])) == 4
+
+
+def test_the_quick_part_leaves_its_own_interpreter_to_the_whole_suite_if_another_is_like_it() -> None:
+    own = Interpreter((3, 11, 7), Path(sys.executable).resolve())
+    assert others([OLD, own, NEW]) == [OLD, NEW]
+    assert others([own, NEW]) == [own, NEW]
 
 
 def test_a_real_interpreter_says_its_version() -> None:
