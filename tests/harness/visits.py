@@ -14,7 +14,7 @@ from powauth.backends.base import drive
 from powauth.backends.memory import MemoryBackend
 from powauth.errors import PowauthError
 from powauth.http.answers import Answers
-from powauth.http.connection import States, with_effects
+from powauth.http.connection import States
 from powauth.http.visit import Visit, Visits, bound_in
 from powauth.sessions.store import Stored
 
@@ -130,9 +130,7 @@ class Request:
             if answer is None:
                 raise
             result, status = error, answer.status
-        effects = drive(self._visit.effects(failed=status >= 500))
-        fields = with_effects([], effects, self._client.app.auth.vary)
-        headers = [(name.decode(), value.decode()) for name, value in fields]
+        headers = drive(self._visit.headers([], failed=status >= 500))
         user = None if status == 503 else self.auth.identity
         reply = Reply(user, result, status, headers)
         if not lost:

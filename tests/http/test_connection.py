@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from harness.core_support import hurried
 from harness.support import FakeConnection
-from powauth.http.connection import MISSING, NO_EFFECTS, Effects, Headers, with_effects
+from powauth.http.connection import MISSING, NO_EFFECTS, Connection, Effects, Headers, States, with_effects
 
 NO_STORE = Effects(no_store=True)
 COOKIE = (b"Cookie",)
@@ -120,3 +120,35 @@ def test_any_headers_of_an_app(headers: Headers, no_store: bool, cookie: str | N
         directives = [part.strip().lower() for value in values(after, b"cache-control") for part in value.split(b",")]
         assert b"no-store" in directives
         assert b"public" not in directives
+
+
+class Bare(Connection):
+    """A connection that overrides no more than it must."""
+
+    states: States
+
+    def method(self) -> str:
+        return "GET"
+
+    def target(self) -> str:
+        return "/"
+
+    def cookies(self) -> str:
+        return ""
+
+    def header(self, name: str) -> str | None:
+        return None
+
+    def client_ip(self) -> str | None:
+        return None
+
+
+def test_a_connection_keeps_what_is_assigned_and_has_no_session_of_a_framework() -> None:
+    connection = Bare()
+    connection.states = {}
+    assert connection.assigned("current_user") is MISSING
+    connection.assign("current_user", None)
+    assert connection.assigned("current_user") is None
+    assert connection.session() is None
+    assert not connection.renew_session()
+    assert connection.prefix() == ""

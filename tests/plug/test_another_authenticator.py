@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from harness.small_users import WEAK_ROUNDS, Row, SmallUsers, Store
 from harness.support import FakeConnection, Me, MemoryUsers, User
 from harness.visits import PASSWORD
-from powauth import Account, Authenticator, ConfigError, RequestAuth
+from powauth import Account, Authenticator, ConfigError, Hooks, MoreNeeded, RequestAuth, Step
 from powauth.accounts.service import AS_BEFORE, Grant
 from powauth.backends.base import drive
 from powauth.http.connection import NO_EFFECTS, Connection
@@ -126,3 +127,23 @@ def test_what_a_browser_may_have_added_is_taken_for_presented(
 def test_it_keeps_no_sessions_and_says_so(auth: HeaderAuth, work: Callable[[Any], object]) -> None:
     with pytest.raises(ConfigError, match="HeaderAuth keeps no sessions; use a SessionAuth"):
         work(bound(auth, x_user=ADA))
+
+
+def test_a_second_factor_is_asked_for_over_it_too() -> None:
+    def ask(step: Step[Me]) -> None:
+        raise MoreNeeded(["code"])
+
+    users = MemoryUsers()
+    users.add(ADA, PASSWORD)
+    request = bound(HeaderAuth(users, hooks=Hooks(before_sign_in=ask)))
+    with pytest.raises(MoreNeeded):
+        drive(request.sign_in(RIGHT))
+    assert request.identity is None
+
+
+def test_a_weak_hash_is_made_stronger_over_it_too() -> None:
+    users: Any = SmallUsers(Store())
+    users.store.rows[1] = Row(1, ADA, users.hashed(PASSWORD, WEAK_ROUNDS))
+    request = bound(HeaderAuth(users))
+    assert drive(request.sign_in(RIGHT)) is not None
+    assert not users.needs_rehash(users.store.rows[1])

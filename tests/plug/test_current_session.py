@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,6 +12,7 @@ from harness.support import FakeConnection, cheap_hash
 from harness.visits import HOUR, MINUTE, PASSWORD, Auth, Client, Request, SmallApp
 from powauth import ConfigError, CredentialsCache, NotSignedIn, StoreUnavailable, Throttle, Throttled
 from powauth.backends.base import drive
+from powauth.backends.lmdb import LMDBBackend
 from powauth.sessions.ids import encode_sid
 
 ADA = "ada@example.org"
@@ -375,3 +377,31 @@ def test_metadata_that_no_record_can_hold_is_refused(changes: dict[str, Any]) ->
     with pytest.raises(TypeError, match="64 bits"):
         client.send(lambda auth: auth.update_metadata(**changes))
     assert client.who() == ADA
+
+
+def test_a_response_that_took_longer_than_the_grace_sends_no_id() -> None:
+    app = SmallApp()
+    client = signed_in(app)
+    app.clock.advance(20 * MINUTE)
+    slow = client.begin()
+    fast = client.copy()
+    fast.send()
+    fast.send()
+    app.clock.advance(MINUTE)
+    assert slow.answer(lost=True).cookie is None
+    assert fast.who() == ADA
+
+
+def test_a_sign_out_in_an_outage_is_an_error_and_takes_the_cookie() -> None:
+    app = SmallApp()
+    client = signed_in(app)
+    app.backend.fail["*"] = StoreUnavailable("down")
+    reply = client.send(lambda auth: auth.sign_out())
+    assert reply.status == 503
+    assert client.cookie is None
+
+
+def test_a_sign_in_takes_its_count_back_in_the_change_that_makes_the_session(tmp_path: Path) -> None:
+    app = SmallApp(throttle=Throttle(), backend=LMDBBackend(tmp_path / "db", durable=False))
+    for _ in range(15):  # more than the failures that an account may have
+        app.client().sign_in()
