@@ -6,9 +6,19 @@ from typing import Self
 
 import pytest
 
-from harness.support import Me
+from harness.support import SECRET, Me, MemoryUsers
 from harness.visits import PASSWORD, Auth, Client, SmallApp
-from powauth import ConfigError, Extension, Hooks, MoreNeeded, Parts, Refused, Step, StoreUnavailable
+from powauth import (
+    ConfigError,
+    Extension,
+    Hooks,
+    MoreNeeded,
+    Parts,
+    Refused,
+    SessionAuth,
+    Step,
+    StoreUnavailable,
+)
 from powauth.backends.base import drive
 
 ADA = "ada@example.org"
@@ -270,20 +280,42 @@ def test_a_handler_finds_an_extension_by_its_class() -> None:
         client.send(lambda auth: auth.extension(Tokens))
 
 
-def test_an_extension_that_lacks_what_it_needs_refuses_at_construction() -> None:
-    class ResetColumns:
-        """A mixin."""
+class ResetColumns:
+    """Columns of an extension, as a mixin."""
 
-    class Reset(Extension[Me]):
-        name = "reset"
-        needs = (ResetColumns,)
 
-        def bind(self, parts: Parts[Me]) -> Self:
-            missing = [each.__name__ for each in self.needs if not issubclass(Me, each)]
-            raise ConfigError(f"the model needs {', '.join(missing)}")
+class Reset(Extension[Me]):
+    name = "reset"
+    needs = (ResetColumns,)
 
-    with pytest.raises(ConfigError, match="the model needs ResetColumns"):
+
+def test_an_extension_needs_mixins_of_the_apps_model() -> None:
+    with pytest.raises(ConfigError, match="'reset' needs columns: derive the users context's model from ResetColumns"):
         SmallApp(extensions=[Reset()])
+
+
+def test_the_model_that_lacks_a_mixin_is_named() -> None:
+    class WithModel(MemoryUsers):
+        model: type = Me
+
+    with pytest.raises(ConfigError, match="'reset' needs columns: derive Me from ResetColumns"):
+        SessionAuth(secret_key=SECRET, users=WithModel(), backend="memory://", extensions=[Reset()])
+
+
+def test_a_model_with_the_mixin_will_do() -> None:
+    class Row(ResetColumns): ...
+
+    class WithModel(MemoryUsers):
+        model: type = Row
+
+    reset = Reset()
+    auth = SessionAuth(secret_key=SECRET, users=WithModel(), backend="memory://", extensions=[reset])
+    assert auth.extension(Reset) is reset
+
+
+def test_a_carrier_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match="carrier must be a carrier such as CookieCarrier"):
+        SessionAuth(secret_key=SECRET, users=MemoryUsers(), backend="memory://", carrier="cookie")  # type: ignore[arg-type]
 
 
 def test_what_is_no_extension_is_refused() -> None:

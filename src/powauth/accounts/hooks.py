@@ -133,7 +133,7 @@ class Extension(Generic[I]):
 
     Attributes:
         name: the purpose of its keys, and the last part of its namespace.
-        needs: mixins that the app's model must have. `bind` checks them.
+        needs: mixins that the app's model must have. `SessionAuth` raises `ConfigError` if one is missing.
     """
 
     name: ClassVar[str] = ""

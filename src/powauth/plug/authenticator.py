@@ -66,7 +66,7 @@ class Authenticator(ABC, Generic[U, I]):
         if hooks is not None and not isinstance(hooks, Hooks):
             raise ConfigError(f"hooks must be Hooks(before_sign_in=..., ...), not {type(hooks).__name__}")
         for extension in extensions:
-            check_extension(extension)
+            check_extension(extension, users)
         self.users: Final = users
         self.current_user_key: Final = current_user_key
         self.accounts: Final[AccountService[I]] = AccountService(
@@ -328,12 +328,19 @@ def check_users(users: object) -> None:
         raise ConfigError(f"users must be a UsersContext, such as SQLAlchemyUsers, not {type(users).__name__}")
 
 
-def check_extension(extension: Extension[I]) -> Extension[I]:
-    """Return an extension, and refuse what is none.
+def check_extension(extension: Extension[I], users: UsersContext[Any, I]) -> Extension[I]:
+    """Return an extension that an authenticator was given.
 
     Raises:
-        ConfigError: if it is anything else.
+        ConfigError: if it is not an `Extension`, or the app's model lacks a mixin that the extension needs.
     """
     if not isinstance(extension, Extension):
         raise ConfigError(f"extensions must be Extension objects, not {type(extension).__name__}")
+    model = getattr(users, "model", None)  # of a users context over an app's own table
+    missing = [each.__name__ for each in extension.needs if not (isinstance(model, type) and issubclass(model, each))]
+    if missing:
+        name = model.__name__ if isinstance(model, type) else "the users context's model"
+        raise ConfigError(
+            f"the extension {extension.name!r} needs columns: derive {name} from {', '.join(missing)}, too"
+        )
     return extension

@@ -110,6 +110,8 @@ class SessionAuth(Authenticator[U, I]):
             whole_number("max_sessions", max_sessions)
         if throttle is not None and not isinstance(throttle, Throttle):
             raise ConfigError(f"throttle must be a Throttle, or None, not {type(throttle).__name__}")
+        if carrier is not None and not isinstance(carrier, Carrier | AnyOf):
+            raise ConfigError(f"carrier must be a carrier such as CookieCarrier(), not {type(carrier).__name__}")
         self._clock: Final = clock
         self.keyring: Final = secret_key if isinstance(secret_key, Keyring) else Keyring(secret_key)
         name = session_key if app_name is None else f"{app_name}_{session_key}"
@@ -142,7 +144,7 @@ class SessionAuth(Authenticator[U, I]):
             now=self.now,
             emit=lambda event, key, detail: self.note(event, None, key=key, detail=detail),
         )
-        return [check_extension(each).bind(parts) for each in extensions]
+        return [check_extension(each, users).bind(parts) for each in extensions]
 
     def _channels(self, name: str, prefix: str) -> list[Channel[I]]:
         channels: list[Channel[I]] = []
