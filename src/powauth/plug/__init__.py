@@ -1,4 +1,4 @@
-"""The plug: what composes sessions, accounts and HTTP, and what integrations put in front of an app."""
+"""The plug: composes sessions, accounts and HTTP. Integrations put it in front of an app."""
 
 from powauth.plug.authenticator import Authenticator, key_of
 from powauth.plug.options import Remember

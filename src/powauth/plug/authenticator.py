@@ -1,7 +1,7 @@
 """`Authenticator`: the contract that every integration accepts.
 
-Implement `Authenticator.fetch`, `create` and `delete` and you have another way of telling who a request is from: a
-token, or a header that a trusted proxy sets. `powauth.plug.session_auth.SessionAuth` is the session plug.
+A subclass that implements `fetch`, `create` and `delete` is another way to authenticate requests: by a token, or by a
+header that a trusted proxy sets. `powauth.plug.session_auth.SessionAuth` is the session plug.
 """
 
 import logging
@@ -24,25 +24,25 @@ E = TypeVar("E", bound=Extension[Any])
 
 
 def key_of(authenticator: "str | Authenticator[Any, Any]") -> str:
-    """Return the ``current_user_key`` of an authenticator. A key is its own."""
+    """Return the ``current_user_key`` of an authenticator. Return a key unchanged."""
     return authenticator if isinstance(authenticator, str) else authenticator.current_user_key
 
 
 class Authenticator(ABC, Generic[U, I]):
-    """One way of telling who a request is from. Implement `fetch`, `create` and `delete`.
+    """The base class of all ways to authenticate requests. Implement `fetch`, `create` and `delete`.
 
-    An authenticator is immutable and holds nothing of any request, so one object serves all threads, tasks and apps.
+    An authenticator is immutable and holds no state of a request, so one object serves all threads, tasks and apps.
 
     Args:
-        users: who the users are.
+        users: the users context.
         current_user_key: the name under which the current user is assigned to a request.
         hooks: the app's own functions before and after each flow.
         extensions: features around the plug, in the order in which they run.
 
     Attributes:
         accounts: the flows: sign in, register, change, delete, sign out.
-        vary: the request headers that tell users apart.
-        secure: whether clients are to use https.
+        vary: the request headers that identify the user, for ``Vary``.
+        secure: whether clients must use https.
 
     Raises:
         ConfigError: if an option is wrong.
@@ -82,50 +82,53 @@ class Authenticator(ABC, Generic[U, I]):
 
     @abstractmethod
     async def fetch(self, connection: Connection) -> I | None:
-        """Return the identity of who the request is from, or ``None``.
+        """Return the identity of the request's user; ``None`` if nobody is signed in.
 
         Raises:
-            StoreUnavailable: if nobody can tell.
+            StoreUnavailable: if the user cannot be determined.
         """
 
     @abstractmethod
     async def create(self, connection: Connection, account: Account[I], grant: Grant = AS_BEFORE) -> Account[I] | None:
-        """Sign an account in on this connection, and return it as it is now.
+        """Sign an account in on this connection. Return the account as it is now.
 
-        ``None`` is the answer if the account is gone or locked, or no longer has the proof that was checked.
+        Return ``None`` if the account is gone or locked, or no longer has the proof that was checked.
         """
 
     @abstractmethod
     async def delete(self, connection: Connection) -> None:
-        """Sign out on this connection. Nothing that was valid for it is valid once this returns."""
+        """Sign out on this connection. Once this returns, none of its credentials is valid."""
 
     def is_due(self, connection: Connection) -> bool:
-        """Return whether `respond` may have something to say. Where this is false it is not asked."""
+        """Return whether `respond` may change the response. If not, powauth does not call it."""
         del connection
         return True
 
     async def respond(self, connection: Connection, *, failed: bool = False) -> Effects:
-        """Return what the response is to carry. Called once, when it starts. ``failed``: the handler raised."""
+        """Return the changes to a response. powauth calls this once, when the response starts.
+
+        ``failed``: the status is 500 or more, or the handler raised an error.
+        """
         del connection, failed
         return NO_EFFECTS
 
     def is_presented(self, connection: Connection) -> bool:
-        """Return whether the request may carry what a browser adds by itself, whichever site's page asked for it.
+        """Return whether a browser may have added credentials to the request automatically, for a page of any site.
 
-        A WebSocket's handshake of which this is true must come from an allowed origin.
+        If so, the handshake of a WebSocket must come from an allowed origin.
         """
         return bool(connection.cookies()) or connection.header("origin") is not None
 
     async def recheck(self, connection: Connection) -> bool:
-        """Return whether who was signed in when a connection began still is: for connections that last.
+        """Return whether the user of a long-lived connection is still signed in.
 
         Raises:
-            StoreUnavailable: if nobody can tell.
+            StoreUnavailable: if that cannot be determined.
         """
         return await self.fetch(connection) is not None
 
     def is_expired(self, connection: Connection) -> bool:
-        """Return whether the time is up for who was signed in, as far as is known without asking anybody."""
+        """Return whether the user's session has expired, as far as is known without a read."""
         del connection
         return False
 
@@ -135,7 +138,7 @@ class Authenticator(ABC, Generic[U, I]):
         """Emit an event of a flow."""
 
     async def admit_sign_in(self, request: Connection, params: Mapping[str, object]) -> Attempt:
-        """Count an attempt to sign in, before ``params`` are looked at.
+        """Count an attempt to sign in, before ``params`` are checked.
 
         Raises:
             Throttled: if there were too many.
@@ -144,7 +147,7 @@ class Authenticator(ABC, Generic[U, I]):
         return Attempt()
 
     async def admit_proof(self, request: Connection, key: Key) -> Admission:
-        """Count a ``current_password`` that a signed-in user gives, before it is looked at.
+        """Count a ``current_password`` that a signed-in user gives, before it is checked.
 
         Raises:
             Throttled: if there were too many.
@@ -153,7 +156,7 @@ class Authenticator(ABC, Generic[U, I]):
         return UNCOUNTED
 
     async def admit_second_factor(self, request: Connection, params: Mapping[str, object]) -> None:
-        """Count that ``params`` hold the right password and a second factor was asked for.
+        """Count a sign-in with the right password for which a hook asked for a second factor.
 
         Raises:
             Throttled: if there were too many.
@@ -161,32 +164,32 @@ class Authenticator(ABC, Generic[U, I]):
         del request, params
 
     def is_ambient(self, connection: Connection) -> bool:
-        """Return whether a browser may have added by itself what tells who the request is from.
+        """Return whether a browser may have added the credentials in use automatically.
 
-        Then another site's page may have made the request, and the cross-site defence applies.
+        If so, a page of another site may have made the request, and the cross-site defence applies.
         """
         del connection
         return True
 
     async def accept_proof(self, account: Account[I], proof: bytes) -> None:
-        """Accept a second proof of an account: its password is about to get a stronger hash."""
+        """Accept a second proof of an account, because its password is about to get a stronger hash."""
         del account, proof
 
     async def check_ready(self, key: Key) -> None:
-        """Raise `StoreUnavailable` now, if a change of the account could not be carried through afterwards."""
+        """Raise `StoreUnavailable` before a change of the account, if the change could not be completed."""
         del key
 
     async def end_sessions(self, key: Key, why: str) -> int:
-        """End whatever signs a user in. Return how much ended. Call `credentials_changed` instead of this."""
+        """End all sessions of a user. Return how many ended. Apps call `credentials_changed` instead."""
         del key, why
         return 0
 
     async def refresh(self, key: Key) -> None:
-        """Bring what requests see of a user up to date."""
+        """Update a user's identity in all of their sessions."""
         del key
 
     def check_asgi(self) -> None:
-        """Warn of parts that are slow on an event loop."""
+        """Warn about parts that are slow on an event loop."""
         if self.users.mode == "blocking":
             log(
                 logging.WARNING,
@@ -195,10 +198,10 @@ class Authenticator(ABC, Generic[U, I]):
             )
 
     def check_wsgi(self) -> None:
-        """Refuse parts that cannot work without an event loop.
+        """Check that all parts work without an event loop.
 
         Raises:
-            ConfigError: if there is one.
+            ConfigError: if one does not.
         """
         if self.users.mode == "async":
             raise ConfigError("a WSGI app needs a synchronous users context: give SQLAlchemyUsers an Engine")
@@ -207,15 +210,15 @@ class Authenticator(ABC, Generic[U, I]):
     # --- the plug -----------------------------------------------------------------------------------------------------
 
     def call_at_once(self, connection: Connection) -> bool:
-        """Do what `call` does, if that takes no wait. Return whether it was done."""
+        """Do the work of `call` if that needs no waiting. Return whether it is done."""
         del connection
         return False
 
     async def call(self, connection: Connection) -> None:
-        """Fetch the current user and assign it, unless a user, or the fact that there is none, is assigned already.
+        """Fetch the current user and assign it, unless a user or ``None`` is assigned already.
 
-        If the store is out of reach, what is assigned raises `StoreUnavailable` when it is used: a page that does not
-        ask who is there is served, and one that asks is not told "nobody".
+        If the store is unreachable, assign an `Unreachable`. It raises `StoreUnavailable` when it is used, so pages
+        that do not use the current user are still served, and the others never read "nobody is signed in".
         """
         if connection.assigned(self.current_user_key) is not MISSING:
             return
@@ -225,16 +228,16 @@ class Authenticator(ABC, Generic[U, I]):
             connection.assign_unreachable(self.current_user_key, Unreachable(error))
 
     async def do_fetch(self, connection: Connection) -> I | None:
-        """Do `fetch`, and assign the current user."""
+        """Call `fetch`, and assign the current user."""
         identity = await self.fetch(connection)
         self.assign(connection, identity)
         return identity
 
     async def do_create(self, connection: Connection, account: Account[I], grant: Grant = AS_BEFORE) -> I | None:
-        """Do `create` with the hooks around it, and assign the current user. Every way to sign in leads through here.
+        """Call `create` with the hooks around it, and assign the current user. Every sign-in uses this method.
 
         Raises:
-            Refused: if a hook or an extension refuses it.
+            Refused: if a hook or an extension refuses the sign-in.
         """
         await self.accounts.before_sign_in(connection, account)
         signed_in = await self.create(connection, account, grant)
@@ -245,19 +248,19 @@ class Authenticator(ABC, Generic[U, I]):
         return signed_in.identity
 
     async def do_delete(self, connection: Connection) -> None:
-        """Do `delete`, and assign nobody."""
+        """Call `delete`, and assign ``None`` as the current user."""
         await self.delete(connection)
         self.assign(connection, None)
 
     def assign(self, request: Connection, identity: I | None) -> None:
-        """Let the request's handlers see who is signed in."""
+        """Make the identity visible to the request's handlers."""
         request.assign(self.current_user_key, identity)
 
     def current_identity(self, request: Connection) -> I | None:
-        """Return the identity of who is signed in on a connection.
+        """Return the identity of the user who is signed in on a connection.
 
         Raises:
-            StoreUnavailable: if nobody could tell.
+            StoreUnavailable: if the user could not be determined.
         """
         assigned = request.assigned(self.current_user_key)
         if assigned is MISSING:
@@ -267,16 +270,16 @@ class Authenticator(ABC, Generic[U, I]):
         return cast("I | None", assigned)
 
     def current_key(self, request: Connection) -> Key | None:
-        """Return the key of who is signed in on a connection.
+        """Return the key of the user who is signed in on a connection.
 
         Raises:
-            StoreUnavailable: if nobody could tell.
+            StoreUnavailable: if the user could not be determined.
         """
         identity = self.current_identity(request)
         return None if identity is None else self.users.key_of(identity)
 
     def is_current(self, request: Connection, account: Account[I]) -> bool:
-        """Return whether an account, just read, still is the one that signed in on a connection."""
+        """Return whether an account that was just read is still the one that signed in on a connection."""
         del request
         return account.active
 
@@ -314,15 +317,15 @@ class Authenticator(ABC, Generic[U, I]):
         return await self.accounts.delete_account(self.key_of(user))
 
     async def credentials_changed(self, user: object, why: str = "changed by the app") -> int:
-        """End everything that a user holds; see `AccountService.credentials_changed`."""
+        """End all sessions and tokens of a user; see `AccountService.credentials_changed`."""
         return await self.accounts.credentials_changed(self.key_of(user), why)
 
 
 def check_users(users: object) -> None:
-    """Refuse what is no users context.
+    """Check that ``users`` is a users context.
 
     Raises:
-        ConfigError: if it is anything else.
+        ConfigError: if it is not.
     """
     if not isinstance(users, UsersContext):
         raise ConfigError(f"users must be a UsersContext, such as SQLAlchemyUsers, not {type(users).__name__}")

@@ -1,4 +1,4 @@
-"""Turns what happens to sessions and accounts into events."""
+"""`EventLog`: emits the events of sessions and accounts."""
 
 from collections.abc import Callable
 
@@ -17,8 +17,8 @@ class EventLog:
 
     Args:
         now: the time in milliseconds.
-        listener: the app's own, besides the log.
-        with_ip: whether events say where a request came from.
+        listener: the app's own, in addition to the log.
+        with_ip: whether events hold the client's address.
     """
 
     __slots__ = ("_listener", "_now", "_with_ip")
@@ -52,7 +52,7 @@ class EventLog:
         emit(event, self._listener)
 
     def note(self, connection: Connection | None) -> Note:
-        """Return what takes down events about one request."""
+        """Return a function that emits events about one request."""
 
         def note(
             name: EventName,

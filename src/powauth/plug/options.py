@@ -16,7 +16,7 @@ LONGEST_PART = 16
 
 
 class Remember(msgspec.Struct, frozen=True):
-    """How long remembered sessions live; give it to `SessionAuth`.
+    """The lifetimes of remembered sessions, an option of `SessionAuth`.
 
     Attributes:
         ttl: how long an idle session lives.
@@ -43,7 +43,7 @@ def store_of(backend: Backend | str | None, store: CredentialsCache | None) -> C
 
 
 def short(name: str) -> str:
-    """Return a name, or a hash of a long one: as a part of a namespace, which has room for few characters.
+    """Return a name, or the hash of a long name, as a part of a namespace of limited length.
 
     >>> short("admin"), short("a" * 64)
     ('admin', '6c0d1add0fa4b6e4')

@@ -1,4 +1,4 @@
-"""`RequestReader`: who a request is from. It holds the state of each request; see `powauth.sessions.presence`."""
+"""`RequestReader`: finds the user of a request, and keeps the request's state (`powauth.sessions.presence`)."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Generic
@@ -21,11 +21,11 @@ from powauth.sessions.record import Outcome, resumes
 from powauth.sessions.store import Stored, UnreadableRecord
 
 MAX_SESSIONS = 8
-"""The most sessions that are read for one name."""
+"""The most sessions that powauth reads for one cookie name."""
 
 
 class Channel(msgspec.Struct, Generic[I], frozen=True):
-    """One carrier, and what reads its ids."""
+    """One carrier, with the decoder and the recognizer of its ids."""
 
     position: int
     carrier: Carrier
@@ -34,11 +34,11 @@ class Channel(msgspec.Struct, Generic[I], frozen=True):
 
 
 class RequestReader(Generic[I]):
-    """Tells who requests are from.
+    """Finds the users of requests.
 
     Args:
-        channels: the carriers; the one for browsers first, and a bearer second if there is one.
-        sessions: carries out what is decided.
+        channels: the carriers: the one for browsers first, then the bearer if there is one.
+        sessions: carries out decisions.
         subjects: decodes identities and compares proofs.
         users: loads accounts.
         log: emits events.
@@ -65,7 +65,7 @@ class RequestReader(Generic[I]):
         self._now = now
 
     def presence(self, connection: Connection) -> Presence[I] | None:
-        """Return the state of a request; ``None`` if nobody has looked at it."""
+        """Return the state of a request; ``None`` if it is not known yet."""
         return connection.states.get(self)
 
     def set_presence(self, connection: Connection, presence: Presence[I]) -> None:
@@ -73,14 +73,14 @@ class RequestReader(Generic[I]):
         connection.states[self] = presence
 
     def channel_of(self, connection: Connection) -> Channel[I]:
-        """Return the channel that counts for a request: the bearer's, if the request presents a token."""
+        """Return the channel of a request: the bearer's if the request presents a token, else the browser's."""
         if self._only is not None:
             return self._only
         browser, bearer = self.channels
         return browser if bearer.carrier.read(connection) is None else bearer
 
     def look_at_once(self, connection: Connection) -> Presence[I] | None:
-        """Look at a request, if that takes no wait; ``None`` if it does."""
+        """Return the state of a request if that needs no waiting; ``None`` if it does."""
         if self._reload:
             return None
         try:
@@ -91,25 +91,25 @@ class RequestReader(Generic[I]):
         return None if presence.needs_read else presence
 
     async def look(self, connection: Connection) -> Presence[I]:
-        """Look at a request, with as many reads as it takes, unless somebody has already.
+        """Return the state of a request. Read the store if the state is not known yet.
 
         Raises:
-            StoreUnavailable: if nobody can tell who it is from. The next call looks again.
+            StoreUnavailable: if the user cannot be determined. The next call tries again.
         """
         presence = self.presence(connection)
         return await self.look_again(connection) if presence is None or presence.needs_read else presence
 
     async def look_again(self, connection: Connection) -> Presence[I]:
-        """Do what `look` does, and read again. A sign-in or a sign-out during the request stands.
+        """Return the state of a request after another read. A sign-in or sign-out during the request has precedence.
 
         Raises:
-            StoreUnavailable: if nobody can tell who it is from.
+            StoreUnavailable: if the user cannot be determined.
         """
         presence = self.presence(connection)
         if isinstance(presence, Began | Ended):
             return presence
         channel = self.channel_of(connection)
-        if isinstance(presence, NeedsRead):  # `look_at_once` has begun
+        if isinstance(presence, NeedsRead):  # `look_at_once` has verified the id
             presence = await self._read(connection, channel, presence)
         else:
             presence = await self.look_at(connection, channel)
@@ -119,7 +119,7 @@ class RequestReader(Generic[I]):
         return presence
 
     async def look_at(self, connection: Connection, channel: Channel[I]) -> Presence[I]:
-        """Look at what a request presents on a channel, and keep nothing of it."""
+        """Return the state that a request has on a channel, without keeping it."""
         try:
             presence: Presence[I] = self._recognize(connection, channel)
         except SeveralIds as several:
@@ -131,8 +131,8 @@ class RequestReader(Generic[I]):
     async def confirm(self, connection: Connection, stored: Stored, *, keep: bool) -> tuple[Stored, I] | None:
         """Load the user of a session from the users context, and compare the proof: row 12.
 
-        ``None`` if the user is gone, is locked, or has another proof: the session is ended. With ``keep`` the record
-        gets the identity as it is now, merged into what workers of another version have stored there.
+        If the user is gone, is locked, or has another proof, end the session and return ``None``. With ``keep``, merge
+        the current identity into the one in the record, which workers of another version may have written.
 
         Raises:
             StoreUnavailable: if the store or the users cannot be reached.
@@ -189,9 +189,9 @@ class RequestReader(Generic[I]):
     async def _one_of(self, connection: Connection, channel: Channel[I], values: Sequence[str]) -> Presence[I]:
         """Return the state of a request with several values of one cookie: row 13.
 
-        A change of the cookie's ``domain`` or ``path`` leaves browsers with two. The one counts whose session is live.
-        Of two values of one session the later generation counts: the earlier one is a leftover, and no reuse. Values
-        that are no ids cost no look-up, so no number of them hides the user's own.
+        A change of the cookie's ``domain`` or ``path`` leaves browsers with two cookies. The one with a live session
+        counts. Of two values of one session the later generation counts: the earlier one is a leftover, not reuse.
+        Invalid ids cost no read, so they cannot hide the user's own, however many there are.
         """
         now = self._now()
         newest: dict[bytes, Unchanged[I] | NeedsRead[I]] = {}

@@ -42,38 +42,38 @@ DEFAULT_SESSION_KEY = "auth"
 
 SESSION_PURPOSE = "session"
 PROOF_PURPOSE = "proof"
-"""Purposes that keys are derived for; others have other keys."""
+"""The purposes of two derived keys. Each purpose has its own key."""
 
 
 class SessionAuth(Authenticator[U, I]):
-    """The session plug: a random id with the client, the session in a store, ids renewed while in use.
+    """The session plug. The client holds a random id, a store holds the session, and ids in use are renewed.
 
     One object works in coroutines, in plain functions under WSGI, and on a second event loop.
 
     Args:
-        secret_key: one secret or several, the signing one first; see `Keyring`. A `Keyring` will do, too.
-        users: who the users are.
+        secret_key: one secret or several, the signing one first; or a `Keyring`.
+        users: the users context.
         backend: where sessions live: a `Backend` or its URL. Or give ``store``.
         store: a `CredentialsCache`, to choose its ttl, namespace or reloading.
         session_key: the name of the cookie, or of the key in the framework's session. Sessions of different names are
             kept apart.
         app_name: put before ``session_key`` and before the id, where several apps share a host.
         current_user_key: the name under which the current user is assigned to a request.
-        session_ttl_renewal: the age at which an id is renewed; ``None`` is never, zero is at every request.
-        max_lifetime: how long a session lives at most, however busy (NIST SP 800-63B, section 4.2.3: 12 hours).
-        remember: how long sessions live that `sign_in` was asked to remember; ``None`` offers none.
-        grace: how long an id is accepted after its successor was first presented, for requests that were under way.
+        session_ttl_renewal: the age at which an id is renewed. ``None`` means never, zero means at every request.
+        max_lifetime: the longest life of a session, even in constant use (NIST SP 800-63B, section 4.2.3: 12 hours).
+        remember: the lifetimes of sessions that `sign_in` is asked to remember. ``None`` offers no such sessions.
+        grace: how long an id is accepted after its successor was first presented, for requests in flight.
         on_reuse: the action when a client presents an older id than that: ``"revoke"`` ends the session, because
             either its user or a thief presented it; ``"reject"`` refuses the request only.
-        max_sessions: sessions per user; the oldest ends for the newest. ``None`` is no limit.
+        max_sessions: the most sessions per user. A further one ends the oldest. ``None`` means no limit.
         carrier: where the client keeps the id; the default is a `CookieCarrier`.
         hooks: the app's own functions before and after each flow.
         extensions: features around the plug.
-        throttle: how often sign-in may be tried for an account and from a source; ``None`` leaves that to others.
-        metadata: what to keep of a request that signs in; ``None`` keeps nothing.
-        on_event: called with every `Event`, besides the ``powauth`` logger.
+        throttle: the limits of sign-in attempts per account and per source. ``None`` turns them off.
+        metadata: returns the metadata of a new session from the request that signs in. ``None`` keeps none.
+        on_event: called with every `Event`, in addition to the ``powauth`` logger.
         clock: returns the time in seconds since the Unix epoch, as `time.time` does. powauth calls it at every request.
-            Tests give one of their own. Apps see `datetime` and `timedelta` everywhere else.
+            Tests pass their own. Apps see `datetime` and `timedelta` everywhere else.
 
     Raises:
         ConfigError: if an option is wrong or contradicts another.
@@ -154,7 +154,7 @@ class SessionAuth(Authenticator[U, I]):
         return channels
 
     def __init_subclass__(cls, **options: object) -> None:
-        """Refuse a subclass whose own `fetch`, `do_fetch` or `call` would not be asked for every request."""
+        """Reject a subclass whose own `fetch`, `do_fetch` or `call` would not be called for every request."""
         super().__init_subclass__(**options)
         own = [name for name in ("fetch", "do_fetch", "call") if name in cls.__dict__]
         if own and "call_at_once" not in cls.__dict__:
@@ -167,13 +167,13 @@ class SessionAuth(Authenticator[U, I]):
         return f"<SessionAuth {self.carrier.name!r} in {self.store.namespace!r}>"
 
     def now(self) -> Millis:
-        """Return the time by the clock that governs all of this authenticator's parts, in milliseconds."""
+        """Return the time in milliseconds, by the clock that all parts of this authenticator use."""
         return int(self._clock() * 1000)
 
     def admits(self, connection: Connection, identity: I) -> bool:
-        """Return whether the user of a valid session may go on. Override this to refuse some requests.
+        """Return whether to accept the user of a valid session. Override this to refuse some requests.
 
-        It is called for every request of a signed-in user, so it must be quick and must not wait.
+        powauth calls this for every request of a signed-in user, so it must be quick and must not wait.
         """
         del connection, identity
         return True
@@ -181,7 +181,7 @@ class SessionAuth(Authenticator[U, I]):
     # --- the plug -----------------------------------------------------------------------------------------------------
 
     def call_at_once(self, connection: Connection) -> bool:
-        """See `Authenticator.call_at_once`: does it where nothing has changed, or no id is presented."""
+        """See `Authenticator.call_at_once`. This works if the record is unchanged, or there is no valid id."""
         key = self.current_user_key
         if connection.assigned(key) is not MISSING:
             return True
@@ -192,7 +192,7 @@ class SessionAuth(Authenticator[U, I]):
         return True
 
     async def fetch(self, connection: Connection) -> I | None:
-        """Return who the request is from: one read of the store, and none without an id or with a forged one."""
+        """Return the identity of the request's user. Takes one read of the store, and none without a valid id."""
         return self._identity_in(connection, await self._reader.look_again(connection))
 
     def _identity_in(self, connection: Connection, presence: Presence[I]) -> I | None:
@@ -200,19 +200,19 @@ class SessionAuth(Authenticator[U, I]):
         return identity if identity is not None and self.admits(connection, identity) else None
 
     async def create(self, connection: Connection, account: Account[I], grant: Grant = AS_BEFORE) -> Account[I] | None:
-        """Sign an account in: a new session with a new id, in the place of the one that the request presented.
+        """Sign an account in. A new session with a new id replaces the one that the request presented.
 
-        Nothing is adopted from the client, and the session presented is dead once this returns. The account is read
-        after the epoch of its sessions, and the session is only made while that epoch stands. So no change of the user,
-        and no revocation, can slip in between unseen.
+        powauth adopts nothing from the client, and the presented session has ended once this returns. powauth reads the
+        epoch of the user's sessions before the account, and makes the session only if the epoch has not changed since.
+        So it misses no change of the user and no revocation.
         """
         return await self._signer.create(connection, account, grant)
 
     async def delete(self, connection: Connection) -> None:
-        """Sign out: the record goes first, then the cookie.
+        """Sign out: delete the record first, then the cookie.
 
-        If the store cannot be reached, the client's id is taken all the same and the call raises: nobody is told
-        "signed out" while the session may live on.
+        If the store cannot be reached, the client still loses its id, but the call raises an error. No user may see
+        "signed out" while the session may still be live.
 
         Raises:
             StoreUnavailable: if the record may still be there.
@@ -220,14 +220,14 @@ class SessionAuth(Authenticator[U, I]):
         await self._signer.delete(connection)
 
     def is_due(self, connection: Connection) -> bool:
-        """See `Authenticator.is_due`. A subclass whose `respond` has more to say overrides this, too."""
+        """See `Authenticator.is_due`. If a subclass's `respond` changes more responses, override this too."""
         presence = self._reader.presence(connection)
         return presence is not None and presence.is_due
 
     async def respond(self, connection: Connection, *, failed: bool = False) -> Effects:
-        """Return what the response carries: a new session's id, a renewed id, the current id again, or its end.
+        """Return the id for the response: a new session's id, a renewed id, the current id again, or its removal.
 
-        Renewing is best effort: if the store is out of reach, the id that the client has stays valid.
+        Renewal is best effort: if the store is unreachable, the client's present id stays valid.
         """
         return await self._signer.respond(connection, failed=failed)
 
@@ -235,14 +235,14 @@ class SessionAuth(Authenticator[U, I]):
         """Return the bearer token of a session that began in this request, for the body of its response.
 
         Raises:
-            ConfigError: for any other session. Otherwise a script could read what HttpOnly hides.
+            ConfigError: for any other session. Otherwise a script could read an id that HttpOnly hides.
         """
         return self._signer.access_token(connection)
 
     # --- connections that last ----------------------------------------------------------------------------------------
 
     def is_presented(self, connection: Connection) -> bool:
-        """See `Authenticator.is_presented`: whether there is anything under the carrier's name."""
+        """See `Authenticator.is_presented`. True if there is any value under the name of an ambient carrier."""
         channel = self._reader.channel_of(connection)
         try:
             return channel.carrier.ambient and channel.carrier.read(connection) is not None
@@ -250,13 +250,13 @@ class SessionAuth(Authenticator[U, I]):
             return True
 
     async def recheck(self, connection: Connection) -> bool:
-        """See `Authenticator.recheck`: one read. It renews nothing, and does not prolong the session.
+        """See `Authenticator.recheck`. Takes one read, and neither renews nor prolongs the session.
 
-        Once the answer was no, nobody is signed in on this connection.
+        After a result of false, nobody is signed in on this connection.
         """
         presence: Presence[I] | None = self._reader.presence(connection)
         if presence is None:
-            return True  # whoever is signed in, it was not by a session of ours
+            return True  # the user, if any, was not signed in by a powauth session
         stored = stored_in(presence)
         if self.current_identity(connection) is None or stored is None:
             return False
@@ -265,7 +265,7 @@ class SessionAuth(Authenticator[U, I]):
             confirmed = await self._reader.confirm(connection, alive, keep=False)
             alive = None if confirmed is None else alive
         if self._reader.presence(connection) is not presence:
-            return await self.recheck(connection)  # a sign-in or a sign-out meanwhile stands
+            return await self.recheck(connection)  # a sign-in or sign-out meanwhile has precedence
         if alive is None:
             self._reader.set_presence(connection, NO_ID)
             self.assign(connection, None)
@@ -311,7 +311,7 @@ class SessionAuth(Authenticator[U, I]):
     async def revoke(self, connection: Connection, session_id: object) -> bool:
         """End one of the current user's sessions, and return whether there was one.
 
-        Another user's session gets the same answer as one that never was. Revoking the current one signs out.
+        The result is the same for another user's session and for no session. Revoking the current one signs out.
 
         Raises:
             NotSignedIn: if nobody is signed in.
@@ -347,7 +347,7 @@ class SessionAuth(Authenticator[U, I]):
         return ended
 
     async def update_metadata(self, connection: Connection, changes: Metadata) -> Metadata:
-        """Add to, or change, what the current session keeps; ``None`` removes a key. Return all of it as it is now.
+        """Change the current session's metadata. ``None`` removes a key. Return all of the metadata.
 
         Raises:
             NotSignedIn: if nobody is signed in, or the session has ended meanwhile.
@@ -377,7 +377,10 @@ class SessionAuth(Authenticator[U, I]):
     # --- for the app's own code ---------------------------------------------------------------------------------------
 
     async def revoke_user(self, user: object) -> int:
-        """End everything that any user holds. Return how many sessions ended. ``user``: an identity, a row, a key."""
+        """End all sessions and tokens of any user. Return how many sessions ended.
+
+        ``user`` is an identity, a row, or a key.
+        """
         return await self.accounts.credentials_changed(self.key_of(user), "all")
 
     async def revoke_everyone(self) -> int:
@@ -385,7 +388,7 @@ class SessionAuth(Authenticator[U, I]):
         return await self.sessions.end_everyone(self._log.note(None))
 
     async def forget_failures(self, params: Mapping[str, object] | None = None, /, **fields: object) -> bool:
-        """Let an account be signed in to again at once. Return whether it had failures.
+        """Reset an account's failed sign-ins, so that it can sign in at once. Return whether there were any.
 
         The mapping or the keywords hold its user id. This is for the app's own code, after support has spoken with the
         owner.
@@ -397,9 +400,9 @@ class SessionAuth(Authenticator[U, I]):
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:
-        """Close at the end of an app what powauth opened: ``FastAPI(lifespan=auth.lifespan)``.
+        """Close powauth's own connections when the app ends: ``FastAPI(lifespan=auth.lifespan)``.
 
-        It can be entered again, and also after `aclose`.
+        An app can enter it again, also after `aclose`.
         """
         del app
         try:
@@ -408,11 +411,11 @@ class SessionAuth(Authenticator[U, I]):
             await self.aclose()
 
     async def aclose(self) -> None:
-        """Close what powauth opened, and nothing that the app owns. Later use opens it again."""
+        """Close the connections that powauth opened, not those of the app. Later use opens them again."""
         await self.store.close()
         await self.accounts.users.close()
 
-    # --- what accounts need; see `SignInPort` -------------------------------------------------------------------------
+    # --- for the accounts; see `SignInPort` ---------------------------------------------------------------------------
 
     def current_key(self, request: Connection) -> Key | None:
         """See `Authenticator.current_key`: the key in the session's record."""
@@ -451,11 +454,11 @@ class SessionAuth(Authenticator[U, I]):
             raise
 
     def is_ambient(self, connection: Connection) -> bool:
-        """See `Authenticator.is_ambient`: a bearer token is sent by programs alone."""
+        """See `Authenticator.is_ambient`: only programs send a bearer token."""
         return self._reader.channel_of(connection).carrier.ambient
 
     async def accept_proof(self, account: Account[I], proof: bytes) -> None:
-        """See `Authenticator.accept_proof`: re-seal the user's records, so that they accept both."""
+        """See `Authenticator.accept_proof`: re-seal the user's records, so that they accept both proofs."""
 
         async def load() -> bytes:
             return proof
@@ -470,10 +473,10 @@ class SessionAuth(Authenticator[U, I]):
         await self.store.epoch(stored_key(key), self.now())
 
     async def admit_sign_in(self, request: Connection, params: Mapping[str, object]) -> Attempt:
-        """See `Authenticator.admit_sign_in`: one change of the store, if neither counter is there yet.
+        """See `Authenticator.admit_sign_in`. Takes one change of the store, if neither counter exists yet.
 
-        Whoever the attempt is for, the latest epoch of all users is read, for `create`, if the store has one and no
-        hook takes time between the look-up of the user and the session.
+        It also reads the latest epoch of all users for `create`, whichever user the attempt is for. It does not if the
+        store has no such epoch, or if a hook takes time between the look-up of the user and the new session.
         """
         admission = UNCOUNTED
         if self._counters is not None:
@@ -525,7 +528,7 @@ class SessionAuth(Authenticator[U, I]):
     def note(
         self, name: EventName, request: Connection | None, *, key: Key | None = None, detail: str | None = None
     ) -> None:
-        """See `Authenticator.note`: with the session, if it is this user's."""
+        """See `Authenticator.note`. The event names the session if it belongs to this user."""
         stored = None if request is None else stored_in(self._reader.presence(request))
         owner = None if key is None else stored_key(key)
         session = stored.session if stored is not None and stored.session.user_key == owner else None
@@ -546,7 +549,7 @@ class SessionAuth(Authenticator[U, I]):
         elif isinstance(presence, Recognized | Began):
             presence = msgspec.structs.replace(presence, stored=stored)
         else:
-            return  # signed out meanwhile: that stands
+            return  # a sign-out meanwhile has precedence
         self._reader.set_presence(connection, presence)
 
     def _warn_about_memory(self) -> None:

@@ -1,4 +1,4 @@
-"""`Signer`: signs accounts in and out of requests, and says what a response carries."""
+"""`Signer`: signs accounts in and out on a request, and makes the changes to its response."""
 
 from collections.abc import Callable
 from itertools import chain
@@ -32,11 +32,11 @@ class Signer(Generic[I]):
 
     Args:
         reader: the state of requests.
-        sessions: begins and carries on sessions.
-        subjects: what records store of accounts.
+        sessions: begins and continues sessions.
+        subjects: turns accounts into the fields of records.
         users: reads accounts again.
         log: emits events.
-        metadata: what to keep of a request that signs in.
+        metadata: returns the metadata of a new session.
         now: the time in milliseconds.
     """
 
@@ -83,10 +83,10 @@ class Signer(Generic[I]):
     async def _begun(
         self, connection: Connection, account: Account[I], grant: Grant, *, remembered: bool
     ) -> tuple[Stored, Account[I]] | None:
-        """Make the session while the epoch stands that was read before the account.
+        """Make the session, if the epoch that was read before the account is still valid.
 
-        The latest epoch of all users, read before the user was looked up, serves at the first try. Later tries read
-        the user's own epoch, and the account after it.
+        The first try uses the latest epoch of all users, if the attempt has one: it was read before the look-up of the
+        user. Later tries read the user's own epoch, then the account.
         """
         attempt = grant.attempt or Attempt()
         begun, epoch, admission = attempt.begun, attempt.epoch, attempt.admission
@@ -100,7 +100,7 @@ class Signer(Generic[I]):
             if fresh is None:
                 return None
             if self._now() - begun <= EPOCH_LIFETIME // 2:
-                # Only in one transaction: a session that exists must not fail for the counters' sake.
+                # Only in one transaction: once the session exists, the counters must not fail the sign-in.
                 also = admission.forgiveness() if self._store.transactional else []
                 subject = self._subjects.subject(fresh)
                 stored, forgiven = await self._sessions.begin(subject, epoch, metadata, also, remembered=remembered)
@@ -112,32 +112,32 @@ class Signer(Generic[I]):
         raise StoreUnavailable("the user's sessions were revoked again and again during the sign-in; try again")
 
     async def _replaced_by(self, connection: Connection, channel: Channel[I]) -> list[Presence[I]]:
-        """Return what a sign-in replaces: what the request has begun, and what it presents on the channel.
+        """Return the states that a sign-in replaces: a session that the request began, and the one on the channel.
 
-        A request begins one session at most, so a second sign-in ends the session of the first, whatever their
-        carriers. A response sends one id, and a session whose id nobody gets would be in the user's list for nothing.
+        A request begins one session at most, so a second sign-in ends the session of the first, on any carrier. A
+        response sends only one id. The list of the user's sessions would otherwise show one that no client can use.
 
         Raises:
-            StoreUnavailable: if nobody can tell.
+            StoreUnavailable: if the present session cannot be determined.
         """
         presence = self._reader.presence(connection)
         if isinstance(presence, Began | Ended):
             if presence.channel == channel.position:
-                return [presence]  # which has replaced what is presented there
+                return [presence]  # it has replaced the session presented there
             return [presence, await self._reader.look_at(connection, channel)]
         if channel is self._reader.channel_of(connection):
             return [await self._reader.look(connection)]
         return [await self._reader.look_at(connection, channel)]
 
     def _own_channel(self, connection: Connection) -> Channel[I]:
-        """Return the channel of a request's session: where it began or ended, or what the request presents."""
+        """Return the channel of a request's session: the one where it began or ended, or the one in use."""
         presence = self._reader.presence(connection)
         if isinstance(presence, Began | Ended):
             return self._channels[presence.channel]
         return self._reader.channel_of(connection)
 
     def _channel_for(self, connection: Connection, grant: Grant) -> Channel[I]:
-        """Return the channel that a new session is for."""
+        """Return the channel for a new session."""
         if grant.bearer is None:
             return self._own_channel(connection)
         channel = self._channels[-1 if grant.bearer else 0]
@@ -146,7 +146,7 @@ class Signer(Generic[I]):
         return channel
 
     def _to_remember(self, grant: Grant, key: StoredKey, replaced: list[Presence[I]]) -> bool:
-        """Return whether a new session is remembered: as asked for, or as the user's session that it replaces."""
+        """Return whether to remember a new session: as the grant says, or as the user's replaced session was."""
         offered = self._sessions.policy.remembered is not None
         if grant.remember is None:
             sessions = [stored.session for stored in map(stored_in, replaced) if stored is not None]
@@ -156,7 +156,7 @@ class Signer(Generic[I]):
         return grant.remember
 
     async def _read_again(self, account: Account[I], *, proven: bool) -> Account[I] | None:
-        """Return an account as it is now; ``None`` if it may not sign in, or has lost the proof that was checked."""
+        """Return an account as it is now; ``None`` if it is gone or locked, or lost the proof that was checked."""
         fresh = await self._users.get(account.key)
         if not isinstance(fresh, Account) or fresh.active is not True:
             return None
@@ -195,7 +195,7 @@ class Signer(Generic[I]):
     # --- the response -------------------------------------------------------------------------------------------------
 
     async def respond(self, connection: Connection, *, failed: bool) -> Effects:
-        """Return what a response carries; see `SessionAuth.respond`."""
+        """Return the changes to a response; see `SessionAuth.respond`."""
         presence = self._reader.presence(connection)
         if isinstance(presence, Ended):
             return self._channels[presence.channel].carrier.clear(connection)

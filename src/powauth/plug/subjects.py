@@ -1,4 +1,4 @@
-"""`Subjects`: where accounts and sessions meet. It turns an account into what a record stores of it, and back."""
+"""`Subjects`: turns an account into the fields that a record stores of it, and back."""
 
 from typing import Any, Generic
 
@@ -14,7 +14,7 @@ class Subjects(Generic[I]):
     """Seals the proofs of accounts, and encodes identities.
 
     Args:
-        users: who the users are.
+        users: the users context.
         mac: makes the keyed hashes of proofs.
     """
 
@@ -25,7 +25,7 @@ class Subjects(Generic[I]):
 
     @property
     def codec(self) -> IdentityCodec[I]:
-        """The codec of the identities. A users context may know its class only once it has read a user."""
+        """The codec of the identities. A users context may learn the identity's class only when it reads a user."""
         cls = self._users.identity
         codec = self._codec
         if codec is None or codec.cls is not cls:
@@ -33,7 +33,7 @@ class Subjects(Generic[I]):
         return codec
 
     def subject(self, account: Account[I]) -> Subject:
-        """Return what a new record stores of an account."""
+        """Return the fields that a new record stores of an account."""
         codec = self.codec
         proof = self.sealed(account.key, account.proof)
         return Subject(stored_key(account.key), proof, codec.names, codec.encode(account.identity))
@@ -43,7 +43,7 @@ class Subjects(Generic[I]):
         return self.codec.decode(session.names, session.identity)
 
     def merged(self, session: Session, account: Account[I]) -> Session:
-        """Return a session with the identity as it is now, beside the fields that other versions of the app store."""
+        """Return a session with the current identity, merged with fields that other versions of the app stored."""
         codec = self.codec
         return msgspec.structs.replace(
             session, names=codec.names, identity=codec.merged(session.identity, account.identity)
@@ -54,7 +54,7 @@ class Subjects(Generic[I]):
         return self._mac.sign(_message(key, proof))
 
     def mark(self, key: Key) -> str:
-        """Return a text that stands for a user and tells nothing about them."""
+        """Return a text that identifies a user and reveals nothing about them."""
         return self._mac.sign(key_text(stored_key(key)).encode()).hex()
 
     def proves(self, account: Account[I], session: Session) -> bool:
@@ -65,11 +65,11 @@ class Subjects(Generic[I]):
         return any(self._mac.verify(message, proof) for proof in session.proofs)
 
     def resealed(self, session: Session, account: Account[I]) -> Session:
-        """Return a session that accepts the account's present proof alone."""
+        """Return a session that accepts only the account's present proof."""
         return msgspec.structs.replace(session, proofs=(self.sealed(account.key, account.proof),))
 
     def accepting(self, session: Session, account: Account[I], proof: bytes) -> Session:
-        """Return a session that accepts ``proof``, too, if it accepts the account's present one."""
+        """Return a session that also accepts ``proof``, if it accepts the account's present proof."""
         old, new = self.sealed(account.key, account.proof), self.sealed(account.key, proof)
         if old not in session.proofs or new in session.proofs:
             return session
