@@ -58,7 +58,7 @@ class ASGIConnection(Connection, msgspec.Struct, metaclass=ConnectionStruct, eq=
     scope: Scope
     states: States = msgspec.field(default_factory=dict)
 
-    __repr__ = object.__repr__  # the scope holds secrets: error reporters record what local variables look like
+    __repr__ = object.__repr__  # the scope holds secrets: error reporters record the repr of local variables
 
     def method(self) -> str:
         """See `Connection.method`."""
@@ -245,7 +245,7 @@ class _Response(msgspec.Struct):
     answered: bool = False
     held: list[Message] | None = None
 
-    __repr__ = object.__repr__  # error reporters record what local variables look like
+    __repr__ = object.__repr__  # error reporters record the repr of local variables
 
     def send(self, message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.start":

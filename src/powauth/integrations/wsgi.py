@@ -38,7 +38,7 @@ class WSGIConnection(Connection, msgspec.Struct, metaclass=ConnectionStruct, eq=
     environ: "WSGIEnvironment"
     states: States = msgspec.field(default_factory=dict)
 
-    __repr__ = object.__repr__  # the environ holds secrets: error reporters keep what local variables look like
+    __repr__ = object.__repr__  # the environ holds secrets: error reporters record the repr of local variables
 
     def method(self) -> str:
         """See `Connection.method`."""
@@ -157,7 +157,7 @@ class _Response(msgspec.Struct):
     started: bool = False
     answered: bytes | None = None
 
-    __repr__ = object.__repr__  # error reporters record what local variables look like
+    __repr__ = object.__repr__  # error reporters record the repr of local variables
 
     def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
         failed = exc_info is not None or status.startswith("5")

@@ -1,1 +1,1 @@
-"""Sessions: ids, records and their life, and the store that holds them. Nothing here knows users."""
+"""Sessions: ids, records and their life, and the store that holds them. This package does not know users."""

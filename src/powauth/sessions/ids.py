@@ -1,9 +1,9 @@
-"""The id that a client holds, and what it says.
+"""The session id that a client holds: its format and its codec.
 
     id = base64url( sid (18) | salt (16) | generation (4) | mac (16) )
 
-The 54 bytes are 72 characters exactly, without padding or spare bits, so an id has one spelling. The record and the key
-of the MAC determine the id of each generation: every process computes the same one.
+The 54 bytes are exactly 72 characters, without padding or spare bits, so an id has only one spelling. The record and
+the key of the MAC determine the id of each generation: every process computes the same one.
 """
 
 import binascii
@@ -44,7 +44,7 @@ class PresentedId(msgspec.Struct, frozen=True, gc=False):
     salt: bytes
     generation: int
 
-    def __repr__(self) -> str:  # without the salt: error reporters record what local variables look like
+    def __repr__(self) -> str:  # without the salt: error reporters record the repr of local variables
         return f"<PresentedId {encode_sid(self.sid)} generation {self.generation}>"
 
 
@@ -73,9 +73,9 @@ class IdCodec:
         return self._prefix + _b64(body + self._mac.sign(body))
 
     def decode(self, value: str) -> PresentedId | None:
-        """Return the content of an id; ``None`` for anything that `encode` has not made with one of the keys.
+        """Return the content of an id; ``None`` for a value that `encode` did not make with one of the keys.
 
-        Does no I/O and raises nothing.
+        This does no I/O and raises no error.
         """
         if len(value) != self.length or not value.startswith(self._prefix):
             return None
@@ -91,12 +91,12 @@ class IdCodec:
 
 
 def encode_sid(sid: bytes) -> str:
-    """Return a sid as people and programs may see it: 24 characters."""
+    """Return the public text of a sid: 24 characters. It is safe to log and to show."""
     return _b64(sid)
 
 
 def decode_sid(value: object) -> bytes | None:
-    """Return the sid that `encode_sid` spelled; ``None`` for anything else."""
+    """Return the sid of a text that `encode_sid` made; ``None`` for anything else."""
     if not isinstance(value, str) or not _SID.match(value):
         return None
     return binascii.a2b_base64(value.encode().translate(_TO_STANDARD))

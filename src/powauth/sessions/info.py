@@ -13,17 +13,17 @@ from powauth.sessions.record import Metadata
 from powauth.sessions.store import Stored
 
 MAX_METADATA_BYTES = 4096
-"""The longest encoded metadata of one session."""
+"""The largest size of one session's encoded metadata."""
 
 _PLAIN = (str, int, float, bool, type(None))
 
 
 class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A session as its user, or an administrator, may see it. Nothing in here opens it.
+    """A session as its user or an administrator may see it. It holds no secret that opens the session.
 
     Attributes:
         id: the public id, for `RequestAuth.revoke`.
-        current: whether it is the session of the request that asked.
+        current: whether it is the session of the current request.
         created_at: when the user signed in.
         renewed_at: when its id was last renewed.
         authenticated_at: when the user last entered the password.
@@ -59,7 +59,7 @@ def session_info(stored: Stored, *, current: bool) -> SessionInfo:
 
 
 def changed_metadata(metadata: Metadata, changes: Mapping[str, Any]) -> Metadata:
-    """Return the metadata with ``changes``, in which ``None`` removes a key.
+    """Return the metadata with ``changes`` made. A value of ``None`` removes a key.
 
     Raises:
         MetadataTooLarge, TypeError: as `checked_metadata` does.
@@ -70,7 +70,7 @@ def changed_metadata(metadata: Metadata, changes: Mapping[str, Any]) -> Metadata
 
 
 def checked_metadata(metadata: Mapping[str, Any]) -> Metadata:
-    """Return the metadata, if it is flat, plain and short enough. It is refused whole otherwise.
+    """Return the metadata if all of it is flat, plain and short enough.
 
     Raises:
         MetadataTooLarge: if it is over `MAX_METADATA_BYTES`.

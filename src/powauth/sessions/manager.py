@@ -1,6 +1,6 @@
-"""`SessionManager`: carries out what `powauth.sessions.record` decides, on the sessions in a store.
+"""`SessionManager`: carries out the decisions of `powauth.sessions.record` on the sessions in a store.
 
-It knows sessions alone: no users and no requests. What happens is told to a `Note`.
+It knows only sessions: no users and no requests. It reports events to a `Note`.
 """
 
 from collections.abc import Callable
@@ -31,14 +31,14 @@ from powauth.sessions.record import (
 from powauth.sessions.store import CredentialsCache, Stored, UnreadableRecord
 
 RESPONSE_ATTEMPTS = 8
-"""How often a response decides again after losing a compare-and-set. Two losses are rare: the winner's id is resent."""
+"""The most compare-and-sets that a response tries. Two losses are rare: after the first, it resends the winner's id."""
 
 METADATA_ATTEMPTS = 16
-"""How often a change of metadata is tried again after another writer was faster."""
+"""The most attempts to change metadata while other writers are faster."""
 
 
 class Note(Protocol):
-    """Takes down what happened: an `Event` in the making."""
+    """A function that emits an `Event`, for example about one request."""
 
     def __call__(
         self,
@@ -54,13 +54,13 @@ class Note(Protocol):
 
 
 class SessionManager:
-    """Begins, carries on, ends and lists sessions.
+    """Begins, continues, ends and lists sessions.
 
     Args:
-        store: where they are.
+        store: the store of the sessions.
         policy: the times of a session.
         on_reuse: whether reuse of an old id ends its session.
-        max_sessions: sessions per user; the oldest ends for the newest.
+        max_sessions: the most sessions per user; a further one ends the oldest.
         now: the time in milliseconds.
     """
 
@@ -89,7 +89,7 @@ class SessionManager:
     ) -> tuple[Stored | None, int]:
         """Make a session if the user's epoch is still ``epoch``. Return it, and how many changes of ``also`` were made.
 
-        Nothing is adopted from the client: sid and salt are new.
+        powauth adopts nothing from the client: sid and salt are new.
         """
         now = self.now()
         session = new_session(self.store.owner(subject.user_key), subject, now, metadata, remembered=remembered)
@@ -98,7 +98,7 @@ class SessionManager:
         return (Stored(session, 0, ends), made - 1) if made else (None, 0)
 
     async def refuse(self, session: Session, outcome: Outcome, note: Note) -> None:
-        """Do what an outcome that lets nobody in asks for: rows 2, 8, 9 and 11."""
+        """Carry out an outcome that leaves the request anonymous: rows 2, 8, 9 and 11."""
         now = self.now()
         if outcome is Outcome.REUSE:
             if self.on_reuse == "revoke":
@@ -111,13 +111,13 @@ class SessionManager:
             note("unknown_id", session)
 
     async def carry_on(self, stored: Stored, presented: PresentedId, note: Note) -> tuple[Stored, Session | None]:
-        """Do at the response what was decided at the request: rows 4 to 7 and 10.
+        """Carry out at the response the decision of the request: rows 4 to 7 and 10.
 
-        Whoever loses a compare-and-set reads again and decides again, so all requests end with the same id.
+        A request that loses a compare-and-set reads and decides again, so all requests end with the same id.
 
         Returns:
-            The session as it is now, and the one whose id is to be sent, if any. No id is sent that was not seen alive
-            just now: a late response must not overwrite the cookie of a new sign-in.
+            The session as it is now, and the session whose id is to be sent, if any. An id is sent only if its session
+            was just seen alive: a late response must not overwrite the cookie of a new sign-in.
         """
         read_again = False
         try:
@@ -152,23 +152,23 @@ class SessionManager:
         return None
 
     async def seen_alive(self, session: Session, note: Note) -> bool:
-        """Return whether a session that has just begun is still there, or `max_sessions` has ended it for a newer one.
+        """Return whether a session that has just begun still exists. `max_sessions` may have ended it for a newer one.
 
-        Two sign-ins of one browser may overlap: the dead id of one must not overwrite the other's.
+        Two sign-ins of one browser may overlap. The id of an ended session must not overwrite the other id.
         """
         if self.max_sessions is None:
             return True
         try:
             return await self.store.get_fresh(session.sid, self.now()) is not None
         except StoreUnavailable:
-            # The store acknowledged it a moment ago: send the id, or the client loses what it was promised.
+            # The store has just acknowledged the session. Send its id, or the client would lose the session.
             note("store_unavailable", detail="respond")
             return True
 
     async def end_oldest(self, user_key: StoredKey, note: Note) -> None:
         """End the sessions over `max_sessions`.
 
-        Overlapping sign-ins all do so, by the same order, so the last one leaves exactly the newest sessions.
+        Overlapping sign-ins all do so in the same order, so the last one leaves exactly the newest sessions.
         """
         if self.max_sessions is None:
             return
@@ -177,7 +177,7 @@ class SessionManager:
             note("revoked", extra.session, detail="over max_sessions")
 
     def in_force(self, stored: Stored) -> Stored:
-        """Return a session with the end that today's durations give it. A record may be written under longer ones."""
+        """Return a session with its end under the current policy. Its record may be written under longer times."""
         ends = min(stored.expires_at, expires_at(stored.session, self.policy))
         return msgspec.structs.replace(stored, expires_at=ends)
 
@@ -188,7 +188,7 @@ class SessionManager:
         return [stored for stored in found if now < stored.expires_at]
 
     async def alive(self, session: Session) -> Stored | None:
-        """Return a session as it is now; ``None`` if it has ended. This is no use of the session: it renews nothing."""
+        """Return a session as it is now; ``None`` if it has ended. This does not count as use: it renews nothing."""
         now = self.now()
         try:
             stored = await self.store.get(session.sid, now)
@@ -227,7 +227,7 @@ class SessionManager:
         return ended
 
     async def change_metadata(self, stored: Stored, changes: Metadata) -> Stored:
-        """Add to, or change, what a session keeps. ``None`` removes a key. Return the session as it is now.
+        """Change the metadata of a session. ``None`` removes a key. Return the session as it is now.
 
         Raises:
             NotSignedIn: if the session has ended.
@@ -248,7 +248,7 @@ class SessionManager:
 
 
 def _told(note: Note, outcome: Outcome, session: Session) -> Session | None:
-    """Tell what was written, and return the session whose id is to be sent."""
+    """Emit the event of a write. Return the session whose id is to be sent, if any."""
     if outcome is Outcome.RENEW:
         note("renewed", session)
         return session

@@ -1,12 +1,12 @@
-"""Who is present: the state of one request, as a tagged union.
+"""The state of one request, as a tagged union.
 
-A request begins with what `Recognizer.recognize` says. A read, a sign-in or a sign-out replaces its state.
+`Recognizer.recognize` returns the first state of a request. A read, a sign-in or a sign-out replaces it.
 
-Each state answers the questions that every request asks, so that none of them has to tell the states apart:
+All states have these attributes, so that most code need not distinguish the states:
 
 - ``identity`` and ``stored``: the user, and the session by which the user is signed in; ``None`` if nobody is.
-- ``is_due``: the response has something to do, which is a session to carry on, to begin or to end.
-- ``needs_read``: the store must be read before anybody can tell who the user is.
+- ``is_due``: the response must continue, begin or end a session.
+- ``needs_read``: the user is unknown until the store is read.
 """
 
 from typing import ClassVar, Generic, TypeVar
@@ -24,13 +24,13 @@ I = TypeVar("I")  # noqa: E741 - the identity
 
 
 class Recognized(msgspec.Struct, Generic[I], frozen=True):
-    """The request is a user's, as its record was just read.
+    """The request belongs to a user, by the record that was just read.
 
     Attributes:
         presented: the id.
         stored: the session.
         identity: the user's identity.
-        outcome: what to do at the response.
+        outcome: the action at the response.
     """
 
     presented: PresentedId
@@ -40,20 +40,20 @@ class Recognized(msgspec.Struct, Generic[I], frozen=True):
 
     needs_read: ClassVar[bool] = False
 
-    __repr__ = object.__repr__  # error reporters record what local variables look like
+    __repr__ = object.__repr__  # error reporters record the repr of local variables
 
     @property
     def is_due(self) -> bool:
-        """Whether the session is carried on at the response."""
+        """True if the response must continue the session."""
         return self.outcome is not Outcome.CURRENT
 
 
 class Unknown(msgspec.Struct, frozen=True):
-    """The id is valid, and nobody can tell whether it has a session: the record could not be read.
+    """The id is valid, but it is unknown whether it has a session: the record could not be read.
 
     Attributes:
         presented: the id.
-        cause: why, if the store did not answer. A record without a readable session has no cause: it counts as absent.
+        cause: the error, if the store did not answer. An unreadable record has no cause: it counts as absent.
     """
 
     presented: PresentedId
@@ -65,15 +65,15 @@ class Unknown(msgspec.Struct, frozen=True):
 
     @property
     def needs_read(self) -> bool:
-        """Whether another read may help: the store did not answer."""
+        """True if another read may help, because the store did not answer."""
         return self.cause is not None
 
 
 class SeveralLive(msgspec.Struct, frozen=True):
-    """Several live sessions are presented under one name, so the request is nobody's.
+    """The request presents several live sessions under one name, so it is anonymous.
 
     Attributes:
-        sids: the sessions. A sign-in or a sign-out ends them all: otherwise the browser would go on to send both.
+        sids: the sessions. A sign-in or a sign-out ends them all. Otherwise the browser would still send all of them.
     """
 
     sids: tuple[bytes, ...]
@@ -107,8 +107,8 @@ class Ended(msgspec.Struct, frozen=True):
     """The user signed out during this request.
 
     Attributes:
-        channel: the position of the carrier that the client's id is taken from.
-        sids: the sessions that may live on, because the store did not answer.
+        channel: the position of the carrier whose id the response removes.
+        sids: the sessions that may still be live, because the store did not answer.
     """
 
     channel: int
@@ -129,9 +129,9 @@ def stored_in(presence: Presence[I] | None) -> Stored | None:
 
 
 def sids_in(presence: Presence[I] | None) -> tuple[bytes, ...]:
-    """Return the sids of the sessions that the request has, or may have if their records could not be seen.
+    """Return the sids of the request's sessions, including those whose records could not be read.
 
-    The request must have been looked at: of a `NeedsRead` nobody knows anything yet.
+    Call this only after the read: the sessions of a `NeedsRead` are not known yet.
     """
     if isinstance(presence, Unchanged | Recognized | Began):
         return (presence.stored.session.sid,)
@@ -141,6 +141,6 @@ def sids_in(presence: Presence[I] | None) -> tuple[bytes, ...]:
 
 
 def last_moment(presence: Presence[I] | None) -> Millis | None:
-    """Return when the session ends by the record as it was last read; ``None`` if there is none."""
+    """Return the end of the session, by the record as it was last read; ``None`` if there is no session."""
     stored = stored_in(presence)
     return None if stored is None else stored.expires_at

@@ -1,9 +1,9 @@
 """The hot path: from the value that a carrier read to the session that it names.
 
-`Recognizer.recognize` turns the value into one of three answers. It owns the caches: which ids were verified, and what
-their records said. It still looks into the store at each request, so a session that was ended anywhere is never served.
+`Recognizer.recognize` turns the value into one of three states. `Recognizer` owns the caches of verified ids and of the
+sessions in their records. It still checks the store at each request, so it never serves a session that has ended.
 
-The answers are the first states of a request; `powauth.sessions.presence` has the others, and says what they share.
+The three are the first states of a request. `powauth.sessions.presence` has the others and their common attributes.
 """
 
 from collections.abc import Callable
@@ -21,17 +21,17 @@ from powauth.sessions.store import CredentialsCache, Stored
 I = TypeVar("I")  # noqa: E741 - the identity
 
 CACHED_IDS = 4096
-"""How many of the ids presented last are cached."""
+"""The most ids that are cached: those presented last."""
 
 MAX_CACHED_BYTES = 2048
-"""The longest record that is cached; a session with its identity is a few hundred bytes."""
+"""The longest record that is cached. A session with its identity has a few hundred bytes."""
 
 
 class Anonymous(msgspec.Struct, frozen=True):
-    """The request presents no id, or one that is not ours. Nothing was read.
+    """The request presents no id, or one that powauth did not make. Nothing was read.
 
     Attributes:
-        forged: whether there was a value that is no id.
+        forged: whether there was a value that is not a valid id.
     """
 
     forged: bool = False
@@ -47,14 +47,15 @@ FORGED: Final = Anonymous(forged=True)
 
 
 class Unchanged(msgspec.Struct, Generic[I], frozen=True):
-    """The record is the one that was found current before, and it still is. All such requests share this object.
+    """The record has not changed since it was found current. All requests with the id share this object until it does.
 
     Attributes:
         presented: the id.
         stored: the session.
         identity: the user's identity.
-        seen: what the store showed then, for comparison.
-        since: from when on the record is current, and ``until`` when.
+        seen: the record's value in place at that time, for comparison.
+        since: the time from which the record is current.
+        until: the time at which it is current no longer.
     """
 
     presented: PresentedId
@@ -67,11 +68,11 @@ class Unchanged(msgspec.Struct, Generic[I], frozen=True):
     needs_read: ClassVar[bool] = False
     is_due: ClassVar[bool] = False
 
-    __repr__ = object.__repr__  # ``seen`` holds secrets: error reporters record what local variables look like
+    __repr__ = object.__repr__  # ``seen`` holds secrets: error reporters record the repr of local variables
 
 
 class KnownId(msgspec.Struct, Generic[I]):
-    """A verified id, the key of its record, and what the record said last."""
+    """A verified id, the key of its record, and the session last found there."""
 
     presented: PresentedId
     key: bytes
@@ -81,13 +82,13 @@ class KnownId(msgspec.Struct, Generic[I]):
 
 
 class NeedsRead(msgspec.Struct, Generic[I]):
-    """The id is valid, and the rest takes a read, a decision, or both.
+    """The id is valid. A read, a decision, or both must follow.
 
     Attributes:
         known: the id.
-        seen: what the store showed in place; ``None`` if nothing could be seen without waiting.
+        seen: the record's value, read in place; ``None`` if there is none, or it cannot be read without waiting.
         record: the record in it.
-        missing: the store was seen, and has no such record.
+        missing: whether the store was read in place and has no such record.
     """
 
     known: KnownId[I]
@@ -107,7 +108,7 @@ class Recognizer(Generic[I]):
     """Recognizes the ids of one carrier.
 
     Args:
-        store: where the sessions are.
+        store: the store of the sessions.
         ids: decodes ids.
         policy: the times of a session.
     """
@@ -122,7 +123,7 @@ class Recognizer(Generic[I]):
         self._known: Callable[[str], KnownId[I] | None] = lru_cache(maxsize=CACHED_IDS)(_verify(ids, store))
 
     def recognize(self, value: str | None, now: Millis) -> Anonymous | Unchanged[I] | NeedsRead[I]:
-        """Return what can be said of a value without waiting."""
+        """Return the state that a value gives a request, as far as it is known without waiting."""
         if not value:
             return NO_ID
         # Reject a value of the wrong length before it reaches the cache. Otherwise junk could fill the cache.
@@ -143,7 +144,7 @@ class Recognizer(Generic[I]):
         return NeedsRead(known, seen, record, missing=record is None)
 
     def remember(self, needs: NeedsRead[I], stored: Stored, identity: I) -> None:
-        """Cache what the record said, if the store can show in place whether it has changed."""
+        """Cache the session, if the store can show in place whether the record has changed."""
         record = needs.record
         if needs.seen is None or record is None or len(record.value) > MAX_CACHED_BYTES:
             return
@@ -152,7 +153,7 @@ class Recognizer(Generic[I]):
         known.unchanged = Unchanged(known.presented, stored, identity, needs.seen, since, min(until, record.expires_at))
 
     async def read(self, needs: NeedsRead[I], now: Millis) -> tuple[Stored, Outcome] | None:
-        """Read the record that the id names, and decide. ``None`` if there is none.
+        """Read the record that the id names, and decide. Return ``None`` if there is none.
 
         Raises:
             UnreadableRecord: if there is a record, but no session in it.

@@ -1,8 +1,8 @@
 """The session record and its life: pure functions of (record, presented id, now, policy).
 
-Nothing here does I/O or reads a clock. `decide` says what to do with a request that presents an id. `renewed`,
-`confirmed` and `forwarded` alone move a record's generation. The numbers of outcomes are the rows of the table "The
-life of a session" in ``docs/design.md``.
+Nothing here does I/O or reads a clock. `decide` returns the action for a request that presents an id. Only `renewed`,
+`confirmed` and `forwarded` change a record's generation or its confirmations. The numbers of outcomes are the rows of
+the table "The life of a session" in ``docs/design.md``.
 """
 
 import enum
@@ -25,7 +25,7 @@ GRACE_STEPS = 4
 """Confirmation times are kept in steps of a quarter of the grace, so the grace lasts at most a quarter longer."""
 
 MAX_PROOFS = 2
-"""A record holds the proof of the present password hash, and that of a stronger hash which is about to be written."""
+"""A record holds the proof of the present password hash, and of a stronger hash that is about to be written."""
 
 Metadata = dict[str, str | int | float | bool | None]
 """What an app keeps about a session: flat, of JSON's plain types."""
@@ -60,10 +60,10 @@ class Policy(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         ttl: from the last renewal to the end of an idle session.
-        renewal: age of an id at which it is renewed; ``None`` is never.
-        max_lifetime: from sign-in to the end, however busy the session is.
+        renewal: age of an id at which it is renewed; ``None`` means never.
+        max_lifetime: from sign-in to the end, even in constant use.
         grace: how long an id is still accepted after its successor was first presented.
-        remembered: the longer times of remembered sessions; ``None`` treats them as any other.
+        remembered: the longer times of remembered sessions; ``None`` gives them the times of all others.
     """
 
     ttl: Millis
@@ -91,7 +91,7 @@ class Session(msgspec.Struct, frozen=True, array_like=True, tag=2, forbid_unknow
         recent: (generation, time of its confirmation), ascending, for later ones; bounded (see `_with_confirmation`).
         remembered: whether the session outlives the browser's own; see `Policy.remembered`.
         resumed_at: when a remembered session was last used again after more than the short ttl.
-        metadata: the app's, and where the session began.
+        metadata: the app's own values, and the origin of the sign-in.
         names: a hash of the field names that wrote ``identity``.
         identity: the identity as an encoded map.
     """
@@ -117,12 +117,12 @@ class Session(msgspec.Struct, frozen=True, array_like=True, tag=2, forbid_unknow
 
     @property
     def confirmed(self) -> bool:
-        """Whether the current generation has been presented."""
+        """True if the current generation has been presented."""
         return self.generation <= self.settled or (bool(self.recent) and self.recent[-1][0] >= self.generation)
 
 
 class Outcome(enum.Enum):
-    """What to do with a request that presents an id; the numbers are rows of the table."""
+    """The action for a request that presents an id. The numbers are rows of the table."""
 
     STRANGER = "the salt is not the record's, or the record lies in the future: anonymous, nothing touched (2)"
     CURRENT = "the user; nothing to write (3)"
@@ -135,7 +135,7 @@ class Outcome(enum.Enum):
 
     @property
     def accepted(self) -> bool:
-        """Whether the request is the user's."""
+        """True if the request counts as the user's."""
         return self in _ACCEPTED
 
 
@@ -143,7 +143,7 @@ _ACCEPTED = frozenset({Outcome.CURRENT, Outcome.CONFIRM, Outcome.RENEW, Outcome.
 
 
 class Subject(msgspec.Struct, frozen=True, gc=False):
-    """The user of a session, as the session layer needs to know them; see the fields of `Session`."""
+    """The user of a session, as the session layer knows them. See the fields of `Session`."""
 
     user_key: StoredKey
     proof: bytes
@@ -156,7 +156,7 @@ class Subject(msgspec.Struct, frozen=True, gc=False):
 def new_session(
     owner: bytes, subject: Subject, now: Millis, metadata: Metadata, *, remembered: bool = False
 ) -> Session:
-    """Make the session of a sign-in: a new sid and salt from the system's generator, nothing adopted.
+    """Make the session of a sign-in, with a new sid and salt from the system's random generator.
 
     Generation 0 has no predecessor, so its confirmation time is never needed: it counts as confirmed from the start.
     """
@@ -180,7 +180,7 @@ def new_session(
 
 
 def expires_at(session: Session, policy: Policy) -> Millis:
-    """Return when the session ends if it is not renewed."""
+    """Return the time at which the session ends if it is not renewed."""
     times: Policy | Remembered = policy
     if session.remembered and policy.remembered is not None:
         times = policy.remembered
@@ -200,7 +200,7 @@ def is_fresh(session: Session, within: Millis, now: Millis, policy: Policy) -> b
 
 
 def decide(session: Session, presented: PresentedId, now: Millis, policy: Policy) -> Outcome:
-    """Return what to do with a request that presents an id at ``now``. The id's MAC must have been verified."""
+    """Return the action for a request that presents an id at ``now``. The id's MAC must have been verified."""
     if not hmac.compare_digest(session.salt, presented.salt):
         return Outcome.STRANGER
     if now >= expires_at(session, policy):
@@ -224,7 +224,7 @@ def decide(session: Session, presented: PresentedId, now: Millis, policy: Policy
 
 
 def current_between(session: Session, policy: Policy) -> tuple[Millis, Millis]:
-    """Return the times between which `decide` answers `Outcome.CURRENT`, once it has answered that."""
+    """Return the times between which `decide` returns `Outcome.CURRENT`, once it has returned that."""
     until = expires_at(session, policy)
     if policy.renewal is not None and session.generation < MAX_GENERATION:
         until = min(until, session.renewed_at + policy.renewal)
@@ -232,7 +232,7 @@ def current_between(session: Session, policy: Policy) -> tuple[Millis, Millis]:
 
 
 def confirmed(session: Session, now: Millis, policy: Policy) -> Session:
-    """Return the record once its current generation has been presented."""
+    """Return the record with its current generation confirmed: it was just presented."""
     settled, recent = _with_confirmation(session, now, policy.grace)
     return msgspec.structs.replace(session, settled=settled, recent=recent)
 
@@ -253,7 +253,7 @@ def renewed(session: Session, now: Millis, policy: Policy) -> Session:
 def forwarded(session: Session, generation: int, now: Millis, policy: Policy) -> Session:
     """Return the record at a later generation, whose write the store has lost. That generation is confirmed now.
 
-    The confirmation times of the lost generations between are unknown. They count as confirmed now.
+    The confirmation times of the lost generations in between are unknown, so these also count as confirmed now.
     """
     resumed_at = now if resumes(session, now, policy) else session.resumed_at
     moved = msgspec.structs.replace(session, generation=generation, renewed_at=now, resumed_at=resumed_at)
@@ -261,11 +261,11 @@ def forwarded(session: Session, generation: int, now: Millis, policy: Policy) ->
 
 
 def _with_confirmation(session: Session, now: Millis, grace: Millis) -> tuple[int, tuple[tuple[int, Millis], ...]]:
-    """Return ``settled`` and ``recent`` with the current generation's confirmation noted, if it is not yet.
+    """Return ``settled`` and ``recent`` with the current generation's confirmation, if they lack it.
 
-    Confirmations in one step of the grace are kept as one, the last. Those older than the grace settle. So there are
-    never more than `GRACE_STEPS` + 2 of them, however often the session is renewed, and none is ever taken for older
-    than it is. Times that lie in the future, because a clock was set back, count from now.
+    Of the confirmations in one step of the grace, only the last is kept. Those older than the grace move to
+    ``settled``. So ``recent`` has at most `GRACE_STEPS` + 2 entries, however often the session is renewed, and no
+    confirmation counts as older than it is. A time in the future, because a clock was set back, counts as now.
     """
     settled = session.settled
     step = max(1, -(-grace // GRACE_STEPS))

@@ -1,7 +1,7 @@
 """`CredentialsCache`: the typed store of sessions over a backend.
 
-It turns sessions into records and back, and knows which records are a user's. It decides nothing about a session's
-life; `powauth.sessions.record` does. Values are MessagePack, decoded into one typed struct or not at all.
+It turns sessions into records and back, and finds the records of a user. `powauth.sessions.record` decides about a
+session's life. Values are MessagePack. They are decoded into one typed struct or not at all.
 """
 
 import contextlib
@@ -38,21 +38,21 @@ RECOMMENDED_MAX_TTL = timedelta(minutes=30)
 """OWASP Session Management, "Idle Timeout": 15 to 30 minutes for low-risk apps. Pow warns above it too."""
 
 REWRITE_ATTEMPTS = 16
-"""How often a rewrite tries again after another writer, such as a renewal, was faster: each loss is its progress."""
+"""The most attempts of a rewrite while other writers, such as renewals, are faster."""
 
 SCAN_STEP = 500
-"""Records read at a time where all are."""
+"""Records in one page of a read of all records."""
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Session)
 
 
 class UnreadableRecord(PowauthError):
-    """A record's value is garbage or of another version of the schema: its session counts as absent."""
+    """A record's value is garbage or of another version of the schema. Its session counts as absent."""
 
 
 class Stored(msgspec.Struct, frozen=True, gc=False):
-    """A session as it was read, the version that a change must still find, and when the record expires."""
+    """A session as it was read, with the record's version for compare-and-set and the record's expiry time."""
 
     session: Session
     version: int
@@ -70,8 +70,8 @@ class CredentialsCache:
         reload: load the account from the users context on every request, and compare its proof.
 
     Attributes:
-        backend: what powauth calls, on event loops and without one. It wraps a backend that works in only one place.
-        given_backend: the object that the app gave, for what it has beyond `Backend`. Of a URL it is ``backend``.
+        backend: the backend that powauth calls. It wraps one that works only on an event loop, or only without one.
+        given_backend: the object that the app gave, with its abilities beyond `Backend`. For a URL it is ``backend``.
         transactional: whether several changes of the store can be one transaction.
 
     Raises:
@@ -102,10 +102,10 @@ class CredentialsCache:
             )
 
     def within(self, part: str) -> "CredentialsCache":
-        """Return a cache over the same backend whose namespace is this one's, a dot and ``part``.
+        """Return a cache over the same backend. Its namespace is this one's, a dot and ``part``.
 
         Raises:
-            ConfigError: if the two make no namespace.
+            ConfigError: if that is no valid namespace.
         """
         try:
             namespace = check_namespace(f"{self.namespace}.{part}")
@@ -130,11 +130,11 @@ class CredentialsCache:
         return make_owner(self.namespace, key_text(user_key))
 
     async def epoch(self, user_key: StoredKey, now: Millis, *, advance: bool = False) -> int:
-        """Return the epoch that `create` must name. Read it before the user. ``advance`` ends sign-ins in flight."""
+        """Return the epoch for `create`. Read it before the user. ``advance`` ends sign-ins in flight."""
         return await self.backend.epoch(self.owner(user_key), now, advance=advance)
 
     async def latest_epoch(self, now: Millis) -> int | None:
-        """Return an epoch that `create` can name for any user; ``None`` if the backend has no such.
+        """Return an epoch that `create` accepts for any user; ``None`` if the backend has no such epoch.
 
         See `powauth.backends.base.CountsEpochs`.
         """
@@ -143,9 +143,9 @@ class CredentialsCache:
     async def create(
         self, session: Session, epoch: int, expires_at: Millis, now: Millis, also: Sequence[Change] = ()
     ) -> int:
-        """Add a new session, and make ``also``, changes of the same store. Return how many of all these were made.
+        """Add a new session, and make the changes ``also`` of the same store. Return how many of all these were made.
 
-        0 if the user's sessions were revoked, or the user changed, since ``epoch``. See `make_changes`.
+        Return 0 if the user's sessions were revoked, or the user changed, since ``epoch``. See `make_changes`.
         """
         return await make_changes(self.backend, [Create(self._record(session, 0, expires_at), epoch), *also], now)
 
@@ -159,9 +159,9 @@ class CredentialsCache:
         return None if record is None else self.read(record)
 
     async def get_fresh(self, sid: bytes, now: Millis) -> Stored | None:
-        """Do what `get` does, and read from the engine itself and never from a copy nearby; ``None`` if unreadable.
+        """Return the live session named ``sid``, read from the engine and not a near cache; ``None`` if unreadable.
 
-        This is for whoever lost a compare-and-set, or sends an id.
+        Use this after a lost compare-and-set, and before an id is sent.
         """
         key = self.key(sid)
         read = self.backend.get if self._copies is None else self._copies.get_fresh
@@ -172,7 +172,7 @@ class CredentialsCache:
             return None
 
     async def update(self, stored: Stored, session: Session, expires_at: Millis, now: Millis) -> Stored | None:
-        """Put ``session`` in the place of ``stored``; ``None`` if the store no longer holds that."""
+        """Replace ``stored`` by ``session``. Return ``None`` if the store no longer holds ``stored``."""
         version = stored.version + 1
         done = await self.backend.update(self._record(session, version, expires_at), stored.version, now)
         return Stored(session, version, expires_at) if done else None
@@ -203,11 +203,11 @@ class CredentialsCache:
         change: Callable[[Session, T], Session],
         now: Millis,
     ) -> int:
-        """Change all of a user's sessions by what ``load`` reads. Return how many sessions there were.
+        """Change all of a user's sessions with the result of ``load``. Return how many sessions there were.
 
         ``load`` reads the user, or returns ``None`` if there is nothing to change any more. Each session's version is
-        read before ``load`` runs, so a session never gets an older value in the place of a newer one. The epoch moves
-        first, so a sign-in that read the user before this call cannot create its session after it.
+        read before ``load`` runs, so an older value never replaces a newer one. The epoch advances first, so a sign-in
+        that read the user before this call cannot create its session after it.
 
         Raises:
             StoreUnavailable: if the store cannot be reached, or a session changes too fast.
@@ -234,7 +234,7 @@ class CredentialsCache:
     async def users(self, now: Millis) -> AsyncIterator[StoredKey]:
         """Yield the keys of all users with a live session, each once. For administrators: reads every session.
 
-        An owner whose sessions cannot be read is given as text.
+        If the first record of a user cannot be read, the key is yielded as text.
         """
         seen: set[bytes] = set()
         async for record in self._records(now):
@@ -268,19 +268,19 @@ class CredentialsCache:
                 return
 
     async def purge(self, limit: int, now: Millis) -> int:
-        """Remove up to ``limit`` expired records, and return how many went."""
+        """Remove up to ``limit`` expired records, and return how many were removed."""
         return await self.backend.purge(limit, now)
 
     @property
     def takes_threads(self) -> bool:
-        """Whether each read takes a worker thread on an event loop."""
+        """True if each read takes a worker thread on an event loop."""
         return isinstance(self.backend, AnywhereBackend) and self.backend.takes_threads
 
     def check_off_loop(self) -> None:
-        """Refuse a backend that needs an event loop.
+        """Check that the backend works without an event loop.
 
         Raises:
-            ConfigError: if it does.
+            ConfigError: if it does not.
         """
         if isinstance(self.backend, AnywhereBackend):
             self.backend.check_off_loop()
@@ -314,7 +314,7 @@ class CredentialsCache:
             session = _decoder.decode(record.value)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise UnreadableRecord from error
-        # A value moved under another key is not this session; nor is one that its user's revocation cannot reach.
+        # Reject a value that was moved to another key, or to an owner where its user's revocation cannot reach it.
         prefix = self._prefix
         if type(session.user_key) not in (int, str, bytes):
             raise UnreadableRecord
