@@ -1,8 +1,8 @@
 """Explain an import that fails: name the package that is missing, and the extra that installs it.
 
-An ``ImportError`` has many causes: a package that is missing, a package that this one needs in its turn, a release that
-lacks a name, an extension module that cannot be loaded. Blaming the package of the ``import`` statement is often wrong,
-so every import of an optional package in powauth goes through this module.
+An ``ImportError`` has many causes: a missing package, a missing package that this one needs, a release that lacks a
+name, an extension module that cannot be loaded. It is often wrong to blame the package of the ``import`` statement, so
+every import of an optional package in powauth uses this module.
 """
 
 from importlib import metadata
@@ -12,7 +12,7 @@ from typing import Final
 from powauth.errors import ConfigError, MissingExtra
 
 _LONGEST_CHAIN: Final = 8
-"""How many causes of an error are read. A chain of causes may be a ring."""
+"""The most causes of an error that are read. A chain of causes may be a cycle."""
 
 
 class needs:  # noqa: N801 - it reads as a statement
@@ -61,12 +61,12 @@ def explained(error: ImportError, extra: str, needed_by: str, *packages: str) ->
 
 
 def is_missing(error: ImportError, package: str) -> bool:
-    """Whether the import failed because this package is not installed. If not, the error is one to raise."""
+    """Return whether the import failed because this package is not installed. If not, raise the error."""
     return isinstance(error, ModuleNotFoundError) and error.name == package
 
 
 def _culprit(error: ImportError) -> ImportError:
-    """The first error of the chain of causes that names a module: SQLAlchemy's about greenlet does not."""
+    """Return the first error of the chain of causes that names a module. SQLAlchemy's error about greenlet does not."""
     found: BaseException | None = error
     for _ in range(_LONGEST_CHAIN):
         if not isinstance(found, ImportError):
@@ -78,6 +78,6 @@ def _culprit(error: ImportError) -> ImportError:
 
 
 def _release(package: str) -> str:
-    """The package with its version, where the installation tells it."""
+    """Return the package with its version, if the installation has one."""
     distributions = metadata.packages_distributions().get(package, [])
     return " ".join([package, metadata.version(distributions[0])] if distributions else [package])

@@ -2,8 +2,8 @@
 
 A connection must never cross a fork: if parent and child read from one socket, each takes the other's answers.
 Python's at-fork hooks cannot prevent that alone, because a server that forks in C (uWSGI) does not run them. So
-whatever holds connections, threads or locks registers itself with `on_fork`, and calls `check` each time before it
-takes one of them. In a child the first call of `check` releases what belongs to the parent.
+each object that holds connections, threads or locks registers itself with `on_fork`, and calls `check` each time before
+it takes one of them. In a child the first call of `check` releases the parent's objects.
 
 `check` reads a page of memory that the kernel wipes in each child (``MADV_WIPEONFORK``, Linux 4.14). This takes 50 ns.
 Elsewhere it compares the process id, which takes 250 ns.
@@ -28,7 +28,7 @@ _WIPE_ON_FORK: Final = 18
 """Linux's MADV_WIPEONFORK. The module ``mmap`` does not name it."""
 
 _REFUSED: Final = -1
-"""An advice that no kernel knows."""
+"""An advice value that no kernel knows."""
 
 
 def wiped_page() -> mmap.mmap | None:
@@ -65,7 +65,7 @@ _parents: list[object] = []
 
 
 def check() -> None:
-    """Release what belongs to the parent, if this process is a child that has not done so yet.
+    """Release the parent's objects, if this process is a child that has not done so yet.
 
     Call it before each use of a connection, a thread, or a lock that is kept from one call to the next.
     """
@@ -86,8 +86,8 @@ def on_fork(thing: T, release: Callable[[T], None]) -> None:
 def keep(*things: object) -> None:
     """Keep objects of the parent until the process has ended.
 
-    To close one, or only to delete it, could send a goodbye to the server over the parent's socket. Python deletes at
-    its exit what modules hold, so the list of these objects gets one reference that nobody gives back.
+    Closing or deleting one could send a message to the server over the parent's socket. At its exit Python deletes the
+    objects that modules hold, so the list of these objects gets one reference that is never released.
     """
     if not _parents and pythonapi is not None:
         pythonapi.Py_IncRef(py_object(_parents))

@@ -1,12 +1,12 @@
-"""The log of failures that become `StoreUnavailable`: the cause of each, and no flood of lines.
+"""The log of failures that become `StoreUnavailable`: it shows each cause, without a flood of lines.
 
-A client that gets 503 is told nothing, so the log is the only place where an operator can see why. During an outage
-each request meets the same cause. `OutageLog` therefore writes one line per cause in `INTERVAL_SECONDS`. The next line
+The response 503 gives no cause, so the log is the only place where an operator can see it. During an outage each
+request fails for the same cause. `OutageLog` therefore writes one line per cause in `INTERVAL_SECONDS`. The next line
 says how many it left out.
 
-A line never holds a secret: it is made of the exception's class, of a sentence of powauth's own, and of a part of the
-driver's message only where that part cannot hold a value. No traceback is logged: collectors of errors keep the local
-variables of each frame, and records are among them.
+A line never holds a secret. It consists of the exception's class, a sentence by powauth, and a part of the driver's
+message if that part cannot hold a value. No traceback is logged: error collectors keep the local variables of each
+frame, and records are among them.
 """
 
 import contextlib
@@ -24,10 +24,10 @@ INTERVAL_SECONDS: Final = 10.0
 """The shortest time between two lines about one cause."""
 
 MAX_CAUSES: Final = 64
-"""Causes that are remembered. A new one then takes the place of the one that was logged first."""
+"""The most causes that are remembered. A further one replaces the cause whose last line is the oldest."""
 
 MAX_LENGTH: Final = 300
-"""Characters of a driver's message that are repeated."""
+"""The most characters of a driver's message that are logged."""
 
 
 class Failure(NamedTuple):
@@ -83,7 +83,7 @@ class OutageLog:
             logger.error("%s [%s%s]%s", failure.sentence, kind, detail, more)
 
     def _claim(self, cause: str) -> int | None:
-        """Failures of this cause that were not logged, if a line is due; else ``None``."""
+        """Return the number of failures of this cause that were not logged, if a line is due; else ``None``."""
         # The lock may have been held by another thread when this process was forked. Then take a new one.
         if not self._lock.acquire(timeout=1):
             self._lock = threading.Lock()
@@ -125,7 +125,7 @@ def unavailable(failure: Failure, error: BaseException | None = None, code: obje
 
 
 def report(error: StoreUnavailable) -> None:
-    """Log a `StoreUnavailable`, if nobody has logged it: one of an app's own backend or users context.
+    """Log a `StoreUnavailable` that is not logged yet: one of an app's own backend or users context.
 
     Only class names and the message of the `StoreUnavailable` are written. The message of its cause may hold a secret.
     """
@@ -139,13 +139,13 @@ def report(error: StoreUnavailable) -> None:
 
 
 def kind_of(error: BaseException) -> str:
-    """The class of an exception as an operator would look it up, such as ``psycopg.errors.UndefinedTable``."""
+    """Return the class of an exception as an operator would look it up, such as ``psycopg.errors.UndefinedTable``."""
     kind = type(error)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def one_line(text: object) -> str:
-    """The first line of a driver's message, printable and not too long.
+    """Return the first line of a driver's message, printable and not too long.
 
     >>> one_line('relation "x" does not exist' + chr(10) + "LINE 1: select")
     'relation "x" does not exist'

@@ -1,4 +1,4 @@
-"""Where code runs: whether an event loop is running here, and threads for what would block it."""
+"""Detection of a running event loop, and worker threads for code that would block it."""
 
 import asyncio
 import sys
@@ -10,15 +10,15 @@ from powauth._extras import is_missing
 T = TypeVar("T")
 
 THREADS = 40
-"""Worker threads at once on each event loop. They are not those in which frameworks run plain handlers: a handler that
-waits for one of its own kind would wait for ever while such handlers have taken all of them."""
+"""The most worker threads on each event loop. Frameworks run plain handlers in other threads. If both shared their
+threads, and waiting handlers took all of them, each handler would wait forever for one more."""
 
 
 class InThread(Protocol):
     """Runs a function in a worker thread and returns its result."""
 
     def __call__(self, function: Callable[[], T], /) -> Awaitable[T]:
-        """Run ``function`` elsewhere. What it raises is raised here."""
+        """Run ``function`` in a worker thread. Raise its errors here."""
         ...
 
 
@@ -45,7 +45,7 @@ class WorkerThreads:
             import anyio
             import anyio.lowlevel
             import anyio.to_thread
-        except ImportError as error:  # frameworks that do without it run on asyncio
+        except ImportError as error:  # frameworks without anyio run on asyncio
             if not is_missing(error, "anyio"):
                 raise
             return await asyncio.to_thread(function)
@@ -69,9 +69,9 @@ _unfinished: set[asyncio.Future[Any]] = set()
 
 
 async def shielded(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Await ``coroutine``, and let it go on to its end if the caller is cancelled. Without an event loop, await it.
+    """Await ``coroutine``, and let it complete even if the caller is cancelled. Without an event loop, only await it.
 
-    A change of a user, once begun, must end the sessions that it voids, although a client hung up meanwhile.
+    A change of a user must end the sessions that it makes invalid, even if the client hangs up meanwhile.
     """
     try:
         asyncio.get_running_loop()
@@ -82,7 +82,7 @@ async def shielded(coroutine: Coroutine[Any, Any, T]) -> T:
 
         with anyio.CancelScope(shield=True):
             return await coroutine
-    # A task of its own is out of reach of a scope of anyio's and of `Task.cancel` alike.
+    # Neither an anyio scope nor `Task.cancel` can cancel a separate task.
     task = asyncio.ensure_future(coroutine)
     _unfinished.add(task)
     task.add_done_callback(_unfinished.discard)

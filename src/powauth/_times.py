@@ -1,4 +1,4 @@
-"""Times at the border of powauth: apps see `datetime` and `timedelta`, and the parts inside count milliseconds."""
+"""Conversion of times: apps see `datetime` and `timedelta`, powauth's own parts count milliseconds."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,8 +1,8 @@
-"""What happened: typed events, each logged as one line of ASCII and handed to the app's own listener.
+"""Typed events, each logged as one line of ASCII and passed to the app's own listener.
 
-No log or listener that fails breaks what the event tells of, or lets anything through (ASVS 16.5.2). An event names
-sessions by their sid, which opens nothing, and users by their key. It never holds an id, a salt, a password or what a
-client sent.
+If a log or a listener fails, the operation that the event reports is not affected: it neither fails nor lets anything
+through (ASVS 16.5.2). An event names a session by its sid, which opens nothing, and a user by the user's key. It never
+holds an id, a salt, a password or input from a client.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ _WARNINGS = frozenset(
 
 
 _QUIET = frozenset({"unknown_id"})
-"""Browsers that kept the id of a session which has ended send it with every request."""
+"""Logged at DEBUG. A browser that kept the id of an ended session sends it with every request."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -62,10 +62,10 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         name: what happened.
         at: the time in UTC.
-        user_key: whose session or account it concerns.
+        user_key: the key of the user whose session or account it concerns.
         session_id: the public id (sid) of the session.
-        ip: where the request came from, if the app lets powauth know.
-        detail: a word or a number more: a reason, a count. Never input from outside.
+        ip: the client's address, if the app keeps metadata of sign-ins.
+        detail: a reason, a count or the like. Never input from a client.
     """
 
     name: EventName
@@ -80,7 +80,7 @@ Listener = Callable[[Event], None]
 
 
 def emit(event: Event, listener: Listener | None) -> None:
-    """Log the event and hand it to the listener. A listener that fails is logged and changes nothing else."""
+    """Log the event and pass it to the listener. An error of the listener is logged and has no other effect."""
     level = logging.WARNING if event.name in _WARNINGS else logging.DEBUG if event.name in _QUIET else logging.INFO
     log(level, "%s %s", event.name, _Line(event))
     if listener is not None:
@@ -91,10 +91,10 @@ def emit(event: Event, listener: Listener | None) -> None:
 
 
 def log(level: int, message: str, *values: object, error: Exception | None = None) -> None:
-    """Log, if the log can be written: a handler that raises is the operator's trouble, and not the request's.
+    """Log a message. An error of a log handler is ignored, so that it does not fail the request.
 
-    Of ``error``, its own traceback is logged, and not that of what was being handled when it came: collectors of
-    errors keep the variables of each frame, and a sign-in's hold the password.
+    The traceback of ``error`` is logged without that of its context. Error collectors keep the variables of each frame,
+    and those of a sign-in hold the password.
     """
     if error is not None:
         error.__suppress_context__ = True
@@ -103,9 +103,9 @@ def log(level: int, message: str, *values: object, error: Exception | None = Non
 
 
 class _Line:
-    """An event in JSON: ASCII without a control, so that nothing in it can end the line or steer a terminal.
+    """An event in JSON: ASCII without control characters, so that it cannot end the line or control a terminal.
 
-    Made when the line is: a level that is off costs nothing.
+    The text is made only when the line is written, so a disabled level costs nothing.
     """
 
     __slots__ = ("_event",)

@@ -28,7 +28,7 @@ Params = Mapping[str, object]
 
 
 class BoundAuth(Generic[U, I]):
-    """An authenticator bound to one request: what takes no wait."""
+    """An authenticator bound to one request: the operations that need no waiting."""
 
     __slots__ = ("auth", "connection")
 
@@ -41,10 +41,10 @@ class BoundAuth(Generic[U, I]):
 
     @property
     def identity(self) -> I | None:
-        """The identity of who is signed in.
+        """The identity of the signed-in user; ``None`` if nobody is signed in.
 
         Raises:
-            StoreUnavailable: if nobody could tell.
+            StoreUnavailable: if the user could not be determined.
         """
         return self.auth.current_identity(self.connection)
 
@@ -53,16 +53,16 @@ class BoundAuth(Generic[U, I]):
         """The current user: the identity.
 
         Raises:
-            StoreUnavailable: if nobody could tell.
+            StoreUnavailable: if the user could not be determined.
         """
         return self.identity
 
     def require_user(self) -> I:
-        """Return the identity of who is signed in, for what needs somebody.
+        """Return the identity of the signed-in user.
 
         Raises:
-            NotSignedIn: if nobody is; the answer is 401.
-            StoreUnavailable: if nobody could tell; the answer is 503.
+            NotSignedIn: if nobody is signed in (401).
+            StoreUnavailable: if the user could not be determined (503).
         """
         identity = self.identity
         if identity is None:
@@ -70,7 +70,7 @@ class BoundAuth(Generic[U, I]):
         return identity
 
     def validate_user(self, params: Params | None = None, /, **fields: object) -> Mapping[str, list[str]]:
-        """Return what is wrong with a change of the current user, or with a registration: field to messages."""
+        """Return the errors in a change of the current user, or in a registration: a list of messages per field."""
         return self.auth.users.validate(_merged(params, fields), self.identity)
 
     @property
@@ -93,10 +93,10 @@ class BoundAuth(Generic[U, I]):
 
     @property
     def session_auth(self) -> SessionAuth[U, I]:
-        """The authenticator, for what only one that keeps sessions can do.
+        """The authenticator, for operations that need sessions.
 
         Raises:
-            ConfigError: if it keeps none.
+            ConfigError: if it keeps no sessions.
         """
         if not isinstance(self.auth, SessionAuth):
             raise ConfigError(f"{type(self.auth).__name__} keeps no sessions; use a SessionAuth")
@@ -108,17 +108,17 @@ class RequestAuth(BoundAuth[U, I]):
 
     Operations take a mapping, keywords, or both: ``sign_in(params)`` and ``sign_in(email=…, password=…)``.
 
-    A change or a deletion of a user, once begun, goes on to its end although the request is cancelled: the sessions
-    that a new password ends must not live on because a client hung up at the right moment.
+    A change or a deletion of a user completes even if the request is cancelled. Otherwise a client could hang up at the
+    right moment and so keep the sessions that a new password ends.
     """
 
     __slots__ = ()
 
     async def recheck(self) -> bool:
-        """Return whether the user is still signed in, for a response that lasts (server-sent events): one read.
+        """Return whether the user is still signed in, for long responses (server-sent events). Takes one read.
 
         Raises:
-            StoreUnavailable: if nobody can tell.
+            StoreUnavailable: if that cannot be determined.
         """
         return await self.auth.recheck(self.connection)
 
@@ -127,16 +127,16 @@ class RequestAuth(BoundAuth[U, I]):
     async def sign_in(
         self, params: Params | None = None, /, *, remember: bool | None = None, bearer: bool = False, **fields: object
     ) -> I | None:
-        """Sign in the user whom user id and password prove; ``None`` if they prove nobody.
+        """Sign in a user by user id and password. Return ``None`` if they are not valid.
 
-        ``remember`` asks for a session that outlives the browser's; ``None`` is as the session that this one replaces.
-        ``bearer`` asks for a token, for `access_token`. See `AccountService.sign_in`.
+        ``remember`` asks for a session that outlives the browser's. ``None`` keeps the choice of the user's session
+        that this one replaces. ``bearer`` asks for a token, for `access_token`. See `AccountService.sign_in`.
         """
         grant = Grant(remember=remember, bearer=bearer)
         return await self.auth.accounts.sign_in(self.connection, _merged(params, fields), grant)
 
     async def sign_in_user(self, user: object, /, *, remember: bool | None = None, bearer: bool = False) -> I | None:
-        """Sign in a user whom the app has proven by other means; ``None`` if they are gone or locked.
+        """Sign in a user whom the app has authenticated by other means; ``None`` if they are gone or locked.
 
         ``user`` is an identity, a row, or a key. See `AccountService.sign_in_user`.
         """
@@ -184,7 +184,7 @@ class RequestAuth(BoundAuth[U, I]):
         return await self.session_auth.revoke_all(self.connection)
 
     async def update_metadata(self, /, **changes: str | int | float | bool | None) -> Metadata:
-        """Add to, or change, what the session keeps; ``None`` removes a key. See `SessionAuth.update_metadata`."""
+        """Change the session's metadata. ``None`` removes a key. See `SessionAuth.update_metadata`."""
         return await self.session_auth.update_metadata(self.connection, changes)
 
     async def reseal(self) -> None:
@@ -193,7 +193,7 @@ class RequestAuth(BoundAuth[U, I]):
 
 
 def _merged(params: Params | None, fields: Params) -> Params:
-    """Return a mapping and keywords as one; what is no mapping is passed on, for the flow to refuse."""
+    """Return a mapping and keywords as one mapping. Other values are passed on, for the flow to reject."""
     if params is None:
         return fields
     return {**params, **fields} if fields else params

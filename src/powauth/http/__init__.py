@@ -1,1 +1,1 @@
-"""What powauth needs of HTTP: a view of a request, carriers, answers, defences."""
+"""The HTTP layer: a view of a request, carriers, answers and defences."""

@@ -1,7 +1,7 @@
-"""How the id travels between client and server: a cookie, a bearer token, or the framework's session.
+"""Carriers of the id between client and server: a cookie, a bearer token, or the framework's session.
 
-The cookie is named ``__Host-…``, so browsers accept it only over https, only from this host and for the whole of it
-(RFC 6265bis, section 4.1.3.2): no sibling host and no page on plain http can plant one.
+The cookie is named ``__Host-…``. Browsers accept such a cookie only over https, only from this host and only for all of
+its paths (RFC 6265bis, section 4.1.3.2). So no sibling host and no page on plain http can plant one.
 """
 
 import copy
@@ -17,10 +17,10 @@ from powauth.http.connection import Connection, Effects
 SameSite = Literal["Lax", "Strict", "None"]
 
 MAX_AGE = 400 * 24 * 3600
-"""400 days in seconds: browsers keep no cookie longer (RFC 6265bis, section 5.5)."""
+"""400 days in seconds. Browsers keep no cookie longer (RFC 6265bis, section 5.5)."""
 
 USER_SUFFIX = ".user"
-"""After the name of the id's key: the key under which a framework's session says who was signed in last."""
+"""The suffix of the key under which a framework's session keeps the user who was signed in last."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _DOMAIN = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?\Z")
@@ -33,7 +33,7 @@ class SeveralIds(PowauthError):
     """The request carries several different values under one name.
 
     Attributes:
-        values: each of them once.
+        values: the values, without duplicates.
     """
 
     def __init__(self, values: tuple[str, ...]) -> None:
@@ -45,10 +45,10 @@ class Carrier(ABC):
     """Moves the id between client and server.
 
     Attributes:
-        kind: a word for the sort of carrier. The ids of two kinds are different.
-        name: what `named` was given, with the carrier's own prefix.
-        secure: whether clients are to use https, as they must save in development.
-        ambient: whether browsers add the id to requests by themselves, whichever site's page has asked for them.
+        kind: the kind of carrier. An id of one kind is not valid for another.
+        name: the name given to `named`, with the carrier's own prefix.
+        secure: whether clients must use https. It is false only in development.
+        ambient: whether browsers add the id to requests automatically, for pages of any site.
         vary: the request headers that it reads.
     """
 
@@ -62,7 +62,7 @@ class Carrier(ABC):
         """Return this carrier under the name that a `SessionAuth` gives it.
 
         Raises:
-            ConfigError: if the name cannot be a cookie's.
+            ConfigError: if the name is not valid for a cookie.
         """
         if not isinstance(name, str) or not _NAME.match(name):
             raise ConfigError(f"session_key and app_name must be made of A-Z, a-z, 0-9, '_' and '-', not {name!r}")
@@ -74,7 +74,7 @@ class Carrier(ABC):
 
     @abstractmethod
     def read(self, connection: Connection) -> str | None:
-        """Return what the request presents, unverified; ``None`` if it presents nothing.
+        """Return the value that the request presents, unverified; ``None`` if it presents none.
 
         Raises:
             SeveralIds: if it presents several values that differ.
@@ -82,36 +82,36 @@ class Carrier(ABC):
 
     @abstractmethod
     def write(self, connection: Connection, value: str, max_age: int | None = None) -> Effects:
-        """Give the client an id, to keep for ``max_age`` seconds, or for the browser's session."""
+        """Give the client an id to keep for ``max_age`` seconds, or for the browser's session."""
 
     @abstractmethod
     def clear(self, connection: Connection) -> Effects:
-        """Take the id from the client."""
+        """Remove the id from the client."""
 
     def begin(self, connection: Connection, user: str) -> None:
-        """Prepare for a sign-in. ``user`` is a text that stands for the user: the same at each sign-in of theirs.
+        """Prepare for a sign-in. ``user`` is a text that identifies the user, the same at each of their sign-ins.
 
         Raises:
             ConfigError: if the sign-in would be open to session fixation.
         """
 
     def forget(self, connection: Connection) -> None:
-        """Drop what the client keeps beside the id, because the user's session ends."""
+        """Delete the data that the client keeps beside the id, because the user's session ends."""
 
 
 class CookieCarrier(Carrier):
-    """The id in a cookie of its own. It lasts as long as the browser's session, unless the user is remembered.
+    """Keeps the id in its own cookie, which lasts as long as the browser's session unless the user is remembered.
 
     Args:
-        same_site: ``Lax`` keeps the user signed in when a link from elsewhere leads to the app; ``Strict`` does not;
-            ``None`` lets other sites send it. ``None`` warns, because the app's own handlers must then refuse requests
-            of other sites: `powauth.http.guards.require_same_origin`.
+        same_site: with ``Lax`` the user stays signed in after following a link from another site, with ``Strict`` not.
+            ``None`` lets other sites send the cookie. It warns, because the app's own handlers must then refuse
+            requests of other sites: `powauth.http.guards.require_same_origin`.
         domain: share the cookie with the hosts below this one. Any of them can then plant one, and the ``__Host-`` name
             is lost: the cookie is named ``__Secure-…``.
-        path: the only paths that get it. Another path than ``/`` costs the ``__Host-`` name, too.
+        path: the path below which browsers send it. With any path but ``/`` the ``__Host-`` name is lost, too.
         partitioned: keep one cookie for each site in which the app is embedded (CHIPS). It needs ``same_site="None"``.
-        insecure_http: for development on plain http alone: no ``Secure``, and another name, which an app in secure mode
-            does not look at. Warns.
+        insecure_http: for development on plain http only. The cookie has no ``Secure``, and a name that an app in
+            secure mode ignores. Warns.
 
     Raises:
         ConfigError: if an option is wrong or contradicts another.
@@ -174,14 +174,14 @@ class CookieCarrier(Carrier):
         return named
 
     def read(self, connection: Connection) -> str | None:
-        """Return the one value of the cookie; see `Carrier.read`.
+        """Return the value of the cookie; see `Carrier.read`.
 
-        The name must match exactly, with only spaces and tabs around it (RFC 6265bis, section 5.4). No other cookie,
-        however broken, can hide it, and no quoting or escape is undone.
+        The name must match exactly, with only spaces and tabs around it (RFC 6265bis, section 5.4). No other cookie can
+        hide it, however malformed. Quotes and escapes in the value are left as they are.
         """
         own, cookies = self.name, connection.cookies()
         before, named, after = f"; {cookies}".partition(self._named)
-        # Browsers send the name once, after "; ", or not at all. Anything else is looked at pair by pair.
+        # Browsers normally send the name once or never, after "; ". Parse anything else pair by pair.
         if own not in before and own not in after:
             return after.partition(";")[0].strip(" \t") if named else None
         found = tuple(dict.fromkeys(_values(cookies, own)))
@@ -213,14 +213,14 @@ def _values(header: str, own: str) -> list[str]:
 
 
 class BearerCarrier(Carrier):
-    """The id in ``Authorization: Bearer pow_<id>`` (RFC 6750, section 2.1), for mobile and command-line clients.
+    """Keeps the id in ``Authorization: Bearer pow_<id>`` (RFC 6750, section 2.1), for mobile and command-line clients.
 
-    The server's endpoint decides to use it, by ``sign_in(…, bearer=True)``. A token in a query or in a form is not
-    read: both end up in logs.
+    The server's endpoint chooses it with ``sign_in(…, bearer=True)``. powauth does not read a token from a query or a
+    form, because both end up in logs.
 
     Args:
         header: the response header that carries a renewed id. It is empty once the session has ended.
-        prefix: text before each id. Scanners of leaked secrets know it, and tokens without it are not powauth's.
+        prefix: text before each id. Scanners for leaked secrets recognize it. powauth ignores tokens without it.
 
     Raises:
         ConfigError: if an option is wrong.
@@ -239,7 +239,7 @@ class BearerCarrier(Carrier):
         self.prefix = prefix
 
     def read(self, connection: Connection) -> str | None:
-        """See `Carrier.read`. Another scheme's credentials, or another issuer's token, are none."""
+        """See `Carrier.read`. This ignores credentials of another scheme and tokens of another issuer."""
         scheme, _, token = (connection.header("authorization") or "").partition(" ")
         token = token.strip(" ")
         if scheme.lower() != "bearer" or not token.startswith(self.prefix):
@@ -259,12 +259,12 @@ class BearerCarrier(Carrier):
 
 
 class FrameworkSessionCarrier(Carrier):
-    """The id in the framework's own session: Starlette's `SessionMiddleware`, Flask's ``session``.
+    """Keeps the id in the framework's own session: Starlette's `SessionMiddleware`, Flask's ``session``.
 
     The framework's cookie then holds the id, and its rules apply. powauth still decides who is signed in.
 
-    At sign-in the framework's session id is renewed. What an anonymous visitor kept in the session stays. If another
-    user was signed in, it goes, also if that user's session has expired since. At sign-out the whole session goes.
+    A sign-in renews the framework's session id. It keeps an anonymous visitor's data in the session. It deletes the
+    data of another user who was signed in, even if that user's session has expired. A sign-out deletes all data.
     """
 
     kind = "framework"
@@ -285,14 +285,14 @@ class FrameworkSessionCarrier(Carrier):
         return Effects(no_store=True)
 
     def begin(self, connection: Connection, user: str) -> None:
-        """See `Carrier.begin`. An id that an attacker has planted must not be the one that is signed in.
+        """See `Carrier.begin`. This renews the session's id, because an attacker may have planted the present one.
 
-        The session keeps ``user`` beside the id. A dead id does not tell whose data lies there.
+        The session keeps ``user`` beside the id, because an expired id does not tell whose data the session holds.
         """
         session, key = self._session(connection), f"{self.name}{USER_SUFFIX}"
         if session.get(key, user) != user:
             session.clear()
-        session[key] = user  # before the renewal: Flask-Session gives an empty session no other id
+        session[key] = user  # before the renewal: Flask-Session does not renew the id of an empty session
         if not connection.renew_session():
             raise ConfigError(
                 "FrameworkSessionCarrier: the id of this framework's session cannot be renewed at sign-in, so an "
@@ -314,15 +314,15 @@ class FrameworkSessionCarrier(Carrier):
 class AnyOf:
     """Several carriers side by side, such as a cookie for browsers and a bearer token for programs.
 
-    If a request presents a bearer token of powauth's, only the token counts, even if it is invalid.
+    If a request presents a powauth bearer token, only the token counts, even if it is invalid.
 
     Args:
         carriers: one for browsers and a `BearerCarrier`.
 
     Attributes:
-        name: the name of the one for browsers.
-        secure: whether clients are to use https.
-        vary: the request headers that both read.
+        name: the name of the carrier for browsers.
+        secure: whether clients must use https.
+        vary: the request headers that the two read.
 
     Raises:
         ConfigError: if they are anything else.
@@ -349,5 +349,5 @@ class AnyOf:
 
 
 def each_of(carrier: Carrier | AnyOf) -> tuple[Carrier, ...]:
-    """Return the carriers of which a carrier is made, the one for browsers first."""
+    """Return the parts of an `AnyOf`, the one for browsers first, or the carrier itself."""
     return (carrier.browser, carrier.bearer) if isinstance(carrier, AnyOf) else (carrier,)

@@ -1,7 +1,7 @@
-"""Guards: who may go on. Each raises when the answer is no, and every integration answers what they raise.
+"""Guards protect handlers. A guard that refuses a request raises an error, and every integration answers that error.
 
-They take the request-bound object, so that one guard serves every framework. A guard inside the handler, or on its
-route, decides on what the router has chosen: no spelling of a path gets around it.
+Guards take the request-bound object, so that one guard serves every framework. A guard inside a handler or on its route
+runs after the router has chosen, so no spelling of a path bypasses it.
 """
 
 from datetime import timedelta
@@ -18,11 +18,11 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 FRESH = timedelta(minutes=15)
-"""How recent a sign-in must be for what cannot be undone, unless the app says otherwise."""
+"""The default age limit of a sign-in for actions that cannot be undone."""
 
 
 class Guarded(Protocol[T_co]):
-    """What guards need of a request-bound object; see `powauth.RequestAuth`."""
+    """The part of a request-bound object that guards use; see `powauth.RequestAuth`."""
 
     @property
     def auth(self) -> Any:
@@ -40,7 +40,7 @@ class Guarded(Protocol[T_co]):
         ...
 
     def require_user(self) -> T_co:
-        """Return the current user, or raise."""
+        """Return the current user. Raise `NotSignedIn` if there is none."""
         ...
 
     def is_fresh(self, within: timedelta) -> bool:
@@ -52,18 +52,18 @@ def require_user(auth: Guarded[T]) -> T:
     """Return the current user.
 
     Raises:
-        NotSignedIn: if nobody is signed in: 401.
-        StoreUnavailable: if nobody could tell: 503.
+        NotSignedIn: if nobody is signed in (401).
+        StoreUnavailable: if the user could not be determined (503).
     """
     return auth.require_user()
 
 
 def require_no_user(auth: Guarded[Any]) -> None:
-    """Pass if nobody is signed in: for pages that a signed-in user has no use for.
+    """Check that nobody is signed in, for pages that a signed-in user does not need.
 
     Raises:
-        AlreadySignedIn: if somebody is: 403.
-        StoreUnavailable: if nobody could tell: 503.
+        AlreadySignedIn: if somebody is signed in (403).
+        StoreUnavailable: if the user could not be determined (503).
     """
     if auth.current_user is not None:
         raise AlreadySignedIn("somebody is signed in", current_user_key=auth.auth.current_user_key)
@@ -75,9 +75,9 @@ def require_fresh(auth: Guarded[T], within: timedelta = FRESH) -> T:
     Neither use nor renewal makes a session fresh again. Only a sign-in does.
 
     Raises:
-        NotSignedIn: if nobody is signed in: 401.
-        NotFresh: if the sign-in is older than that, or there was none that a session remembers: 403.
-        StoreUnavailable: if nobody could tell: 503.
+        NotSignedIn: if nobody is signed in (401).
+        NotFresh: if the sign-in is older than that, or no session recorded it (403).
+        StoreUnavailable: if the user could not be determined (503).
         ConfigError: if the authenticator keeps no sessions, or ``within`` is no length of time.
     """
     user = auth.require_user()
@@ -87,11 +87,11 @@ def require_fresh(auth: Guarded[T], within: timedelta = FRESH) -> T:
 
 
 def require_same_origin(auth: Guarded[Any], defence: CrossSiteDefence = OWN_ORIGIN) -> None:
-    """Pass a request that changes nothing, or that comes from the app's own pages or from a program.
+    """Check that a request changes nothing, or comes from the app's own pages or from a program.
 
-    Use it in handlers that change something, signing in and out included. A browser sends the user's cookie also with a
-    request that another page makes: a page of any site with ``same_site="None"``, of a sibling host otherwise.
-    `CrossSiteDefence` says what passes. A program without a body in JSON must send an ``Origin`` or ``Sec-Fetch-Site``,
+    Use it in handlers that change something, including sign-in and sign-out. A browser sends the user's cookie also
+    with requests that other pages make: pages of any site with ``same_site="None"``, otherwise pages of a sibling host.
+    `CrossSiteDefence` has the rules. A program without a JSON body must send an ``Origin`` or ``Sec-Fetch-Site``,
     unless it presents a bearer token.
 
     Args:
@@ -99,7 +99,7 @@ def require_same_origin(auth: Guarded[Any], defence: CrossSiteDefence = OWN_ORIG
         defence: `CrossSiteDefence` with the other origins that may send such requests.
 
     Raises:
-        CrossSiteRequest: if the request comes from elsewhere, or does not say where it comes from: 403.
+        CrossSiteRequest: if the request comes from elsewhere, or does not say where it comes from (403).
     """
     connection = auth.connection
     if auth.auth.is_ambient(connection):

@@ -1,22 +1,22 @@
-"""Where a redirect may lead: a path of this origin, and nowhere else."""
+"""Checks of redirect targets: only a path of this origin is valid."""
 
 import re
 from urllib.parse import quote
 
 MAX_OWN_PATH_CHARS = 2048
-"""The longest path, with its query, to come back to; more than that no link of an app's own has."""
+"""The longest valid path with its query. An app's own links are shorter."""
 
 _UNSAFE = re.compile(r"[\x00-\x20\x7f-\x9f\\]")
 _KEPT = "!#$%&'()*+,/:;=?@[]~"
 
 
 def own_path(value: object) -> str | None:
-    """``value``, if it is a path that a browser can only take for one of this origin; ``None`` otherwise.
+    """Return ``value`` if any browser reads it as a path of this origin; ``None`` otherwise.
 
-    It begins with exactly one slash (two name another host; RFC 3986, section 4.2), and holds no backslash, which
-    browsers take for a slash, and no white space or control character, which they drop (WHATWG URL, basic parser).
-    What is not ASCII comes back percent-encoded, so that it fits into a header. Check again wherever a path that was
-    kept somewhere is used.
+    Such a path begins with exactly one slash: two slashes name another host (RFC 3986, section 4.2). It holds no
+    backslash, which browsers read as a slash. It holds no white space or control character, which browsers drop (WHATWG
+    URL, basic parser). Characters outside ASCII are percent-encoded, so that the path fits into a header. If a path was
+    stored, check it again when you use it.
 
     >>> own_path("/account?tab=2"), own_path("//evil.example"), own_path("https://evil.example")
     ('/account?tab=2', None, None)
@@ -32,9 +32,9 @@ def own_path(value: object) -> str | None:
 
 
 def path_below(prefix: str, path: str) -> str:
-    """Return a path of the app as the client must ask for it: below the prefix that a server or proxy took off.
+    """Return a path of the app as the client must request it: below the prefix that a server or proxy removed.
 
-    A path that is below the prefix already stays as it is. So does every path if the prefix would lead to another
+    A path that is already below the prefix stays unchanged. So does every path if the prefix would lead to another
     origin: a proxy may take the prefix from a header that clients can send.
 
     >>> path_below("/api", "/login"), path_below("/api", "/api/login"), path_below("//evil.example", "/login")

@@ -1,4 +1,4 @@
-"""The value that stands for the current user while the store is out of reach."""
+"""The placeholder for the current user while the store is unreachable."""
 
 from typing import Any, NoReturn
 
@@ -7,10 +7,10 @@ from powauth.errors import StoreUnavailable
 
 
 class Unreachable:
-    """Stands where the current user would. Its uses raise `StoreUnavailable`, so an outage makes nobody anonymous.
+    """Takes the place of the current user. Any use raises `StoreUnavailable`, so an outage makes nobody anonymous.
 
-    A handler that asks "is somebody signed in?" of it gets an error, and never the answer "nobody". Only ``is None``
-    cannot raise: the answer is false, and the next use of the user raises.
+    A handler that tests whether somebody is signed in gets an error, never the answer "nobody". Only ``is None`` cannot
+    raise: the result is false, and the next use of the user raises.
     """
 
     __slots__ = ("_cause",)
@@ -33,11 +33,11 @@ class Unreachable:
         self.raise_cause()
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name.endswith("__"):  # protocols ask whether there is such a method
+        if name.startswith("__") and name.endswith("__"):  # protocols test whether there is such a method
             raise AttributeError(name)
         self.raise_cause()
 
-    # isinstance(), match, vars() and JSON encoders ask for these two.
+    # isinstance(), match, vars() and JSON encoders read these two.
     __class__ = __dict__ = property(_raise)
     __setattr__ = __delattr__ = __dir__ = _raise
     __bool__ = __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __hash__ = _raise

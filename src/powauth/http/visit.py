@@ -1,13 +1,14 @@
-"""One request's life: begin, bind, answer, end. ASGI, WSGI and the frameworks' own integrations share it.
+"""The life of one request: begin, bind, answer, end. ASGI, WSGI and the frameworks' own integrations share it.
 
-An integration makes a `Connection` for its protocol and a `Visits` for its middleware. A `Visit` then says what to do:
+An integration makes a `Connection` for its protocol and a `Visits` for its middleware. It then takes these steps:
 
-1. ``visits.enter(holder)`` begins one; ``None`` says that this authenticator is in front of the request already.
-2. ``await visit.begin()``: who is it? ``auth.call_at_once(visit.connection)`` first spares most requests a coroutine.
-3. ``await visit.headers(…)`` when the response starts, or ``visit.effects(…)`` alone: what does it carry?
-4. ``visit.answer(error)`` for an error of powauth's that the app let through.
+1. ``visits.enter(holder)`` begins a `Visit`. It returns ``None`` if this authenticator already handles the request.
+2. ``await visit.begin()`` assigns the current user. If ``auth.call_at_once(visit.connection)`` has done it, skip this
+   step: most requests then need no coroutine.
+3. ``await visit.headers(…)`` returns the headers when the response starts. ``visit.effects(…)`` returns the changes.
+4. ``visit.answer(error)`` returns the answer to a powauth error that the app did not handle.
 
-``holder`` is the mapping that a protocol hands around with a request: an ASGI scope or a WSGI environ.
+``holder`` is the mapping that a protocol passes along with a request: an ASGI scope or a WSGI environ.
 """
 
 from collections.abc import Callable, Iterable, MutableMapping
@@ -21,17 +22,17 @@ from powauth.http.answers import Answer, Answers, chosen
 from powauth.http.connection import NO_EFFECTS, Connection, Effects, States, amended
 
 HOLDER_KEY = "powauth"
-"""Where in a holder what `bound_in` finds is, by ``current_user_key``."""
+"""The key in a holder of the mapping from each ``current_user_key`` to a `Bound`; see `bound_in`."""
 
 Holder = MutableMapping[str, Any]
 
 
 Connect = Callable[[Any, States], Connection]
-"""Makes a connection of a holder and the states."""
+"""A function that makes a connection from a holder and the states."""
 
 
 class Plug(Protocol):
-    """What a visit needs of an authenticator."""
+    """The part of an authenticator that a visit uses."""
 
     @property
     def current_user_key(self) -> str:
@@ -40,11 +41,11 @@ class Plug(Protocol):
 
     @property
     def vary(self) -> tuple[bytes, ...]:
-        """The request headers that tell users apart."""
+        """The request headers that identify the user, for ``Vary``."""
         ...
 
     def call_at_once(self, connection: Connection) -> bool:
-        """Assign the current user, if that takes no wait."""
+        """Assign the current user if that needs no waiting. Return whether it is done."""
         ...
 
     async def call(self, connection: Connection) -> None:
@@ -52,11 +53,11 @@ class Plug(Protocol):
         ...
 
     def is_due(self, connection: Connection) -> bool:
-        """Return whether `respond` has anything to say."""
+        """Return whether `respond` may change the response."""
         ...
 
     async def respond(self, connection: Connection, *, failed: bool = False) -> Effects:
-        """Return what the response carries."""
+        """Return the changes to the response."""
         ...
 
 
@@ -75,23 +76,23 @@ class Visit(msgspec.Struct):
         await self.auth.call(self.connection)
 
     async def effects(self, *, failed: bool) -> Effects:
-        """Return what the response carries. ``failed``: its status is 500 or more, or the handler raised."""
+        """Return the changes to the response. ``failed``: its status is 500 or more, or the handler raised."""
         if not self.auth.is_due(self.connection):
             return NO_EFFECTS
         return await self.auth.respond(self.connection, failed=failed)
 
     def blocking_effects(self, *, failed: bool) -> Effects:
-        """Return what `effects` does, where there is no event loop."""
+        """Return the result of `effects`, without an event loop."""
         if not self.auth.is_due(self.connection):  # most responses: no coroutine is made
             return NO_EFFECTS
         return drive(self.auth.respond(self.connection, failed=failed))
 
     async def headers(self, headers: Iterable[tuple[str, str]], *, failed: bool) -> list[tuple[str, str]]:
-        """Return the headers of a response that starts, with what it carries. ``failed`` is that of `effects`."""
+        """Return the headers of a response with the changes made. ``failed`` has the meaning of `effects`."""
         return amended(headers, await self.effects(failed=failed), self.auth.vary)
 
     def answer(self, error: PowauthError) -> Answer | None:
-        """Return the answer to an error that the app let through; ``None`` if the error is the app's own mistake."""
+        """Return the answer to an error that the app did not handle; ``None`` if the error is the app's own mistake."""
         return chosen(answers_in(self.holder), error, self.answers)(error, self.connection)
 
 
@@ -100,8 +101,8 @@ class Visits:
 
     Args:
         auth: the authenticator.
-        connection_type: makes a connection of a holder and the states.
-        answers: what it answers to errors.
+        connection_type: makes a connection from a holder and the states.
+        answers: makes the responses to errors.
     """
 
     __slots__ = ("_key", "answers", "auth", "connect")
@@ -113,11 +114,11 @@ class Visits:
         self._key = auth.current_user_key
 
     def enter(self, holder: Holder) -> Visit | None:
-        """Begin the visit of a request; ``None`` if this authenticator is in front of it already.
+        """Begin the visit of a request. Return ``None`` if this authenticator already handles the request.
 
         Raises:
-            ConfigError: if another authenticator is there under this one's ``current_user_key``. It would lend its
-                users to this one: the shop's customers to the administrators' app.
+            ConfigError: if another authenticator uses the same ``current_user_key``. Its users would count as this
+                one's: a shop's customers would be signed in to the administrators' app.
         """
         states: States = {}
         bound: dict[str, Bound] | None = holder.get(HOLDER_KEY)
@@ -135,18 +136,18 @@ class Visits:
 
 
 Bound = tuple[Visits, States]
-"""What a holder keeps of a visit: enough to make a connection again.
+"""The part of a visit that a holder keeps: enough to make a connection again.
 
-It holds no connection. The connection holds the holder, and a circle would wait for the garbage collector.
+It has no connection. A connection refers to its holder, and a reference cycle would wait for the garbage collector.
 """
 
 
 def bound_in(holder: Holder, current_user_key: str, hint: str) -> Bound:
-    """Return what a middleware has bound to a request.
+    """Return the part of a visit that a middleware has bound to a request.
 
     Raises:
-        ConfigError: if no middleware with that ``current_user_key`` has run: so a protected route refuses. The message
-            ends with ``hint``.
+        ConfigError: if no middleware with that ``current_user_key`` has run. A protected route then fails closed. The
+            message ends with ``hint``.
     """
     bound: Bound | None = holder.get(HOLDER_KEY, {}).get(current_user_key)
     if bound is None:
