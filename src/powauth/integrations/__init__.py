@@ -1,1 +1,1 @@
-"""The ends of the core that frameworks plug into. None of them decides anything."""
+"""Adapters between the core and protocols or frameworks. They make no decisions."""

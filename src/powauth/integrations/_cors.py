@@ -1,4 +1,4 @@
-"""A warning about a CORS middleware that is inside of powauth's, where powauth's own answers do not pass it."""
+"""A warning about a CORS middleware inside powauth's middleware: powauth's own answers do not pass through it."""
 
 import warnings
 from collections.abc import Iterator
@@ -7,14 +7,14 @@ from typing import Any
 from powauth.errors import ConfigWarning
 
 MAX_DEPTH = 100
-"""Middlewares to look through; a stack has a dozen."""
+"""The most middlewares that are examined. A stack has about a dozen."""
 
 _NAMES = frozenset({"CORSMiddleware", "CORS"})
 """Classes of Starlette, Litestar and wsgicors."""
 
 
 def warn_if_cors_is_inside(app: object) -> None:
-    """Warn if a CORS middleware is among what ``app`` consists of, as far as that can be seen."""
+    """Warn if a CORS middleware is among the visible parts of ``app``."""
     if any(_is_cors(part) for part in _parts(app)):
         warnings.warn(
             "the CORS middleware is inside of powauth's, so powauth's own answers (401, 403, 422, 429, 503) carry no "
@@ -26,7 +26,7 @@ def warn_if_cors_is_inside(app: object) -> None:
 
 
 def _parts(app: object) -> Iterator[object]:
-    """An app, and what it hands requests on to."""
+    """Yield an app, and the apps to which it passes requests."""
     part: object = app
     for _ in range(MAX_DEPTH):
         if part is None:
@@ -38,7 +38,7 @@ def _parts(app: object) -> Iterator[object]:
 
 def _is_cors(part: Any) -> bool:
     kinds = {kind.__name__ for kind in type(part).__mro__}
-    if "Starlette" in kinds:  # and FastAPI, which is one
+    if "Starlette" in kinds:  # FastAPI is a subclass
         return any(getattr(each.cls, "__name__", None) in _NAMES for each in part.user_middleware)
     if "Litestar" in kinds:
         return part.cors_config is not None

@@ -1,4 +1,4 @@
-"""Structs and bodies as pydantic and so FastAPI's OpenAPI document know them."""
+"""Structs and bodies for pydantic, and so for FastAPI's OpenAPI document."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -25,8 +25,7 @@ def response_model(identity: type[T]) -> type[T]:
     `Auth` calls this for its own users' identities. Call it yourself, as a decorator of the class, if routes that
     return identities are declared before there is an `Auth`.
 
-    The class stays a `msgspec.Struct`. It gets the two methods by which pydantic asks a class about itself, unless it
-    has them.
+    The class stays a `msgspec.Struct`. It gets the two methods that pydantic calls on a class, unless it has them.
     """
     if not hasattr(identity, _CORE_SCHEMA):
         setattr(identity, _CORE_SCHEMA, classmethod(_core_schema))
@@ -47,14 +46,14 @@ def _json_schema(cls: type[Any], core: CoreSchema, handler: GetJsonSchemaHandler
 
 
 def _reference(name: str, shown: object) -> str:
-    """Return what pydantic knows a schema by. The OpenAPI document lists it under the name."""
+    """Return pydantic's reference of a schema. The OpenAPI document lists the schema under the name."""
     return f"{name}:{id(shown)}"
 
 
 class BodySchema:
     """Annotates a dictionary from a request's body: the OpenAPI document shows its fields.
 
-    The fields are shown and not checked. The users context checks them, and says what is wrong in powauth's own form.
+    The fields are shown and not checked. The users context checks them, and reports errors in powauth's own form.
 
     Args:
         name: the name of the schema.

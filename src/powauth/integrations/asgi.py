@@ -1,4 +1,4 @@
-"""Pure ASGI: the middleware that fetches the current user, and carries the id back when the response starts."""
+"""Pure ASGI: the middleware that fetches the current user, and sends the id back when the response starts."""
 
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
@@ -32,7 +32,7 @@ try:
     import anyio.from_thread
 
     HAS_ANYIO = True
-except ImportError as error:  # frameworks that do without it run on asyncio
+except ImportError as error:  # frameworks without anyio run on asyncio
     if not is_missing(error, "anyio"):
         raise
     HAS_ANYIO = False
@@ -49,7 +49,7 @@ SERVER_ERROR: Final = 500
 """The status of a response to an error that the app did not expect."""
 
 MAX_HELD_BYTES: Final = 65_536
-"""The longest body of status 500 that is held; error pages are shorter."""
+"""The longest body of status 500 that is held. Error pages are shorter."""
 
 
 class ASGIConnection(Connection, msgspec.Struct, metaclass=ConnectionStruct, eq=False):
@@ -68,10 +68,10 @@ class ASGIConnection(Connection, msgspec.Struct, metaclass=ConnectionStruct, eq=
     def target(self) -> str:
         """See `Connection.target`."""
         raw: bytes | None = self.scope.get("raw_path")
-        # Some clients of tests put the query into it; in a path, a question mark is encoded.
+        # Some test clients include the query. In a path, a question mark is encoded.
         path = quote(self.scope["path"]) if raw is None else raw.partition(b"?")[0].decode("latin-1")
         root, plain = _deployed_at(self.scope), unquote(path)
-        if root and plain != root and not plain.startswith(f"{root}/"):  # the server or a proxy has taken it off
+        if root and plain != root and not plain.startswith(f"{root}/"):  # the server or a proxy has removed it
             path = quote(root) + path
         query = self.scope.get("query_string", b"").decode("latin-1")
         return f"{path}?{query}" if query else path
@@ -107,7 +107,7 @@ class ASGIConnection(Connection, msgspec.Struct, metaclass=ConnectionStruct, eq=
         return self.scope.get("session")
 
     def renew_session(self) -> bool:
-        """See `Connection.renew_session`: Starlette's own session is in the cookie; starsessions has an id."""
+        """See `Connection.renew_session`. Starlette's own session is in the cookie. That of starsessions has an id."""
         handler = self.scope.get("session_handler")
         if handler is not None and hasattr(handler, "regenerate_id"):
             handler.regenerate_id()
@@ -132,14 +132,14 @@ class ASGIConnection(Connection, msgspec.Struct, metaclass=ConnectionStruct, eq=
     def assign_unreachable(self, key: str, unreachable: object) -> None:
         """See `Connection.assign_unreachable`.
 
-        The scope's state gets nothing. A handler that asks ``state["current_user"] is None`` must not be told
-        "somebody is there", so its look-up fails. `request_auth` raises `StoreUnavailable`.
+        The scope's state gets no value. With one, a handler that tests ``state["current_user"] is None`` would conclude
+        that somebody is signed in. Without one, its look-up fails. `request_auth` raises `StoreUnavailable`.
         """
         self.states[key] = unreachable
 
 
 def _deployed_at(scope: Scope) -> str:
-    """Return the ``root_path`` of the outermost app. Starlette's mounts make it longer, in this same scope."""
+    """Return the ``root_path`` of the outermost app. Starlette's mounts extend it in the same scope."""
     root: str = scope.get("app_root_path", scope.get("root_path", ""))
     return root.rstrip("/")
 
@@ -148,17 +148,17 @@ class SessionAuthMiddleware:
     """Puts an authenticator in front of an ASGI app.
 
     The current user is in ``scope["state"]`` under the authenticator's ``current_user_key`` (Starlette:
-    ``request.state.current_user``), and the request-bound object is what `request_auth` returns. A response that
-    starts carries what there is to carry; a WebSocket's handshake cannot, and renews nothing. A powauth error that the
-    app lets through is answered by `Answers`, if the response has not started.
+    ``request.state.current_user``). `request_auth` returns the request-bound object. powauth adds an id to a response
+    when it starts. The handshake of a WebSocket cannot carry an id, so it renews nothing. If the app does not handle a
+    powauth error, `Answers` answers it, unless the response has started.
 
     Args:
         app: the app behind it.
-        auth: how to tell who a request is from.
+        auth: the authenticator.
         on_error: the app's own answers to powauth's errors; see `Answers`.
-        sign_in_path: where people who must sign in are sent; see `Answers`.
+        sign_in_path: the path of the sign-in page; see `Answers`.
         origins: further origins whose pages may open WebSockets in the user's name, such as ``"https://app.example"``.
-        websocket_recheck: how often the session of an open WebSocket is read again.
+        websocket_recheck: the interval at which the session of an open WebSocket is read again.
 
     Raises:
         ConfigError: if a part of the authenticator cannot work here, or an option is wrong.
@@ -190,10 +190,10 @@ class SessionAuthMiddleware:
         """Serve one connection."""
         kind = scope["type"]
         visit = self.visits.enter(scope) if kind in ("http", "websocket") else None
-        if visit is None:  # the server's lifespan; or a sub-app whose outer middleware has the same authenticator
+        if visit is None:  # the server's lifespan, or a sub-app whose outer middleware has the same authenticator
             await self.app(scope, receive, send)
             return
-        if root := scope.get("root_path"):  # a mount inside of this middleware makes it longer
+        if root := scope.get("root_path"):  # a mount inside this middleware extends it later
             visit.connection.states[PREFIX] = root
         if kind == "websocket" and not self.sockets.admits(visit.connection):
             await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": "cross_site_request"})
@@ -212,7 +212,7 @@ class SessionAuthMiddleware:
                 raise
         except Exception as error:
             if response.answered and isinstance(error.__cause__, PowauthError):
-                return  # Litestar has an error of its own for one that comes after a response
+                return  # Litestar raises its own error for one that follows a response
             await response.release()
             raise
         else:
@@ -221,18 +221,18 @@ class SessionAuthMiddleware:
 
 
 class _Response(msgspec.Struct):
-    """The way back of a request: what its app sends, with what the authenticator adds.
+    """The response of an app, with the additions of the authenticator.
 
-    A sub-app with its own error handling makes a response of status 500 out of an error of powauth's. Starlette and
-    FastAPI then raise the error to the middleware outside, so the response is held until they have done so. Others
-    only send it, while they handle the error. In both cases the client gets the answer to the error instead.
+    A sub-app with its own error handling turns a powauth error into a response of status 500. Starlette and FastAPI
+    then raise the error to the middleware outside, so the response is held until they have done so. Other frameworks
+    only send the response while they handle the error. In both cases the client gets powauth's answer instead.
 
     Attributes:
         visit: the request.
-        vary: the request headers that tell users apart.
+        vary: the request headers that identify the user.
         server: the server's ``send``.
         forward: where messages of the app go: to the server, to `held`, or nowhere.
-        started: the server has got the start of a response.
+        started: the server has received the start of a response.
         answered: that response was the answer to an error.
         held: the messages of a response of status 500.
     """
@@ -251,7 +251,7 @@ class _Response(msgspec.Struct):
         if message["type"] == "http.response.start":
             if message["status"] == SERVER_ERROR and not self.started:
                 return self._fail(message, sys.exception())
-            if self.held is not None:  # the app sends another response after all
+            if self.held is not None:  # the app sends another response instead
                 self.held, self.forward = None, self.server
             self.started = True
             visit = self.visit
@@ -287,7 +287,7 @@ class _Response(msgspec.Struct):
                 await self.server(message)
 
     async def answer(self, error: PowauthError) -> bool:
-        """Send the answer to an error instead of the app's response. Return whether the client has got one."""
+        """Send the answer to an error instead of the app's response. Return whether the client gets one."""
         if self.started:
             return self.answered
         answer = self.visit.answer(error)
@@ -305,7 +305,7 @@ async def _discard(message: Message) -> None:
 
 
 def connection_of(scope: Scope) -> ASGIConnection:
-    """Return the connection of a scope, with the states that a middleware which has run keeps of it."""
+    """Return the connection of a scope, with the states of a middleware that has run."""
     bound: dict[str, Bound] = scope.get(HOLDER_KEY, {})
     return ASGIConnection(scope, *(states for _, states in [*bound.values()][:1]))
 
@@ -325,11 +325,11 @@ def request_auth(
 
     Args:
         scope: the scope of the request.
-        current_user_key: which authenticator's object, where there are several. Give the authenticator itself, and type
+        current_user_key: selects the authenticator if there are several. If you pass the authenticator itself, type
             checkers know its types.
 
     Raises:
-        ConfigError: if no middleware with that ``current_user_key`` has run: so a protected route refuses.
+        ConfigError: if no middleware with that ``current_user_key`` has run. A protected route then fails closed.
     """
     visits, states = bound_in(scope, key_of(current_user_key), "add it to the app")
     return RequestAuth(visits.auth, visits.connect(scope, states))
@@ -346,10 +346,10 @@ def blocking_request_auth(scope: Scope, current_user_key: str = ...) -> Blocking
 def blocking_request_auth(
     scope: Scope, current_user_key: str | Authenticator[Any, Any] = "current_user"
 ) -> BlockingRequestAuth[Any, Any]:
-    """Return what `request_auth` does, for a plain function that the framework runs in a worker thread of anyio's.
+    """Return the request-bound object for a plain function that the framework runs in an anyio worker thread.
 
     Raises:
-        ConfigError: as `request_auth` does; and without anyio.
+        ConfigError: as `request_auth` does, and if anyio is not installed.
     """
     if not HAS_ANYIO:
         raise ConfigError("handlers that are plain functions need anyio: pip install anyio")
@@ -363,4 +363,4 @@ def _run_from_thread(coroutine: Coroutine[Any, Any, T]) -> T:
     try:
         return anyio.from_thread.run(run)
     finally:
-        coroutine.close()  # it has not run where this is not a thread of anyio's
+        coroutine.close()  # it did not run if this is not an anyio thread

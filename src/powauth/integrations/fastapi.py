@@ -50,7 +50,7 @@ __all__ = [
 R = TypeVar("R")
 
 Dependency: TypeAlias = Callable[[HTTPConnection], Awaitable[R]]
-"""A function that FastAPI calls with the request, for what a handler needs."""
+"""A function that FastAPI calls with the request, to make an argument of a handler."""
 
 
 INVALID_PARAMS: dict[int | str, dict[str, Any]] = {
@@ -77,7 +77,7 @@ INVALID_PARAMS: dict[int | str, dict[str, Any]] = {
 
 
 class NotAuthenticated(NotSignedIn, HTTPException):
-    """`NotSignedIn` as FastAPI raises it: 401, for the app's handlers of either."""
+    """`NotSignedIn` as an `HTTPException`: 401. The app's exception handlers of either class get it."""
 
     def __init__(self, error: NotSignedIn) -> None:
         # Not through `NotSignedIn`: its ``super()`` is `HTTPException`, which would take the message for a status.
@@ -86,7 +86,7 @@ class NotAuthenticated(NotSignedIn, HTTPException):
 
 
 class Forbidden(Refused, HTTPException):
-    """Another guard's no as FastAPI raises it: 403, and the reason as its detail."""
+    """The refusal of another guard as an `HTTPException`: 403, with the reason as its detail."""
 
     def __init__(self, error: Refused) -> None:
         HTTPException.__init__(self, 403, reason(error))
@@ -94,7 +94,7 @@ class Forbidden(Refused, HTTPException):
 
 
 class FromElsewhere(CrossSiteRequest, HTTPException):
-    """`CrossSiteRequest` as FastAPI raises it: 403, and the reason as its detail."""
+    """`CrossSiteRequest` as an `HTTPException`: 403, with the reason as its detail."""
 
     def __init__(self, error: CrossSiteRequest) -> None:
         del error
@@ -102,23 +102,23 @@ class FromElsewhere(CrossSiteRequest, HTTPException):
 
 
 class FreshSignInRequired(Forbidden, NotFresh):
-    """`NotFresh` as FastAPI raises it."""
+    """`NotFresh` as an `HTTPException`: 403."""
 
 
 class Auth(Generic[U, I]):
     """The dependencies of one authenticator, with the app's own user type.
 
-    Name them once, and routes ask for them by type::
+    Define them once as types, and use the types in routes::
 
         session = Auth(auth)  # auth: SessionAuth[User]
         CurrentUser = Annotated[User, Depends(session.current_user)]
         FreshUser = Annotated[User, Depends(session.fresh(timedelta(minutes=5)))]
 
     Routes that use them show the cookie, the bearer token or both as their security schemes in the OpenAPI document.
-    What a guard refuses is an `HTTPException` (401, 403) to FastAPI and its handlers, unless the middleware has its own
-    answer: ``on_error``, or for people ``sign_in_path``.
+    A guard refuses a request by an `HTTPException` (401, 403), unless the middleware has its own answer: from
+    ``on_error``, or from ``sign_in_path`` for browsers.
 
-    Make it before the routes: from then on they may return identities; see `response_model`.
+    Make it before the routes. Routes declared after it may return identities; see `response_model`.
 
     The bodies annotate the parameter of a handler that signs in or registers. The OpenAPI document shows their fields::
 
@@ -127,8 +127,8 @@ class Auth(Generic[U, I]):
             return await auth.register(params)
 
     Args:
-        auth: what the middleware was given.
-        cookie_name: the cookie that the OpenAPI document is to show where the id travels in the framework's session.
+        auth: the authenticator of the middleware.
+        cookie_name: the cookie that the OpenAPI document shows if the framework's session carries the id.
 
     Attributes:
         current_user: the current user; refuses if nobody is signed in.
@@ -158,23 +158,23 @@ class Auth(Generic[U, I]):
         self.registration_body = _registration_body(auth.users)
 
     def fresh(self, within: timedelta = FRESH) -> Dependency[I]:
-        """A dependency: the current user, who signed in no longer than ``within`` ago."""
+        """Return a dependency: the current user, who signed in no longer than ``within`` ago."""
         duration("within", within, at_least=1)
         return self._dependency(lambda auth: require_fresh(auth, within))
 
     def same_origin(self, defence: CrossSiteDefence = OWN_ORIGIN) -> Dependency[None]:
-        """A dependency: refuses requests of other sites that change something; see `require_same_origin`.
+        """Return a dependency that refuses changes by other sites; see `require_same_origin`.
 
         For all routes: ``FastAPI(dependencies=[Depends(session.same_origin())])``.
         """
         return _Dependency(self._key, lambda auth: require_same_origin(auth, defence))
 
     async def request_auth(self, connection: HTTPConnection) -> RequestAuth[U, I]:
-        """The request-bound object, for handlers that are coroutines."""
+        """Return the request-bound object, for handlers that are coroutines."""
         return asgi.request_auth(connection.scope, self._key)
 
     async def blocking_request_auth(self, connection: HTTPConnection) -> BlockingRequestAuth[U, I]:
-        """The request-bound object, for handlers that are plain functions."""
+        """Return the request-bound object, for handlers that are plain functions."""
         return asgi.blocking_request_auth(connection.scope, self._key)
 
     def _dependency(self, guard: Callable[[RequestAuth[U, I]], R]) -> "_Dependency[R]":
@@ -199,7 +199,7 @@ class _Dependency(Generic[R]):
 
 
 class _Scheme(SecurityBase):
-    """A security scheme of the OpenAPI document. As a dependency it does nothing: the guards look at the request."""
+    """A security scheme of the OpenAPI document. As a dependency it does nothing: the guards check the request."""
 
     def __init__(self, name: str, model: SecurityScheme) -> None:
         self.scheme_name = name
@@ -210,7 +210,7 @@ class _Scheme(SecurityBase):
 
 
 def _scheme(carrier: Carrier, cookie_name: str) -> _Scheme:
-    """Return what the OpenAPI document says of a carrier. The framework's session has a cookie of another name."""
+    """Return the security scheme of a carrier. The cookie of the framework's session has another name."""
     if isinstance(carrier, BearerCarrier):
         return _Scheme(f"{carrier.name}-bearer", HTTPBearer(bearerFormat=f"{carrier.prefix}<id>").model)
     name = carrier.name if isinstance(carrier, CookieCarrier) else cookie_name
@@ -218,9 +218,9 @@ def _scheme(carrier: Carrier, cookie_name: str) -> _Scheme:
 
 
 class _SecuredDependency(_Dependency[R], SecurityBase):
-    """A guard as a dependency which tells the OpenAPI document of the credentials that it looks at.
+    """A guard as a dependency that shows its credentials in the OpenAPI document.
 
-    A dependency has one scheme. Each further one is that of a dependency of this one.
+    A dependency has one scheme. Each further scheme is a dependency of this one.
     """
 
     def __init__(
@@ -265,7 +265,7 @@ def _as_fastapi_raises_it(
         return error  # no response can be sent: the middleware closes the WebSocket
     root = getattr(connection.scope.get("app"), "root_path", "")
     if root and "app_root_path" not in connection.scope:
-        # FastAPI tells what is outside of it only to what is inside of it.
+        # FastAPI puts its ``root_path`` into the scope only for the middleware inside it.
         bound.connection.states.setdefault(PREFIX, root)
     answers = answers_in(connection.scope).get(bound.auth.current_user_key)
     if answers is not None and (answers.on_error or answers.redirect(error, bound.connection)):
@@ -282,22 +282,22 @@ def _current_user(auth: RequestAuth[U, I]) -> I | None:
 
 
 async def request_auth(connection: HTTPConnection) -> RequestAuth[Any, Any]:
-    """The request-bound object, for handlers that are coroutines."""
+    """Return the request-bound object, for handlers that are coroutines."""
     return asgi.request_auth(connection.scope)
 
 
 async def blocking_request_auth(connection: HTTPConnection) -> BlockingRequestAuth[Any, Any]:
-    """The request-bound object, for handlers that are plain functions."""
+    """Return the request-bound object, for handlers that are plain functions."""
     return asgi.blocking_request_auth(connection.scope)
 
 
 async def optional_auth_dependency(connection: HTTPConnection) -> Any:
-    """The current user, or ``None``: ``user: Annotated[User | None, Depends(optional_auth_dependency)]``."""
+    """Return the current user, or ``None``: ``user: Annotated[User | None, Depends(optional_auth_dependency)]``."""
     return asgi.request_auth(connection.scope).current_user
 
 
 async def auth_dependency(connection: HTTPConnection) -> Any:
-    """The current user: ``user: Annotated[User, Depends(auth_dependency)]``; refuses as `Auth.current_user` does."""
+    """Return the current user: ``Annotated[User, Depends(auth_dependency)]``. Refuses as `Auth.current_user` does."""
     return await _require_user(connection)
 
 

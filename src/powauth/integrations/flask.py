@@ -51,11 +51,11 @@ class FlaskConnection(wsgi.WSGIConnection):
         return session
 
     def prefix(self) -> str:
-        """See `Connection.prefix`: where Flask's own app is."""
+        """See `Connection.prefix`. This is the path at which the Flask app itself is mounted."""
         return quote(self.environ.get("SCRIPT_NAME", ""), encoding="latin-1")
 
     def renew_session(self) -> bool:
-        """See `Connection.renew_session`: Flask's own session is in the cookie; Flask-Session can make another id."""
+        """See `Connection.renew_session`. Flask's own session is in the cookie. Flask-Session can renew its id."""
         interface = current_app.session_interface
         if isinstance(interface, SecureCookieSessionInterface):
             return True
@@ -74,20 +74,20 @@ class FlaskConnection(wsgi.WSGIConnection):
 class PowAuth(Generic[U, I]):
     """The extension: ``PowAuth(app, auth)``, or ``PowAuth(auth=auth)`` and later ``init_app(app)``.
 
-    The current user is `current_user`, ``g.current_user`` and ``environ["powauth.current_user"]``; `request_auth` is
-    the request-bound object. Several extensions with different ``current_user_key`` live side by side in one app: each
-    has its own `PowAuth.current_user`, `PowAuth.login_required` and so on, while those of the module are for the one
-    whose key is ``current_user``.
+    The current user is `current_user`, ``g.current_user`` and ``environ["powauth.current_user"]``. `request_auth`
+    returns the request-bound object. An app can have several extensions with different ``current_user_key``. Each has
+    its own `PowAuth.current_user`, `PowAuth.login_required` and so on. Those of the module are for the extension whose
+    key is ``current_user``.
 
-    ``jsonify(current_user)`` gives the identity as JSON, and ``null`` if nobody is signed in. If the app has a JSON
-    provider of its own, pass it ``as_json(identity)`` (`powauth.accounts.as_json`).
+    ``jsonify(current_user)`` gives the identity as JSON, and ``null`` if nobody is signed in. If the app has its own
+    JSON provider, pass it ``as_json(identity)`` (`powauth.accounts.as_json`).
 
     Args:
         app: the app; or give it to `init_app`.
-        auth: how to tell who a request is from.
+        auth: the authenticator.
         on_error: the app's own answers to powauth's errors; see `Answers`. Handlers that the app registers with Flask
-            for powauth's errors come before it.
-        sign_in_path: where people who must sign in are sent; see `Answers`.
+            for powauth's errors have precedence.
+        sign_in_path: the path of the sign-in page; see `Answers`.
 
     Raises:
         ConfigError: if a part of the authenticator needs an event loop, the key is taken in this app, or an option is
@@ -110,13 +110,13 @@ class PowAuth(Generic[U, I]):
         self.visits = Visits(auth, FlaskConnection, self.answers)
         self._vary = [field.decode("ascii") for field in auth.vary]
         self._visit_key = f"_powauth_{auth.current_user_key}"
-        # A proxy behaves as what it stands for. Type checkers take it for that.
+        # A proxy behaves like the object behind it, so it has the type of that object.
         self.current_user: I = cast("I", LocalProxy(lambda: self.request_auth().current_user))
         if app is not None:
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
-        """Hook into an app."""
+        """Install the extension in an app."""
         installed: dict[str, PowAuth[Any, Any]] = app.extensions.setdefault(EXTENSION, {})
         key = self.auth.current_user_key
         if key in installed:
@@ -138,7 +138,7 @@ class PowAuth(Generic[U, I]):
             )
 
     def request_auth(self) -> BlockingRequestAuth[U, I]:
-        """The request-bound object of the current request.
+        """Return the request-bound object of the current request.
 
         Raises:
             ConfigError: if this extension is not installed in the app.
@@ -146,7 +146,7 @@ class PowAuth(Generic[U, I]):
         return request_auth(self.auth.current_user_key)
 
     def login_required(self, view: Callable[P, R]) -> Callable[P, R]:
-        """A view for signed-in users only: 401 or the sign-in page for anybody else, 503 while nobody can tell."""
+        """Return a view for signed-in users only. Others get 401 or the sign-in page; in an outage, 503."""
         return _guarded(view, lambda: require_user(self.request_auth()))
 
     @overload
@@ -156,13 +156,13 @@ class PowAuth(Generic[U, I]):
     def fresh_login_required(self, *, within: timedelta) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 
     def fresh_login_required(self, view: Callable[P, R] | None = None, *, within: timedelta = FRESH) -> Any:
-        """A view for users who signed in no longer than ``within`` ago; see `powauth.http.guards.require_fresh`."""
+        """Return a view for users who signed in at most ``within`` ago; see `powauth.http.guards.require_fresh`."""
         duration("within", within, at_least=1)
         guard = partial(_guarded, guard=lambda: require_fresh(self.request_auth(), within))
         return guard if view is None else guard(view)
 
     def signed_out_required(self, view: Callable[P, R]) -> Callable[P, R]:
-        """A view that a signed-in user has no use for; see `powauth.http.guards.require_no_user`."""
+        """Return a view that refuses signed-in users; see `powauth.http.guards.require_no_user`."""
         return _guarded(view, lambda: require_no_user(self.request_auth()))
 
     @overload
@@ -174,7 +174,7 @@ class PowAuth(Generic[U, I]):
     def same_origin_required(
         self, view: Callable[P, R] | None = None, *, defence: CrossSiteDefence = OWN_ORIGIN
     ) -> Any:
-        """A view that other sites cannot change anything by; see `powauth.http.guards.require_same_origin`."""
+        """Return a view that refuses changes by other sites; see `powauth.http.guards.require_same_origin`."""
         guard = partial(_guarded, guard=lambda: require_same_origin(self.request_auth(), defence))
         return guard if view is None else guard(view)
 
@@ -188,7 +188,7 @@ class PowAuth(Generic[U, I]):
     def _fetch(self) -> None:
         environ, key = request.environ, self.auth.current_user_key
         visit = self.visits.enter(environ)
-        if visit is None:  # a middleware around the app has begun the request, and knows nothing of ``g``
+        if visit is None:  # a middleware around the app has begun the visit, and does not set ``g``
             outer = wsgi.WSGIConnection(environ).assigned(key)
             if outer is not MISSING:
                 setattr(g, key, outer)
@@ -202,18 +202,21 @@ class PowAuth(Generic[U, I]):
 
     def _respond(self, response: Response) -> Response:
         visit: Visit | None = g.pop(self._visit_key, None)
-        if visit is not None:  # an earlier hook may have answered before this one's turn came
+        if visit is not None:  # there is none if an earlier hook has answered
             failed = response.status_code >= SERVER_ERROR
             effects = visit.blocking_effects(failed=failed)
             if effects is NO_EFFECTS and "vary" not in response.headers:
-                for field in self._vary:  # most responses: no headers are made anew
+                for field in self._vary:  # most responses: keep the headers object
                     response.headers.add("vary", field)
             else:
                 response.headers = Headers(amended(response.headers, effects, self.auth.vary))
         return response
 
     def _handle_user_exception(self, app: Flask, handle: Callable[..., Any], *arguments: Any) -> Any:
-        """Let Flask handle an error first. A blueprint's handler of all exceptions hides the app's one of powauth's."""
+        """Let Flask handle an error first. Answer a powauth error if the result has status 500.
+
+        A blueprint's handler of all exceptions hides the app's handler of powauth errors.
+        """
         handled, error = handle(*arguments), arguments[-1]
         if not isinstance(error, PowauthError):
             return handled
@@ -221,7 +224,7 @@ class PowAuth(Generic[U, I]):
         return self._answer(error) if response.status_code == SERVER_ERROR else response
 
     def _handle_exception(self, app: Flask, handle: Callable[[Exception], Response], error: Exception) -> Response:
-        """Answer an outage that shows after the view: Flask encodes the dictionary that a view has returned."""
+        """Answer an outage that appears after the view, when Flask encodes the dictionary that the view returned."""
         if isinstance(error, StoreUnavailable):
             return app.finalize_request(app.handle_user_exception(error), from_error_handler=True)
         return handle(error)
@@ -235,14 +238,14 @@ class PowAuth(Generic[U, I]):
 
 
 def _jsonable(default: Callable[[Any], Any], value: Any) -> Any:
-    """Return what Flask's JSON encoder takes for an identity, or for a proxy such as `current_user`."""
+    """Return a value that Flask's JSON encoder accepts for an identity, or for a proxy such as `current_user`."""
     if type(value) is LocalProxy:
         return value._get_current_object()  # the name that werkzeug documents for it
     return as_json(value) if isinstance(value, msgspec.Struct) else default(value)
 
 
 def _note(sender: Flask, exception: BaseException, **_: object) -> None:
-    """Tell the WSGI middleware around an app without the extension what Flask answers with status 500."""
+    """Pass an error that Flask answers with status 500 to the WSGI middleware around an app without the extension."""
     if isinstance(exception, PowauthError) and HOLDER_KEY in request.environ:
         request.environ[wsgi.ERROR_KEY] = exception
 
@@ -260,7 +263,7 @@ def _guarded(view: Callable[P, R], guard: Callable[[], object]) -> Callable[P, R
 
 
 def request_auth(current_user_key: str = "current_user") -> BlockingRequestAuth[Any, Any]:
-    """The request-bound object of the current request.
+    """Return the request-bound object of the current request.
 
     Raises:
         ConfigError: if the app has no `PowAuth` with that ``current_user_key``.
@@ -274,11 +277,11 @@ def _current_user() -> Any:
 
 
 current_user: Any = LocalProxy(_current_user)
-"""Who is signed in on the current request; false if nobody is.
+"""The current user of the current request. It is false if nobody is signed in.
 
-Ask ``if current_user``, never ``current_user is None``: a proxy is not what it stands for, and never ``None``.
+Write ``if current_user``, never ``current_user is None``: the object is a proxy, and a proxy is never ``None``.
 
-Using it raises `StoreUnavailable` if nobody could tell, which is answered with 503.
+Using it raises `StoreUnavailable` if the user could not be determined. The answer is 503.
 """
 
 
@@ -296,7 +299,7 @@ def fresh_login_required(*, within: timedelta) -> Callable[[Callable[P, R]], Cal
 
 
 def fresh_login_required(view: Callable[P, R] | None = None, *, within: timedelta = FRESH) -> Any:
-    """See `PowAuth.fresh_login_required`: ``@fresh_login_required``, or with a time of one's own in brackets."""
+    """See `PowAuth.fresh_login_required`: ``@fresh_login_required``, or ``@fresh_login_required(within=…)``."""
     duration("within", within, at_least=1)
     guard = partial(_guarded, guard=lambda: require_fresh(request_auth(), within))
     return guard if view is None else guard(view)
@@ -316,7 +319,7 @@ def same_origin_required(*, defence: CrossSiteDefence) -> Callable[[Callable[P, 
 
 
 def same_origin_required(view: Callable[P, R] | None = None, *, defence: CrossSiteDefence = OWN_ORIGIN) -> Any:
-    """See `PowAuth.same_origin_required`: ``@same_origin_required``, or with a defence of one's own in brackets."""
+    """See `PowAuth.same_origin_required`: ``@same_origin_required``, or ``@same_origin_required(defence=…)``."""
     guard = partial(_guarded, guard=lambda: require_same_origin(request_auth(), defence))
     return guard if view is None else guard(view)
 

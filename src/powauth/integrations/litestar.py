@@ -53,7 +53,7 @@ Check = Callable[[RequestAuth[Any, Any]], object]
 
 
 def _by_name() -> object:
-    """Return Litestar's mark of a dependency, which release 2.23 replaced by another."""
+    """Return Litestar's marker of a dependency. Release 2.23 replaced it by another."""
     marked = getattr(di, "NamedDependency", None)
     return params.DependencyKwarg() if marked is None else get_args(marked[object])[1]
 
@@ -79,7 +79,7 @@ class LitestarConnection(asgi.ASGIConnection):
         self.scope["user"] = value
 
     def renew_session(self) -> bool:
-        """See `Connection.renew_session`: `PowAuthPlugin` refuses sessions on the server, and others have no id."""
+        """See `Connection.renew_session`. `PowAuthPlugin` rejects sessions on the server. Others have no id."""
         return True
 
 
@@ -92,17 +92,17 @@ class SessionAuthMiddleware(asgi.SessionAuthMiddleware):
 class PowAuthPlugin(InitPlugin, Generic[U, I]):
     """The plugin: ``Litestar(..., plugins=[PowAuthPlugin(auth)])``.
 
-    It installs the middleware, outermost (or innermost, where the id travels in Litestar's own session), answers to
-    powauth's errors, and two dependencies: ``request_auth``, the request-bound object for coroutines, and
-    ``blocking_request_auth`` for plain functions with ``sync_to_thread=True``. The current user is ``request.user`` and
-    ``request.state.current_user``. With several plugins ``request.user`` is the first one's.
+    It installs the middleware, answers to powauth's errors, and two dependencies: ``request_auth``, the request-bound
+    object for coroutines, and ``blocking_request_auth`` for plain functions with ``sync_to_thread=True``. The
+    middleware is outermost, or innermost if Litestar's own session carries the id. The current user is ``request.user``
+    and ``request.state.current_user``. With several plugins ``request.user`` is the first one's.
 
     Args:
-        auth: how to tell who a request is from.
-        dependency: the name of the dependency; ``blocking_`` goes before it for the other.
+        auth: the authenticator.
+        dependency: the name of the dependency. The other one has the prefix ``blocking_``.
         on_error: the app's own answers to powauth's errors; see `Answers`. Exception handlers that the app gives to
-            Litestar for them come before it.
-        sign_in_path: where people who must sign in are sent; see `Answers`.
+            Litestar for them have precedence.
+        sign_in_path: the path of the sign-in page; see `Answers`.
         origins, websocket_recheck: see `powauth.integrations.asgi.SessionAuthMiddleware`.
 
     Raises:
@@ -123,7 +123,7 @@ class PowAuthPlugin(InitPlugin, Generic[U, I]):
             raise ConfigError(f"auth must be an Authenticator, such as a SessionAuth, not {type(auth).__name__}")
         self.auth = auth
         self.dependency = dependency
-        Answers(on_error, sign_in_path)  # wrong ones are refused here, and not only when an app takes the plugin
+        Answers(on_error, sign_in_path)  # reject wrong options here, not only when an app installs the plugin
         self._options: dict[str, Any] = {
             "on_error": on_error,
             "sign_in_path": sign_in_path,
@@ -134,11 +134,11 @@ class PowAuthPlugin(InitPlugin, Generic[U, I]):
         self.require_no_user: Guard = _guard(no_user, auth.current_user_key)
 
     def require_fresh(self, within: timedelta = FRESH) -> Guard:
-        """A guard: the user signed in no longer than ``within`` ago."""
+        """Return a guard: the user signed in no longer than ``within`` ago."""
         return _fresh_guard(within, self.auth.current_user_key)
 
     def require_same_origin(self, defence: CrossSiteDefence = OWN_ORIGIN) -> Guard:
-        """A guard: the request changes nothing, or comes from the app's own pages or from a program."""
+        """Return a guard: the request changes nothing, or comes from the app's own pages or from a program."""
         return _guard(lambda auth: same_origin(auth, defence), self.auth.current_user_key)
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
@@ -156,7 +156,7 @@ class PowAuthPlugin(InitPlugin, Generic[U, I]):
         prototype = middleware(_nothing, self.auth, **options)
 
         def around(app: asgi.ASGIApp) -> asgi.ASGIApp:
-            # Litestar makes one for each route; they share the authenticator and its clients.
+            # Litestar makes one for each route. They share the authenticator and its clients.
             for_route = copy(prototype)
             for_route.app = app
             return for_route
@@ -214,24 +214,24 @@ def _vary_of(scope: Scope) -> tuple[bytes, ...]:
 
 
 async def _keep_vary(message: Message, scope: Scope) -> None:
-    """Put back ``Vary: Cookie``: Litestar's CORS, which is outermost, replaces all of ``Vary`` by ``Origin``."""
+    """Put back ``Vary: Cookie``. Litestar's CORS is outermost and replaces all of ``Vary`` by ``Origin``."""
     if message["type"] == "http.response.start" and HOLDER_KEY in scope:
         message["headers"] = with_effects(message["headers"], NO_EFFECTS, _vary_of(scope))
 
 
 def _below(path: str | None, sign_in_path: str | None) -> str | None:
-    """The path of the app's own sign-in page; Litestar puts the app's ``path`` before those of all handlers."""
+    """Return the path of the app's sign-in page. Litestar puts the app's ``path`` before the paths of all handlers."""
     if not path or sign_in_path is None or "{" in path:
         return sign_in_path
     return path_below(path if path.startswith("/") else f"/{path}", sign_in_path)
 
 
 async def _nothing(scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
-    """Stands where the app will be."""
+    """Do nothing: a placeholder for the app."""
 
 
 def _guard(check: Check, key: str) -> Guard:
-    # A coroutine although it awaits nothing: Litestar gives a plain function a worker thread, at each request.
+    # A coroutine although it awaits nothing: Litestar runs a plain function in a worker thread at each request.
     async def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
         del handler
         scope = cast("asgi.Scope", connection.scope)
@@ -251,7 +251,7 @@ def _keeps_sessions_on_the_server(middleware: object) -> bool:
 
 
 def _close(error: PowauthError) -> NoReturn:
-    """Litestar answers what is raised before a WebSocket is accepted only if it is an exception of its own."""
+    """Raise Litestar's own exception: before a WebSocket is accepted, Litestar answers no other."""
     if isinstance(error, StoreUnavailable):
         raise WebSocketException(detail="store_unavailable", code=TRY_AGAIN_LATER) from error
     detail = reason(error) if isinstance(error, Refused) else "refused"
@@ -271,12 +271,12 @@ require_no_user: Guard = _guard(no_user, "current_user")
 
 
 def require_fresh(within: timedelta = FRESH) -> Guard:
-    """A guard: the user signed in no longer than ``within`` ago; see `powauth.http.guards.require_fresh`."""
+    """Return a guard: the user signed in no longer than ``within`` ago; see `powauth.http.guards.require_fresh`."""
     return _fresh_guard(within, "current_user")
 
 
 def require_same_origin(defence: CrossSiteDefence = OWN_ORIGIN) -> Guard:
-    """A guard against requests of other sites, for handlers that change something.
+    """Return a guard against requests of other sites, for handlers that change something.
 
     For all handlers: ``Litestar(..., guards=[require_same_origin()])``; see `powauth.http.guards.require_same_origin`.
     """

@@ -7,7 +7,7 @@
 >>> signals(Event(name="signed_in", at=0, user_key="42"))  # what SessionAuth(on_event=signals) does
 welcome 42
 
-Receivers are plain functions, held weakly as blinker does, and called where the request runs.
+Receivers are plain functions. blinker holds them weakly. They are called where the request runs.
 """
 
 import logging
@@ -21,10 +21,10 @@ with needs("events", "Signals", "blinker"):
 
 
 class Signals:
-    """One signal for each name of an event; give it to ``SessionAuth(on_event=…)``.
+    """One signal for each event name, for ``SessionAuth(on_event=…)``.
 
     Args:
-        sender: what receivers get as the sender, and can ask for when they connect; by default the ``Signals``.
+        sender: the sender that receivers get, and can select when they connect. The default is this object.
     """
 
     def __init__(self, sender: object = None) -> None:
@@ -33,11 +33,11 @@ class Signals:
         self._signals: dict[str, NamedSignal] = {name: namespace.signal(name) for name in get_args(EventName)}
 
     def __getitem__(self, name: EventName) -> NamedSignal:
-        """The signal of an event; ``KeyError`` if there is no such event."""
+        """Return the signal of an event. Raise ``KeyError`` if there is no such event."""
         return self._signals[name]
 
     def __call__(self, event: Event) -> None:
-        """Send an event to each of its receivers; one that fails is logged, and the others hear it all the same."""
+        """Send an event to each of its receivers. If one fails, log the error and send it to the others."""
         for receiver in self._signals[event.name].receivers_for(self.sender):
             try:
                 receiver(self.sender, event=event)

@@ -37,15 +37,16 @@ AUTHENTICATED = "authenticated"
 
 
 class SessionAuthBackend(AuthenticationBackend):
-    """For Starlette's ``AuthenticationMiddleware``, which goes inside of `SessionAuthMiddleware`.
+    """The backend for Starlette's ``AuthenticationMiddleware``. Install that inside `SessionAuthMiddleware`.
 
-    ``request.user`` is the app's own user, or Starlette's ``UnauthenticatedUser``. While nobody can tell, a page that
-    asks for neither is served, and asking raises `StoreUnavailable`, which is answered with 503. Both are of the
-    moment when the request came: who signs in during it is ``request.user`` at the next.
+    ``request.user`` is the identity, or Starlette's ``UnauthenticatedUser``. While the store is unreachable, pages that
+    use neither ``request.user`` nor ``request.auth`` are served. Any use raises `StoreUnavailable`, which is answered
+    with 503. Both show the state when the request began: after a sign-in, ``request.user`` changes with the next
+    request.
 
     Args:
-        current_user_key: which authenticator's user, where there are several.
-        scopes: what a user may besides ``authenticated``: their roles, for ``@requires("admin")``.
+        current_user_key: selects the authenticator if there are several.
+        scopes: returns a user's scopes in addition to ``authenticated``, such as roles for ``@requires("admin")``.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class SessionAuthBackend(AuthenticationBackend):
 
 
 class _UnknownCredentials(AuthCredentials):
-    """Neither signed in nor not: looking at the scopes raises."""
+    """The credentials while the store is unreachable: reading the scopes raises `StoreUnavailable`."""
 
     def __init__(self, cause: StoreUnavailable) -> None:
         self._cause = cause
@@ -92,11 +93,11 @@ def request_auth(connection: HTTPConnection, current_user_key: str = ...) -> Req
 def request_auth(
     connection: HTTPConnection, current_user_key: str | Authenticator[Any, Any] = "current_user"
 ) -> RequestAuth[Any, Any]:
-    """The request-bound object of a ``Request`` or ``WebSocket``, for handlers that are coroutines.
+    """Return the request-bound object of a ``Request`` or ``WebSocket``, for handlers that are coroutines.
 
     Args:
         connection: the request or socket.
-        current_user_key: which authenticator's object, where there are several. Give the authenticator itself, and type
+        current_user_key: selects the authenticator if there are several. If you pass the authenticator itself, type
             checkers know its types.
 
     Raises:
@@ -116,7 +117,7 @@ def blocking_request_auth(connection: HTTPConnection, current_user_key: str = ..
 def blocking_request_auth(
     connection: HTTPConnection, current_user_key: str | Authenticator[Any, Any] = "current_user"
 ) -> BlockingRequestAuth[Any, Any]:
-    """The request-bound object, for handlers that are plain functions.
+    """Return the request-bound object, for handlers that are plain functions.
 
     Raises:
         ConfigError: if no middleware with that ``current_user_key`` has run.
@@ -140,7 +141,7 @@ def same_origin_required(
     defence: CrossSiteDefence = OWN_ORIGIN,
     current_user_key: str = "current_user",
 ) -> Any:
-    """An endpoint that other sites cannot change anything by; see `powauth.http.guards.require_same_origin`.
+    """Return an endpoint that refuses changes by other sites; see `powauth.http.guards.require_same_origin`.
 
     The endpoint is a function of a request, a coroutine function of one, or a method of an ``HTTPEndpoint``.
     """

@@ -26,10 +26,10 @@ ENVIRON_PREFIX = "powauth."
 """``environ["powauth.current_user"]`` is the current user."""
 
 ERROR_KEY = "powauth.error"
-"""Where in an environ a framework's integration notes the error that the framework makes a response out of."""
+"""The key in an environ of the error that a framework turns into a response. Its integration sets it."""
 
 _UNPREFIXED = frozenset({"CONTENT_TYPE", "CONTENT_LENGTH"})
-"""The two headers that CGI, and so WSGI, names otherwise; empty when they are absent (PEP 3333)."""
+"""The two headers that WSGI names without ``HTTP_``. They may be empty when they are absent (PEP 3333)."""
 
 
 class WSGIConnection(Connection, msgspec.Struct, metaclass=ConnectionStruct, eq=False):
@@ -84,14 +84,14 @@ class WSGIConnection(Connection, msgspec.Struct, metaclass=ConnectionStruct, eq=
 class SessionAuthMiddleware:
     """Puts an authenticator in front of a WSGI app.
 
-    The current user is ``environ["powauth.current_user"]``, and the request-bound object is what `request_auth`
-    returns. A powauth error that the app lets through is answered by `Answers`, if the response has not started.
+    The current user is ``environ["powauth.current_user"]``, and `request_auth` returns the request-bound object. If the
+    app does not handle a powauth error, `Answers` answers it, unless the response has started.
 
     Args:
         app: the app behind it.
-        auth: how to tell who a request is from.
+        auth: the authenticator.
         on_error: the app's own answers to powauth's errors; see `Answers`.
-        sign_in_path: where people who must sign in are sent; see `Answers`.
+        sign_in_path: the path of the sign-in page; see `Answers`.
 
     Raises:
         ConfigError: if a part of the authenticator needs an event loop, or an option is wrong.
@@ -116,9 +116,9 @@ class SessionAuthMiddleware:
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Serve one request."""
         visit = self.visits.enter(environ)
-        if visit is None:  # a sub-app with the same authenticator: the outer middleware sees to everything
+        if visit is None:  # a sub-app with the same authenticator: the outer middleware does all the work
             return self.app(environ, start_response)
-        if root := environ.get("SCRIPT_NAME"):  # a mount inside of this middleware makes it longer
+        if root := environ.get("SCRIPT_NAME"):  # a mount inside this middleware extends it later
             visit.connection.states[PREFIX] = root
         if not self.auth.call_at_once(visit.connection):
             drive(visit.begin())
@@ -138,16 +138,16 @@ class SessionAuthMiddleware:
 
 
 class _Response(msgspec.Struct):
-    """The way back of a request: what its app starts, with what the authenticator adds.
+    """The response of an app, with the additions of the authenticator.
 
-    A sub-app with its own error handling makes a response of status 500 out of an error of powauth's. The client gets
-    the answer to the error instead.
+    A sub-app with its own error handling turns a powauth error into a response of status 500. The client gets powauth's
+    answer instead.
 
     Attributes:
         visit: the request.
-        vary: the request headers that tell users apart.
+        vary: the request headers that identify the user.
         server: the server's ``start_response``.
-        started: the server has got the start of a response.
+        started: the server has received the start of a response.
         answered: the body of the answer to an error, if that is the response.
     """
 
@@ -181,7 +181,7 @@ class _Response(msgspec.Struct):
 
 
 def _handled(environ: MutableMapping[str, Any], exc_info: Any) -> BaseException | None:
-    """Return the error that the app makes a response of status 500 out of, as far as it tells."""
+    """Return the error that the app turns into a response of status 500, if it is known."""
     noted: BaseException | None = environ.pop(ERROR_KEY, None)
     return noted or (exc_info[1] if exc_info else sys.exception())
 
@@ -197,7 +197,7 @@ def _close(body: object) -> None:
 
 
 class _BegunBody:
-    """A body whose first part has been asked for, so that an app which is a generator has started its response."""
+    """A body whose first part has been requested, so that an app that is a generator has started its response."""
 
     def __init__(self, body: Iterable[bytes]) -> None:
         self._body = body
@@ -231,11 +231,11 @@ def request_auth(
 
     Args:
         environ: the environ of the request.
-        current_user_key: which authenticator's object, where there are several. Give the authenticator itself, and type
+        current_user_key: selects the authenticator if there are several. If you pass the authenticator itself, type
             checkers know its types.
 
     Raises:
-        ConfigError: if no middleware with that ``current_user_key`` has run: so a protected route refuses.
+        ConfigError: if no middleware with that ``current_user_key`` has run. A protected route then fails closed.
     """
     visits, states = bound_in(environ, key_of(current_user_key), "wrap the app in it")
     return BlockingRequestAuth(RequestAuth(visits.auth, visits.connect(environ, states)), drive)
