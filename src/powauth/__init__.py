@@ -1,7 +1,7 @@
 """Session-based user authentication for Python web apps.
 
-A random id with the client, the user's session in a store you choose, ids renewed while in use; one call each to sign
-in, to sign out and to change an account. One core serves ASGI and WSGI.
+The client holds a random id, and a store of your choice holds the user's session. Ids in use are renewed. Signing in,
+signing out and changing an account take one call each. One core serves ASGI and WSGI.
 """
 
 from powauth.accounts.base import Account, Rehash, UsersContext

@@ -111,13 +111,13 @@ class Connection(ABC):
     def assign(self, key: str, value: object) -> None:
         """Assign a value to the request.
 
-        Override this and `assigned` if the app's handlers read the value at a place of the protocol. Otherwise they ask
-        the request-bound object.
+        Override this and `assigned` if the app's handlers read the value from an object of the protocol. Otherwise they
+        use the request-bound object.
         """
         self.states[key] = value
 
     def assign_unreachable(self, key: str, unreachable: object) -> None:
-        """Assign the value that stands for the user while the store is out of reach; see `http.unreachable`."""
+        """Assign the placeholder for the user while the store is unreachable; see `http.unreachable`."""
         self.assign(key, unreachable)
 
 

@@ -146,7 +146,7 @@ def bound_in(holder: Holder, current_user_key: str, hint: str) -> Bound:
     """Return the part of a visit that a middleware has bound to a request.
 
     Raises:
-        ConfigError: if no middleware with that ``current_user_key`` has run. A protected route then fails closed. The
+        ConfigError: if no middleware with that ``current_user_key`` has run. A protected route then serves nobody. The
             message ends with ``hint``.
     """
     bound: Bound | None = holder.get(HOLDER_KEY, {}).get(current_user_key)

@@ -329,7 +329,7 @@ def request_auth(
             checkers know its types.
 
     Raises:
-        ConfigError: if no middleware with that ``current_user_key`` has run. A protected route then fails closed.
+        ConfigError: if no middleware with that ``current_user_key`` has run. A protected route then serves nobody.
     """
     visits, states = bound_in(scope, key_of(current_user_key), "add it to the app")
     return RequestAuth(visits.auth, visits.connect(scope, states))

@@ -235,7 +235,7 @@ def request_auth(
             checkers know its types.
 
     Raises:
-        ConfigError: if no middleware with that ``current_user_key`` has run. A protected route then fails closed.
+        ConfigError: if no middleware with that ``current_user_key`` has run. A protected route then serves nobody.
     """
     visits, states = bound_in(environ, key_of(current_user_key), "wrap the app in it")
     return BlockingRequestAuth(RequestAuth(visits.auth, visits.connect(environ, states)), drive)

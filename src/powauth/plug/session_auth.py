@@ -66,11 +66,12 @@ class SessionAuth(Authenticator[U, I]):
         on_reuse: the action when a client presents an older id than that: ``"revoke"`` ends the session, because
             either its user or a thief presented it; ``"reject"`` refuses the request only.
         max_sessions: the most sessions per user. A further one ends the oldest. ``None`` means no limit.
-        carrier: where the client keeps the id; the default is a `CookieCarrier`.
+        carrier: moves the id between client and server. The default is a `CookieCarrier`.
         hooks: the app's own functions before and after each flow.
         extensions: features around the plug.
         throttle: the limits of sign-in attempts per account and per source. ``None`` turns them off.
-        metadata: returns the metadata of a new session from the request that signs in. ``None`` keeps none.
+        metadata: returns the metadata of a new session from the request that signs in. ``None`` keeps none, and events
+            then have no address.
         on_event: called with every `Event`, in addition to the ``powauth`` logger.
         clock: returns the time in seconds since the Unix epoch, as `time.time` does. powauth calls it at every request.
             Tests pass their own. Apps see `datetime` and `timedelta` everywhere else.
