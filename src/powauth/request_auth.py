@@ -1,4 +1,4 @@
-"""The request-bound objects: what a handler calls to sign a user in or out and to change an account.
+"""The request-bound objects. Handlers use them to sign a user in or out and to change an account.
 
 `RequestAuth` is for handlers that are coroutines, `BlockingRequestAuth` for plain functions. Both bind an authenticator
 to one connection.

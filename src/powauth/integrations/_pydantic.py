@@ -13,7 +13,7 @@ with needs("fastapi", "the FastAPI integration", "pydantic", "pydantic_core"):
 T = TypeVar("T")
 
 _CORE_SCHEMA, _JSON_SCHEMA = "__get_pydantic_core_schema__", "__get_pydantic_json_schema__"
-"""The methods by which pydantic asks a class how to read and write it, and how to show it."""
+"""The methods that pydantic calls on a class to learn how to read and write it, and how to show it."""
 
 
 def response_model(identity: type[T]) -> type[T]:

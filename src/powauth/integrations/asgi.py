@@ -277,7 +277,7 @@ class _Response(msgspec.Struct):
             await self.release()
 
     async def release(self) -> None:
-        """Send what is held."""
+        """Send the held messages."""
         held, self.held, self.forward = self.held, None, self.server
         for message in held or ():
             if message["type"] == "http.response.start":

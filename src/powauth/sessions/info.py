@@ -29,7 +29,7 @@ class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
         authenticated_at: when the user last entered the password.
         expires_at: when it ends if it is not renewed.
         remembered: whether it outlives the browser's own session.
-        metadata: ``first_seen``, ``ip``, ``user_agent`` by default, and what the app added. It holds values of JSON's
+        metadata: ``first_seen``, ``ip``, ``user_agent`` by default, and the app's own. It holds values of JSON's
             plain types, so ``first_seen`` is a number: milliseconds since the Unix epoch.
     """
 

@@ -28,7 +28,7 @@ MAX_PROOFS = 2
 """A record holds the proof of the present password hash, and of a stronger hash that is about to be written."""
 
 Metadata = dict[str, str | int | float | bool | None]
-"""What an app keeps about a session: flat, of JSON's plain types."""
+"""The values that an app keeps about a session: flat, of JSON's plain types."""
 
 StoredKey = int | str | bytes
 """The key of a user as a record holds it, in MessagePack's own types. A UUID is its 16 bytes."""
