@@ -1,1 +1,1 @@
-"""Who the users are: the protocol (`powauth.accounts.base`), passwords, and users in an app's own database."""
+"""Users: the protocol (`powauth.accounts.base`), passwords, and users in an app's own database."""

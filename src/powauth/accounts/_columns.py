@@ -21,7 +21,7 @@ SCALARS = (str, bool, int, float, Decimal, bytes, datetime, date, time, timedelt
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 _INT64 = range(-(2**63), 2**63)
-"""The largest integers of the databases. SQLite's INTEGER has 64 bits, whatever its column says."""
+"""The integers of 64 bits, which are the largest in the databases. SQLite's INTEGER always has 64 bits."""
 
 
 class Field:
@@ -29,11 +29,11 @@ class Field:
 
     Attributes:
         name: the attribute's name on the model.
-        type: the Python type of its values; ``None`` if it is no scalar, or unknown.
-        decorated: whether a TypeDecorator turns its values into others. ``type`` is then a guess.
+        type: the Python type of its values; ``None`` if it is unknown or no scalar.
+        decorated: whether a TypeDecorator converts its values. ``type`` is then a guess.
         nullable: whether the column takes ``None``.
         required: whether a new row needs a value for it.
-        unique: whether the database lets no two rows share a value.
+        unique: whether the database refuses a value that another row has.
     """
 
     def __init__(self, name: str, column: "Column[Any]", dialect: Dialect) -> None:
@@ -53,12 +53,12 @@ class Field:
         self._range = range(-(2 ** (bits - 1)), 2 ** (bits - 1)) if isinstance(kind, Integer) else None
 
     def check(self, value: object, *, trusted: bool = False) -> object:
-        """Return the value as the column takes it: text for a date or a UUID becomes one, as in JSON.
+        """Return the value in the column's type. Text is converted to a date or a UUID, as in JSON.
 
-        A value from the app's own code (``trusted``) may be of a type that only the column's TypeDecorator knows.
+        A value from the app's own code (``trusted``) may have a type that only the column's TypeDecorator knows.
 
         Raises:
-            ValueError: if it does not fit. The message is for a form.
+            ValueError: if the value does not fit. The message is for a form.
         """
         if self.type is None:
             return value  # a type of the app's own: values from outside are never assigned to such a column
@@ -80,10 +80,10 @@ class Field:
         return found
 
     def check_key(self, value: object) -> object:
-        """Return a user's key as a look-up takes it.
+        """Return a user's key in the type that a look-up needs.
 
         Raises:
-            ValueError: if no row can have it.
+            ValueError: if no row can have this key.
         """
         if isinstance(value, bool) or not isinstance(value, int | str | UUID):
             raise ValueError("is invalid")
@@ -91,7 +91,7 @@ class Field:
             raise ValueError("holds a character that is not allowed")
         if isinstance(value, int) and value not in _INT64:
             raise ValueError("is out of range")
-        # A TypeDecorator alone knows its values.
+        # Only a TypeDecorator knows its own values.
         return value if self.decorated or self.type is None else self._converted(value)
 
     def _converted(self, value: object) -> object:
@@ -102,7 +102,7 @@ class Field:
 
 
 def fields_of(mapper: Mapper[Any], dialect: Dialect) -> dict[str, Field]:
-    """Return the mapped columns of a model, by attribute name, without computed ones.
+    """Return the mapped columns of a model by attribute name. Computed columns are left out.
 
     Raises:
         ConfigError: if an attribute joins several columns.
@@ -124,7 +124,7 @@ def _scalar_type(kind: TypeEngine[Any]) -> type | None:
         python_type: object = kind.python_type
     except NotImplementedError:
         return None
-    # A type may declare anything here, such as an annotated type, which is no class.
+    # A type may declare any object here, such as an annotated type, which is no class.
     return python_type if isinstance(python_type, type) and issubclass(python_type, SCALARS) else None
 
 

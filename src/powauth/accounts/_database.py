@@ -1,6 +1,6 @@
-"""One way to run a piece of work in a database, for `Engine` and `AsyncEngine` alike.
+"""Runs work in a database, in the same way for an `Engine` and an `AsyncEngine`.
 
-The work is a plain function of a `Session`. With an `AsyncEngine` SQLAlchemy runs it in a greenlet and suspends the
+The work is a plain function of a `Session`. With an `AsyncEngine`, SQLAlchemy runs it in a greenlet and suspends the
 coroutine around each round trip. With an `Engine` the coroutine never suspends.
 """
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 _MARIADB_CONSTRAINT_FAILED = 4025
 _DATA_EXCEPTION = "22"
-"""Class of the SQLSTATEs for values that do not fit. asyncpg reports them as errors of no particular kind."""
+"""Class of the SQLSTATEs for values that do not fit. asyncpg reports them without a specific error class."""
 
 _POSTGRESQL_OTHER_TYPE = ("42883", "42846")
 """SQLSTATEs: undefined_function, cannot_coerce."""
@@ -34,21 +34,21 @@ _USERS = Subject("the users' database", "run the app's migrations, or its metada
 
 
 class Database(ABC):
-    """Runs work in sessions of its own."""
+    """Runs each piece of work in a new session."""
 
     mode: ClassVar[Mode]
 
     @abstractmethod
     async def connected(self, work: Callable[[Connection], T]) -> T:
-        """Return the result of work on a connection. Changes that it does not commit are rolled back.
+        """Return the result of work on a connection. Uncommitted changes are rolled back.
 
         Raises:
             StoreUnavailable: if there is no connection, or the database failed.
-            StatementError: if the database works, and refused a value.
+            StatementError: if the database works but refused a value.
         """
 
     async def run(self, work: Callable[[Session], T]) -> T:
-        """Return the result of work in a session, which is closed afterwards. Errors are those of `connected`."""
+        """Return the result of work in a session, and close the session. It raises the errors of `connected`."""
         return await self.connected(lambda connection: _in_session(work, connection))
 
 
@@ -90,7 +90,7 @@ class AsyncDatabase(Database):
 
     async def connected(self, work: Callable[[Connection], T]) -> T:
         """See `Database.connected`."""
-        _forks.check()  # which gives a forked process a pool of its own
+        _forks.check()  # gives a forked process its own pool
         self._loops.check(self._engine.sync_engine)
         with _translated():
             try:
@@ -110,10 +110,10 @@ class AsyncDatabase(Database):
 
 
 def database_of(engine: object) -> Database:
-    """Return the database behind an engine.
+    """Return the database of an engine.
 
     Raises:
-        ConfigError: if it is no engine.
+        ConfigError: if ``engine`` is no engine.
     """
     if isinstance(engine, Engine):
         return SyncDatabase(engine)
@@ -123,18 +123,18 @@ def database_of(engine: object) -> Database:
 
 
 def refuses_values(error: StatementError) -> bool:
-    """Return whether the database works and only refused its values, or a column's type refused them before."""
+    """Return whether the database, or the type of a column, only refused the values. The database itself works."""
     return (
         not isinstance(error, DBAPIError)
         or isinstance(error, IntegrityError | DataError)
-        # MariaDB's CHECK, which its drivers report as an operational error.
+        # MariaDB's drivers report a failed CHECK as an operational error.
         or (error.orig is not None and error.orig.args[:1] == (_MARIADB_CONSTRAINT_FAILED,))
         or _sqlstate(error).startswith(_DATA_EXCEPTION)
     )
 
 
 def is_incomparable(error: StatementError) -> bool:
-    """Return whether PostgreSQL cannot compare a value with the column, because they have different types."""
+    """Return whether PostgreSQL cannot compare a value with a column because their types differ."""
     return _sqlstate(error) in _POSTGRESQL_OTHER_TYPE
 
 
@@ -148,7 +148,7 @@ def _in_session(work: Callable[[Session], T], connection: Connection) -> T:
 
 
 def _is_cut_read(error: StatementError) -> bool:
-    """Whether the connection broke at a statement that only reads, so that the work may be done again."""
+    """Return whether the connection broke at a SELECT. The work may then run again."""
     return broke(error) and (error.statement or "").lstrip()[:6].upper() == "SELECT"
 
 
@@ -158,7 +158,7 @@ def _translated() -> Iterator[None]:
         yield
     except Exception as error:
         if isinstance(error, StatementError):
-            error.hide_parameters = True  # there is a password hash among them, and tracebacks are logged
+            error.hide_parameters = True  # they include a password hash, and tracebacks are logged
         if not is_failure(error) or (isinstance(error, StatementError) and refuses_values(error)):
             raise
         raise sql_unavailable(error, _USERS) from error

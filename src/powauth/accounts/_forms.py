@@ -1,4 +1,4 @@
-"""Parameters from outside: the columns that they may reach, and what is wrong with them."""
+"""Checks parameters from outside: which columns they may set, and which values are wrong."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,12 +15,12 @@ Errors = dict[str, list[str]]
 
 
 class UserForm:
-    """Checks parameters without touching the database.
+    """Checks parameters without using the database.
 
     Args:
         users: the model.
         fields: attributes that users may set themselves, besides the user id and the password.
-        identifier: normalises the user id; ``None`` chooses by the name of its attribute.
+        identifier: normalises the user id. ``None`` chooses one by the name of the user id's attribute.
         policy: decides which passwords may be set.
 
     Attributes:
@@ -59,17 +59,17 @@ class UserForm:
         return {name: each for name, each in known.items() if name in fields} | {users.user_id: chosen}
 
     def login_key(self, value: object) -> str | None:
-        """Return the user id in its one form; ``None`` if it is none."""
+        """Return the normalised user id; ``None`` if the value is no user id."""
         try:
             return self._identifiers[self._users.user_id].normalize(value)
         except ValueError:
             return None
 
     def cleaned(self, name: str, value: object, *, trusted: bool = False) -> Any:
-        """Return a value as its column takes it, and normalised if it is a user id.
+        """Return a value in the type of its column. A user id is also normalised.
 
         Raises:
-            ValueError: if it does not fit. The message is for a form.
+            ValueError: if the value does not fit. The message is for a form.
         """
         if value is None and trusted and self._columns[name].nullable:
             return None
@@ -80,12 +80,12 @@ class UserForm:
     def check(
         self, params: Mapping[str, object], *, changing: bool, trusted: bool = False
     ) -> tuple[dict[str, Any], Errors]:
-        """Return the values of what may be set, the password as it is, and what is wrong with the rest.
+        """Return the valid values, with the password as given, and the errors by field.
 
         Args:
-            params: what came from outside, or with ``trusted`` from the app's own code.
-            changing: whether it is the change of a user; otherwise it is a registration.
-            trusted: whether any column but the key may be set.
+            params: the parameters: from outside, or with ``trusted`` from the app's own code.
+            changing: whether they change a user. Otherwise they register one.
+            trusted: whether they may set any column except the key.
         """
         values: dict[str, Any] = {}
         errors: Errors = {}
@@ -104,17 +104,17 @@ class UserForm:
         elif changing and is_blank(params.get("current_password")):
             errors["current_password"] = [BLANK]
         password = params.get("password")
-        if not changing or ("password" in params and password != ""):  # an empty box of a form changes nothing
+        if not changing or ("password" in params and password != ""):  # an empty field of a form changes nothing
             values["password"] = password
         return values, errors
 
     def password_errors(self, values: Mapping[str, Any], user_id: str | None, *, offline: bool = False) -> Errors:
-        """Return what is wrong with the password among values that `check` has returned.
+        """Return the errors of the password in ``values``.
 
         Args:
-            values: the values. The user id among them counts as the user's.
-            user_id: the user id that the user has so far.
-            offline: whether to leave out the policy's hook for breached passwords.
+            values: the values that `check` returned. A user id among them replaces ``user_id``.
+            user_id: the current user id of the user.
+            offline: whether to skip the policy's hook for breached passwords.
         """
         if "password" not in values:
             return {}
@@ -126,5 +126,5 @@ class UserForm:
 
 
 def is_blank(value: object) -> bool:
-    """Return whether a form's field was left empty or is missing."""
+    """Return whether a field of a form is empty or missing."""
     return value is None or value == ""

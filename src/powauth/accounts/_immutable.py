@@ -1,4 +1,4 @@
-"""Tells whether values of an annotation can be changed in place."""
+"""Finds the fields of a struct whose values can be changed in place."""
 
 from typing import Any
 
@@ -19,11 +19,11 @@ _WITH_FIELDS = (inspect.StructType, inspect.DataclassType, inspect.NamedTupleTyp
 def mutable_fields(struct: type[Any]) -> list[str]:
     """Return the names of a struct's fields through which its instances can be changed.
 
-    ``Any`` and ``object`` count, because a record gives back lists and dicts for them. An app's own types are the
-    app's responsibility.
+    ``Any`` and ``object`` count, because a record returns lists and dicts for them. An app's own types are the app's
+    responsibility.
     """
     described = inspect.type_info(struct)
-    assert isinstance(described, inspect.StructType)  # noqa: S101 - the caller has looked
+    assert isinstance(described, inspect.StructType)  # noqa: S101 - the caller has checked
     return [field.name for field in described.fields if _is_mutable(field.type, [described])]
 
 

@@ -13,7 +13,7 @@ from powauth.accounts.identity import Key, loaded_key, stored_key
 from powauth.errors import ConfigError
 
 TIMES = ("created_at", "updated_at")
-"""Columns that powauth sets by its own clock, where the model has them."""
+"""Columns that powauth sets by its own clock if the model has them."""
 
 
 class MappedUsers(Generic[U]):
@@ -21,13 +21,13 @@ class MappedUsers(Generic[U]):
 
     Args:
         model: the declarative class.
-        user_id: the attribute's name of the user id.
-        password_hash: the attribute's name of the password hash.
+        user_id: the name of the user id's attribute.
+        password_hash: the name of the password hash's attribute.
         dialect: the dialect of the database.
 
     Attributes:
         columns: the mapped columns by attribute name.
-        key: the attribute's name of the primary key.
+        key: the name of the primary key's attribute.
         times: the names of the columns that powauth sets by its clock.
 
     Raises:
@@ -52,7 +52,7 @@ class MappedUsers(Generic[U]):
             raise ConfigError(f"{name} must have one primary key column; it has {len(self.mapper.primary_key)}")
         key = self.mapper.get_property_by_column(self.mapper.primary_key[0]).key
         column = self.columns[key]
-        # The type of a decorated column shows only in its values.
+        # Only the values of a decorated column show its type.
         if not column.decorated and column.type not in {UUID, int, str, None}:
             raise ConfigError(f"{name}.{key}, the primary key, must be a UUID, an integer or text")
         return key
@@ -75,14 +75,14 @@ class MappedUsers(Generic[U]):
         return found
 
     def key_of_row(self, row: U) -> Key | None:
-        """Return the primary key of a row; ``None`` if it was never saved. This is never a query."""
+        """Return the primary key of a row; ``None`` if it was never saved. This makes no query."""
         state = orm.attributes.instance_state(row)
         value = state.identity[0] if state.identity else state.dict.get(self.key)
         return None if value is None else plain_key(value)
 
 
 def plain_key(value: Any) -> Key:
-    """Return a key of a plain type: drivers and TypeDecorators have subclasses of their own.
+    """Return a key as a plain type. Drivers and TypeDecorators may return subclasses.
 
     Raises:
         ConfigError: if the value is no key.

@@ -18,22 +18,22 @@ def utc_now() -> datetime:
 
 
 class UTCDateTime(TypeDecorator[datetime]):
-    """A time to the microsecond, aware and in UTC on every database, also where the column has no time zone.
+    """An aware time in UTC, to the microsecond. This holds on every database, even if the column has no time zone.
 
-    It refuses naive values: they mean another time on each machine.
+    It refuses naive values, because they mean a different time on each machine.
     """
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """Return the type for a database. MariaDB keeps whole seconds unless the column says more."""
+        """Return the type for a database. MariaDB stores whole seconds unless the column type asks for fractions."""
         if dialect.name in _MARIADB:
             return dialect.type_descriptor(mysql.DATETIME(fsp=6))
         return dialect.type_descriptor(DateTime(timezone=True))
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Return the time in UTC, without the zone where the column has none."""
+        """Return the time in UTC. The zone is removed if the column has none."""
         if value is None:
             return None
         if value.tzinfo is None:
@@ -42,7 +42,7 @@ class UTCDateTime(TypeDecorator[datetime]):
         return moment if dialect.name == "postgresql" else moment.replace(tzinfo=None)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Return the time in UTC, aware."""
+        """Return the time as an aware time in UTC."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
@@ -51,7 +51,7 @@ class UTCDateTime(TypeDecorator[datetime]):
 def exact_string(length: int) -> String:
     """Return a type of text that the database compares character by character.
 
-    For MariaDB's usual collations a dotless i equals an i, and "A" equals "a". One user id would then reach the account
+    In MariaDB's usual collations, a dotless i equals an i, and "A" equals "a". One user id would then find the account
     of another.
     """
     return String(length).with_variant(mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin"), *_MARIADB)
@@ -60,8 +60,8 @@ def exact_string(length: int) -> String:
 class AccountMixin:
     """The columns that every user model needs, except the user id.
 
-    These are ``id``, ``password_hash``, ``created_at`` and ``updated_at``. The id is random: it reveals nothing, and no
-    other user ever gets it. ``password_hash`` is ``None`` for a user who cannot sign in with a password.
+    These are ``id``, ``password_hash``, ``created_at`` and ``updated_at``. The id is random: it reveals nothing, and is
+    never used for another user. ``password_hash`` is ``None`` for a user who cannot sign in with a password.
     """
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4, sort_order=-2)
@@ -97,7 +97,8 @@ class UsernameMixin:
 class UserMixin(EmailMixin, AccountMixin):
     """A user with an e-mail address as user id: `EmailMixin` and `AccountMixin`.
 
-    For user names instead, combine `UsernameMixin` and `AccountMixin`; for both, `UsernameMixin` and `UserMixin`.
+    For user names instead, combine `UsernameMixin` and `AccountMixin`. For both, combine `UsernameMixin` and
+    `UserMixin`.
 
     >>> from sqlalchemy.orm import DeclarativeBase
     >>> class Base(DeclarativeBase):

@@ -1,7 +1,7 @@
 """Reads accounts from the app's table.
 
-If all that an account needs are columns, a query selects these columns alone. If it needs a property of the model, the
-query loads the row, in a session that is closed before anybody else could see the row.
+If an account needs only columns, a query selects these columns alone. If it needs a property of the model, the query
+loads the row. The session of that row is closed before any other code can see the row.
 """
 
 import hashlib
@@ -26,14 +26,14 @@ _ACTIVE = "is_active"
 
 @dataclass(frozen=True, slots=True)
 class Found(Generic[U]):
-    """A user as a query has found it.
+    """The result of a query for a user.
 
     Attributes:
         key: the primary key.
         user_id: the user id.
         password_hash: the stored hash.
         values: the columns that were selected, by attribute name.
-        row: the row, if the account needs it. It belongs to no session once the work in the database is done.
+        row: the row, if the account needs it. It is detached when the work in the database is done.
     """
 
     key: Key
@@ -44,11 +44,11 @@ class Found(Generic[U]):
 
 
 class AccountReader(Generic[U, I]):
-    """Finds users and makes accounts of them.
+    """Finds users and makes their accounts.
 
     Args:
         users: the model.
-        identity: the identity class; ``None`` makes one.
+        identity: the identity class. ``None`` makes one.
 
     Attributes:
         identity: the identity class.
@@ -65,7 +65,7 @@ class AccountReader(Generic[U, I]):
         self._codec = IdentityCodec(self.identity)
         self._check_fields()
         names = [users.key, users.user_id, users.password_hash, *self._codec.field_names]
-        # A plain constant of the class needs no reading.
+        # If the class has a plain constant, nothing needs to be read.
         self._always = isinstance(inspect.getattr_static(users.model, _ACTIVE), bool)
         self._names = tuple(dict.fromkeys(names if self._always else [*names, _ACTIVE]))
         self.needs_row = not all(name in users.mapper.column_attrs for name in self._names)
@@ -82,21 +82,21 @@ class AccountReader(Generic[U, I]):
             raise ConfigError(f"the identity {name} must have a field {users.key!r}: the primary key tells users apart")
 
     def find(self, session: orm.Session, wanted: Mapping[str, object], also: Iterable[str] = ()) -> Found[U] | None:
-        """Return the one user whose columns have the wanted values; ``None`` if there is none, or several.
+        """Return the one user whose columns have the wanted values; ``None`` if there is no such user, or several.
 
         Args:
             session: a session of the caller.
-            wanted: values by attribute name; none of them is ``None``.
+            wanted: values by attribute name. No value may be ``None``.
             also: further columns to read.
         """
         names = dict.fromkeys([*self._names, *wanted, *also])
         parameters = {f"wanted_{name}": value for name, value in wanted.items()}
         try:
-            # A client chooses the further columns, so no statement with them is kept.
+            # A client chooses the further columns, so statements with them are not cached.
             query = self._query(wanted, names) if also else self._kept_query(tuple(wanted))
             result = session.execute(query, parameters)
         except StatementError as error:
-            # No row can have such a value, or no row has a key of such a type any more.
+            # No row can have this value, or the key column now has another type.
             if refuses_values(error) or (self._users.key in wanted and is_incomparable(error)):
                 return None
             raise
@@ -109,7 +109,7 @@ class AccountReader(Generic[U, I]):
             values = {name: getattr(row, name) for name in names if name in self._users.columns}
         else:
             values = dict(zip(names, found[0], strict=True))
-        # A collation may find "mike" for a name with a dotless i, or with trailing spaces: what was asked for counts.
+        # A collation may find "mike" for a name with a dotless i or trailing spaces. Accept only the exact value.
         if any(isinstance(value, str) and _differs(values[name], value) for name, value in wanted.items()):
             return None
         return Found(
@@ -121,11 +121,11 @@ class AccountReader(Generic[U, I]):
         )
 
     def account(self, found: Found[U], session: orm.Session | None = None) -> Account[I]:
-        """Make an account of a user.
+        """Make the account of a user.
 
         Args:
             found: the user.
-            session: a session to read properties of the row in. Needed if the account needs the row.
+            session: a session in which to read properties of the row. It is needed if the account needs the row.
         """
         if found.row is not None and session is not None:
             session.add(found.row)
@@ -139,7 +139,7 @@ class AccountReader(Generic[U, I]):
             key=found.key,
             identity=identity,
             proof=proof_of(found.user_id, found.password_hash),
-            active=active is True,  # nothing else will do (CVE-2022-24880)
+            active=active is True,  # accept no other truthy value (CVE-2022-24880)
         )
 
     def _value(self, found: Found[U], name: str) -> object:
@@ -157,10 +157,10 @@ class AccountReader(Generic[U, I]):
 
     # The parameters of `Select` differ between SQLAlchemy 2.0 and 2.1.
     def _kept_query(self, wanted: tuple[str, ...]) -> "sa.Select[Any]":
-        """Return the statement for look-ups by some columns, the same object each time.
+        """Return the cached statement for look-ups by some columns.
 
-        SQLAlchemy recognises a statement by going through all of it, which takes longer than SQLite's answer. For the
-        same object it remembers the result.
+        SQLAlchemy builds a cache key from the whole statement, which takes longer than SQLite's answer. It remembers
+        the key of the same statement object.
         """
         query = self._queries.get(wanted)
         if query is None:
@@ -168,7 +168,7 @@ class AccountReader(Generic[U, I]):
         return query
 
     def _query(self, wanted: Iterable[str], names: Iterable[str]) -> "sa.Select[Any]":
-        """Return a statement for at most two users: more are no more use than two."""
+        """Return a statement for at most two users. Two rows are enough to see that the user is not unique."""
         users = self._users
         selected = [users.attribute(name) for name in dict.fromkeys(names) if name in users.mapper.column_attrs]
         if self.needs_row:

@@ -27,8 +27,8 @@ class UserTable(Generic[U, I]):
         database: runs the work.
         users: the model.
         reader: makes accounts.
-        own: names of the attributes that users set themselves. If the database refuses their value because another user
-            has it, the error says so.
+        own: names of the attributes that users set themselves. If another user has the value already, the error says
+            so.
     """
 
     def __init__(
@@ -42,11 +42,11 @@ class UserTable(Generic[U, I]):
     # --- reading ------------------------------------------------------------------------------------------------------
 
     async def find(self, wanted: Mapping[str, object] | None) -> Found[U] | None:
-        """Return a user without an account. No property of the model is read: that could take time for some users."""
+        """Return a user without the account. This reads no property of the model, which could take extra time."""
         return None if wanted is None else await self._database.run(lambda session: self._reader.find(session, wanted))
 
     async def account(self, found: Found[U]) -> Account[I]:
-        """Return the account of a user whom `find` has found. It takes a statement only if a property does."""
+        """Return the account of a user whom `find` returned. It runs a statement only if a property does."""
         if not self._reader.needs_row:
             return self._reader.account(found)
         return await self._database.run(lambda session: self._reader.account(found, session))
@@ -84,7 +84,7 @@ class UserTable(Generic[U, I]):
         return account
 
     async def change(self, found: Found[U], changes: Mapping[str, Any]) -> Account[I] | None:
-        """Change a user's columns; ``None`` if the user is gone, or has another password hash by now.
+        """Change a user's columns and return the account; ``None`` if the user is gone or the hash has changed.
 
         Raises:
             InvalidParams: if the database refuses the values.
@@ -97,9 +97,9 @@ class UserTable(Generic[U, I]):
         return await self._write(work, changes, key)
 
     async def replace_hash(self, found: Found[U], stronger: str) -> bool:
-        """Write another hash of the same password, unless the user is gone or has another hash by now.
+        """Write another hash of the same password, and return whether it was written.
 
-        This is no change that the user made, so ``updated_at`` stays.
+        Nothing is written if the user is gone or the hash has changed. ``updated_at`` stays: the user changed nothing.
         """
         changes: dict[str, Any] = {self._users.password_hash: stronger}
         if "updated_at" in self._users.times:
@@ -113,7 +113,9 @@ class UserTable(Generic[U, I]):
         return await self._database.run(work)
 
     async def delete(self, found: Found[U]) -> bool:
-        """Delete a user, unless it is gone or has another password hash by now. The model's cascades apply.
+        """Delete a user, and return whether the user was deleted. The model's cascades apply.
+
+        Nothing is deleted if the user is gone or the password hash has changed.
 
         Raises:
             InvalidParams: if other rows need the user.
@@ -122,7 +124,7 @@ class UserTable(Generic[U, I]):
         this = self._users.attribute(self._users.key) == self._key(found)
 
         def work(session: orm.Session) -> bool:
-            # This locks the row on every database, and finds out whether it is still the row that was proven.
+            # This locks the row on every database, and checks that the verified password hash is still the stored one.
             if not self._update(session, found, {hash_name: self._users.attribute(hash_name)}):
                 return False
             user = session.scalars(sa.select(model).where(this)).unique().one_or_none()
@@ -140,11 +142,11 @@ class UserTable(Generic[U, I]):
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _key(self, found: Found[U]) -> object:
-        """Return the key as the column's type has given it."""
+        """Return the key as the column's type returned it."""
         return found.values[self._users.key]
 
     def _update(self, session: orm.Session, found: Found[U], changes: Mapping[str, Any]) -> bool:
-        """Update a user who still has the password hash that was found; return whether there was one."""
+        """Update a user if the password hash is still the one found. Return whether a row was updated."""
         users = self._users
         this = users.attribute(users.key) == self._key(found)
         statement = (
@@ -157,7 +159,7 @@ class UserTable(Generic[U, I]):
         return isinstance(result, sa.CursorResult) and result.rowcount == 1
 
     def _committed(self, session: orm.Session, key: object) -> Account[I] | None:
-        """Return the account that was written, as the database has it: it may give other types than were written."""
+        """Read the written account, then commit. The database may return other types than were written."""
         found = self._reader.find(session, {self._users.key: key})
         if found is None:  # a listener of the app hides the user, so nothing is written
             return None
@@ -177,11 +179,11 @@ class UserTable(Generic[U, I]):
             raise InvalidParams({name: [TAKEN] for name in taken} or {"base": ["could not be saved"]}) from error
 
     def _taken(self, session: orm.Session, values: Mapping[str, Any], key: object) -> list[str]:
-        """Return the names of unique columns whose value another user has than the one with this key."""
+        """Return the names of unique columns whose value a user with another key has already."""
         own = self._users.attribute(self._users.key)
         found = []
         for name in self._own:
-            # Nobody has taken ``None``: any number of rows may have it in a unique column.
+            # Any number of rows may have ``None`` in a unique column.
             if values.get(name) is None or not self._users.columns[name].unique:
                 continue
             others = sa.select(own).where(self._users.attribute(name) == values[name])

@@ -1,13 +1,13 @@
-"""The address of a client, in one form, whatever the server or a proxy in front of it wrote."""
+"""Client addresses in canonical form, from the different forms that servers and proxies report."""
 
 import ipaddress
 import re
 
 IPV6_PREFIX = 64
-"""One customer has a whole network of this length (RFC 6177), and may send from every address in it."""
+"""Prefix length of the network that one customer has (RFC 6177). The customer may send from any address in it."""
 
 UNKNOWN_SOURCE = "unknown"
-"""The one source of everything that is no address. RFC 7239, section 6.2, has proxies write this word."""
+"""The source that stands for every value that is no address. Proxies write this word (RFC 7239, section 6.2)."""
 
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _IPV4 = re.compile(rf"(?:{_OCTET}\.){{3}}{_OCTET}")
@@ -20,9 +20,8 @@ _IN_BRACKETS = re.compile(r"\[([^\[\]]{2,64})\](?::[0-9]{1,5})?")
 def client_address(reported: str | None) -> str | None:
     """Return the client's address in its canonical form, or ``None`` if ``reported`` holds no address.
 
-    Some proxies put the port behind the address (RFC 7239, section 6), and every connection of a client has its own.
-    The address comes back without a port, without brackets and without a zone. An IPv4 address that a socket of IPv6
-    reports (``::ffff:192.0.2.1``) comes back as IPv4.
+    The result has no port, no brackets and no zone. Some proxies append the port (RFC 7239, section 6), which differs
+    for each connection of a client. An IPv4 address that an IPv6 socket reports (``::ffff:192.0.2.1``) becomes IPv4.
 
     >>> client_address("203.0.113.9:51234"), client_address("[2001:DB8::1]:443"), client_address("fe80::1%eth0")
     ('203.0.113.9', '2001:db8::1', 'fe80::1')
@@ -47,10 +46,10 @@ def client_address(reported: str | None) -> str | None:
 
 
 def source_network(reported: str | None) -> str | None:
-    """Return what counts as one source of attempts: an IPv4 address, an IPv6 network of 64 bits, or `UNKNOWN_SOURCE`.
+    """Return the source of attempts: an IPv4 address, an IPv6 network of 64 bits, `UNKNOWN_SOURCE` or ``None``.
 
-    Everything that is no address is one source together. Otherwise a proxy that passes on what clients write would
-    give every attempt a counter of its own. ``None`` if the server reports nothing.
+    All values that are no address share `UNKNOWN_SOURCE`. Otherwise, behind a proxy that passes on the clients' text,
+    each attempt could have a new counter. ``None`` means that the server reports no address.
 
     >>> source_network("::ffff:192.0.2.1"), source_network("2001:db8:1:2:a::1"), source_network("_hidden")
     ('192.0.2.1', '2001:db8:1:2::/64', 'unknown')

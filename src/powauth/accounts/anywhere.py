@@ -12,12 +12,12 @@ from powauth.errors import ConfigError
 
 
 def anywhere(users: UsersContext[Any, I]) -> UsersContext[Any, I]:
-    """Return a users context that works wherever it is called; an ``inline`` one works everywhere as it is."""
+    """Return a users context that works with and without an event loop. An ``inline`` one is returned unchanged."""
     return users if users.mode in ("inline", "anywhere") else AnywhereUsers(users)
 
 
 class AnywhereUsers(UsersContext[Any, I]):
-    """Chooses at each call, by whether an event loop is running."""
+    """Checks at each call whether an event loop is running, and calls the wrapped users context accordingly."""
 
     mode: Mode = "anywhere"
 

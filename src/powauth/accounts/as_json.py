@@ -1,4 +1,4 @@
-"""Identities as JSON: what a handler returns of the current user, and the schema of it."""
+"""Identities as JSON, for handlers that return the current user, and their JSON Schema."""
 
 import ipaddress
 from typing import Any, TypeVar
@@ -35,10 +35,10 @@ def as_json(identity: object) -> JSONObject:
 
 
 def from_json(value: object, cls: type[T]) -> T:
-    """Return an identity of a dictionary, or of any object that has the identity's fields as attributes.
+    """Make an identity from a dictionary, or from any object that has the identity's fields as attributes.
 
     Raises:
-        ValueError: if a field is missing, or has another type.
+        ValueError: if a field is missing or has another type.
     """
     try:
         return msgspec.convert(value, cls, from_attributes=True, dec_hook=decode_other)
@@ -47,7 +47,7 @@ def from_json(value: object, cls: type[T]) -> T:
 
 
 def json_schema(cls: type[Any]) -> JSONObject:
-    """Return the JSON Schema (2020-12) of what `as_json` returns. It refers to nothing outside of itself."""
+    """Return the JSON Schema (2020-12) of the result of `as_json`. It contains no references."""
     (schema,), parts = msgspec.json.schema_components(
         (_without_defaults(cls),), schema_hook=_schema_of_other, ref_template="{name}"
     )
@@ -56,7 +56,7 @@ def json_schema(cls: type[Any]) -> JSONObject:
 
 
 def _without_defaults(cls: type[Any]) -> type[Any]:
-    """Return a class that is written as an identity is. A response has every field, so none is optional."""
+    """Return a class with the same JSON form and no defaults. A response has every field, so none is optional."""
     options, fields = cls.__struct_config__, msgspec.structs.fields(cls)
     if options.omit_defaults:
         return cls
@@ -79,7 +79,7 @@ def _schema_of_other(cls: type[Any]) -> JSONObject:
 
 
 def _inlined(schema: Any, parts: dict[str, Any], within: tuple[str, ...]) -> Any:
-    """Return a schema with the parts in the place of the references to them. A part within itself may be anything."""
+    """Replace the references in a schema with the parts they name. A recursive reference becomes ``{}`` (anything)."""
     if isinstance(schema, list):
         return [_inlined(each, parts, within) for each in schema]
     if not isinstance(schema, dict):
@@ -87,5 +87,5 @@ def _inlined(schema: Any, parts: dict[str, Any], within: tuple[str, ...]) -> Any
     name = schema.get("$ref")
     if isinstance(name, str):
         return {} if name in within else _inlined(parts[name], parts, (*within, name))
-    # What tells the members of a union apart refers to them by name.
+    # A discriminator refers to the members of a union by name, so leave it out.
     return {key: _inlined(each, parts, within) for key, each in schema.items() if key != "discriminator"}

@@ -1,6 +1,6 @@
-"""The protocol of a users context: who the users are, and what proves it.
+"""The protocol of a users context, which finds, authenticates and changes users.
 
-`UsersContext` is all that powauth knows of users. `powauth.accounts.sqlalchemy.SQLAlchemyUsers` implements it over an
+powauth knows users only through `UsersContext`. `powauth.accounts.sqlalchemy.SQLAlchemyUsers` implements it over an
 app's own table. Another directory or service can implement it in a page of code.
 
 No method returns a row of the app's table: powauth works with `Account` values.
@@ -20,17 +20,17 @@ U = TypeVar("U")
 """The class of the app's rows."""
 
 MAX_LOGIN_KEY = 1024
-"""Characters of a user id that tell it from others. No user id is longer."""
+"""Characters of a user id that the default `UsersContext.login_key` uses. No user id is longer."""
 
 
 class Rehash(msgspec.Struct, frozen=True):
-    """A stronger hash of the password that was just verified, which is not written yet.
+    """A stronger hash of the password that was just verified. It is not written yet.
 
-    powauth lets the user's sessions accept ``proof`` first, and writes the hash then.
+    powauth first lets the user's sessions accept ``proof``, and then writes the hash.
 
     Attributes:
-        proof: the account's proof once the hash is written.
-        write: write the hash, and return whether the account still had the old one.
+        proof: the account's proof after the hash is written.
+        write: writes the hash, and returns whether the account still had the old one.
     """
 
     proof: bytes
@@ -44,11 +44,11 @@ class Account(msgspec.Struct, Generic[I], frozen=True, kw_only=True):
 
     Attributes:
         key: the user's primary key.
-        identity: what requests get to see of the user.
-        proof: bytes that change whenever the password or the user id changes, such as both in one. powauth stores a
-            keyed hash of them, of the key and of ``active``.
+        identity: the part of the user that requests see.
+        proof: bytes that change whenever the password or the user id changes, such as a hash of both. powauth stores a
+            keyed hash of the proof, the key and ``active``.
         active: whether the user may sign in and stay signed in. Locked and disabled users may not.
-        rehash: a stronger hash of the password; only `UsersContext.authenticate` gives one.
+        rehash: a stronger hash of the password. Only `UsersContext.authenticate` returns one.
     """
 
     key: Key
@@ -62,13 +62,13 @@ class Account(msgspec.Struct, Generic[I], frozen=True, kw_only=True):
 
 
 class UsersContext(ABC, Generic[U, I]):
-    """Who the users are. ``U`` is the class of the app's rows, ``I`` the class of identities.
+    """Finds, authenticates and changes users. ``U`` is the class of the app's rows, ``I`` the class of identities.
 
-    Parameters called ``params`` come from outside and are not trusted: any mapping, of anything. Methods raise
-    `InvalidParams` for what a client can correct and `StoreUnavailable` if the users cannot be reached. No input makes
-    them raise anything else.
+    Parameters called ``params`` come from outside and are not trusted. They may be any mapping with any values. Methods
+    raise `InvalidParams` for errors that a client can correct, and `StoreUnavailable` if the users cannot be reached.
+    No input makes them raise anything else.
 
-    A returned account is as the users' database had it at some moment of the call, never a copy from before it.
+    A returned account was read from the users' database during the call. It is never an older copy.
     """
 
     mode: Mode
@@ -77,14 +77,14 @@ class UsersContext(ABC, Generic[U, I]):
     """The class of identities: a frozen `msgspec.Struct`."""
 
     user_id_field: str = "email"
-    """The name in ``params`` of the user id: what users type to sign in."""
+    """The name in ``params`` of the user id, which users type to sign in."""
 
     fields: Sequence[str] = ()
     """The other names in ``params`` that users may set themselves, besides the user id and the password."""
 
     @abstractmethod
     async def authenticate(self, params: Mapping[str, object]) -> Account[I] | None:
-        """Return the active account that ``params`` (user id and password) prove, or ``None``, whatever was wrong.
+        """Return the active account that ``params`` (user id and password) prove; ``None`` for any failure.
 
         Do the same work for an unknown, a locked or a password-less user as for a known one (ASVS 6.3.8).
         """
@@ -101,19 +101,19 @@ class UsersContext(ABC, Generic[U, I]):
     async def update(self, key: Key, params: Mapping[str, object], *, trusted: bool = False) -> Account[I]:
         """Change a user, and return the account as it is now.
 
-        A user's own change needs ``current_password``, and reaches only the fields that a user may set. ``trusted``
-        is for the app's own code: it needs no current password and reaches any field of the model.
+        A user's own change needs ``current_password``, and sets only the fields that a user may set. ``trusted`` is
+        for the app's own code: it needs no current password and sets any field of the model.
 
         Raises:
-            InvalidParams: what is wrong, by field; under ``current_password`` if that is wrong; ``{"base": [...]}`` if
-                the user no longer exists.
+            InvalidParams: what is wrong, by field. A wrong current password is under ``current_password``. If the user
+                no longer exists, the error is ``{"base": [...]}``.
         """
 
     @abstractmethod
     async def delete(self, key: Key, params: Mapping[str, object] | None = None) -> bool:
-        """Delete a user, and return whether it still existed.
+        """Delete a user, and return whether the user still existed.
 
-        With ``params``, their ``current_password`` must be right.
+        If ``params`` are given, their ``current_password`` must be right.
 
         Raises:
             InvalidParams: if ``current_password`` is missing or wrong; the error is under that name.
@@ -125,21 +125,21 @@ class UsersContext(ABC, Generic[U, I]):
 
     @abstractmethod
     async def find(self, user_id: object) -> Account[I] | None:
-        """Return the account with this user id, active or not; ``None`` if there is none. A blank finds nobody."""
+        """Return the account with this user id, active or not; ``None`` if there is none. A blank id finds nobody."""
 
     @abstractmethod
     def validate(self, params: Mapping[str, object], identity: I | None = None) -> Mapping[str, list[str]]:
-        """Return what is wrong with ``params``, by field, without touching the database.
+        """Return what is wrong with ``params``, by field, without using the database.
 
-        With ``identity``, ``params`` are a change of that user; otherwise they are a registration.
+        With ``identity``, ``params`` are a change of that user. Otherwise they are a registration.
         """
 
     def login_key(self, params: Mapping[str, object]) -> str | None:
-        """Return the user id in ``params`` in its one form, whether or not there is such a user.
+        """Return the user id in ``params`` in one form, whether or not the user exists; ``None`` if it is no user id.
 
-        Failed sign-ins are counted under it. All spellings that `authenticate` takes for one user must give one key;
-        two users that share one do less harm. It must be pure, and cheap for any input. Return ``None`` for what can
-        be no user id. By default this is the `user_id_field` without blanks around it and in one case.
+        powauth counts failed sign-ins under it. All spellings that `authenticate` accepts for one user must give one
+        key. It does less harm if two users share a key. The method must be pure, and cheap for any input. By default
+        the key is the `user_id_field`, trimmed, in NFKC and with its case folded.
         """
         value = params.get(self.user_id_field)
         if not isinstance(value, str):
@@ -149,7 +149,7 @@ class UsersContext(ABC, Generic[U, I]):
     def key_of(self, subject: object) -> Key | None:
         """Return the key of an identity, a row or an account; ``None`` if ``subject`` is none of these.
 
-        The default knows accounts, and identities that have their key under ``id``.
+        The default supports accounts, and identities whose key is in ``id``.
         """
         if isinstance(subject, Account):
             return subject.key
@@ -159,4 +159,4 @@ class UsersContext(ABC, Generic[U, I]):
         return None
 
     async def close(self) -> None:
-        """Close what the context opened itself."""
+        """Close the resources that the context opened itself."""

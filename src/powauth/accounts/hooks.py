@@ -1,15 +1,15 @@
-"""Hooks: the functions of an app, and the extensions, before and after each flow.
+"""Hooks and extensions, which run before and after each flow.
 
 >>> def only_confirmed_users(step: Step[Any]) -> None:
 ...     if not step.identity.confirmed:
 ...         raise Refused("confirm your e-mail address first")
 >>> hooks = Hooks(before_sign_in=only_confirmed_users)
 
-A hook before a flow may refuse it by raising `Refused`, which is answered 403 with its message. Any other error ends
-the flow, too. ``before_sign_in`` asks for a second factor by raising `MoreNeeded`, which is answered 401 with the
-factors. A hook after a flow cannot undo what has happened: its error is logged, and that is all.
+A hook before a flow may refuse it by raising `Refused`. The response is then a 403 with its message. Any other error
+ends the flow, too. ``before_sign_in`` asks for a second factor by raising `MoreNeeded`. The response is then a 401 with
+the factors. A hook after a flow cannot undo the flow: powauth only logs its error.
 
-Hooks are plain functions or coroutine functions. A plain one runs where the request does, so it must not wait on an
+Hooks are plain functions or coroutine functions. A plain function runs where the request runs, so it must not block an
 event loop. A coroutine function needs an event loop.
 """
 
@@ -36,12 +36,12 @@ class Step(Generic[I]):
     """The state of a flow.
 
     Attributes:
-        flow: which one.
-        request: the request and its response to come: a `powauth.http.connection.Connection`.
-        key: the key of the user whom it is about; ``None`` before a registration and an authentication.
+        flow: the name of the flow.
+        request: the request and its coming response: a `powauth.http.connection.Connection`.
+        key: the key of the flow's user; ``None`` before a registration and an authentication.
         identity: the identity of that user.
-        params: what the client sent, before `authentication`, `registration`, `update` and `deletion`. It holds
-            passwords, so it is left out of the representation and belongs in no log. ``None`` after a flow.
+        params: the client's parameters, before `authentication`, `registration`, `update` and `deletion`. They contain
+            passwords, so ``repr`` leaves them out. Do not log them. ``None`` after a flow.
     """
 
     flow: Flow
@@ -52,23 +52,23 @@ class Step(Generic[I]):
 
 
 Hook = Callable[[Step[I]], object]
-"""A function, or a coroutine function, of a `Step`. Its result is ignored."""
+"""A function or coroutine function that takes a `Step`. Its result is ignored."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hooks(Generic[I]):
-    """The functions of an app before and after each flow.
+    """An app's functions, which run before and after each flow.
 
     Attributes:
-        before_authentication: a password is about to be checked. This is the place for a CAPTCHA, and for nothing that
-            can be guessed: what is refused here is not counted. There is no ``after``: ``before_sign_in`` or the event
-            ``sign_in_refused`` follows.
-        before_sign_in: the user is proven and about to get a session, by whichever way: a password, a registration, a
-            change of password, `RequestAuth.sign_in_user`. This is the place to ask for a second factor: raise
-            `MoreNeeded` if it is missing, which is not counted as a failure, and `Refused` if it is wrong, which is.
-            It may run again if the user changes meanwhile.
+        before_authentication: a password is about to be checked. Check a CAPTCHA here, but nothing that can be guessed:
+            a refusal here is not counted. There is no ``after``: ``before_sign_in`` or the event ``sign_in_refused``
+            follows.
+        before_sign_in: the user is proven and about to get a session, by a password, a registration, a change of
+            password or `RequestAuth.sign_in_user`. Ask for a second factor here. Raise `MoreNeeded` if it is missing:
+            this is not counted as a failure. Raise `Refused` if it is wrong: this is counted. The hook may run again
+            if the user changes meanwhile.
         after_sign_in: the user has a new session.
-        before_sign_out: a request to sign out.
+        before_sign_out: a request asks to sign out.
         after_sign_out: the user was signed out.
         before_registration: somebody is about to register.
         after_registration: the user exists, and is not signed in yet.
@@ -106,15 +106,15 @@ class Hooks(Generic[I]):
 
 @dataclass(frozen=True, kw_only=True)
 class Parts(Generic[I]):
-    """What an extension gets of the authenticator that it belongs to; see `Extension.bind`.
+    """The parts of an authenticator that its extensions may use; see `Extension.bind`.
 
     Attributes:
-        backend: where the sessions' records are. Call it from coroutines and plain functions alike.
+        backend: the storage of the sessions' records. Coroutines and plain functions can call it.
         namespace: the namespace of the sessions. An extension's records belong under ``<namespace>.<name>``.
         keyring: derives a key for each purpose.
         users: the users context.
         now: the time in milliseconds since the Unix epoch.
-        emit: emits an event: its name, the key of the user if there is one, and a word of detail.
+        emit: emits an event. Its arguments are the event's name, the user's key or ``None``, and a detail or ``None``.
     """
 
     backend: Backend
@@ -126,10 +126,10 @@ class Parts(Generic[I]):
 
 
 class Extension(Generic[I]):
-    """A feature around the plug. The core knows extensions by this interface alone.
+    """A feature around the plug. The core knows extensions only through this interface.
 
-    Write all methods as coroutines. Await only the backend, the users context, a mailer and an HTTP client: under WSGI
-    powauth then runs them in one step.
+    Await only the backend, the users context, a mailer and an HTTP client. Under WSGI, powauth can then run each
+    coroutine in one step.
 
     Attributes:
         name: the purpose of its keys, and the last part of its namespace.
@@ -140,7 +140,7 @@ class Extension(Generic[I]):
     needs: ClassVar[tuple[type, ...]] = ()
 
     def bind(self, parts: Parts[I]) -> Self:
-        """Return this extension at work for an authenticator; it must not change afterwards.
+        """Return this extension bound to an authenticator. The bound extension must not change.
 
         Raises:
             ConfigError: if the users or the store lack what it needs.
@@ -157,10 +157,10 @@ class Extension(Generic[I]):
     async def credentials_changed(self, key: Key, why: str) -> None:
         """End everything that this extension holds for a user.
 
-        powauth calls it for everything that changes or ends an account, before it ends the user's sessions.
+        powauth calls it for each change of credentials and each deletion, before it ends the user's sessions.
 
         Raises:
-            StoreUnavailable: if something may live on.
+            StoreUnavailable: if anything may still be valid.
         """
 
     def pages(self) -> Sequence[Any]:
@@ -169,7 +169,7 @@ class Extension(Generic[I]):
 
 
 class FlowHooks(Generic[I]):
-    """Runs the extensions, in order, and then the app's own hooks."""
+    """Runs the extensions in order, and then the app's own hooks."""
 
     def __init__(self, hooks: Hooks[I], extensions: Sequence[Extension[I]]) -> None:
         self.hooks = hooks
@@ -177,11 +177,11 @@ class FlowHooks(Generic[I]):
         self._steps = {name for name, _ in hooks.given()}
 
     def runs_before(self, flow: Flow) -> bool:
-        """Return whether anything runs before a flow."""
+        """Return whether an extension or a hook runs before a flow."""
         return bool(self.extensions) or f"before_{flow}" in self._steps
 
     async def before(self, step: Step[I]) -> None:
-        """Run what comes before a flow.
+        """Run the extensions and the hook before a flow.
 
         Raises:
             Refused: if an extension or a hook refuses it.
@@ -191,7 +191,7 @@ class FlowHooks(Generic[I]):
         await self._call(f"before_{step.flow}", step)
 
     async def after(self, step: Step[I]) -> None:
-        """Run what comes after a flow, and log its errors."""
+        """Run the extensions and the hook after a flow, and log their errors."""
         for extension in self.extensions:
             try:
                 await extension.after(step)
@@ -204,10 +204,10 @@ class FlowHooks(Generic[I]):
             log(logging.ERROR, "the hook %s failed; the flow before it stands", name, error=error)
 
     async def credentials_changed(self, key: Key, why: str) -> None:
-        """Tell every extension. One that fails keeps no other from being told.
+        """Call `Extension.credentials_changed` of every extension, even if one of them fails.
 
         Raises:
-            Exception: what the first one that failed has raised.
+            Exception: the first error of an extension.
         """
         failure: Exception | None = None
         for extension in self.extensions:
@@ -222,7 +222,7 @@ class FlowHooks(Generic[I]):
         """Refuse hooks that need an event loop.
 
         Raises:
-            ConfigError: if there is one.
+            ConfigError: if a hook is a coroutine function.
         """
         for name, hook in self.hooks.given():
             if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(getattr(hook, "__call__", None)):  # noqa: B004

@@ -1,12 +1,12 @@
-"""User ids: one spelling for each of them.
+"""User ids, and the one stored spelling of each.
 
-An `Identifier` converts what a user typed into one form, in which powauth stores, looks up, compares and counts the
-user id. It refuses what has no such form.
+An `Identifier` normalises a typed user id. powauth stores, looks up, compares and counts the normalised form. An
+identifier refuses values that are no user id.
 
 One rule protects accounts (CVE-2019-19844): **two inputs share a form only if they are the same id under the rules of
-its kind**. Therefore the identifiers fold the case of ASCII letters alone, by a table. `str.lower` and the
-compatibility forms would turn the Kelvin sign into "k" and a full-width at sign into "@". An id with a character
-outside ASCII never becomes one without.
+its kind**. Therefore the identifiers fold the case of ASCII letters only, by a table. `str.lower` would turn the Kelvin
+sign into "k", and the compatibility forms a full-width at sign into "@". An id with a character outside ASCII never
+becomes a plain ASCII id.
 """
 
 import re
@@ -22,7 +22,7 @@ with needs("users", "EmailIdentifier", "email_validator"):
 __all__ = ["EmailIdentifier", "Identifier", "UsernameIdentifier"]
 
 MAX_EMAIL_LENGTH = 254
-"""Characters, and bytes: the longest path of RFC 5321, section 4.5.3.1.3 (with erratum 1690 to RFC 3696)."""
+"""Characters and bytes: the longest path of RFC 5321, section 4.5.3.1.3 (with erratum 1690 to RFC 3696)."""
 
 MAX_LOCAL_PART_LENGTH = 64
 """Bytes (RFC 5321, section 4.5.3.1.1)."""
@@ -31,7 +31,7 @@ MAX_USERNAME_LENGTH = 64
 """Characters. No name that people choose is longer."""
 
 _BLANKS = " \t"
-"""Characters to trim at both ends. `str.strip` would trim a dozen more, so one id would have more spellings."""
+"""Characters to trim at both ends. `str.strip` would trim a dozen more and so allow more spellings of one id."""
 
 _TO_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
 
@@ -44,10 +44,10 @@ _COMMON_EMAIL = re.compile(
     r"(?=[^@]{1,64}@)[a-z0-9_+-]+(?:\.[a-z0-9_+-]+)*"
     r"@((?:(?=[^.]{1,63}\.)[a-z0-9]+(?:-[a-z0-9]+)*\.)+[a-z]{1,63})"
 )
-"""Nearly every address, in lower case. The group is its domain. Such an address is in its one form already.
+"""Matches nearly every address in lower case. The group is its domain. Such an address is already normalised.
 
-The local part is one of RFC 5322's dot-atoms. The domain has two labels or more, of letters, digits and single hyphens:
-neither Punycode nor another reserved label is among them. The last label has letters alone, as top-level domains have.
+The local part is one of RFC 5322's dot-atoms. The domain has two or more labels of letters, digits and single hyphens,
+so it contains no Punycode and no other reserved label. The last label has only letters, like all top-level domains.
 Lengths are those of RFC 5321, section 4.5.3.1.1, and RFC 1035, section 2.3.1.
 """
 
@@ -63,10 +63,10 @@ class Identifier(Protocol):
         """The usual name of its field, such as ``"email"``."""
 
     def normalize(self, value: object) -> str:
-        """Return the one form of a user id. Normalising a form again leaves it as it is.
+        """Return the normalised form of a user id. Normalising it again changes nothing.
 
         Raises:
-            ValueError: if it is no user id. The message is for a form.
+            ValueError: if the value is no user id. The message is for a form.
         """
 
 
@@ -74,12 +74,12 @@ class EmailIdentifier:
     """E-mail addresses, in lower case.
 
     The whole address is folded, including the local part: no provider in use distinguishes "Mia" from "mia", and people
-    type both. The domain is stored in its ASCII form (IDNA 2008). Every way to write a domain gives one form, and a
-    look-alike gives another. powauth does not check whether the address exists.
+    type both. The domain is stored in its ASCII form (IDNA 2008). All spellings of a domain give the same form, and a
+    look-alike domain gives another. powauth does not check whether the address exists.
 
     Args:
-        allow_international: whether to accept local parts outside ASCII (SMTPUTF8, RFC 6531). It is off by default:
-            few mail systems deliver to them, and each script brings look-alikes.
+        allow_international: whether to accept local parts outside ASCII (SMTPUTF8, RFC 6531). The default is off,
+            because few mail systems deliver to them, and each script adds look-alikes.
 
     >>> EmailIdentifier().normalize(" Mia@Example.COM")
     'mia@example.com'
@@ -96,14 +96,14 @@ class EmailIdentifier:
         """Return the address in its stored form; see `Identifier.normalize`."""
         text = _text(value, MAX_EMAIL_LENGTH)
         if text.isascii() and _is_common(lower := text.lower()):
-            return lower  # the library would return the same, and take a hundred times as long
+            return lower  # the library returns the same, but takes a hundred times as long
         if _FORBIDDEN.search(text):
             raise ValueError(_FORMAT_MESSAGE)
         local, _, domain = text.rpartition("@")
         if len(local.encode()) > MAX_LOCAL_PART_LENGTH:
             raise ValueError(f"should be at most {MAX_LOCAL_PART_LENGTH} characters before the @")
         try:
-            # Give all options: the library takes its defaults from module globals.
+            # Pass all options: the library takes its defaults from module globals.
             found = validate_email(
                 text.translate(_TO_LOWER),
                 allow_smtputf8=self._international,
@@ -128,7 +128,7 @@ class EmailIdentifier:
 class UsernameIdentifier:
     """User names: 1 to 64 of ``a-z 0-9 . _ -``. They begin with a letter or digit, and do not end with ``.`` or ``-``.
 
-    Upper case is folded. A user name has no "@", so it is never the e-mail address of another user.
+    Upper case is folded. A user name has no "@", so it cannot be the e-mail address of another user.
 
     >>> UsernameIdentifier().normalize("Mia_93")
     'mia_93'
@@ -145,12 +145,12 @@ class UsernameIdentifier:
 
 
 def _text(value: object, most: int) -> str:
-    """Return the text of a user id without blanks around it.
+    """Return the text of a user id, trimmed.
 
-    The length of the input is checked first, so that a long input takes no time.
+    The length is checked first, so that a long input costs no time.
 
     Raises:
-        ValueError: if it is no text, is blank, or is longer than ``most`` characters.
+        ValueError: if the value is no text, is blank, or is longer than ``most`` characters.
     """
     if value is None or value == "":
         raise ValueError(_BLANK_MESSAGE)
@@ -167,19 +167,19 @@ def _text(value: object, most: int) -> str:
 
 
 def _is_common(address: str) -> bool:
-    """Return whether email-validator would accept an address in lower case, and leave it as it is."""
+    """Return whether email-validator would accept a lower-case address unchanged."""
     match = _COMMON_EMAIL.fullmatch(address)
     if match is None:
         return False
     domain = "." + match[1]
-    # Read the library's list each time: an app may add names of its own.
+    # Read the library's list each time, because an app may add names to it.
     return not any(domain.endswith("." + name) for name in email_validator.SPECIAL_USE_DOMAIN_NAMES)
 
 
 def _same_labels(domain: str, ascii_domain: str) -> bool:
-    """Return whether each label outside ASCII became an encoded one, and no other character became a dot.
+    """Return whether each label outside ASCII became an encoded label, and no other character became a dot.
 
-    The mapping of IDNA (UTS 46) would turn full-width letters into plain ones. No address is written that way.
+    IDNA's mapping (UTS 46) turns full-width letters into plain ones. No real address is written with them.
     """
     written, encoded = domain.split("."), ascii_domain.split(".")
     return len(written) == len(encoded) and all(
@@ -190,5 +190,5 @@ def _same_labels(domain: str, ascii_domain: str) -> bool:
 def _fold(local_part: str) -> str:
     if local_part.isascii():
         return local_part.translate(_TO_LOWER)
-    # Lower case may undo the composition, and composing may turn a sign into a capital (ANGSTROM SIGN into Å).
+    # Lower-casing can undo the composition. Composing can turn a sign into a capital letter (ANGSTROM SIGN into Å).
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", local_part).lower())

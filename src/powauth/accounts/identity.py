@@ -1,7 +1,7 @@
-"""Identities: the part of a user that a session record stores, and the names of users.
+"""Identities, the part of a user that a session record stores, and the keys of users.
 
 An identity is an instance of any frozen `msgspec.Struct` that the app declares. The annotations of the class define the
-types. Requests share identities, so nobody may be able to change one: its fields hold immutable values.
+types. Requests share identities, so they must be immutable, and so must the values of their fields.
 
     class Me(msgspec.Struct, frozen=True, kw_only=True):
         id: UUID
@@ -39,16 +39,16 @@ Key = int | str | UUID
 """The primary key of a user in the app's table. It never changes and is never an e-mail address."""
 
 MAX_KEY_BYTES = 255
-"""Length of the longest text of a key, in UTF-8."""
+"""Maximum length of a text key, in bytes of UTF-8."""
 
 NAMES_BYTES = 6
-"""Length of the hash of an identity's field names."""
+"""Length of the hash of an identity's field names, in bytes."""
 
 _TEXTUAL = (ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Network, ipaddress.IPv6Network)
 
 
 def stored_key(key: Key) -> StoredKey:
-    """Return a key as a record holds it. Its type comes from the value and not from a column's declaration.
+    """Return a key in the form that a record stores. Its type comes from the value, not from the column's declaration.
 
     >>> stored_key(7), len(stored_key(UUID(int=1)))
     (7, 16)
@@ -61,7 +61,7 @@ def stored_key(key: Key) -> StoredKey:
     if isinstance(key, bool) or not isinstance(key, int | str) or key == "":
         raise ConfigError(f"a user's key must be an int, a str or a UUID, not {type(key).__name__}")
     if isinstance(key, str):
-        plain = str.__str__(key)  # an app's own subclass may show something else
+        plain = str.__str__(key)  # an app's own subclass may override `__str__`
         try:
             fits = len(plain.encode()) <= MAX_KEY_BYTES
         except UnicodeEncodeError:
@@ -83,11 +83,11 @@ def loaded_key(key: StoredKey) -> Key:
     return UUID(bytes=key) if isinstance(key, bytes) else key
 
 
-class AnyKey(ABC):  # noqa: B024 - it is a name for types that exist
-    """The annotation of an identity's field that holds a `Key` of whatever type.
+class AnyKey(ABC):  # noqa: B024 - it is a name for existing types
+    """The annotation of an identity's field that holds a `Key` of any type.
 
-    Subclasses are `int`, `str` and `UUID`. The type of a key comes from its value, because a column's declared type
-    does not reveal it: a TypeDecorator over CHAR may give UUIDs.
+    Its subclasses are `int`, `str` and `UUID`. The type of a key comes from its value, because a column's declared type
+    does not reveal it: a TypeDecorator over CHAR may return UUIDs.
     """
 
 
@@ -104,7 +104,7 @@ def default_identity(key_name: str, user_id_name: str) -> type[Any]:
 
 
 def _missing_field(identity: object, name: str) -> object:
-    """Raise an error that says how to get at what the identity lacks."""
+    """Raise an error that says how to read a field that the identity does not have."""
     raise AttributeError(
         f"the identity {type(identity).__name__} has no field {name!r}: add the field to the identity class, "
         "or load the user's row in a database session of the app"
@@ -118,11 +118,11 @@ class IdentityCodec(Generic[I]):
         cls: the identity class.
 
     Attributes:
-        names: a hash of the field names. It tells whether the same fields wrote a map.
+        names: a hash of the field names. It shows whether a map was written with the same fields.
 
     Raises:
-        ConfigError: if the class is no frozen `msgspec.Struct`, its fields cannot be stored, or their values could be
-            changed.
+        ConfigError: if the class is no frozen `msgspec.Struct`, its fields cannot be stored, or their values are
+            mutable.
     """
 
     def __init__(self, cls: type[I]) -> None:
@@ -143,7 +143,7 @@ class IdentityCodec(Generic[I]):
             self._fields = msgspec.structs.fields(cls)
             self._decoder = msgspec.msgpack.Decoder(cls, dec_hook=decode_other)
             mutable = mutable_fields(cls)
-        except Exception as error:  # msgspec, and annotations that cannot be resolved, raise several kinds
+        except Exception as error:  # msgspec and unresolvable annotations raise several kinds
             raise ConfigError(f"the identity {cls.__name__} has a field that cannot be stored: {error}") from error
         if mutable:
             raise ConfigError(
@@ -158,9 +158,9 @@ class IdentityCodec(Generic[I]):
         self._explain_missing_fields()
 
     def _explain_missing_fields(self) -> None:
-        """Let reading a field that the identity lacks say what to do about it."""
+        """Make the error for a missing field say what to do."""
         if not hasattr(self.cls, "__getattr__"):
-            setattr(self.cls, "__getattr__", _missing_field)  # noqa: B010 - type checkers must go on to refuse such reads
+            setattr(self.cls, "__getattr__", _missing_field)  # noqa: B010 - type checkers must still refuse such reads
 
     @property
     def field_names(self) -> tuple[str, ...]:
@@ -168,10 +168,10 @@ class IdentityCodec(Generic[I]):
         return tuple(field.name for field in self._fields)
 
     def of(self, value_of: Callable[[str], object]) -> I:
-        """Make an identity of values by attribute name. It is as a record would give it back.
+        """Make an identity from values by attribute name. It equals the identity that a record would return.
 
         Raises:
-            ConfigError: if a value is not what its annotation says. The message names the field.
+            ConfigError: if a value does not match its annotation. The message names the field.
         """
         made = self.cls(**{field.name: _plain_uuid(value_of(field.name)) for field in self._fields})
         return self._stored(made)[1]
@@ -180,12 +180,12 @@ class IdentityCodec(Generic[I]):
         """Return the identity as a MessagePack map of its fields.
 
         Raises:
-            ConfigError: if `decode` would not give back the same identity. The message names the field.
+            ConfigError: if `decode` would not return the same identity. The message names the field.
         """
         return self._stored(identity)[0]
 
     def _stored(self, identity: I) -> tuple[bytes, I]:
-        """Return the map of an identity, and the identity in the map, which must be the same."""
+        """Return the map of an identity, and the identity decoded from the map. Both identities must be equal."""
         if type(identity) is not self.cls:
             raise ConfigError(f"the identity must be a {self.cls.__name__}, not {type(identity).__name__}")
         values = {field.encode_name: getattr(identity, field.name) for field in self._fields}
@@ -199,7 +199,7 @@ class IdentityCodec(Generic[I]):
         return stored, found
 
     def _refusal(self, identity: I, why: str) -> ConfigError:
-        """Return the error for an identity that a record would not give back. It names the field."""
+        """Return the error for an identity that cannot be stored. It names the field."""
         for field in self._fields:
             value = getattr(identity, field.name)
             try:
@@ -221,18 +221,18 @@ class IdentityCodec(Generic[I]):
     def decode(self, names: bytes, stored: bytes) -> I | None:
         """Return the identity in a map; ``None`` if it must be rebuilt.
 
-        A map that other fields have written serves if it has all the fields of this class. A default does not stand in
-        for a field that it lacks: an administrator from before the field was added would get it, too.
+        A map that was written with other fields is accepted if it has all fields of this class. A default never
+        replaces a missing field: it could be wrong for a user who signed in before the field was added.
         """
         try:
             if names != self.names and not self._wanted <= self._map_decoder.decode(stored).keys():
                 return None
             return self._decoder.decode(stored)
-        except Exception:  # an app's types may raise anything for a value that an older version has written
+        except Exception:  # an app's types may raise anything for a value that an older version wrote
             return None
 
     def merged(self, stored: bytes, identity: I) -> bytes:
-        """Return the map with the identity's fields put in, so that workers of two versions can share it."""
+        """Return the map with the identity's fields merged into it, so that workers of two versions can share it."""
         try:
             fields: Mapping[str, msgspec.Raw] = self._map_decoder.decode(stored)
         except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -246,15 +246,15 @@ def _is_same(found: object, value: object) -> bool:
 
 
 def _plain_uuid(value: object) -> object:
-    """Return a driver's own kind of UUID as a UUID."""
+    """Convert a driver's own UUID type to `UUID`."""
     return UUID(int=value.int) if isinstance(value, UUID) and type(value) is not UUID else value
 
 
 def encode_other(value: object) -> object:
-    """Return a value that msgspec does not encode as one that it does."""
+    """Convert a value that msgspec cannot encode to one that it can."""
     if isinstance(value, _TEXTUAL):
         return str(value)
-    if isinstance(value, str):  # an app's own subclass; its `__str__` may show something else
+    if isinstance(value, str):  # an app's own subclass, which may override `__str__`
         return str.__str__(value)
     if isinstance(value, int):
         return int(value)
@@ -264,7 +264,7 @@ def encode_other(value: object) -> object:
 
 
 def decode_other(wanted: type, value: Any) -> Any:
-    """Return a value of a type that msgspec does not decode."""
+    """Make a value of a type that msgspec cannot decode."""
     return loaded_key(value) if wanted is AnyKey else wanted(value)
 
 
@@ -272,7 +272,7 @@ _ENCODER = msgspec.msgpack.Encoder(enc_hook=encode_other, uuid_format="bytes")
 
 
 def names_of(values: Iterable[str]) -> str:
-    """Return names as a sentence lists them.
+    """Return names as a list for a sentence.
 
     >>> names_of(["a", "b"])
     "'a', 'b'"

@@ -1,4 +1,4 @@
-"""A blocking users context on an event loop: what reaches the database, or hashes, runs in worker threads."""
+"""A blocking users context on an event loop: calls that use the database or hash a password run in worker threads."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from powauth.backends.base import Mode, drive
 
 
 class OffloadedUsers(UsersContext[Any, I]):
-    """Wraps a users context whose coroutines block. Its own coroutines suspend instead.
+    """Wraps a users context whose coroutines block. The wrapper's coroutines suspend instead.
 
     Args:
         users: the users context.
@@ -28,7 +28,7 @@ class OffloadedUsers(UsersContext[Any, I]):
         self.user_id_field = users.user_id_field
 
     async def authenticate(self, params: Mapping[str, object]) -> Account[I] | None:
-        """See `UsersContext.authenticate`. A stronger hash is written in a worker thread, too."""
+        """See `UsersContext.authenticate`. The worker threads also write the stronger hash."""
         account = await self._in_thread(lambda: drive(self._users.authenticate(params)))
         if account is None or account.rehash is None:
             return account

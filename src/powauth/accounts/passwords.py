@@ -1,15 +1,15 @@
 """Passwords: the policy that decides which ones may be set, and the hasher.
 
 **One form.** powauth converts a password to Unicode's composed form (NFC) and encodes it in UTF-8, both when it is set
-and when it is verified. Some keyboards type "é" as one code point and others as two: both are one password. RFC 8265
-(OpaqueString) does the same. The compatibility forms (NFKC) would also merge characters that look different.
+and when it is verified. Some keyboards type "é" as one code point and others as two. Both give the same password.
+RFC 8265 (OpaqueString) does the same. The compatibility forms (NFKC) would also merge characters that look different.
 powauth never trims, folds or truncates a password. A NUL is a character like any other.
 
 **One limit.** `MAX_PASSWORD_BYTES` bounds the raw password before powauth processes it. The composed form is at most
 three times as long.
 
-**One cost.** Every verification takes one Argon2id computation with the hasher's parameters (ASVS 6.3.8): also for an
-unknown user, for a password over the limit, and for a stored value that is no hash.
+**One cost.** Every verification costs one Argon2id computation with the hasher's parameters (ASVS 6.3.8). This includes
+unknown users, passwords over the limit, and stored values that are no hash.
 """
 
 import asyncio
@@ -45,25 +45,25 @@ T = TypeVar("T")
 log = logging.getLogger("powauth.accounts")
 
 MAX_PASSWORD_BYTES = 4096
-"""Length of the longest password, in bytes of UTF-8. It admits any passphrase, and costs next to nothing."""
+"""Maximum length of a password, in bytes of UTF-8. It allows any passphrase, and checking it costs very little."""
 
 MIN_LENGTH = 8
 """The lowest minimum length that a policy may have, in code points (ASVS 6.2.1)."""
 
 MIN_MEMORY_COST = 19_456
-"""Memory of OWASP's weakest advised Argon2id setting, in KiB (Password Storage Cheat Sheet)."""
+"""Memory of the weakest Argon2id setting that OWASP advises, in KiB (Password Storage Cheat Sheet)."""
 
 MIN_TIME_COST = 2
 """Passes of the same setting."""
 
 MAX_MEMORY_COST = 1_048_576
-"""The most memory that a hasher may be configured to use, in KiB: 1 GiB for each sign-in in progress."""
+"""Maximum memory of a hasher, in KiB: 1 GiB for each sign-in in progress."""
 
 MAX_TIME_COST = 64
-"""The most passes, far beyond any published advice. A stored hash with more is damaged."""
+"""Maximum passes, far above any published advice. A stored hash with more is damaged."""
 
 MAX_PARALLELISM = 64
-"""The most lanes. A stored hash with more is damaged."""
+"""Maximum lanes. A stored hash with more is damaged."""
 
 _SALT_BYTES = 16
 _HASH_BYTES = 32
@@ -86,7 +86,7 @@ def normalize_password(password: object) -> bytes:
     True
 
     Raises:
-        ValueError: if it is no text, is over `MAX_PASSWORD_BYTES`, or is not Unicode (a lone surrogate). The message is
+        ValueError: if the password is no text, is over `MAX_PASSWORD_BYTES`, or has a lone surrogate. The message is
             for a form.
     """
     _check_size(password, MAX_PASSWORD_BYTES)
@@ -98,7 +98,7 @@ def _check_size(password: object, max_bytes: int) -> None:
     if not isinstance(password, str):
         raise ValueError("is invalid")
     try:
-        # Check the number of code points first: encoding 100 MB only to reject it would waste time.
+        # Check the number of code points first. Encoding 100 MB only to reject it would waste time.
         too_long = len(password) > max_bytes or len(password.encode()) > max_bytes
     except UnicodeEncodeError:
         raise ValueError("holds a character that is not allowed") from None
@@ -122,18 +122,19 @@ def common_passwords() -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class PasswordPolicy:
-    """Decides which passwords may be set: long enough, not too long, and none that attackers try first.
+    """Decides which passwords may be set. It checks the length, and refuses passwords that attackers try first.
 
-    There is no rule of composition, no expiry and no maximum below `MAX_PASSWORD_BYTES` (ASVS 6.2.5, 6.2.9, 6.2.10).
+    It has no composition rules, no expiry and by default no maximum below `MAX_PASSWORD_BYTES` (ASVS 6.2.5, 6.2.9,
+    6.2.10).
 
     Attributes:
-        min_length: minimum length in code points, at least 8. 15 is advised if users have no second factor.
+        min_length: minimum length in code points, at least 8. Use 15 if users have no second factor.
         max_bytes: maximum length in bytes of UTF-8, at most `MAX_PASSWORD_BYTES`.
-        breached: a function of a password that is valid otherwise. If it returns ``True``, the password is refused
-            (ASVS 6.2.12). It may ask a service over the network: powauth never calls it on an event loop. If it raises,
-            powauth logs a warning and accepts the password, so that an outage of that service stops no reset. To refuse
-            the password instead, catch the error and return ``True``.
-        service_names: names of the service, its domain and its makers. None of them is a password (ASVS 6.2.11).
+        breached: a function that takes a password, called if all other checks pass. If it returns ``True``, the
+            password is refused (ASVS 6.2.12). It may call a service over the network: powauth never calls it on an
+            event loop. If it raises, powauth logs a warning and accepts the password, so that an outage of the service
+            stops no reset. To refuse the password instead, catch the error and return ``True``.
+        service_names: names of the service, its domain and its makers. They are refused as passwords (ASVS 6.2.11).
 
     >>> PasswordPolicy(service_names=["Example Shop"]).check("example shop 24!", "mia@example.com")
     ['is too easy to guess: it is the name of this service']
@@ -166,8 +167,8 @@ class PasswordPolicy:
 
         Args:
             password: the password.
-            user_id: the user id of the user, which is no password.
-            offline: whether to leave out the `breached` hook.
+            user_id: the user id of the user, which is refused as a password.
+            offline: whether to skip the `breached` hook.
         """
         try:
             _check_size(password, self.max_bytes)
@@ -192,7 +193,7 @@ class PasswordPolicy:
         try:
             return bool(self.breached(password))
         except Exception as error:
-            # Log the type alone: the message may contain the password.
+            # Log only the type: the message may contain the password.
             log.warning(
                 "the breached-password hook failed (%s); the password counts as not breached", type(error).__name__
             )
@@ -200,7 +201,7 @@ class PasswordPolicy:
 
 
 def _is_made_of(folded: str, words: Sequence[str]) -> bool:
-    """Return whether a folded password is one of the words, with digits, punctuation and spaces around it or not."""
+    """Return whether a folded password is one of the words. Digits, punctuation and spaces around it do not count."""
     core = folded.strip(_AFFIXES)
     for word in words:
         plain = word.casefold()
@@ -210,7 +211,7 @@ def _is_made_of(folded: str, words: Sequence[str]) -> bool:
 
 
 def _usable_cpus() -> int:
-    """Return how many CPUs this process may use. A pinned process, or one in a container, may not use all of them."""
+    """Return the number of CPUs that this process may use. A pinned process or a container may not use all of them."""
     if hasattr(os, "sched_getaffinity"):  # on Linux
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -236,21 +237,21 @@ class _Cost:
 class PasswordHasher:
     """Hashes and verifies passwords with Argon2id, a bounded number at a time.
 
-    The default is 19 MiB and four passes in one lane: twice the least work that OWASP advises. Sign-ins take at most
-    ``max_concurrent`` times ``memory_cost`` of memory.
+    The default is 19 MiB and four passes in one lane: twice the minimum work that OWASP advises. All sign-ins together
+    use at most ``max_concurrent`` times ``memory_cost`` of memory.
 
-    Raise the parameters as machines get faster. Each user's hash follows at the next sign-in. Raise the passes first:
-    until a user's hash has followed, a wrong password takes as long as for a new hash, within a few percent. If a hash
+    Raise the parameters as machines get faster. powauth replaces each user's hash at the next sign-in. Raise the passes
+    first: until the hash is replaced, a wrong password takes as long as for a new hash, within a few percent. If a hash
     has less memory than the hasher, it takes up to a tenth less time, because its blocks stay closer to the processor.
 
     Args:
         time_cost: passes over the memory.
         memory_cost: memory in KiB.
         parallelism: lanes. Each lane is a thread while a hash is computed.
-        max_concurrent: how many hashes are computed at once. The default is one fewer than the CPUs that this process
-            may use, and at least one: if passwords were hashed on all CPUs, every other request would wait for one.
-        max_waiting: how many more may wait for their turn. Any beyond are refused with `Overloaded` at once.
-        cheap_and_unsafe: whether to allow parameters below OWASP's minimum. It is for tests alone.
+        max_concurrent: the number of hashes that are computed at once. The default is one fewer than the CPUs that this
+            process may use, and at least one. Hashing on all CPUs would make every other request wait.
+        max_waiting: the number of further hashes that may wait. Any more are refused with `Overloaded` at once.
+        cheap_and_unsafe: whether to allow parameters below OWASP's minimum. Use it only in tests.
 
     Raises:
         ConfigError: if a parameter is out of range.
@@ -285,7 +286,7 @@ class PasswordHasher:
         if memory_cost < 8 * parallelism:
             raise ConfigError(f"memory_cost must be at least 8 KiB for each lane; got {memory_cost} for {parallelism}")
         self._cost = _Cost(memory_cost, time_cost, parallelism, _SALT_BYTES, _HASH_BYTES)
-        # Somebody who can write the table must not make each sign-in take gigabytes.
+        # An attacker who can write to the table must not make each sign-in use gigabytes.
         self._memory_bound = max(8 * memory_cost, 262_144)
         self._dummy = _encode(self._cost, secrets.token_bytes(_SALT_BYTES), secrets.token_bytes(_HASH_BYTES))
         self._gate = _Gate(concurrent, max_waiting)
@@ -294,7 +295,7 @@ class PasswordHasher:
         """Return a password's hash with a new random salt: ``$argon2id$…``, some 100 ASCII characters.
 
         Raises:
-            ValueError: if it is no password; see `normalize_password`.
+            ValueError: if the password is not valid; see `normalize_password`.
             Overloaded: if too many are waiting.
         """
         secret = normalize_password(password)
@@ -306,10 +307,10 @@ class PasswordHasher:
         return encoded.decode("ascii")
 
     def verify(self, stored: object, password: object) -> bool:
-        """Return whether a stored hash is that of this password; ``False`` if it is no hash, or this is no password.
+        """Return whether a password matches a stored hash; ``False`` if either of them is not valid.
 
-        The work is that of `dummy_verify`, always. After a hash of older, cheaper parameters, the hasher does the work
-        that this hash lacked. Only a hash of higher cost than the hasher's own takes longer.
+        This always does the same work as `dummy_verify`. If the hash has older, cheaper parameters, the hasher adds the
+        missing work. Only a hash of higher cost than the hasher's own takes longer.
 
         Raises:
             Overloaded: if too many are waiting.
@@ -328,11 +329,11 @@ class PasswordHasher:
             return correct
 
     def dummy_verify(self, password: object = "") -> None:
-        """Do the work of `verify` where there is no user, against a hash that no password has."""
+        """Do the work of `verify` for a user who does not exist, against a hash that no password has."""
         self.verify(None, password)
 
     def needs_rehash(self, stored: object) -> bool:
-        """Return whether a new hash would be stronger than the stored one in something, and weaker in nothing."""
+        """Return whether a new hash would be stronger than the stored one in at least one parameter, and weaker in none."""
         cost = self._parse(stored)
         if cost is None:
             return False
@@ -340,7 +341,7 @@ class PasswordHasher:
         return own != old and all(mine >= theirs for mine, theirs in zip(own, old, strict=True))
 
     def run(self, job: Callable[[], T]) -> T:
-        """Run a job that hashes or verifies, any number of times, in one turn, and return its result.
+        """Run a job in one turn and return its result. The job may hash and verify any number of times.
 
         Raises:
             Overloaded: if too many are waiting.
@@ -372,7 +373,7 @@ class PasswordHasher:
 
     @staticmethod
     def _compare(encoded: str, secret: bytes) -> bool | None:
-        """Return whether they match; ``None`` if Argon2 rejects the hash, and so did no work (spare bits in base64)."""
+        """Return whether they match; ``None`` if Argon2 did no work because it rejects the hash (spare bits in base64)."""
         try:
             return verify_secret(encoded.encode("ascii"), secret, Type.ID)
         except VerifyMismatchError:
@@ -381,7 +382,7 @@ class PasswordHasher:
             return None
 
     def _top_up(self, cost: _Cost, secret: bytes) -> None:
-        """Fill the blocks of memory that a cheaper hash lacked, in the fewest passes that the own memory allows."""
+        """Fill the blocks of memory that a cheaper hash did not, in the fewest passes that the hasher's memory allows."""
         short = self._cost.blocks - cost.blocks
         if short <= 0:
             return
@@ -396,9 +397,10 @@ def _encode(cost: _Cost, salt: bytes, tag: bytes) -> str:
 
 
 class _Gate:
-    """Lets a bounded number of jobs run at once, lets a bounded number wait, and refuses the rest.
+    """Runs a bounded number of jobs at once, lets a bounded number wait, and refuses the rest.
 
-    Threads of the app wait in `turn`. Jobs from an event loop wait in the queue of the gate's own threads. Both count.
+    Threads of the app wait in `turn`. Jobs from an event loop wait in the queue of the gate's own threads. Both kinds
+    count.
     """
 
     def __init__(self, concurrent: int, waiting: int) -> None:
@@ -409,7 +411,7 @@ class _Gate:
         _forks.on_fork(self, _Gate.reset)
 
     def reset(self) -> None:
-        """Start over. A forked process has its parent's counts, but neither its threads nor the jobs that wait."""
+        """Reset the state. A forked process has its parent's counts, but neither its threads nor its waiting jobs."""
         self._lock = threading.Lock()
         self._free = threading.Semaphore(self._concurrent)
         self._admitted = 0
@@ -417,7 +419,7 @@ class _Gate:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        if getattr(self._inside, "turn", False):  # a job that was admitted as a whole
+        if getattr(self._inside, "turn", False):  # inside a job that has a turn already
             yield
             return
         self._admit()
@@ -438,7 +440,7 @@ class _Gate:
         except BaseException:
             self._leave()
             raise
-        # Also called if the waiting task was cancelled before its turn came.
+        # The callback also runs if the waiting task was cancelled before its turn.
         future.add_done_callback(lambda _: self._leave())
         return future
 

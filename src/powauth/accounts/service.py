@@ -1,7 +1,7 @@
-"""The flows of accounts: sign in, register, change, delete, sign out. What they check, in which order, what follows.
+"""The flows of accounts: sign in, register, change, delete, sign out. It defines their checks, their order and effects.
 
-`AccountService` knows accounts and hooks. It does not know requests: it passes them through to a `SignInPort`, which
-is the authenticator.
+`AccountService` knows accounts and hooks. It does not know requests: it passes them on to a `SignInPort`, which is the
+authenticator.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -22,12 +22,12 @@ T = TypeVar("T")
 Params = Mapping[str, object]
 
 SIGN_IN_ATTEMPTS = 8
-"""How often a sign-in starts over because the user changed, or was revoked, meanwhile."""
+"""Tries of a sign-in. A try fails if the user changes or is revoked meanwhile."""
 
 NOT_COUNTED = (StoreUnavailable, Overloaded)
-"""Errors that end an attempt without telling whether the password was wrong.
+"""Errors that end an attempt without showing whether the password was wrong.
 
-`Refused` is not among them: a hook may have checked a second factor, and guesses of that must count, too.
+`Refused` is not one of them: a hook may have checked a second factor, and wrong guesses of it must count, too.
 """
 
 GONE = "the account no longer exists, or was changed: sign in again"
@@ -37,9 +37,9 @@ class Attempt(msgspec.Struct, frozen=True):
     """An attempt to sign in, from its admission until its session exists.
 
     Attributes:
-        admission: how it was counted.
-        begun: when it was admitted.
-        epoch: the latest epoch of all users at that time, before anybody was looked up. ``None`` if it cannot serve.
+        admission: the admission, which can take the count back.
+        begun: the time at which it was admitted.
+        epoch: the latest epoch of all users at that time, read before any user. ``None`` if it cannot be used.
     """
 
     admission: Admission = UNCOUNTED
@@ -48,12 +48,12 @@ class Attempt(msgspec.Struct, frozen=True):
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """How a session is to begin.
+    """The options of a session that begins.
 
     Attributes:
-        remember: whether it outlives the browser's own. ``None`` is as the session that it replaces.
-        bearer: whether a program gets it as a bearer token. ``None`` is as the session that it replaces.
-        attempt: the attempt that led to it, if a password was checked.
+        remember: whether the session outlives the browser session. ``None`` keeps the choice of the replaced session.
+        bearer: whether a program gets the id as a bearer token. ``None`` keeps the choice of the replaced session.
+        attempt: the attempt that led to the session, if a password was checked.
         proven: whether the account must still have the proof that was checked.
     """
 
@@ -67,7 +67,7 @@ AS_BEFORE = Grant()
 
 
 class SignInPort(Protocol[I]):
-    """What the flows need of an authenticator. ``request`` is its kind of request."""
+    """The part of an authenticator that the flows use. ``request`` is of the authenticator's own kind."""
 
     async def do_create(self, request: Any, account: Account[I], grant: Grant = ...) -> I | None:
         """Sign an account in; ``None`` if it is gone, locked, or no longer has the proof that was checked."""
@@ -78,19 +78,19 @@ class SignInPort(Protocol[I]):
         ...
 
     def current_identity(self, request: Any) -> I | None:
-        """Return who is signed in."""
+        """Return the identity of the current user; ``None`` if nobody is signed in."""
         ...
 
     def current_key(self, request: Any) -> Key | None:
-        """Return the key of who is signed in."""
+        """Return the key of the current user; ``None`` if nobody is signed in."""
         ...
 
     def is_current(self, request: Any, account: Account[I]) -> bool:
-        """Return whether an account, just read, still has the proof with which the request's user signed in."""
+        """Return whether an account that was just read still has the proof with which the current user signed in."""
         ...
 
     def assign(self, request: Any, identity: I | None) -> None:
-        """Let the request's handlers see who is signed in now."""
+        """Make an identity the current user for the request's handlers."""
         ...
 
     def note(self, name: EventName, request: Any, *, key: Key | None = None, detail: str | None = None) -> None:
@@ -98,23 +98,23 @@ class SignInPort(Protocol[I]):
         ...
 
     async def admit_sign_in(self, request: Any, params: Params) -> Attempt:
-        """Count an attempt to sign in, before ``params`` are looked at."""
+        """Count an attempt to sign in, before ``params`` are checked."""
         ...
 
     async def admit_proof(self, request: Any, key: Key) -> Admission:
-        """Count a ``current_password`` that a signed-in user gives, before it is looked at."""
+        """Count a ``current_password`` that a signed-in user gives, before it is checked."""
         ...
 
     async def admit_second_factor(self, request: Any, params: Params) -> None:
-        """Count that ``params`` hold the right password and a second factor was asked for."""
+        """Count a right password for which a second factor was asked."""
         ...
 
     async def accept_proof(self, account: Account[I], proof: bytes) -> None:
-        """Let an account's sessions accept a second proof, which the account is about to have."""
+        """Let an account's sessions also accept the proof that the account is about to have."""
         ...
 
     async def check_ready(self, key: Key) -> None:
-        """Raise `StoreUnavailable` now, if a change of the account could not be carried through afterwards."""
+        """Raise `StoreUnavailable` now if the sessions could not follow a change of the account."""
         ...
 
     async def end_sessions(self, key: Key, why: str) -> int:
@@ -122,7 +122,7 @@ class SignInPort(Protocol[I]):
         ...
 
     async def refresh(self, key: Key) -> None:
-        """Bring the identity in the user's sessions up to date."""
+        """Update the identity in the user's sessions."""
         ...
 
 
@@ -137,12 +137,12 @@ class AccountService(Generic[I]):
     # --- signing in and out -------------------------------------------------------------------------------------------
 
     async def sign_in(self, request: Any, params: Params, grant: Grant = AS_BEFORE) -> I | None:
-        """Sign in the user whom ``params`` prove; ``None``, with everything as it was, if they prove nobody.
+        """Sign in the user whom ``params`` prove. If they prove nobody, change nothing and return ``None``.
 
         If the user changes during the check, it starts over.
 
         Raises:
-            Throttled: if it was tried too often; ``params`` were not looked at.
+            Throttled: if there were too many attempts. ``params`` were not checked.
             MoreNeeded: if a hook or an extension asks for a second factor. The right password is no failure.
             Refused: if a hook or an extension refuses it.
         """
@@ -209,7 +209,7 @@ class AccountService(Generic[I]):
         Raises:
             InvalidParams: what is wrong with ``params``.
             NotSignedIn: if the account was created, but may not sign in.
-            Refused: if a hook or an extension refuses it. ``before_sign_in`` does so when the account exists.
+            Refused: if a hook or an extension refuses it. When ``before_sign_in`` refuses, the account already exists.
         """
         check_params(params)
         await self._before("registration", request, params=params)
@@ -255,11 +255,11 @@ class AccountService(Generic[I]):
     async def delete_user(self, request: Any, params: Params | None, *, vouched: bool = False) -> None:
         """Delete the current user (``params`` hold ``current_password``), and sign them out everywhere.
 
-        With ``vouched=True`` it needs no ``params``: the app has just seen the user prove who they are. ``None`` alone
-        proves nothing, because an empty body decodes to it.
+        With ``vouched=True`` no ``params`` are needed: the app has just verified the user by other means. ``None``
+        alone proves nothing, because an empty body decodes to it.
 
         Raises:
-            InvalidParams: the current password is missing or wrong.
+            InvalidParams: if the current password is missing or wrong.
             NotSignedIn: if nobody is signed in, or the user is gone.
             Throttled: if wrong current passwords were given too often.
             Refused: if a hook or an extension refuses it.
@@ -279,9 +279,10 @@ class AccountService(Generic[I]):
     # --- accounts in the app's own code -------------------------------------------------------------------------------
 
     async def update_account(self, key: Key, params: Params) -> I:
-        """Change any user, for the app's own code: no current password, any field.
+        """Change any field of any user, without a current password. This is for the app's own code.
 
-        Sessions follow as in `update_user`. A user who is locked by the change is signed out everywhere.
+        A change of password or user id ends all the user's sessions. A user whom the change locks is signed out
+        everywhere.
 
         Raises:
             InvalidParams: what is wrong with ``params``.
@@ -294,7 +295,10 @@ class AccountService(Generic[I]):
         return after.identity
 
     async def delete_account(self, key: Key) -> bool:
-        """Delete any user, for the app's own code, and sign them out everywhere. Return whether it still existed."""
+        """Delete any user and sign them out everywhere. Return whether the user still existed.
+
+        This is for the app's own code.
+        """
         await self._port.check_ready(key)
         existed = await self.users.delete(key)
         if existed:
@@ -303,12 +307,12 @@ class AccountService(Generic[I]):
         return existed
 
     async def credentials_changed(self, key: Key, why: str) -> int:
-        """End everything that a user holds: first what extensions hold, and the sessions last.
+        """End everything that a user holds, and return the number of ended sessions.
 
-        In this order nothing can create a session after the sessions are gone. Return how many sessions ended.
+        The extensions come first and the sessions last, so nothing can create a session after the sessions are gone.
 
         Raises:
-            StoreUnavailable: if something may live on.
+            StoreUnavailable: if anything may still be valid.
         """
         try:
             await self.hooks.credentials_changed(key, why)
@@ -319,12 +323,12 @@ class AccountService(Generic[I]):
     # --- inside -------------------------------------------------------------------------------------------------------
 
     async def _authenticated(self, params: Params) -> Account[I] | None:
-        """Return the account that ``params`` prove, if the users context answers with an active account."""
+        """Return the account that ``params`` prove; ``None`` if the users context returns no active account."""
         account = await self.users.authenticate(params)
         return account if isinstance(account, Account) and account.active is True else None
 
     async def _rehashed(self, account: Account[I]) -> Account[I] | None:
-        """Write the stronger hash; ``None`` if the account's hash was changed meanwhile."""
+        """Write the stronger hash and return the account; ``None`` if the hash was changed meanwhile."""
         rehash = account.rehash
         assert rehash is not None  # noqa: S101 - the caller has looked
         await self._port.accept_proof(account, rehash.proof)
@@ -333,7 +337,7 @@ class AccountService(Generic[I]):
         return msgspec.structs.replace(account, proof=rehash.proof, rehash=None)
 
     async def before_sign_in(self, request: Any, account: Account[I]) -> None:
-        """Run what comes before a session begins.
+        """Run the hooks before a session begins.
 
         Raises:
             Refused: if a hook or an extension refuses it.
@@ -341,11 +345,11 @@ class AccountService(Generic[I]):
         await self._before("sign_in", request, account.key, account.identity)
 
     async def after_sign_in(self, request: Any, account: Account[I]) -> None:
-        """Run what comes after a session has begun."""
+        """Run the hooks after a session has begun."""
         await self._after("sign_in", request, account.key, account.identity)
 
     async def _changed(self, request: Any, before: Account[I] | None, after: Account[I]) -> bool:
-        """Carry a change into the sessions. Return whether it ended them."""
+        """Apply a change of an account to its sessions. Return whether it ended them."""
         same = before is not None and before.proof == after.proof
         detail = "locked" if not after.active else "profile" if same else "credentials"
         self._port.note("updated", request, key=after.key, detail=detail)
@@ -358,7 +362,10 @@ class AccountService(Generic[I]):
     async def _current(self, request: Any) -> Account[I]:
         """Return the account of the current user.
 
-        An integer key may belong to another user by now, so the proof must be the one of the sign-in.
+        An integer key may belong to another user by now, so the proof must be the same as at the sign-in.
+
+        Raises:
+            NotSignedIn: if nobody is signed in, or the user is gone or has another proof.
         """
         key = self._port.current_key(request)
         if key is None:
@@ -370,7 +377,7 @@ class AccountService(Generic[I]):
         return account
 
     async def _proven(self, request: Any, key: Key, params: Params | None, work: Callable[[], Awaitable[T]]) -> T:
-        """Do ``work``, in which the users context checks the ``current_password`` of ``params``, and count that."""
+        """Count an attempt, then do ``work``, in which the users context checks ``current_password``."""
         if params is None or params.get("current_password") in (None, ""):
             return await work()
         admission = await self._port.admit_proof(request, key)
@@ -410,10 +417,10 @@ class AccountService(Generic[I]):
 
 
 def check_params(params: object) -> None:
-    """Refuse what is no mapping, such as the list or the ``null`` that a JSON body may be.
+    """Refuse params that are no mapping. A JSON body may be a list or ``null``.
 
     Raises:
-        InvalidParams: if it is anything else.
+        InvalidParams: if ``params`` is no mapping.
     """
     if not isinstance(params, Mapping):
         raise InvalidParams({"base": ["must be an object of fields"]})

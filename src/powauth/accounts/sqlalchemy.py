@@ -48,39 +48,39 @@ __all__ = ["AccountMixin", "EmailMixin", "SQLAlchemyUsers", "UTCDateTime", "User
 T = TypeVar("T")
 
 _ATTEMPTS = 3
-"""How often a change is tried that others overtake. Each attempt needs a change of the password in between."""
+"""Tries of a change. A try fails only if the password changes, or the user goes, between reading and writing."""
 
 _GONE = {"base": ["the user no longer exists"]}
 _OVERTAKEN = {"base": ["was changed at the same time; try again"]}
 
 
 class SQLAlchemyUsers(UsersContext[U, I], Generic[U, I]):
-    """Users in a table of the app, seen through the app's declarative model.
+    """Users in a table of the app, through the app's declarative model.
 
     The model has `UserMixin`, or the same attributes: a single primary key, a unique user id, a nullable password hash,
     ``is_active``, and optionally ``created_at`` and ``updated_at``.
 
     A query reads only the columns that an account needs. If ``is_active`` or a field of the identity is a property of
-    the model, the query loads the row instead, and the property is read in a database session. A property that needs
-    further queries makes them only after the password was right.
+    the model, the query loads the row instead, and powauth reads the property in a database session. During a sign-in,
+    a property can make further queries only after the password was verified.
 
-    The database decides whether a user id is unique. No query asks first. A change is one UPDATE statement of the
-    changed columns: ORM events of the model's updates, and its validators, do not run.
+    The database decides whether a user id is unique. No query checks this first. A change is one UPDATE statement of
+    the changed columns. The model's validators and its ORM events for updates do not run.
 
     Args:
-        engine: the app's `Engine` or `AsyncEngine`. With an `Engine` the context is ``blocking``.
-        model: the declarative class. It must take keyword arguments, as declarative classes do.
-        identity: the class of identities: a frozen `msgspec.Struct` whose fields are attributes of the model, the
-            primary key among them. By default powauth makes one of the primary key and the user id.
-        user_id_field: the attribute of the user id: what users type to sign in.
+        engine: the app's `Engine` or `AsyncEngine`. With an `Engine`, the context is ``blocking``.
+        model: the declarative class. It must accept keyword arguments, as declarative classes do.
+        identity: the class of identities: a frozen `msgspec.Struct`. Its fields are attributes of the model, and one of
+            them is the primary key. By default powauth makes one from the primary key and the user id.
+        user_id_field: the attribute of the user id, which users type to sign in.
         hash_field: the attribute of the password hash.
         identifier: normalises the user id. By default `EmailIdentifier` for ``email`` and `UsernameIdentifier` for
             ``username``.
-        fields: further attributes that users set themselves, when they register and later. powauth assigns nothing else
-            of what a client sends. A field called ``email`` or ``username`` is normalised as such.
+        fields: further attributes that users may set themselves, at registration and later. powauth ignores all others
+            that a client sends. A field called ``email`` or ``username`` is normalised as such.
         policy: decides which passwords may be set.
-        hasher: hashes and verifies passwords. Contexts may share one, and with it its bound on concurrency.
-        clock: returns the time now, aware. It is for ``created_at`` and ``updated_at``.
+        hasher: hashes and verifies passwords. Contexts may share a hasher and its limit on concurrency.
+        clock: returns the current time as an aware datetime, for ``created_at`` and ``updated_at``.
 
     Attributes:
         model: the declarative class.
@@ -188,8 +188,8 @@ class SQLAlchemyUsers(UsersContext[U, I], Generic[U, I]):
         """Return the account whose columns have these values, active or not; ``None`` if there is none, or several.
 
         Raises:
-            ConfigError: if a clause names no column, its value is ``None`` or blank, or there is no clause. A row that
-                lacks the value, such as a token, is not the one that was meant.
+            ConfigError: if there is no clause, a clause names no column, or a value is ``None`` or blank. A blank value,
+                such as a missing token, would find a row that was not meant.
         """
         if not clauses:
             raise ConfigError("get_by needs a clause, such as email='mia@example.com'")
@@ -209,9 +209,9 @@ class SQLAlchemyUsers(UsersContext[U, I], Generic[U, I]):
         return self._form.login_key(params.get(self.user_id_field))
 
     def key_of(self, subject: object) -> Key | None:
-        """See `UsersContext.key_of`. Identities have their key under the name of the primary key's attribute.
+        """See `UsersContext.key_of`. The key of an identity is in the attribute with the primary key's name.
 
-        This is never a query. A row that was never saved has no key.
+        This makes no query. A row that was never saved has no key.
         """
         if isinstance(subject, Account):
             return subject.key
@@ -265,7 +265,7 @@ class SQLAlchemyUsers(UsersContext[U, I], Generic[U, I]):
         raise InvalidParams(_OVERTAKEN)
 
     async def delete(self, key: Key, params: Mapping[str, object] | None = None) -> bool:
-        """See `UsersContext.delete`. It goes through the ORM, so that the model's cascades apply.
+        """See `UsersContext.delete`. The ORM deletes the row, so the model's cascades apply.
 
         Raises:
             InvalidParams: if the current password is wrong, or other rows need the user (``base``).
@@ -305,7 +305,7 @@ class SQLAlchemyUsers(UsersContext[U, I], Generic[U, I]):
         return changes
 
     async def _rehash(self, found: Found[U], password: str) -> Rehash:
-        """Make a stronger hash of a password that was right."""
+        """Make a stronger hash of a verified password."""
         stronger = await self._hashing(lambda: self._hasher.hash(password))
         return Rehash(proof_of(found.user_id, stronger), lambda: self._table.replace_hash(found, stronger))
 
@@ -317,11 +317,11 @@ class SQLAlchemyUsers(UsersContext[U, I], Generic[U, I]):
     # --- where work runs ----------------------------------------------------------------------------------------------
 
     async def _hashing(self, job: Callable[[], T]) -> T:
-        """Hash or verify: here where nobody else has to wait, in the hasher's threads on an event loop."""
+        """Hash or verify a password. On an event loop, this runs in the hasher's threads. Otherwise it blocks."""
         return await self._hasher.run_in_thread(job) if self.mode == "async" else self._hasher.run(job)
 
     async def _ask(self, job: Callable[[], T]) -> T:
-        """Ask the policy, whose hook may wait on a network."""
+        """Run a check of the policy. It runs in a thread on an event loop, because its hook may wait on a network."""
         if self.mode == "async" and self._form.policy.breached is not None:
             return await asyncio.to_thread(job)
         return job()

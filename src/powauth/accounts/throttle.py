@@ -1,12 +1,13 @@
-"""Throttling of sign-in: how often a password may be guessed, for one account and from one source.
+"""Throttling of sign-in: limits on wrong passwords, for each account and for each source.
 
-Attempts are counted before the password is looked at, so that guesses sent at once cannot overtake the counter, and
-given back where they turn out not to be wrong: a success forgets the account's failures, and takes nothing from its
-source. Each counter is one record of the session backend, in the namespace ``<namespace>.throttle``, changed by
-compare-and-set: no increment is lost, whatever number of processes count. Its window is fixed: it begins with the first
-attempt and does not slide, so attempts that are refused prolong nothing, and after it the same limit holds again.
+An attempt is counted before the password is checked, so parallel guesses cannot get past the counter. If the password
+is right, the account's failures are forgotten and the source gets its attempt back.
 
-A counter is found under a keyed hash. A copy of the store tells neither whose account nor which address was counted.
+Each counter is one record of the session backend, in the namespace ``<namespace>.throttle``. It is changed by
+compare-and-set, so any number of processes can count and no increment is lost. Its window is fixed: it begins with the
+first attempt and does not slide. Refused attempts do not prolong it. After it, the full limit applies again.
+
+The key of a counter is a keyed hash. A copy of the store does not reveal which accounts and addresses were counted.
 
 Sources: NIST SP 800-63B-4, section 3.2.2 (at most 100 failures in a row); OWASP ASVS 5.0.0, 6.3.1 and 15.4.2.
 """
@@ -41,27 +42,27 @@ from powauth.errors import ConfigError, StoreUnavailable, Throttled
 from powauth.sessions.keyring import Keyring
 
 PURPOSE = "throttle"
-"""What the counters' key is derived for."""
+"""The purpose for which the keyring derives the counters' key."""
 
 MAX_PER_ACCOUNT = 100
-"""Failures in a row that one account may take: NIST SP 800-63B-4, section 3.2.2."""
+"""The most failures in a row that an account may allow (NIST SP 800-63B-4, section 3.2.2)."""
 
 COUNT_ATTEMPTS = 64
-"""How often counting is tried again after another attempt was faster. Each loss is an attempt that was counted."""
+"""Retries of a count that another attempt overtook. Each retry means that another attempt was counted."""
 
 GIVE_BACK_ATTEMPTS = 8
-"""The same for giving back, where the worst is that one attempt too many stays counted."""
+"""Tries to give an attempt back. If all fail, one attempt too many stays counted."""
 
 LINGER: Millis = 1000
-"""How long a counter that has come back to zero is kept."""
+"""Milliseconds for which a counter is kept after it has returned to zero."""
 
 
 class Limit(NamedTuple):
-    """So many attempts within a period; the period starts with the first of them.
+    """A number of attempts within a period. The period starts with the first attempt.
 
     Attributes:
-        attempts: how many, from 1.
-        period: how long; at least a second.
+        attempts: the number, at least 1.
+        period: the length of the period, at least a second.
     """
 
     attempts: int
@@ -72,22 +73,22 @@ class Limit(NamedTuple):
 
 
 PER_ACCOUNT: Final = Limit(10, timedelta(minutes=15))
-"""Room for who mistypes, and under a thousand guesses a day."""
+"""Users may mistype, and an attacker gets under a thousand guesses a day."""
 
 PER_SOURCE: Final = Limit(100, timedelta(minutes=15))
-"""Room for an office behind one address."""
+"""Enough for an office behind one address."""
 
 
 class Throttle:
-    """How often sign-in may be tried.
+    """The limits on failed sign-ins.
 
     Args:
-        per_account: failures for one user id, whether or not there is such a user; at most 100. Anybody who knows a
-            user id can use it up, and keep its owner from signing in (never from a session that they have) until the
-            period is over. ``None`` counts no accounts.
-        per_source: failures from one address, or one IPv6 network of 64 bits. Clients behind one address share it. A
-            server that stands behind a proxy and was not told so takes the proxy for the source of everything: tell
-            it, or give ``None``.
+        per_account: failures for one user id, whether or not the user exists; at most 100. Anybody who knows a user id
+            can use up its limit. The owner then cannot sign in until the period is over, but keeps existing sessions.
+            ``None`` counts no accounts.
+        per_source: failures from one address, or one IPv6 network of 64 bits. Clients behind one address share it. If
+            the server stands behind a proxy and is not configured for it, all attempts seem to come from the proxy:
+            configure the server, or give ``None``.
 
     Raises:
         ConfigError: if a limit is wrong.
@@ -126,32 +127,33 @@ DEFAULT_THROTTLE: Final = Throttle()
 
 
 class Admission:
-    """An attempt that was let through, and may be counted. Unless told otherwise it stays counted."""
+    """An admitted attempt. If it was counted, it stays counted until a method takes it back."""
 
     __slots__ = ()
 
     def forgiveness(self) -> list[Change]:
-        """What `succeed` begins with: changes for whoever has one of the same store to make, and `forgiven` after it.
+        """Return the changes with which `succeed` begins.
 
-        So that a sign-in that makes its session and takes its count back waits for the disk once.
+        A caller can make them in one transaction with its own change of the store, and then call `forgiven`. A sign-in
+        then waits for the disk once, for the session and the counters together.
         """
         return []
 
     def forgiven(self, made: int) -> None:
-        """The first ``made`` changes of `forgiveness` were made, and then one was not; or all were."""
+        """Note that the first ``made`` changes of `forgiveness` were made. If any are left, the next one failed."""
 
     async def succeed(self) -> None:
-        """The password was right: forget the account's failures, and give the source its attempt back.
+        """Forget the account's failures, and give the source its attempt back, because the password was right.
 
-        Best effort: what a store that fails here does not forget runs out by itself.
+        Best effort: if the store fails, the counts stay until their period ends.
         """
 
     async def undo(self) -> None:
-        """The password was never looked at: nobody learnt anything, so nothing is counted. Best effort."""
+        """Give the attempt back, because it revealed no wrong password. Best effort."""
 
 
 UNCOUNTED: Final = Admission()
-"""Nothing is counted."""
+"""An attempt that is not counted."""
 
 
 class _Counted(Admission):
@@ -179,7 +181,7 @@ class _Counted(Admission):
     def forgiven(self, made: int) -> None:
         if self._account is not None:
             self._account = None
-            if not made:  # it was gone already, and the source's turn did not come
+            if not made:  # the account's counter was gone already, so the source's change was not tried
                 return
             made -= 1
         if made:
@@ -204,7 +206,7 @@ class _Counted(Admission):
         found = await self._backend.get(counted.key, self._now()) if moved else counted
         for _ in range(GIVE_BACK_ATTEMPTS):
             now = self._now()
-            if found is None or found.created_at != counted.created_at:  # another period's
+            if found is None or found.created_at != counted.created_at:  # a counter of another period
                 return
             given_back = _given_back(found, now)
             if given_back is None or await self._backend.update(given_back, found.version, now):
@@ -213,20 +215,23 @@ class _Counted(Admission):
 
 
 class _Counter:
-    """One counter, and the change that counts one more."""
+    """A counter and the change that increments it."""
 
     __slots__ = ("_attempts", "_first", "_period", "change", "full", "record", "scope")
 
     def __init__(self, scope: str, key: bytes, owner: bytes, limit: Limit, now: Millis) -> None:
         self.scope = scope
         self._attempts, self._period = limit.attempts, duration("period", limit.period)
-        # Versions of different periods differ, so that what is given back late cannot land in a later one.
+        # The first version is the time, so a late give-back cannot change the counter of a later period.
         self.record = self._first = Record(key, owner, now, now, now + self._period, _ONE)
         self.change: Change = Create(self._first)
         self.full = False
 
     def guess(self, backend: ReadsInPlace, now: Millis) -> None:
-        """Begin from what a glance at the store finds. That it is full, if it is, is found out in its turn."""
+        """Start from the stored counter if it can be read without waiting.
+
+        A full counter is treated as missing. The change then fails, and `_count` reads the counter in its turn.
+        """
         try:
             self.go_on(backend.get_at_once(self.record.key, now), now)
         except WouldWaitError:
@@ -237,17 +242,17 @@ class _Counter:
             self.go_on(None, now)
 
     def go_on(self, found: Record | None, now: Millis) -> None:
-        """Count one more than what was found. ``full`` says that the change does not let the attempt through.
+        """Prepare the change that adds one to the counter found. If ``full`` is set, the change admits no attempt.
 
         Raises:
-            Throttled: if there were too many, and there is nothing to change.
+            Throttled: if the counter is full and needs no change.
         """
         self.full = False
         if found is None:
             self.record, self.change = self._first, Create(self._first)
             return
         count = _count_of(found)
-        # What cannot be read counts as full; and nothing stays so longer than a period, should a clock go wrong.
+        # An unreadable counter counts as full. It stays full for at most a period, even if a clock was wrong.
         self.full = count is None or count >= self._attempts
         ends = now + self._period if count == 0 else min(found.expires_at, now + self._period)
         if self.full and ends == found.expires_at:
@@ -257,10 +262,10 @@ class _Counter:
 
 
 class Counters:
-    """A `Throttle` at work: its counters, in one namespace.
+    """The counters of a `Throttle`, in one namespace.
 
     Raises:
-        ConfigError: if the namespace leaves no room for the counters' own.
+        ConfigError: if the namespace is too long to append ``.throttle``.
     """
 
     __slots__ = ("_mac", "_namespace", "_throttle")
@@ -276,17 +281,17 @@ class Counters:
     async def admit(
         self, backend: Backend, now: Callable[[], Millis], *, account: str | None, source: str | None
     ) -> Admission:
-        """Count an attempt to sign in. The source comes first: one that is throttled adds no counters to the store.
+        """Count an attempt to sign in. The source comes first, so a throttled source adds no counters to the store.
 
         Args:
-            backend: where to count.
+            backend: stores the counters.
             now: the clock.
-            account: the user id in its one form; ``None`` if what was sent cannot be one.
+            account: the normalised user id; ``None`` if the client sent no valid one.
             source: the client's address; ``None`` if the server knows none.
 
         Raises:
-            Throttled: if there were too many.
-            StoreUnavailable: if nobody can tell.
+            Throttled: if there were too many attempts.
+            StoreUnavailable: if the store cannot count.
         """
         per_source, per_account = self._throttle.per_source, self._throttle.per_account
         begun = now()
@@ -307,12 +312,11 @@ class Counters:
     async def admit_proof(self, backend: Backend, now: Callable[[], Millis], user_key: str) -> Admission:
         """Count a ``current_password`` that a signed-in user gives.
 
-        By a counter of its own, and not the account's: who guesses at the sign-in page from outside must not keep
-        the user from changing the password.
+        It has a separate counter: guesses at the sign-in page must not keep the user from changing the password.
 
         Raises:
-            Throttled: if there were too many.
-            StoreUnavailable: if nobody can tell.
+            Throttled: if there were too many attempts.
+            StoreUnavailable: if the store cannot count.
         """
         if self._throttle.per_account is None:
             return UNCOUNTED
@@ -324,12 +328,12 @@ class Counters:
     async def admit_second_factor(self, backend: Backend, now: Callable[[], Millis], account: str) -> None:
         """Count a right password for which a hook asked for a second factor: at most `MAX_PER_ACCOUNT` in a period.
 
-        Nothing gives the count back. It bounds the guesses at a second factor if a hook asks for the factor again
-        where it should refuse a wrong one. It is far above the number of sign-ins of a user.
+        Nothing gives the count back. A hook may wrongly ask again when it should refuse a wrong factor, and this bounds
+        the guesses. The limit is far above the number of sign-ins of a user.
 
         Raises:
-            Throttled: if there were too many.
-            StoreUnavailable: if nobody can tell.
+            Throttled: if there were too many attempts.
+            StoreUnavailable: if the store cannot count.
         """
         if self._throttle.per_account is not None:
             begun = now()
@@ -337,12 +341,12 @@ class Counters:
             await _count(backend, [self._counter("factor", account, limit, begun)], begun)
 
     async def forget(self, backend: Backend, account: str, now: Millis) -> bool:
-        """Forget an account's failures; whether there were any."""
+        """Forget an account's failures. Return whether there were any."""
         await backend.delete(self._names("factor", account)[0], now)
         return await backend.delete(self._names("account", account)[0], now)
 
     def _names(self, scope: str, subject: str) -> tuple[bytes, bytes]:
-        """Key and owner of a counter."""
+        """Return the key and the owner of a counter."""
         code = self._mac.sign(f"{scope}:{subject}".encode("utf-8", "surrogatepass"))
         owner = make_owner(self._namespace, code.hex())
         return make_key(self._namespace, shard_of(owner) + code), owner
@@ -352,13 +356,13 @@ class Counters:
 
 
 async def _count(backend: Backend, counters: list[_Counter], now: Millis) -> None:
-    """Count with each counter, and with none that follows one which is full.
+    """Increment each counter, up to the first that is full.
 
-    All are changed at once, on the guess that there is none of them yet, or of how they stand where a glance at the
-    store costs next to nothing. What proves wrong is read and changed anew.
+    The first try changes all counters at once. It assumes that none exists, or uses the stored ones if the backend
+    reads its engine in place. If a change fails, its counter is read and changed again.
 
     Raises:
-        Throttled: if one is full.
+        Throttled: if a counter is full.
     """
     if reads_engine_in_place(backend):
         for each in counters:
@@ -397,7 +401,7 @@ def _changed(record: Record, count: int, expires_at: Millis) -> Record:
 
 
 def _given_back(record: Record, now: Millis) -> Record | None:
-    """A counter with one less; ``None`` if it stands at nothing, or cannot be read."""
+    """Return a counter with one attempt less; ``None`` if it is zero or unreadable."""
     count = _count_of(record)
     if not count:
         return None
