@@ -157,7 +157,8 @@ class Extension(Generic[I]):
     async def credentials_changed(self, key: Key, why: str) -> None:
         """End everything that this extension holds for a user.
 
-        powauth calls it for each change of credentials and each deletion, before it ends the user's sessions.
+        powauth calls it when the credentials change, the account is locked or deleted, or all sessions of the user are
+        revoked. It ends the sessions afterwards.
 
         Raises:
             StoreUnavailable: if anything may still be valid.

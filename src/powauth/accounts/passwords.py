@@ -333,7 +333,7 @@ class PasswordHasher:
         self.verify(None, password)
 
     def needs_rehash(self, stored: object) -> bool:
-        """Return whether a new hash would be stronger than the stored one in at least one parameter, and weaker in none."""
+        """Return whether a new hash would be stronger than the stored one in some parameter, and weaker in none."""
         cost = self._parse(stored)
         if cost is None:
             return False
@@ -373,7 +373,7 @@ class PasswordHasher:
 
     @staticmethod
     def _compare(encoded: str, secret: bytes) -> bool | None:
-        """Return whether they match; ``None`` if Argon2 did no work because it rejects the hash (spare bits in base64)."""
+        """Return whether they match; ``None`` if Argon2 rejects the hash and did no work (spare bits in base64)."""
         try:
             return verify_secret(encoded.encode("ascii"), secret, Type.ID)
         except VerifyMismatchError:
@@ -382,7 +382,7 @@ class PasswordHasher:
             return None
 
     def _top_up(self, cost: _Cost, secret: bytes) -> None:
-        """Fill the blocks of memory that a cheaper hash did not, in the fewest passes that the hasher's memory allows."""
+        """Fill the memory blocks that a cheaper hash did not, in the fewest passes that the hasher's memory allows."""
         short = self._cost.blocks - cost.blocks
         if short <= 0:
             return

@@ -48,7 +48,7 @@ __all__ = ["AccountMixin", "EmailMixin", "SQLAlchemyUsers", "UTCDateTime", "User
 T = TypeVar("T")
 
 _ATTEMPTS = 3
-"""Tries of a change. A try fails only if the password changes, or the user goes, between reading and writing."""
+"""Tries of a change. A try fails only if the password hash changes, or the user is deleted, meanwhile."""
 
 _GONE = {"base": ["the user no longer exists"]}
 _OVERTAKEN = {"base": ["was changed at the same time; try again"]}
@@ -188,8 +188,8 @@ class SQLAlchemyUsers(UsersContext[U, I], Generic[U, I]):
         """Return the account whose columns have these values, active or not; ``None`` if there is none, or several.
 
         Raises:
-            ConfigError: if there is no clause, a clause names no column, or a value is ``None`` or blank. A blank value,
-                such as a missing token, would find a row that was not meant.
+            ConfigError: if there is no clause, a clause names no column, or a value is ``None`` or blank. A blank
+                value, such as a missing token, would find a row that was not meant.
         """
         if not clauses:
             raise ConfigError("get_by needs a clause, such as email='mia@example.com'")

@@ -4,7 +4,7 @@
     powauth templates app/templates/auth
     powauth sessions --backend lmdb:///var/lib/app/sessions list --user 42
 
-What it prints of sessions opens none of them: ids are public ones. The exit status tells a script what happened; see
+The printed ids are public: nobody can use a session with them. The exit status tells a script what happened; see
 `Status`.
 """
 
@@ -27,20 +27,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, and return the exit status of the process: a `Status`.
 
     Raises:
-        SystemExit: from the parser of arguments, for ``--help``, ``--version`` and what it cannot read.
+        SystemExit: from the argument parser, for ``--help``, ``--version`` and invalid arguments.
     """
-    # The error is told in a sentence of ours. Without a handler, Python would print what powauth and drivers log, too.
+    # The command reports errors itself. Without a handler, Python would also print the logs of powauth and drivers.
     logging.getLogger().addHandler(_nowhere)
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that cannot show a character is no reason to fail.
-        with contextlib.suppress(AttributeError):  # a stream that is closed is None; one of a test may be its own
+        # Do not fail because the terminal cannot show a character.
+        with contextlib.suppress(AttributeError):  # a closed stream is None, and a test may replace the stream
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         try:
             status = _run(arguments)
         finally:
             if sys.stdout is not None:
-                sys.stdout.flush()  # else Python would do it when nobody can catch the error any more
+                sys.stdout.flush()  # otherwise Python flushes at exit, where the error cannot be caught
     except BrokenPipeError:
         _silence()
         return Status.PIPE_CLOSED
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    from powauth.cli.parser import parse  # here, so that Ctrl-C is quiet meanwhile
+    from powauth.cli.parser import parse  # imported here, so that Ctrl-C during the import prints no traceback
 
     options = parse(arguments)
     try:
@@ -73,7 +73,7 @@ def _complain(sentence: str) -> None:
 
 
 def _silence() -> None:
-    """Send what is still buffered nowhere: Python flushes it at its exit, and would complain."""
+    """Discard the buffered output. Otherwise Python flushes it at exit and reports the error."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""What the commands print: tables for people, JSON for programs, progress on the side."""
+"""Output of the commands: tables for people, JSON for programs, and progress on stderr."""
 
 import argparse
 import sys
@@ -13,13 +13,13 @@ from powauth.cli.status import Status
 Row = dict[str, Any]
 
 BLOCK_ROWS = 500
-"""Rows of a table that are printed at once."""
+"""Rows of a table in each printed block."""
 
 
 class Table:
-    """A table that is printed in blocks, so that a long one begins at once.
+    """A table that is printed in blocks, so that the first rows of a long table appear early.
 
-    The first block decides how wide the columns are. A longer cell of a later one moves the rest of its line.
+    The first block sets the widths of the columns. A longer cell in a later block shifts the rest of its line.
 
     Args:
         columns: the headings, which are names of the rows' values.
@@ -31,13 +31,13 @@ class Table:
         self._waiting = [list(columns)]
 
     def add(self, row: Row) -> None:
-        """Print a row, soon."""
+        """Add a row. It is printed with its block."""
         self._waiting.append([printable(row[name]) for name in self._columns])
         if len(self._waiting) > BLOCK_ROWS:
             self._print()
 
     def end(self) -> None:
-        """Print what is left."""
+        """Print the remaining rows."""
         self._print()
 
     def _print(self) -> None:
@@ -54,7 +54,7 @@ def print_json(value: object) -> None:
 
 
 def print_result(options: argparse.Namespace, result: dict[str, int], text: str) -> None:
-    """Print the result of a command: as JSON if that was asked for, else as text."""
+    """Print the result of a command: as JSON if ``--json`` was given, otherwise as text."""
     if options.json:
         print_json(result)
     else:
@@ -62,23 +62,23 @@ def print_result(options: argparse.Namespace, result: dict[str, int], text: str)
 
 
 def printable(value: object) -> str:
-    """A cell that cannot move the cursor or change the terminal, whatever a client called itself."""
+    """Return the text of a value without control characters. A client's ``User-Agent`` could contain some."""
     text = "-" if value is None else str(value)
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def progress(text: str) -> None:
-    """Show how far a command is, on a terminal. A text that ends its line is shown everywhere."""
+    """Show the progress of a command on stderr if it is a terminal. A text that ends its line is always shown."""
     if sys.stderr is not None and (sys.stderr.isatty() or text.endswith("\n")):
         print(f"\r{text}" if sys.stderr.isatty() else text, end="", file=sys.stderr, flush=True)
 
 
 def no_such_session() -> Status:
-    """Say so."""
+    """Report that there is no such session."""
     print("powauth: no such session", file=sys.stderr)
     return Status.NO_SESSION
 
 
 def iso(moment: datetime) -> str:
-    """A moment in UTC, to the second."""
+    """Return a time in UTC, to the second."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

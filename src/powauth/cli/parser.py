@@ -14,7 +14,7 @@ Action = Callable[..., Coroutine[Any, Any, int]]
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The options of a command line. Their attribute ``run`` is the command: a function of the options."""
+    """Return the options of a command line. Their attribute ``run`` is the command: a function of the options."""
     return _parser().parse_args(arguments)
 
 
@@ -50,7 +50,7 @@ def _add_sessions(parser: argparse.ArgumentParser) -> None:
 
     def action(name: str, function: Action, text: str) -> argparse.ArgumentParser:
         added = actions.add_parser(name, help=text)
-        # Without a default here: it would undo what was given before the action.
+        # No default here: it would override an option given before the action.
         _add_common(added, backend=argparse.SUPPRESS, namespace=argparse.SUPPRESS, json=argparse.SUPPRESS)
         added.set_defaults(run=sessions.run, action=function)
         return added
@@ -68,7 +68,7 @@ def _add_sessions(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_common(parser: argparse.ArgumentParser, *, backend: object, namespace: object, json: object) -> None:
-    """Options that may stand before the action and after it."""
+    """Add the options that are valid before and after the action."""
     parser.add_argument(
         "--backend", metavar="URL", default=backend, help=f"where they live; or set {sessions.BACKEND_VARIABLE}"
     )
@@ -79,7 +79,7 @@ def _add_common(parser: argparse.ArgumentParser, *, backend: object, namespace: 
 def _version() -> str:
     try:
         return metadata.version("powauth")
-    except metadata.PackageNotFoundError:  # run from its source, and not installed
+    except metadata.PackageNotFoundError:  # running from the source, not installed
         return "(not installed)"
 
 

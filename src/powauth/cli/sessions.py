@@ -1,4 +1,4 @@
-"""``powauth sessions``: look at the sessions of a store, and end them."""
+"""``powauth sessions``: list, count and end the sessions of a store."""
 
 import argparse
 import asyncio
@@ -21,10 +21,10 @@ from powauth.sessions.record import key_text
 from powauth.sessions.store import CredentialsCache, Stored, UnreadableRecord
 
 BACKEND_VARIABLE = "POWAUTH_BACKEND"
-"""The environment variable that stands in for ``--backend``, so that a password in it stays out of the process list."""
+"""The environment variable for ``--backend``. It keeps a password in the URL out of the process list."""
 
 PURGE_STEP = 500
-"""Records removed at a time: other clients come in between."""
+"""Records removed in one step. Other clients can run between the steps."""
 
 COLUMNS = ("id", "user", "created_at", "renewed_at", "expires_at", "ip", "user_agent")
 
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
         return Status.USAGE
     if url.lower().startswith("memory:"):
         raise ConfigError("memory:// is inside of the app's process, where no command can look")
-    # A store that does not exist is a typo: only the app makes one, and `create-tables` a SQLite file.
+    # A missing store is probably a typo, so do not create it. Only `create-tables` may create a SQLite file.
     makes_file = options.action is create_tables and url.lower().startswith("sqlite")
     backend = backend_from_url(url, create=makes_file)
     store = CredentialsCache(backend, namespace=options.namespace)
@@ -86,7 +86,7 @@ async def _found(store: CredentialsCache, user: str | None) -> AsyncIterator[Sto
 
 
 def _keys(text: str) -> list[str]:
-    """Return the keys that ``text`` may stand for: itself, and the UUID that is typed with hyphens or in upper case."""
+    """Return the keys that ``text`` may mean: the text itself, and its plain form if it is a UUID."""
     try:
         plain = UUID(text).hex
     except ValueError:
@@ -127,7 +127,7 @@ async def revoke_user(store: CredentialsCache, options: argparse.Namespace) -> i
 
 
 async def purge(store: CredentialsCache, options: argparse.Namespace) -> int:
-    """Remove expired sessions, step by step."""
+    """Remove expired sessions in steps of `PURGE_STEP`."""
     total = 0
     while went := await store.purge(PURGE_STEP, _now()):
         total += went
@@ -149,7 +149,7 @@ async def create_tables(store: CredentialsCache, options: argparse.Namespace) ->
     """Create the tables of a SQL backend that do not exist.
 
     Raises:
-        ConfigError: if the backend has none.
+        ConfigError: if the backend has no tables.
     """
     backend = store.backend.here() if isinstance(store.backend, AnywhereBackend) else store.backend
     create = getattr(backend, "create_tables", None)

@@ -37,7 +37,7 @@ MEANINGS = {
 
 
 def status_of(error: PowauthError) -> Status:
-    """The exit status for an error."""
+    """Return the exit status for an error."""
     if isinstance(error, MissingExtra):
         return Status.MISSING_DRIVER
     if isinstance(error, StoreMissing):
@@ -46,5 +46,5 @@ def status_of(error: PowauthError) -> Status:
 
 
 def table() -> str:
-    """The statuses and their meanings, one a line."""
+    """Return the statuses and their meanings, one per line."""
     return "\n".join(f"  {status:>3}  {MEANINGS[status]}" for status in Status)

@@ -1,4 +1,4 @@
-"""Ready-made pages to register, sign in and out, edit the account and see one's devices, and their JSON twins."""
+"""Ready-made pages to register, sign in, sign out, edit the account and list its devices, and their JSON twins."""
 
 from powauth.http.cross_site import CrossSiteDefence
 from powauth.pages.flows import Flows, Renderer

@@ -11,13 +11,14 @@ from powauth.plug import SessionAuth
 
 
 class PagesApp:
-    """All pages as one ASGI app; what they do not know is answered 404.
+    """All pages as one ASGI app. It answers unknown paths with 404.
 
-    The authenticator's middleware must run in front of it. Mounted below a path, links and redirects follow.
+    The authenticator's middleware must run in front of it. If it is mounted below a path, links and redirects include
+    that path.
 
     Args:
-        auth: the authenticator, or `Flows` (`Pages`) made of it.
-        options: those of `Pages`, with an authenticator.
+        auth: the authenticator, or `Flows` (such as `Pages`) made from it.
+        options: the options of `Pages`, if ``auth`` is an authenticator.
     """
 
     def __init__(self, auth: SessionAuth[Any, Any] | Flows, **options: Unpack[PagesOptions]) -> None:
@@ -35,7 +36,7 @@ class PagesApp:
 
 
 class PageApp:
-    """One page as an ASGI app, for a router that has found its path."""
+    """One page as an ASGI app, for a router that has matched its path."""
 
     def __init__(self, flows: Flows, path: str) -> None:
         self.flows = flows
@@ -49,7 +50,7 @@ class PageApp:
 
 
 async def respond(flows: Flows, scope: Scope, receive: Receive, send: Send, path: str, mount: str) -> None:
-    """Have the flows answer a request whose path below ``mount`` is ``path``; both are decoded.
+    """Answer a request with the flows. ``path`` is its path below ``mount``; both are decoded.
 
     Raises:
         ConfigError: if the authenticator's middleware has not run.
@@ -62,7 +63,7 @@ async def respond(flows: Flows, scope: Scope, receive: Receive, send: Send, path
 
 
 def full_path(scope: Scope) -> str:
-    """The path as the client asked for it, decoded: with the ``root_path``, which some servers and routers take off."""
+    """Return the decoded path that the client requested. It includes the ``root_path`` that some routers remove."""
     path: str = scope["path"]
     root: str = scope.get("root_path", "").rstrip("/")
     return path if path == root or path.startswith(f"{root}/") else root + path
@@ -80,7 +81,7 @@ class _Body:
         self._more = True
 
     async def read(self) -> bytes:
-        """The next part that is not empty; ``b""`` at the end, and when the client has gone."""
+        """Return the next part that is not empty; ``b""`` at the end, or if the client has disconnected."""
         while self._more:
             message = await self._receive()
             self._more = message["type"] == "http.request" and message.get("more_body", False)

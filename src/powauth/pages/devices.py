@@ -1,13 +1,13 @@
-"""A device's name from its ``User-Agent``: enough for its owner to know it again, and no more."""
+"""Device names from the ``User-Agent``, precise enough for users to recognise their devices."""
 
 import re
 
 from powauth.pages.messages import Messages
 
 MAX_NAME_CHARS = 80
-"""What is shown of a client whose browser is not known."""
+"""The most characters of a ``User-Agent`` that are shown if the browser is unknown."""
 
-# In this order: Edge and Opera say "Chrome" too, and everybody says "Safari".
+# The order matters: Edge and Opera also send "Chrome", and most browsers send "Safari".
 _BROWSERS = (
     (re.compile(r"Edg(?:e|A|iOS)?/"), "Edge"),
     (re.compile(r"OPR/|Opera"), "Opera"),
@@ -28,7 +28,7 @@ _SYSTEMS = (
 
 
 def device_name(user_agent: object, messages: Messages) -> str:
-    """The browser and its system; what the client calls itself, if neither is known.
+    """Return the names of the browser and its system. If the browser is unknown, return the ``User-Agent``, shortened.
 
     >>> device_name("Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0", Messages())
     'Firefox on Linux'

@@ -1,4 +1,4 @@
-"""The pages as FastAPI's router."""
+"""The pages as a FastAPI router."""
 
 from typing import Any, Unpack
 
@@ -14,11 +14,11 @@ from powauth.pages import starlette
 
 
 def pages(auth: SessionAuth[Any, Any] | Flows, **options: Unpack[PagesOptions]) -> APIRouter:
-    """A router with each page: ``app.include_router(pages(auth))``, with a ``prefix`` if you like.
+    """Return a router with all pages, for ``app.include_router(pages(auth))``. A ``prefix`` is optional.
 
     Args:
-        auth: the authenticator, or `Flows` (`Pages`) made of it.
-        options: those of `Pages`, with an authenticator.
+        auth: the authenticator, or `Flows` (such as `Pages`) made from it.
+        options: the options of `Pages`, if ``auth`` is an authenticator.
     """
     router = APIRouter()
     router.routes.extend(starlette.pages(auth, **options))

@@ -14,12 +14,12 @@ with needs("flask", "the pages' blueprint", "flask"):
 
 
 def pages(auth: SessionAuth[Any, Any] | Flows, *, name: str = "powauth", **options: Unpack[PagesOptions]) -> Blueprint:
-    """A blueprint with each page: ``app.register_blueprint(pages(auth))``, with a ``url_prefix`` if you like.
+    """Return a blueprint with all pages, for ``app.register_blueprint(pages(auth))``. A ``url_prefix`` is optional.
 
     Args:
-        auth: the authenticator, or `Flows` (`Pages`) made of it.
-        name: the blueprint's; two in one app need two.
-        options: those of `Pages`, with an authenticator.
+        auth: the authenticator, or `Flows` (such as `Pages`) made from it.
+        name: the name of the blueprint, unique in the app.
+        options: the options of `Pages`, if ``auth`` is an authenticator.
     """
     flows = flows_of(auth, options)
     blueprint = Blueprint(name, __name__)
@@ -28,7 +28,7 @@ def pages(auth: SessionAuth[Any, Any] | Flows, *, name: str = "powauth", **optio
         for path in flows.paths:
             endpoint = f"{state.name}.{path.strip('/').replace('/', '_').replace('.', '_')}"
             rule = (state.url_prefix or "").rstrip("/") + path
-            # Not `add_url_rule`: without methods the rule is for all, and the flows say which are allowed.
+            # `add_url_rule` would set methods. A rule without methods accepts all, and the flows refuse the others.
             state.app.url_map.add(state.app.url_rule_class(rule, endpoint=endpoint, subdomain=state.subdomain))
             state.app.view_functions[endpoint] = _View(flows, path)
 
@@ -37,7 +37,7 @@ def pages(auth: SessionAuth[Any, Any] | Flows, *, name: str = "powauth", **optio
 
 
 class _Answer(Response):
-    automatically_set_content_length = False  # of a HEAD it is the length of what GET would give
+    automatically_set_content_length = False  # for HEAD it is the length of the GET response
 
 
 class _View:

@@ -1,7 +1,7 @@
 """`Flows`: answers requests with the pages of the registry, for people and for programs.
 
 This module knows no framework and no template engine. `Flows.respond` takes a `PageRequest` and returns a
-`PageResponse`. A renderer makes the pages for people. Without a renderer everybody gets JSON.
+`PageResponse`. A renderer makes the pages for people. Without a renderer, all clients get JSON.
 """
 
 import logging
@@ -40,10 +40,10 @@ class Renderer(Protocol):
     """The style sheet."""
 
     style_version: str
-    """Changes with the style sheet."""
+    """A value that changes with the style sheet."""
 
     def render(self, name: str, context: Mapping[str, Any]) -> str:
-        """Return the page of a name: ``failure``, or the template of a `Page`."""
+        """Return the page with a name. The name is ``failure``, or the template of a `Page`."""
 
 
 class Flows:
@@ -51,14 +51,14 @@ class Flows:
 
     Args:
         auth: the authenticator whose users these pages are for. Its middleware must run in front of them. The pages of
-            its extensions are among them.
+            its extensions are included.
         routes: the paths of the pages and the destinations of steps.
         messages: the texts, or a function that chooses them for a connection.
         defence: the origins that may send forms and JSON.
-        fresh: how recent a sign-in must be to end sessions (ASVS 7.5.2); ``None`` does not ask. A change of the
+        fresh: the maximum age of a sign-in for ending sessions (ASVS 7.5.2). ``None`` sets no maximum. A change of the
             account needs the current password instead.
         title: the name of the app.
-        render: makes the pages for people; ``None`` answers everybody in JSON.
+        render: makes the pages for people. ``None`` answers all clients in JSON.
 
     Raises:
         ConfigError: if an option is wrong.
@@ -94,7 +94,7 @@ class Flows:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The paths that are answered, below the mount."""
+        """The paths of the pages, below the mount."""
         return tuple(self._pages)
 
     async def respond(self, request: PageRequest) -> PageResponse:
@@ -102,9 +102,9 @@ class Flows:
 
         Cross-site requests are refused first.
         """
-        mount = request.mount.rstrip("/")  # routers that merge slashes leave some of "//login"
+        mount = request.mount.rstrip("/")  # routers that merge slashes leave slashes of "//login" here
         if mount and own_path(mount) != mount:
-            # A browser would read every link of these pages as one to another host.
+            # A browser would take every link of these pages for a link to another host.
             request = replace(request, mount="", path="")
         elif mount != request.mount:
             request = replace(request, mount=mount)
@@ -150,7 +150,7 @@ class Flows:
         return self._renderer is None or visit.request.wants_json
 
     def _refusal(self, visit: PageVisit, error: PowauthError) -> PageResponse:
-        """Return the answer to an error: one status for everybody. People who must sign in are sent to do so."""
+        """Return the answer to an error, with one status for all clients. People who must sign in are redirected."""
         if isinstance(error, NotSignedIn | NotFresh) and not self._for_program(visit):
             asked = quote(visit.request.mount + visit.request.path, safe="/")
             return redirect(f"{visit.link('login')}?next={asked}")

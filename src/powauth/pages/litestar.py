@@ -14,12 +14,12 @@ with needs("litestar", "the pages' router", "litestar"):
 
 
 def pages(auth: SessionAuth[Any, Any] | Flows, *, path: str = "/", **options: Unpack[PagesOptions]) -> Router:
-    """A router with each page: ``Litestar(route_handlers=[pages(auth)])``.
+    """Return a router with all pages, for ``Litestar(route_handlers=[pages(auth)])``.
 
     Args:
-        auth: the authenticator, or `Flows` (`Pages`) made of it.
-        path: where they are mounted.
-        options: those of `Pages`, with an authenticator.
+        auth: the authenticator, or `Flows` (such as `Pages`) made from it.
+        path: the path below which the pages are mounted.
+        options: the options of `Pages`, if ``auth`` is an authenticator.
     """
     flows = flows_of(auth, options)
     return Router(path, route_handlers=[_handler(PageApp(flows, page)) for page in flows.paths])

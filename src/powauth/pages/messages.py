@@ -1,4 +1,4 @@
-"""Every text of the pages, so that each can be changed or translated."""
+"""All texts of the pages. An app can change or translate each of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True)
 class Messages:
-    """The texts. Replace some, or all for another language, and ``lang`` with them.
+    """The texts. Replace some of them, or all of them and ``lang`` for another language.
 
     >>> Messages(lang="de", sign_in="Anmelden").sign_in
     'Anmelden'
@@ -16,7 +16,7 @@ class Messages:
     """The language of all texts (BCP 47)."""
 
     direction: str = "ltr"
-    """``ltr`` or ``rtl``."""
+    """The direction of the text: ``ltr`` or ``rtl``."""
 
     labels: Mapping[str, str] = field(
         default_factory=lambda: {
@@ -26,21 +26,21 @@ class Messages:
             "current_password": "Current password",
         }
     )
-    """What fields are called; one that is missing goes by its name."""
+    """Labels of the fields. If a label is missing, the pages make one from the field's name."""
 
     errors: Mapping[str, str] = field(default_factory=dict)
-    """What the users context says of wrong fields, such as ``can't be blank``, in other words. Missing ones stay."""
+    """Replacements for the users context's messages, such as ``can't be blank``. Other messages stay unchanged."""
 
     field_error: str = "{label} {message}."
-    """How a field's label and what is wrong with it make a sentence."""
+    """The sentence made from a field's label and its error message."""
 
     error_prefix: str = "Error: "
-    """Before the title of a page that was refused, so that it is the first thing heard."""
+    """The prefix of a refused page's title, so that screen readers say it first."""
 
     check_input: str = "Please check what you entered"
     signed_in_as: str = "Signed in as"
     navigation: str = "Account"
-    """What the list of links to the pages is called."""
+    """The name of the list of links to the pages."""
     to_account: str = "Account"
     to_sessions: str = "Devices"
 
@@ -81,10 +81,10 @@ class Messages:
     address: str = "Address"
     unknown: str = "unknown"
     time_format: str = "%Y-%m-%d %H:%M UTC"
-    """For `datetime.strftime`; times are in UTC, since a page without a script cannot know the reader's zone."""
+    """Format for `datetime.strftime`. Times are in UTC, because a page without a script cannot know the user's zone."""
     end: str = "Sign out"
     end_of: str = "Sign out {device}, signed in {time}"
-    """What the button is called for those who cannot see which device it stands beside."""
+    """The name of the button for users who cannot see the device beside it."""
     end_others: str = "Sign out all other devices"
     no_others: str = "You are signed in nowhere else."
 
@@ -101,7 +101,7 @@ class Messages:
             "deleted": "Your account has been deleted.",
         }
     )
-    """What has just been done, said on the page that follows."""
+    """Confirmations of a completed step, by its name. The page after the step shows them."""
 
     failures: Mapping[str, str] = field(
         default_factory=lambda: {
@@ -122,19 +122,19 @@ class Messages:
             "internal_error": "Something went wrong on our side. Try again in a moment.",
         }
     )
-    """What is said instead of a page, by the word that programs get."""
+    """Texts shown instead of a page, by the error code that programs get."""
 
     more: Mapping[str, str] = field(default_factory=dict)
-    """Texts for the pages of extensions, in the place of their own (`Page.messages`)."""
+    """Texts that replace those of the extensions' pages (`Page.messages`)."""
 
     failure: str = "That did not work"
     go_back: str = "Back to your account"
 
     def label(self, name: str) -> str:
-        """What a field is called."""
+        """Return the label of a field."""
         return self.labels.get(name) or name.replace("_", " ").capitalize()
 
     def error(self, name: str, message: str) -> str:
-        """What is wrong with a field, as a sentence."""
+        """Return the error of a field as a sentence."""
         said = self.errors.get(message, message)
         return said if name == "base" else self.field_error.format(label=self.label(name), message=said)

@@ -12,7 +12,7 @@ from powauth.pages.routes import is_path
 from powauth.pages.visit import Answer, PageVisit
 
 Handler = Callable[[PageVisit], Awaitable[Answer | PageResponse]]
-"""Answers a request. A `PageResponse` is sent to people and programs as it is: a style sheet, an image."""
+"""Answers a request. A `PageResponse`, such as a style sheet or an image, is sent unchanged to people and programs."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 
@@ -22,17 +22,17 @@ class Page:
     """One path and its handlers.
 
     A handler is a coroutine function. It returns one `Answer` for people and for programs, so each page has a JSON twin
-    on the same path. It raises powauth's errors, such as `NotSignedIn`, and the pages answer them.
+    on the same path. It can raise powauth's errors, such as `NotSignedIn`. The pages answer them.
 
     Attributes:
-        name: the name of its link in templates; unique among the pages.
+        name: the name of its link in templates, unique among the pages.
         path: the path below the mount.
         get: the handler of ``GET`` and ``HEAD``.
         post: the handler of ``POST``. Cross-site requests do not reach it.
-        template: the name of the template, without ``.html``. ``None`` has no page: its answers send people elsewhere.
-        folder: the folder with the template. The app's own folder of templates goes first.
+        template: the name of the template, without ``.html``. With ``None``, the answers must send people elsewhere.
+        folder: the folder with the template. Templates in the app's own folder override it.
         messages: the texts of the template, by name. `Messages.more` replaces them.
-        csp: additions to the Content-Security-Policy of this page, such as ``{"script-src": "'self'"}``.
+        csp: additions to this page's Content-Security-Policy, such as ``{"script-src": "'self'"}``.
 
     Raises:
         ConfigError: if a value is wrong.
@@ -64,5 +64,5 @@ class Page:
         return (("GET", "HEAD") if self.get is not None else ()) + (("POST",) if self.post is not None else ())
 
     def handler(self, method: str) -> Handler | None:
-        """Return the handler of a method; ``None`` if the page refuses the method."""
+        """Return the handler of a method; ``None`` if the page does not allow the method."""
         return {"GET": self.get, "HEAD": self.get, "POST": self.post}.get(method)

@@ -1,4 +1,4 @@
-"""The registry of pages: the ready-made ones, then those of the extensions."""
+"""The registry of pages: the ready-made pages, then the pages of the extensions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,15 +11,15 @@ from powauth.plug import SessionAuth
 
 
 def ready_made(routes: Routes) -> list[Page]:
-    """Return the ready-made pages; a new one is added here."""
+    """Return the ready-made pages. Add a new page here."""
     return [each.page(routes) for each in (register, sign_in, sign_out, account, sessions)]
 
 
 def contributed(auth: SessionAuth[Any, Any]) -> list[Page]:
-    """Return the pages of an authenticator's extensions, in their order.
+    """Return the pages of an authenticator's extensions, in the order of the extensions.
 
     Raises:
-        ConfigError: if an extension returns something else.
+        ConfigError: if an extension returns an object that is no `Page`.
     """
     found = [(extension, page) for extension in auth.accounts.hooks.extensions for page in extension.pages()]
     for extension, page in found:
@@ -30,10 +30,10 @@ def contributed(auth: SessionAuth[Any, Any]) -> list[Page]:
 
 
 def by_path(auth: SessionAuth[Any, Any], routes: Routes, sheet: bytes | None) -> Mapping[str, Page]:
-    """Return all pages by their path; ``sheet`` is the style sheet, if there is one.
+    """Return all pages by their path. ``sheet`` is the style sheet, or ``None``.
 
     Raises:
-        ConfigError: if two pages have one path or one name.
+        ConfigError: if two pages have the same path or the same name.
     """
     styles: Sequence[Page] = [] if sheet is None else [style.page(routes, sheet)]
     pages = [*ready_made(routes), *styles, *contributed(auth)]

@@ -1,4 +1,4 @@
-"""Pages from Jinja2 templates: those shipped, and an app's own in their place."""
+"""Pages from Jinja2 templates. An app's own templates replace the shipped ones."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -16,15 +16,15 @@ with needs("pages", "the pages", "jinja2"):
 class Templates:
     """Renders pages from templates.
 
-    Everything that a template prints is escaped for HTML, and a name that is missing raises.
+    All output of a template is escaped for HTML. A missing name raises an error.
 
     Args:
-        folder: an app's own templates. A file there replaces the shipped one of the same name; it may extend that one
-            as ``{% extends "powauth/login.html" %}`` and change a block.
-        extensions: folders with the templates of extensions. The app's own and the shipped ones go before them.
+        folder: the folder with an app's own templates. A file there replaces the shipped file of the same name. It may
+            extend the shipped file with ``{% extends "powauth/login.html" %}`` and change a block.
+        extensions: folders with the templates of extensions. The app's own and the shipped templates override them.
 
     Raises:
-        ConfigError: if there is no such folder.
+        ConfigError: if the folder does not exist.
     """
 
     def __init__(self, folder: str | Path | None = None, extensions: Iterable[Path] = ()) -> None:

@@ -17,7 +17,7 @@ CONTENT_SECURITY_POLICY: Final[Mapping[str, str]] = {
     "frame-ancestors": "'none'",
     "object-src": "'none'",
 }
-"""Allows no script, no frame, and nothing from another origin (ASVS 3.4.3)."""
+"""The policy of all pages. It allows no script, no frame, and nothing from another origin (ASVS 3.4.3)."""
 
 _HEADERS = (
     ("X-Content-Type-Options", "nosniff"),
@@ -32,10 +32,10 @@ _HEADERS = (
 def security_policy(additions: Mapping[str, str]) -> str:
     """Return the value of ``Content-Security-Policy`` with the additions of a page.
 
-    An addition goes behind the sources of its directive, and replaces ``'none'``.
+    An addition is appended to the sources of its directive. It replaces ``'none'``.
 
     Raises:
-        ConfigError: if an addition is no directive.
+        ConfigError: if an addition is no valid directive.
 
     >>> security_policy({"script-src": "'self'"}).rpartition("; ")[2]
     "script-src 'self'"
@@ -55,7 +55,7 @@ STRICT: Final = security_policy({})
 
 
 def headers(*own: tuple[str, str], csp: str = STRICT) -> list[tuple[str, str]]:
-    """Return the headers of every response except the style sheet's, after those of its own."""
+    """Return a response's own headers, followed by the headers of every response except the style sheet's."""
     return [*own, ("Content-Security-Policy", csp), *_HEADERS]
 
 
@@ -65,7 +65,7 @@ def typed(status: int, content_type: str, body: bytes, csp: str = STRICT) -> Pag
 
 
 def json_reply(status: int, content: object) -> PageResponse:
-    """Return a response in JSON; one of status 204 has no body."""
+    """Return a response in JSON. With status 204 it has no body."""
     if status == 204:  # noqa: PLR2004
         return PageResponse(status, headers())
     return typed(status, JSON, msgspec.json.encode(content))

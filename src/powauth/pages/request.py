@@ -1,4 +1,4 @@
-"""What the flows need of a request, and what they answer: no framework's types."""
+"""Requests and responses of the flows, independent of any framework."""
 
 import json
 import re
@@ -12,16 +12,16 @@ from powauth.http.cross_site import media_type
 from powauth.request_auth import RequestAuth
 
 MAX_BODY_BYTES = 65_536
-"""The longest body: a password may take 4096 bytes, thrice that when percent-encoded, and nothing here is longer."""
+"""Maximum length of a body. The longest field is a password: 4096 bytes, and three times that if percent-encoded."""
 
 MAX_LENGTH_DIGITS = 18
-"""Digits of a ``Content-Length``: more fit no 64 bits, and Python refuses thousands of them with an error."""
+"""Maximum digits of a ``Content-Length``. More may not fit into 64 bits, and Python cannot parse thousands of them."""
 
 MAX_FIELDS = 100
-"""The most fields of one form."""
+"""Maximum number of fields of a form."""
 
 META = ("action", "next")
-"""Fields of the pages' own forms, which the users context does not see."""
+"""Fields that the pages' forms use themselves. The users context does not get them."""
 
 FORM, JSON = "application/x-www-form-urlencoded", "application/json"
 
@@ -31,11 +31,11 @@ Params = Mapping[str, object]
 
 
 class BadRequest(Exception):
-    """The request cannot be taken as it is.
+    """The request is malformed or not allowed.
 
     Attributes:
-        status: of the answer.
-        reason: the word for programs.
+        status: the status of the answer.
+        reason: the error code for programs.
     """
 
     def __init__(self, status: int, reason: str) -> None:
@@ -49,11 +49,12 @@ class PageRequest:
     """One request for a page.
 
     Attributes:
-        path: below where the pages are mounted: one of `Routes`' paths, or unknown.
-        mount: what comes before it, percent-encoded: ``""`` or ``/auth``.
-        query: as it came, without the question mark.
-        auth: the request-bound object; its connection has the headers and the method.
-        read: the next part of the body; ``b""`` at its end. Not called for more than `MAX_BODY_BYTES` and one part.
+        path: the path below the mount: a page's path, or an unknown one.
+        mount: the path below which the pages are mounted, percent-encoded, such as ``""`` or ``/auth``.
+        query: the raw query, without the question mark.
+        auth: the request-bound object. Its connection has the headers and the method.
+        read: returns the next part of the body, and ``b""`` at its end. It is not called again once the parts exceed
+            `MAX_BODY_BYTES`.
     """
 
     path: str
@@ -73,7 +74,7 @@ class PageRequest:
         return self.connection.method()
 
     def query_value(self, name: str) -> str | None:
-        """A value of the query; ``None`` if there is none, or several."""
+        """Return a value of the query; ``None`` if there is no such value, or several."""
         try:
             pairs = parse_qsl(self.query, encoding="utf-8", errors="strict", max_num_fields=MAX_FIELDS)
         except ValueError:
@@ -83,17 +84,17 @@ class PageRequest:
 
     @property
     def wants_json(self) -> bool:
-        """Whether a program asks: it sends JSON, or takes it rather than a page."""
+        """Whether the client is a program: it sends JSON, or prefers JSON to a page."""
         if media_type(self.connection) == JSON:
             return True
         accept = self.connection.header("accept") or ""
         return _quality(accept, JSON) > _quality(accept, "text/html")
 
     async def params(self) -> dict[str, object]:
-        """The fields of the body.
+        """Return the fields of the body.
 
         Raises:
-            BadRequest: 413 if it is too long, 415 if it is of a type that is not taken, 400 if it is broken.
+            BadRequest: 413 if the body is too long, 415 if its type is not supported, 400 if it is malformed.
         """
         kind = media_type(self.connection)
         if kind is not None:
@@ -106,7 +107,7 @@ class PageRequest:
         return _object(body) if kind == JSON else _form(body)
 
     def _check_type(self, kind: str) -> None:
-        # A form in answer to "I take JSON" would be a program's request that another site's form can send.
+        # A client that wants JSON must send JSON. Otherwise a form on another site could send a program's request.
         taken = (JSON,) if self.wants_json else (FORM,)
         parameters = (self.connection.header("content-type") or "").lower().split(";")[1:]
         charsets = [text.strip() for text in parameters if text.strip().startswith("charset")]
@@ -129,7 +130,7 @@ class PageRequest:
 
 @dataclass(frozen=True, slots=True)
 class PageResponse:
-    """A whole response."""
+    """A complete response."""
 
     status: int
     headers: list[tuple[str, str]] = field(default_factory=list)
@@ -137,7 +138,7 @@ class PageResponse:
 
 
 def account_fields(params: Params) -> dict[str, object]:
-    """Return the fields for the users context."""
+    """Return the params without the fields of `META`, for the users context."""
     return {name: value for name, value in params.items() if name not in META}
 
 
@@ -162,7 +163,7 @@ def _object(body: bytes) -> dict[str, object]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, object]:
-    """The fields, each of which is there once: of two, one parser takes the first and another the last."""
+    """Return the fields. Refuse a repeated field, because parsers disagree on which of its values counts."""
     fields = dict(pairs)
     if len(fields) != len(pairs) or len(fields) > MAX_FIELDS:
         raise BadRequest(400, "bad_request")
@@ -178,7 +179,7 @@ def _is_broken(text: object) -> bool:
 
 
 def _quality(accept: str, wanted: str) -> float:
-    """How much the client wants a media type, which must be named: ``*/*`` asks for a page."""
+    """Return the quality of a media type in ``Accept``. Wildcards do not count, so ``*/*`` asks for a page."""
     for part in accept.lower().split(","):
         media, *parameters = (piece.strip() for piece in part.split(";"))
         if media == wanted:

@@ -1,4 +1,4 @@
-"""Where the pages are, and where each step leads."""
+"""The paths of the pages, and the destination of each step."""
 
 import re
 from dataclasses import dataclass, fields
@@ -20,44 +20,44 @@ def is_path(value: object) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Routes:
-    """The pages' paths below where they are mounted, and the paths of the app that steps lead to.
+    """The paths of the pages below the mount, and the paths of the app to which steps lead.
 
     Raises:
-        ConfigError: if a path cannot be one, or two pages have the same.
+        ConfigError: if a path is not valid, or two pages have the same path.
 
     >>> Routes(login="/sign-in", after_login="/dashboard").login
     '/sign-in'
     """
 
     register: str = "/register"
-    """Register."""
+    """The page to register."""
 
     login: str = "/login"
-    """Sign in."""
+    """The page to sign in."""
 
     logout: str = "/logout"
-    """Sign out; ``POST`` only."""
+    """The path to sign out, for ``POST`` only."""
 
     account: str = "/account"
-    """Change e-mail or password, or delete the account."""
+    """The page to change the user id or the password, and to delete the account."""
 
     sessions: str = "/account/sessions"
-    """The user's devices."""
+    """The page with the user's devices."""
 
     style: str = "/powauth.css"
     """The style sheet."""
 
     after_register: str | None = None
-    """Where registering leads: a path of the app, wherever the pages are mounted. ``None``: the account page."""
+    """The destination after registration: a path of the app, not below the mount. ``None`` is the account page."""
 
     after_login: str | None = None
-    """Where signing in leads, if no page was asked for before. ``None``: the account page."""
+    """The destination after sign-in, if the user asked for no other page. ``None`` is the account page."""
 
     after_logout: str | None = None
-    """Where signing out leads. ``None``: the sign-in page."""
+    """The destination after sign-out. ``None`` is the sign-in page."""
 
     after_delete: str | None = None
-    """Where deleting the account leads. ``None``: the sign-in page."""
+    """The destination after the account is deleted. ``None`` is the sign-in page."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -1,4 +1,4 @@
-"""The page with the user's sessions: their devices."""
+"""The page with the user's sessions, shown as devices."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -27,7 +27,7 @@ async def show(visit: PageVisit) -> Answer:
 
 
 async def end(visit: PageVisit) -> Answer:
-    """End one session, or all others. This needs a fresh sign-in (ASVS 7.5.2)."""
+    """End one session, or all except the current one. This needs a fresh sign-in (ASVS 7.5.2)."""
     visit.auth.require_user()
     params = await visit.params()
     if visit.settings.fresh is not None:

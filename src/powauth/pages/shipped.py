@@ -1,21 +1,21 @@
-"""The templates and the style sheet that powauth brings, and how an app gets its own copy of them."""
+"""The shipped templates and style sheet, and a function that copies them into an app."""
 
 from pathlib import Path
 
 from powauth.errors import ConfigError
 
 SHIPPED = Path(__file__).parent / "templates"
-"""Where they are."""
+"""The folder of the shipped files."""
 
 STYLE = "style.css"
 
 
 def copy_templates(folder: str | Path, *, overwrite: bool = False) -> list[Path]:
-    """Copy all shipped files into ``folder``, which is made if there is none; the files written.
+    """Copy all shipped files into ``folder``, and return the paths written. Create the folder if it does not exist.
 
     Raises:
-        ConfigError: if a file is there already, unless ``overwrite``: nothing is written then; or if nothing can be
-            written there.
+        ConfigError: if a file exists already and ``overwrite`` is not set; nothing is written then. Also if the folder
+            or a file cannot be written.
     """
     target = Path(folder)
     sources = sorted(path for path in SHIPPED.iterdir() if path.suffix in (".html", ".css"))

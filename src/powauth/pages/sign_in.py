@@ -11,10 +11,10 @@ from powauth.pages.visit import Answer, PageVisit
 from powauth.pages.wire import signed_in_json
 
 REMEMBER = "remember"
-"""The field of the checkbox."""
+"""The name of the checkbox."""
 
 _REMEMBER_VALUES = {True: True, False: False, None: None, "true": True, "false": False, "on": True, "": None}
-"""JSON has a boolean, and a form the value of its checkbox. ``None`` keeps the choice of the session it replaces."""
+"""Values of the field: a boolean in JSON, a checkbox's text in a form. ``None`` keeps the replaced session's choice."""
 
 
 def page(routes: Routes) -> Page:
@@ -25,7 +25,7 @@ def page(routes: Routes) -> Page:
 async def show(visit: PageVisit) -> Answer:
     """Show the form.
 
-    People who are signed in and were sent here to come back must sign in again: a redirect would send them in a circle.
+    Users who are signed in and were sent here by another page must sign in again. A redirect to it would be a loop.
     """
     fields = [visit.user_id_field, "password", *([REMEMBER] if visit.settings.remember else [])]
     target = visit.request.query_value("next")
@@ -58,7 +58,7 @@ async def sign_in(visit: PageVisit) -> Answer:
 
 
 def _remember(visit: PageVisit, params: Params) -> bool | None:
-    """Return whether the client asks for a remembered session; ``None`` where the app offers none."""
+    """Return whether the client asks for a remembered session; ``None`` if the app offers none."""
     if not visit.settings.remember:
         return None
     value = params.get(REMEMBER)
@@ -76,6 +76,6 @@ def _form(
     notice: str | None = None,
     factors: Sequence[str] = (),
 ) -> dict[str, object]:
-    # A user who confirms the password keeps the choice of the session, so nothing is asked then.
+    # A user who confirms the password keeps the session's choice, so do not ask again.
     offered = visit.settings.remember and visit.user_id() is None
     return visit.form(params, errors, next=own_path(target), notice=notice, factors=factors, remember=offered)

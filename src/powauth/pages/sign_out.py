@@ -1,4 +1,4 @@
-"""Sign out."""
+"""The path to sign out."""
 
 from powauth.pages.page import Page
 from powauth.pages.routes import Routes

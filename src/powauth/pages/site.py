@@ -16,16 +16,16 @@ from powauth.plug import SessionAuth
 
 
 class Pages(Flows):
-    """The ready-made pages, and their JSON twins.
+    """The ready-made pages and their JSON twins.
 
     Args:
-        auth: the authenticator whose users these pages are for; its middleware must run in front of them.
-        routes: the pages' paths and where steps lead.
+        auth: the authenticator whose users these pages are for. Its middleware must run in front of them.
+        routes: the paths of the pages and the destinations of steps.
         messages: the texts, or a function that chooses them for a connection.
         templates: a folder of the app's own templates; see `powauth.pages.rendering.Templates`.
-        defence: which origins may send forms and JSON.
-        fresh: how recent a sign-in must be to end sessions; ``None`` is never asked.
-        title: the app's name.
+        defence: the origins that may send forms and JSON.
+        fresh: the maximum age of a sign-in for ending sessions. ``None`` sets no maximum.
+        title: the name of the app.
 
     Raises:
         ConfigError: if an option is wrong, or Jinja2 is not installed.
@@ -57,7 +57,7 @@ class Pages(Flows):
 
 
 class PagesOptions(TypedDict, total=False):
-    """The options of `Pages`, for what makes them."""
+    """The options of `Pages`, for functions that make pages."""
 
     routes: Routes
     messages: Messages | Callable[[Connection], Messages]
@@ -68,5 +68,5 @@ class PagesOptions(TypedDict, total=False):
 
 
 def flows_of(auth: SessionAuth[Any, Any] | Flows, options: PagesOptions) -> Flows:
-    """The flows themselves, or pages made with the options."""
+    """Return ``auth`` if it is `Flows`. Otherwise make `Pages` with the options."""
     return auth if isinstance(auth, Flows) else Pages(auth, **options)

@@ -1,4 +1,4 @@
-"""The pages as Starlette's routes."""
+"""The pages as Starlette routes."""
 
 from typing import Any, Unpack
 
@@ -13,14 +13,14 @@ with needs("starlette", "the pages' routes", "starlette"):
 
 
 def pages(auth: SessionAuth[Any, Any] | Flows, **options: Unpack[PagesOptions]) -> list[Route]:
-    """A route for each page: ``Starlette(routes=[*pages(auth), …])``, or below a path in a ``Mount``.
+    """Return a route for each page, for ``Starlette(routes=[*pages(auth), …])`` or for a ``Mount``.
 
     Args:
-        auth: the authenticator, or `Flows` (`Pages`) made of it.
-        options: those of `Pages`, with an authenticator.
+        auth: the authenticator, or `Flows` (such as `Pages`) made from it.
+        options: the options of `Pages`, if ``auth`` is an authenticator.
     """
     flows = flows_of(auth, options)
-    # The flows answer every method, so that 405 says what is allowed here and looks like the other pages.
+    # The flows answer every method, so that a 405 lists the allowed methods and looks like the other pages.
     return [Route(path, PageApp(flows, path), include_in_schema=False, name=_name(path)) for path in flows.paths]
 
 

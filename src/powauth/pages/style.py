@@ -6,7 +6,7 @@ from powauth.pages.routes import Routes
 from powauth.pages.visit import PageVisit
 
 STYLE_SECONDS = 3600
-"""How long browsers keep the style sheet; its link changes with its text."""
+"""Seconds for which browsers may cache the style sheet. Its link changes when its text changes."""
 
 
 def page(routes: Routes, style: bytes) -> Page:

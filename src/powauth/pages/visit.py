@@ -1,4 +1,4 @@
-"""`PageVisit`: one request for a page, as the page's handlers see it, and `Answer`: the result of a handler."""
+"""`PageVisit`, the request that a page's handler gets, and `Answer`, the result of a handler."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -25,9 +25,9 @@ class Answer:
     Attributes:
         json: the body for programs.
         status: the status for programs, and of the page for people. 204 has no body.
-        to: the path that people are sent to with status 303, instead of the page. `PageVisit.link` and
-            `PageVisit.destination` make one.
-        context: names for the page's template.
+        to: the path to which people are redirected with status 303, instead of the page. `PageVisit.link` and
+            `PageVisit.destination` return such paths.
+        context: the variables of the page's template.
     """
 
     json: object = None
@@ -43,7 +43,7 @@ class Settings:
     Attributes:
         routes: the paths of the pages and the destinations of steps.
         messages: the texts, or a function that chooses them for a connection.
-        fresh: how recent a sign-in must be to end sessions; ``None`` does not ask.
+        fresh: the maximum age of a sign-in for ending sessions. ``None`` sets no maximum.
         user_id_field: the field that users sign in with.
         remember: whether sign-in offers to remember the session.
     """
@@ -87,7 +87,7 @@ class PageVisit:
 
     @property
     def texts(self) -> Mapping[str, str]:
-        """The texts of an extension's page: its own, and those of `Messages.more` in their place."""
+        """The texts of an extension's page. Texts in `Messages.more` replace its own."""
         return {**self._texts, **self.messages.more}
 
     @property
@@ -99,7 +99,7 @@ class PageVisit:
         """Return the fields of the body: of a form or of a JSON object.
 
         Raises:
-            BadRequest: if the body is too long, broken or of another type; the pages answer it.
+            BadRequest: if the body is too long, malformed or of another type. The pages answer it.
         """
         return await self.request.params()
 
@@ -118,23 +118,23 @@ class PageVisit:
 
     @property
     def links(self) -> dict[str, str]:
-        """The path of each page by its name, as the client must ask for it."""
+        """The path of each page by its name, including the mount."""
         return {name: self.request.mount + path for name, path in self._links.items()}
 
     def link(self, name: str, done: str | None = None) -> str:
-        """Return the path of a page; ``done`` is the key of the text that it shows."""
+        """Return the path of a page. ``done`` is the key of the confirmation that the page shows."""
         return self.links[name] + (f"?{urlencode({'done': done})}" if done else "")
 
     def destination(
         self, chosen: str | None, asked: object = None, *, done: str | None = None, default: str = "account"
     ) -> str:
-        """Return the path after a step: the one that was asked for, else the app's choice, else one of the pages.
+        """Return the destination after a step: the requested path, else the app's choice, else a page.
 
         Args:
             chosen: the app's choice: a path of the app.
-            asked: the path that the client asked for; ignored unless it is a path of this origin.
+            asked: the path that the client requested. It is ignored unless it is a path of this origin.
             done: see `link`.
-            default: the name of the page, if there is no other path.
+            default: the name of the page to use if there is no other path.
         """
         own = own_path(asked)
         if own is not None:
@@ -148,7 +148,7 @@ class PageVisit:
     def form(
         self, params: Params | None = None, errors: Mapping[str, list[str]] | None = None, **context: object
     ) -> dict[str, object]:
-        """Return the context of a page with a form: the values that were typed, without passwords, and the errors."""
+        """Return the context of a page with a form: the entered values without passwords, and the errors."""
         messages = self.messages
         values = {name: value for name, value in (params or {}).items() if "password" not in name}
         sentences = {
@@ -159,9 +159,9 @@ class PageVisit:
 
     @staticmethod
     def refused(error: PowauthError, *, to: str | None = None, context: Mapping[str, object] | None = None) -> Answer:
-        """Return the answer to an error that people see in the page itself, or that sends them elsewhere.
+        """Return the answer to an error. People see the error in the page itself, or are redirected to ``to``.
 
-        Programs get what they get when a handler raises the error.
+        Programs get the same response as if the handler had raised the error.
         """
         answer = answer_to(error)
         if answer is None:

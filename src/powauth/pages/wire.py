@@ -1,4 +1,4 @@
-"""Users, sessions and times as the pages send them to programs."""
+"""The JSON form of users, sessions and times, for programs."""
 
 from datetime import UTC, datetime
 from typing import Any

@@ -20,14 +20,14 @@ PART_BYTES = 16_384
 
 
 class PagesApp:
-    """All pages as one WSGI app; what they do not know is answered 404.
+    """All pages as one WSGI app. It answers unknown paths with 404.
 
-    The authenticator's middleware must run in front of it. Mounted below a path (``SCRIPT_NAME``), links and redirects
-    follow.
+    The authenticator's middleware must run in front of it. If it is mounted below a path (``SCRIPT_NAME``), links and
+    redirects include that path.
 
     Args:
-        auth: the authenticator, or `Flows` (`Pages`) made of it.
-        options: those of `Pages`, with an authenticator.
+        auth: the authenticator, or `Flows` (such as `Pages`) made from it.
+        options: the options of `Pages`, if ``auth`` is an authenticator.
     """
 
     def __init__(self, auth: SessionAuth[Any, Any] | Flows, **options: Unpack[PagesOptions]) -> None:
@@ -42,7 +42,7 @@ class PagesApp:
 
 
 def respond(flows: Flows, environ: "WSGIEnvironment", path: str, mount: str) -> PageResponse:
-    """What the flows answer to a request whose path below ``mount`` is ``path``; both are WSGI's latin-1 strings.
+    """Answer a request with the flows. ``path`` is its path below ``mount``; both are WSGI's latin-1 strings.
 
     Raises:
         ConfigError: if the authenticator's middleware has not run.
@@ -55,13 +55,13 @@ def respond(flows: Flows, environ: "WSGIEnvironment", path: str, mount: str) -> 
 
 
 class _Body:
-    """``wsgi.input`` up to the announced length; up to its end only where the server says that it has one."""
+    """Reads ``wsgi.input`` up to the announced length, or to its end if the server guarantees that it ends."""
 
     def __init__(self, environ: "WSGIEnvironment") -> None:
         self._input = environ["wsgi.input"]
         announced = environ.get("CONTENT_LENGTH") or ""
         endless = environ.get("wsgi.input_terminated", False) and not announced
-        # A length that is none, or too long to be one, is refused before anything is read.
+        # An invalid or too large length is refused before the body is read.
         a_number = announced.isascii() and announced.isdigit() and len(announced) <= MAX_LENGTH_DIGITS
         self._left = None if endless else int(announced) if a_number else 0
 
