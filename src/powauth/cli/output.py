@@ -62,7 +62,7 @@ def print_result(options: argparse.Namespace, result: dict[str, int], text: str)
 
 
 def printable(value: object) -> str:
-    """Return the text of a value without control characters. A client's ``User-Agent`` could contain some."""
+    """Return the text of a value, with ``?`` for unprintable characters. They could control the terminal."""
     text = "-" if value is None else str(value)
     return "".join(character if character.isprintable() else "?" for character in text)
 

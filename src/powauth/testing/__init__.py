@@ -1,4 +1,4 @@
-"""For tests: users signed in on an app's test client, and the suites that backends and users contexts must pass."""
+"""Tools for tests: sign-in on an app's test client, and the suites that backends and users contexts must pass."""
 
 import sys
 
@@ -7,7 +7,7 @@ _SUITES = ["powauth.testing.backend", "powauth.testing.users"]
 if "pytest" in sys.modules:
     import pytest
 
-    # A failed assert then shows its values, as in a test module. Names already imported would be warned about.
+    # A failed assert then shows its values, as in a test module. pytest would warn about modules already imported.
     pytest.register_assert_rewrite(*(name for name in _SUITES if name not in sys.modules))
 
 from powauth.testing.backend import BackendConformance  # noqa: E402 after the registration

@@ -1,7 +1,7 @@
-"""Signing a user in on a test client: a real session in the app's own store, and the real cookie in the client's jar.
+"""Sign-in on a test client: it makes a real session in the app's own store, and puts the real cookie into the jar.
 
-No password is asked for and nothing of the app is bypassed or replaced: what follows is what would follow a sign-in.
-No framework is imported here; a client is known by what it can do.
+No password is needed. Nothing of the app is bypassed or replaced: hooks and events run as in any sign-in. This module
+imports no framework. It recognises a client by its attributes.
 """
 
 from collections.abc import Callable, Coroutine, Iterator, MutableMapping, Sequence
@@ -53,22 +53,22 @@ def sign_in(
     current_user_key: str | None = None,
     base_url: str | None = None,
 ) -> Any:
-    """Sign ``user`` in on a synchronous test client, and return them as the session knows them.
+    """Sign ``user`` in on a synchronous test client, and return the identity in the session.
 
     For Starlette's and FastAPI's ``TestClient``, Litestar's ``TestClient``, Flask's ``test_client()`` and
-    ``httpx.Client``. A client that talks to the app itself over http is moved to https if the cookie is ``Secure``:
-    it would keep the cookie to itself otherwise, as a browser would.
+    ``httpx.Client``. If the cookie is ``Secure``, a client that calls the app directly over http is switched to https.
+    Otherwise it would not send the cookie, like a browser.
 
     Args:
         client: the test client.
-        user: somebody whom the app's users context knows.
-        auth: the app's authenticator; needed only where it cannot be found on the client's app.
-        current_user_key: which authenticator, where the app has several.
-        base_url: for Flask's client, the address that the test's requests go to, if it is not ``http://localhost``.
+        user: a user whom the app's users context knows.
+        auth: the app's authenticator. It is needed only if it cannot be found on the client's app.
+        current_user_key: the key of the authenticator to use, if the app has several.
+        base_url: for Flask's client, the address of the test's requests, if it is not ``http://localhost``.
 
     Raises:
         ConfigError: if no authenticator is found, or the client would not send the cookie.
-        NotSignedIn: if the users context does not know the user, or they are locked.
+        NotSignedIn: if the users context does not know the user, or the user is locked.
     """
     jar = _jar_of(client, base_url)
     found: Authenticator[Any, Any] = _authenticator_of(client, current_user_key) if auth is None else auth
@@ -97,7 +97,7 @@ async def async_sign_in(
     auth: Authenticator[Any, Any] | None = None,
     current_user_key: str | None = None,
 ) -> Any:
-    """`sign_in` for asynchronous clients: ``httpx.AsyncClient``, Litestar's ``AsyncTestClient``."""
+    """Do what `sign_in` does on an asynchronous client: ``httpx.AsyncClient`` or Litestar's ``AsyncTestClient``."""
     jar = _jar_of(client, None)
     found: Authenticator[Any, Any] = _authenticator_of(client, current_user_key) if auth is None else auth
     with jar.opened(found) as connection:
@@ -119,7 +119,7 @@ def _signed_in(auth: Authenticator[Any, I], connection: Connection) -> I:
 
 
 class _ClientConnection(Connection):
-    """The request that a test client does not make."""
+    """A request to sign in, which the test client does not really send."""
 
     __slots__ = ("_assigned", "_cookies", "_session", "states")
 
@@ -142,7 +142,7 @@ class _ClientConnection(Connection):
         return "powauth.testing" if name == "user-agent" else None
 
     def renew_session(self) -> bool:
-        return True  # nobody else has had this client's session
+        return True  # no other client can know this client's session
 
     def client_ip(self) -> str | None:
         return None
@@ -158,7 +158,7 @@ class _ClientConnection(Connection):
 
 
 class _HTTPXJar:
-    """The cookies of ``httpx`` clients, which the test clients of Starlette, FastAPI and Litestar are."""
+    """The cookies of ``httpx`` clients. The test clients of Starlette, FastAPI and Litestar are such clients."""
 
     def __init__(self, client: Any) -> None:
         self.client = client
@@ -180,7 +180,7 @@ class _HTTPXJar:
 
     def put(self, auth: Authenticator[Any, Any], cookie: str | None) -> None:
         jar = self.client.cookies.jar
-        request = Request(str(self.client.base_url))  # noqa: S310 it is only what the jar asks for the host
+        request = Request(str(self.client.base_url))  # noqa: S310 the jar only reads its host
         jar.extract_cookies(_Response(cookie), request)
         pair = (cookie or "").partition(";")[0]
         if pair not in (f"{kept.name}={kept.value}" for kept in jar):
@@ -222,7 +222,7 @@ class _FlaskJar:
 
 
 class _Response:
-    """What a `http.cookiejar.CookieJar` asks of a response."""
+    """The part of a response that a `http.cookiejar.CookieJar` reads."""
 
     def __init__(self, cookie: str | None) -> None:
         self._headers = Message()
@@ -262,7 +262,7 @@ def _authenticator_of(client: Any, key: str | None) -> Authenticator[Any, Any]:
 
 
 def _authenticators(app: Any) -> Iterator[Authenticator[Any, Any]]:
-    """Those of an app's middleware, extensions and plugins, and of the apps that it wraps."""
+    """Return the authenticators in an app's middleware, extensions and plugins, and in the apps that it wraps."""
     seen: set[int] = set()
     while app and id(app) not in seen:
         seen.add(id(app))
@@ -287,7 +287,7 @@ def _run(client: Any, auth: Authenticator[Any, Any], work: Callable[[], Coroutin
 
 
 def _portal(client: Any) -> AbstractContextManager[Any]:
-    """The event loop that the client runs the app on, or one like it."""
+    """Return the portal to the event loop on which the client runs the app, or to a similar loop."""
     portal = getattr(client, "portal", None)
     if callable(portal):  # Litestar's
         return portal()  # type: ignore[no-any-return]

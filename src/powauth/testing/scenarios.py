@@ -1,4 +1,4 @@
-"""Tests that are coroutines, run as the component under test demands: in an event loop, or without one."""
+"""Runs tests that are coroutines, with or without an event loop, as the component under test requires."""
 
 import asyncio
 import functools
@@ -14,10 +14,10 @@ S = TypeVar("S", bound="Runs")
 
 
 class Runs(Protocol):
-    """A suite, which knows how to make its component."""
+    """A suite, which makes its own component."""
 
     def run(self, scenario: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
-        """Make a component, run the scenario on it, dispose of it."""
+        """Make a component, run the scenario on it, and dispose of it."""
         ...
 
 
@@ -28,7 +28,7 @@ def scenario(method: Callable[[S, Any], Coroutine[Any, Any, None]]) -> Callable[
     def test(self: S) -> None:
         self.run(lambda component: method(self, component))
 
-    # pytest reads the parameters of a test as fixtures, and would follow `functools.wraps` to those of the method.
+    # pytest takes a test's parameters for fixtures, and would follow `functools.wraps` to the method's parameters.
     test.__signature__ = inspect.Signature([inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)])  # type: ignore[attr-defined]
     return test
 
@@ -38,7 +38,7 @@ def run_scenario(
     scenario: Callable[[C], Coroutine[Any, Any, None]],
     dispose: Callable[[C], Coroutine[Any, Any, None]],
 ) -> None:
-    """Make a component, run a scenario on it, dispose of it: all in one event loop if the component is ``async``."""
+    """Make a component, run a scenario on it, and dispose of it. An ``async`` component uses one event loop for all."""
 
     async def whole(component: C) -> None:
         try:

@@ -1,17 +1,18 @@
-"""Stop one call at each of its steps, and run another one while it stands still.
+"""Stops one call at each of its steps, and runs another call while the first is stopped.
 
-Threads and tasks that merely run at once meet in a gap between two commands once in a while. Here they always do: the
-first call is stopped in the gap. The second one runs to its end, or as far as it gets while the first one stands still.
-Then the first one goes on. This is repeated for each step of the first call.
+Threads and tasks that only run in parallel rarely meet in the gap between two commands. Here they always do. The first
+call is stopped in the gap. The second call runs to its end, or as far as it can while the first call is stopped. Then
+the first call continues. This is repeated for each step of the first call.
 
 The steps of a call are:
 
-- of an ``async`` component: where it suspends. It is stopped when it would go on, so its command has been answered.
+- of an ``async`` component: each suspension. The call is stopped when it is about to resume, so the engine has answered
+  its command.
 - of any other component: each line of its own code, and each call of other code that follows another such call in one
-  line. It is stopped before them. The call runs in a thread of its own, with a trace function (`sys.settrace`) and a
+  line. The call is stopped before them. It runs in a separate thread, with a trace function (`sys.settrace`) and a
   profile function (`sys.setprofile`).
 
-A call in a loop is stopped twice at each line of it.
+In a loop, a call is stopped twice at each line.
 """
 
 import asyncio
@@ -32,38 +33,38 @@ B = TypeVar("B")
 T = TypeVar("T")
 
 TICK = 0.001
-"""Seconds from one look at the second call to the next. Time is counted in ticks, not by the clock: on a busy machine
-the thread that looks is delayed as much as the call."""
+"""Seconds between two checks of the second call. Time is counted in ticks, not by the clock: a busy machine delays the
+checking thread as much as the call."""
 
 TIMES_AT_A_PLACE = 2
-"""How often a call is stopped at one place of the code."""
+"""The number of stops of a call at one place of the code."""
 
 HARMLESS = frozenset({"hash", "id", "isinstance", "issubclass", "len", "max", "min", "repr"})
-"""Built-in functions that neither read nor change anything that others could."""
+"""Built-in functions that use no state shared with other calls."""
 
 MAX_STEPS = 400
-"""Steps of one call that are tried at most."""
+"""Maximum steps of one call that are tried."""
 
 TIMES_THE_USUAL = 8
-"""The second call gets at least this many times what it usually takes."""
+"""The second call gets at least this many times its usual duration."""
 
 STUCK = 120.0
-"""Seconds after which a thread that does not end is an error."""
+"""Seconds after which a thread that has not ended is an error."""
 
 
 class Component(Protocol):
-    """What calls are made of: a backend, or a users context."""
+    """The object whose methods are called: a backend or a users context."""
 
     mode: Mode
 
 
 class Race(NamedTuple, Generic[A, B]):
-    """Two calls, and what must hold when both have returned.
+    """Two calls, and the check of their results.
 
     Attributes:
         first: the call that is stopped.
         second: the call that runs meanwhile.
-        check: takes both results and asserts what must hold.
+        check: takes both results and makes assertions.
     """
 
     first: Callable[[], Coroutine[Any, Any, A]]
@@ -72,14 +73,14 @@ class Race(NamedTuple, Generic[A, B]):
 
 
 class Own(NamedTuple):
-    """Which code counts as the component's own: calls are stopped there.
+    """The code that counts as the component's own. Calls are stopped in it.
 
-    It is that of the component's classes, and of the modules beside them in their package.
+    It consists of the modules of the component's classes, and the other modules in the same packages.
 
     Attributes:
         protocol: the base class of all such components. The code of its module does not count.
-        into: names of further modules or packages.
-        over: names of modules that do not count after all.
+        into: names of further modules or packages that count.
+        over: names of modules that do not count.
     """
 
     protocol: type
@@ -88,7 +89,7 @@ class Own(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A place at which a call can be stopped, and which time the call comes by."""
+    """A place at which a call can be stopped, and the number of the call's visit to it."""
 
     place: object
     time: int
@@ -109,14 +110,14 @@ async def run_at_each_step(
         component: the component whose methods are called.
         own: the code to stop in, if the component is not ``async``.
         next_race: sets up a race.
-        patience: seconds that the second call gets at least, before it counts as one that waits for the first.
+        patience: minimum seconds for the second call. After that, the second call counts as waiting for the first.
 
     Raises:
         AssertionError: if a check fails. A note names the step.
     """
     pace = _Pace(patience)
     stops: _Stops = _TaskStops(pace) if component.mode == "async" else _ThreadStops(pace, _files_of(component, own))
-    todo: list[Step | None] = [None]  # nothing to stop at yet: the first run is for what happens but once
+    todo: list[Step | None] = [None]  # the first run has no stop: it finds the first steps
     known: set[Step] = set()
     tried = 0
     while todo and tried < MAX_STEPS:
@@ -135,7 +136,7 @@ async def run_at_each_step(
 
 
 class _Pace:
-    """How long the second call gets while the first one stands still."""
+    """The time for the second call while the first call is stopped."""
 
     def __init__(self, patience: float) -> None:
         self._patience = patience
@@ -147,30 +148,30 @@ class _Pace:
         return int(max(self._patience / TICK, TIMES_THE_USUAL * usual, 2))
 
     def took(self, ticks: int) -> None:
-        """Remember how many ticks a second call took that was not kept waiting."""
+        """Record the ticks of a second call that did not have to wait."""
         self._usual.append(ticks)
 
 
 class _Stops:
-    """Runs one race. Subclasses know how to stop a call."""
+    """Runs one race. Subclasses define how to stop a call."""
 
     def __init__(self, pace: _Pace) -> None:
         self.pace = pace
 
     async def run(self, race: Race[A, B], stop_at: Step | None) -> tuple[A, B, list[Step]]:
-        """Return both results, and the steps that the first call came by. Without a stop the second call runs last."""
+        """Return both results, and the steps of the first call. Without a stop, the second call runs last."""
         raise NotImplementedError
 
 
 class _Passed:
-    """The steps that a call has come by."""
+    """The steps that a call has passed."""
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
         self._times: dict[object, int] = {}
 
     def at(self, place: object) -> Step | None:  # pragma: no cover
-        """Note that the call comes by a place; ``None`` if it has done so too often."""
+        """Record that the call passes a place, and return the step; ``None`` if it has passed too often."""
         time = self._times[place] = self._times.get(place, 0) + 1
         if time > TIMES_AT_A_PLACE:
             return None
@@ -217,12 +218,12 @@ def stepping(
     between: Callable[[], Coroutine[Any, Any, None]] = _nothing,
     suspending: Callable[[], None] = lambda: None,
 ) -> Generator[Any, Any, T]:
-    """Run a coroutine, and more where it suspends, all in one task.
+    """Run a coroutine, and further code at each suspension, in one task.
 
     Args:
-        coroutine: What to run.
-        between: Runs after each suspension, before the coroutine goes on.
-        suspending: Is called before each suspension.
+        coroutine: the coroutine.
+        between: runs after each suspension, before the coroutine resumes.
+        suspending: is called before each suspension.
     """
     resume: Callable[[], Any] = partial(coroutine.send, None)
     while True:
@@ -234,7 +235,7 @@ def stepping(
             suspending()
             answer = yield awaited
             yield from between().__await__()
-        except BaseException as error:  # the task is cancelled: the coroutine decides what to do about it
+        except BaseException as error:  # the task is cancelled: let the coroutine handle it
             resume = partial(coroutine.throw, error)
         else:
             resume = partial(coroutine.send, answer)
@@ -277,14 +278,14 @@ class _Thread(threading.Thread, Generic[T]):
         self._error: BaseException | None = None
 
     def run(self) -> None:
-        """Do the work and keep what came of it."""
+        """Do the work, and keep its result or its error."""
         try:
             self._outcome.append(self._work())
         except BaseException as error:
             self._error = error
 
     def result(self) -> T:
-        """Wait for the end and return the result, or raise what the work raised."""
+        """Wait for the end and return the result, or raise the work's error."""
         self.join(STUCK)
         if self._error is not None:
             raise self._error
@@ -306,7 +307,7 @@ class _SteppedThread(_Thread[T]):
         self._has_called = False
 
     def run(self) -> None:
-        """Do the work under a trace and a profile function, which end with it."""
+        """Do the work with a trace function and a profile function."""
         sys.setprofile(self._profile)
         sys.settrace(self._trace)
         try:
@@ -317,7 +318,7 @@ class _SteppedThread(_Thread[T]):
             self._paused.set()
 
     def wait_for_stop(self) -> bool:
-        """Wait until the thread stands still (``True``), or has ended without coming by the step."""
+        """Wait until the thread is stopped (``True``), or has ended without reaching the step (``False``)."""
         assert self._paused.wait(STUCK), "a call does not return"
         return self._stopped
 
@@ -332,7 +333,7 @@ class _SteppedThread(_Thread[T]):
             self._paused.set()
             self._go_on.wait(STUCK)
 
-    # As `sys.settrace` and `sys.setprofile` demand. Coverage, which works in the same way, cannot measure them.
+    # Functions for `sys.settrace` and `sys.setprofile`. Coverage uses the same mechanism, so it cannot measure them.
 
     def _trace(self, frame: types.FrameType, event: str, _: object) -> Callable[..., Any] | None:  # pragma: no cover
         if not self._is_own(frame.f_code.co_filename):
@@ -361,11 +362,11 @@ class _SteppedThread(_Thread[T]):
 
 
 def _files_of(component: Component, own: Own) -> Callable[[str], bool]:
-    """Return a function that tells whether a file holds the component's own code."""
+    """Return a function that returns whether a file holds the component's own code."""
     files: set[str] = set()
     folders: set[str] = set()
     names = [cls.__module__ for cls in type(component).__mro__ if cls not in own.protocol.__mro__]
-    names = [name for name in names if name != own.protocol.__module__]  # the abilities are there, too
+    names = [name for name in names if name != own.protocol.__module__]  # the abilities are in that module, too
     for name in [*names, *own.into]:
         module = sys.modules.get(name)
         path = getattr(module, "__file__", None)

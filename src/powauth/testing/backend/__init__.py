@@ -1,4 +1,4 @@
-"""The suite that every backend passes: ours, and one that you write.
+"""The conformance suite for backends, including those that you write.
 
 Subclass `BackendConformance` in your own tests and provide a method that makes a backend. pytest collects the rest::
 
@@ -6,13 +6,13 @@ Subclass `BackendConformance` in your own tests and provide a method that makes 
         def make_backend(self) -> Backend:
             return MyBackend(prefix=self.namespace)
 
-Override the other methods of `powauth.testing.backend.suite.Suite` where your engine can do what they ask for: another
-connection (`second`), an engine that cannot be reached (`make_unreachable`), an engine that fails (`break_engine`). The
-tests of what your backend does not offer are skipped, and say so.
+Override the other methods of `powauth.testing.backend.suite.Suite` if your engine supports them: another connection
+(`second`), an engine that cannot be reached (`make_unreachable`), an engine that fails (`break_engine`). The tests of
+unsupported methods are skipped with a message.
 
-The suite needs nothing from pytest but its collecting: each test is a plain method with plain asserts. Do not run it
-under ``python -O``. No test waits for time to pass: the clock is an argument of the verbs. Records live for a minute at
-least, so that an engine with an expiry of its own (told ``expires_at - now``) keeps them during a test.
+The suite uses pytest only to collect the tests: each test is a plain method with plain asserts. Do not run it under
+``python -O``. No test waits for time to pass: the clock is an argument of the verbs. Records live for at least a
+minute, so that an engine that expires records itself (after ``expires_at - now``) keeps them during a test.
 """
 
 from powauth.testing.backend.abilities import AbilityTests
@@ -40,7 +40,7 @@ class BackendConformance(
     InterleavingTests,
     FaultTests,
 ):
-    """What `powauth.backends.base.Backend` promises, sentence by sentence. Subclass it as ``Test…``.
+    """Tests of everything that `powauth.backends.base.Backend` promises. Subclass it as ``Test…``.
 
     `powauth.testing.backend.suite.Suite` lists the attributes and methods to override.
     """

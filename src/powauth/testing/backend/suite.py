@@ -1,4 +1,4 @@
-"""The base of the suite: what a subclass provides, and the tools that the tests share."""
+"""The base of the suite: the methods that a subclass provides, and the tools that the tests share."""
 
 import asyncio
 import itertools
@@ -32,33 +32,33 @@ __all__ = ["MINUTE", "NOW", "TTL", "Scenario", "Suite", "scenario"]
 T = TypeVar("T")
 
 Scenario = Callable[[Backend], Coroutine[Any, Any, None]]
-"""What a test does with a backend."""
+"""A test: a coroutine function that takes a backend."""
 
 NOW: Millis = 1_900_000_000_123
-"""The present of the suite: a time of the right magnitude (2030). It is no whole second, so rounding shows."""
+"""The current time of the suite, in 2030. It is no whole second, so that rounding is noticed."""
 
 MINUTE: Millis = 60_000
 TTL: Millis = 30 * MINUTE
-"""Life of a record, unless a test says otherwise."""
+"""Default lifetime of a record."""
 
 BATCH = 50
 """Records that `Suite.fill` creates in one call of `make_changes`."""
 
 
 class Suite:
-    """What a subclass of `powauth.testing.BackendConformance` provides, and what its tests use.
+    """The methods that a subclass of `powauth.testing.BackendConformance` provides, and the tools of its tests.
 
     Attributes:
-        contenders: Threads, or tasks, that compete for one record in the tests of concurrency.
-        many: Records of one owner in the tests of size. Set it above the largest page that your engine, or its driver,
+        contenders: threads or tasks that compete for one record in the tests of concurrency.
+        many: records of one owner in the tests of size. Set it above the largest page that your engine or its driver
             returns.
-        engine_expires: Set it if the engine removes expired records by its own clock, so that `Backend.purge` need not.
-            Of ``purge`` the suite then asks only that it stays within its limit and removes no live record.
-        steps_into: Names of further modules or packages whose code the tests of interleavings stop in, besides the
-            modules of the backend's classes and those beside them in their package. Only for a backend that is not
-            ``async``: the others are stopped where they suspend.
-        patience: Seconds that a verb gets, beside another one that is stopped, before the suite takes it for one that
-            waits for that other one. A higher value finds more on a slow engine, and takes longer.
+        engine_expires: set it if the engine removes expired records by its own clock, so that `Backend.purge` need not.
+            The suite then requires only that ``purge`` stays within its limit and removes no live record.
+        steps_into: names of further modules or packages in which the tests of interleavings stop. They always stop in
+            the packages of the backend's classes. An ``async`` backend does not need it: it is stopped where it
+            suspends.
+        patience: seconds that a verb gets while another verb is stopped. After that, the suite assumes that it waits
+            for the other. A higher value finds more on a slow engine, and takes longer.
     """
 
     contenders: int = 50
@@ -77,27 +77,27 @@ class Suite:
         raise NotImplementedError
 
     async def dispose(self, backend: Backend) -> None:
-        """Clean up after a test. Remove here what `make_backend` has made on a shared engine."""
+        """Clean up after a test. Remove everything that `make_backend` made on a shared engine."""
         await backend.close()
 
     def second(self, backend: Backend) -> Backend:
-        """Return another connection to the same data, as another process would have it. The suite closes it.
+        """Return another connection to the same data, like another process has. The suite closes it.
 
-        If there can be none, leave this method as it is: its tests are skipped.
+        Without this method, its tests are skipped.
         """
         del backend
         raise SkipTest("this suite makes no second connection: override `second` if the engine can have one")
 
     def make_unreachable(self) -> Backend | Awaitable[Backend]:
-        """Return a backend whose engine cannot be reached, such as one at a port where nobody listens.
+        """Return a backend whose engine cannot be reached, such as one at a port without a server.
 
-        Every verb of it must raise `StoreUnavailable` within seconds. The suite closes it. Without this method the test
-        is skipped.
+        Each of its verbs must raise `StoreUnavailable` within seconds. The suite closes it. Without this method, the
+        test is skipped.
         """
         raise SkipTest("this suite has no unreachable engine: override `make_unreachable`")
 
     async def break_engine(self, backend: Backend) -> None:
-        """Make the engine of a backend that works fail, without the backend's knowledge: stop it, or drop its table.
+        """Make the engine of a working backend fail without the backend's knowledge: stop it, or drop its table.
 
         Undo it in `mend_engine`. Without this method the tests of a broken engine are skipped.
         """
@@ -105,7 +105,7 @@ class Suite:
         raise SkipTest("this suite cannot break its engine: override `break_engine` and `mend_engine`")
 
     async def mend_engine(self, backend: Backend) -> None:
-        """Undo `break_engine`. What the backend held before may be lost."""
+        """Undo `break_engine`. The earlier content of the backend may be lost."""
         del backend
         raise NotImplementedError
 
@@ -113,7 +113,7 @@ class Suite:
 
     @cached_property
     def namespace(self) -> str:
-        """A namespace of this test alone: pytest makes an object for each test."""
+        """The namespace of this test. It is unique, because pytest makes an object for each test."""
         return check_namespace(f"t{uuid4().hex[:16]}")
 
     def owner(self, user_key: str = "1") -> bytes:
@@ -130,25 +130,25 @@ class Suite:
         expires_at: Millis = NOW + TTL,
         value: bytes = b"value",
     ) -> Record:
-        """Return a record with the key that its owner's shard demands."""
+        """Return a record whose key has its owner's shard."""
         owner = self.owner() if owner is None else owner
         namespace = owner.partition(b":")[0].decode()
         key = make_key(namespace, shard_of(owner) + name)
         return Record(key, owner, version, created_at, expires_at, value)
 
     def run(self, scenario: Scenario) -> None:
-        """Make a backend, run the scenario on it, dispose of it: all in one event loop if the backend is ``async``."""
+        """Make a backend, run the scenario on it, and dispose of it. An ``async`` backend uses one event loop for all."""
         self.run_on(self.make_backend, scenario, self.dispose)
 
     def run_on(self, make: Callable[[], Backend | Awaitable[Backend]], scenario: Scenario, dispose: Scenario) -> None:
-        """Run a scenario, as `run` does, on another backend than that of `make_backend`."""
-        assert self.namespace  # known before threads ask for it: `cached_property` takes no lock
+        """Run a scenario like `run`, on another backend than that of `make_backend`."""
+        assert self.namespace  # computed before threads read it: `cached_property` takes no lock
         run_scenario(make, scenario, dispose)
 
     async def find(self, backend: Backend, key: bytes, now: Millis) -> Record | None:
-        """Read a record in every way that the backend has. All must agree, before and after each other."""
+        """Read a record in every way that the backend supports. All ways must agree, in every order."""
         found = [
-            *self._find_at_once(backend, key, now),  # first: `get` might drop a copy that is out of date
+            *self._find_at_once(backend, key, now),  # first, because `get` might drop an outdated copy
             await backend.get(key, now),
             *([await backend.get_fresh(key, now)] if isinstance(backend, ServesCopies) else []),
             *self._find_at_once(backend, key, now),
@@ -171,7 +171,7 @@ class Suite:
             return []
 
     async def fill(self, backend: Backend, records: Sequence[Record], now: Millis) -> None:
-        """Create many records: in few transactions, or several at once."""
+        """Create many records in batches, all batches in parallel."""
         batches = [records[start : start + BATCH] for start in range(0, len(records), BATCH)]
 
         async def create(batch: Sequence[Record]) -> None:
@@ -180,7 +180,7 @@ class Suite:
         await self.race(backend, [lambda batch=batch: create(batch) for batch in batches])  # type: ignore[misc]
 
     async def expect_purged(self, backend: Backend, records: Sequence[Record], now: Millis) -> None:
-        """Purge, and check that exactly these records went, also for a clock that is behind."""
+        """Purge, and check that exactly these records were removed, also for a clock that is behind."""
         total = await self.drain(backend, now)
         if not self.engine_expires:
             assert total == len(records)
@@ -189,7 +189,7 @@ class Suite:
                 assert record not in await backend.list(record.owner, record.created_at)
 
     async def race(self, backend: Backend, starts: Sequence[Callable[[], Coroutine[Any, Any, T]]]) -> list[T]:
-        """Run all of them at once, in threads or in tasks as the backend's mode demands. Results are in order."""
+        """Run all calls in parallel, in threads or tasks as the backend's mode requires. Return the results in order."""
         if backend.mode == "async":
             return list(await asyncio.gather(*(start() for start in starts)))
         results: dict[int, T] = {}
@@ -218,13 +218,13 @@ class Suite:
         """Stop a verb at each of its steps in turn and run another one there; see `powauth.testing.stepping`.
 
         Args:
-            backend: The backend.
-            prepare: Sets up one race for the owner that it is given. Each step gets an owner of its own.
+            backend: the backend.
+            prepare: sets up one race for the given owner. Each step has another owner.
         """
         numbers, shards = itertools.count(), set[bytes]()
 
         async def next_race() -> Race[Any, Any]:
-            # Keys hold the shard of the owner, and not the owner: two owners of one shard would share them.
+            # A key contains the owner's shard, not the owner. Two owners with one shard would share keys.
             owner = next(owner for owner in (self.owner(f"{n}") for n in numbers) if shard_of(owner) not in shards)
             shards.add(shard_of(owner))
             return await prepare(owner)
@@ -232,7 +232,7 @@ class Suite:
         await run_at_each_step(backend, Own(Backend, self.steps_into), next_race, self.patience)
 
     async def drain(self, backend: Backend, now: Millis, limit: int = 10) -> int:
-        """Purge until a step finds nothing; return how many records and epochs were removed."""
+        """Purge until a step finds nothing. Return the number of removed records and epochs."""
         total = 0
         while went := await backend.purge(limit, now):
             assert 0 < went <= limit
@@ -260,7 +260,7 @@ class Suite:
 
 
 def assert_types(record: Record) -> None:
-    """Check that the parts of a record are of the declared types: ``memoryview``, for one, equals ``bytes``."""
+    """Check that the fields of a record have the declared types. A ``memoryview``, for example, equals ``bytes``."""
     assert type(record) is Record
     for name, kind in Record.__annotations__.items():
         expected = int if kind is Millis else kind

@@ -1,4 +1,4 @@
-"""The suite that every users context passes: ours, and one that you write.
+"""The conformance suite for users contexts, including those that you write.
 
 Subclass `UsersConformance` in your own tests and provide a method that makes a context. pytest collects the rest::
 
@@ -6,12 +6,11 @@ Subclass `UsersConformance` in your own tests and provide a method that makes a 
         def make_users(self) -> UsersContext[MyUser, Me]:
             return MyUsers(directory=self.name)
 
-Override the other methods of `powauth.testing.users.suite.Suite` where your context can do what they ask for: lock a
-user, remove a password, count the work of hashing, break the database. The tests of what your context does not offer
-are skipped, and say so.
+Override the other methods of `powauth.testing.users.suite.Suite` if your context supports them: lock a user, remove a
+password, count the work of hashing, break the database. The tests of unsupported methods are skipped with a message.
 
-The suite needs nothing from pytest but its collecting: each test is a plain method with plain asserts. Do not run it
-under ``python -O``. No test waits for time to pass, and none measures it.
+The suite uses pytest only to collect the tests: each test is a plain method with plain asserts. Do not run it under
+``python -O``. No test waits for time to pass, and none measures time.
 """
 
 from powauth.testing.users.accounts import AccountTests
@@ -33,7 +32,7 @@ class UsersConformance(
     RaceTests,
     FaultTests,
 ):
-    """What `powauth.accounts.base.UsersContext` promises, sentence by sentence. Subclass it as ``Test…``.
+    """Tests of everything that `powauth.accounts.base.UsersContext` promises. Subclass it as ``Test…``.
 
     `powauth.testing.users.suite.Suite` lists the attributes and methods to override.
     """

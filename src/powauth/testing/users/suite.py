@@ -1,4 +1,4 @@
-"""The base of the suite: what a subclass provides, and the tools that the tests share."""
+"""The base of the suite: the methods that a subclass provides, and the tools that the tests share."""
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from powauth.testing.scenarios import run_scenario, scenario
 __all__ = ["BETTER", "GOOD", "HOSTILE", "NO_PASSWORDS", "Suite", "Users", "scenario"]
 
 MOST_SHOWN = 60
-"""Characters of a hostile value that an error shows."""
+"""Maximum characters of a hostile value that an error shows."""
 
 Users = UsersContext[Any, Any]
 """A users context of any kind."""
@@ -55,7 +55,7 @@ HOSTILE: tuple[object, ...] = (
     "@" * 10_000,
     "a@" + "b." * 50_000 + "c",
 )
-"""What a client may send in the place of any text."""
+"""Values that a client may send instead of any text."""
 
 NO_PASSWORDS = (
     *(value for value in HOSTILE if not isinstance(value, str)),
@@ -94,27 +94,26 @@ FORBIDDEN: Mapping[str, object] = {
     "__class__": "forged",
     "__dict__": {},
 }
-"""Names that apps give to what no user may set, with values that a client could send."""
+"""Usual names of fields that no user may set, with values that a client could send."""
 
 DISTINCT = frozenset(
     {"id", "key", "pk", "password_hash", "hashed_password", "hash", "proof", "created_at", "updated_at"}
 )
-"""Those of the names whose values differ from user to user."""
+"""Names in `FORBIDDEN` whose values differ from user to user."""
 
 
 class Suite:
-    """What a subclass of `powauth.testing.UsersConformance` provides, and what its tests use.
+    """The methods that a subclass of `powauth.testing.UsersConformance` provides, and the tools of its tests.
 
     Attributes:
         user_id_field: the name of the user id in params.
         forbidden: further names in params that no user may set, each with a valid value that no new user has.
         contenders: registrations that compete for one user id.
-        steps_into: names of further modules or packages whose code the tests of races stop in, besides the modules of
-            the context's classes and those beside them in their package. Only for a context that is not ``async``: the
-            others are stopped where they suspend.
-        steps_over: names of modules among those that the tests need not stop in, such as one that hashes passwords.
-        patience: seconds that a call gets, beside another one that is stopped, before the suite takes it for one that
-            waits for that other one. A higher value finds more on a slow database, and takes longer.
+        steps_into: names of further modules or packages in which the tests of races stop. They always stop in the
+            packages of the context's classes. An ``async`` context does not need it: it is stopped where it suspends.
+        steps_over: names of modules in which the tests need not stop, such as a module that hashes passwords.
+        patience: seconds that a call gets while another call is stopped. After that, the suite assumes that it waits
+            for the other. A higher value finds more on a slow database, and takes longer.
     """
 
     user_id_field: str = "email"
@@ -138,65 +137,65 @@ class Suite:
         await users.close()
 
     def user_id(self, name: str = "mia") -> str:
-        """Return a user id in its normal form, for a user of this test alone."""
+        """Return a normalised user id that is unique to this test."""
         return f"{name}.{self.name}@example.com"
 
     async def deactivate(self, users: Users, account: Account[Any]) -> None:
-        """Lock or disable a user. Without this method the tests of inactive users are skipped."""
+        """Lock or disable a user. Without this method, the tests of inactive users are skipped."""
         raise SkipTest("this suite cannot lock a user: override `deactivate` if users can be locked")
 
     async def remove_password(self, users: Users, account: Account[Any]) -> None:
-        """Leave a user without a password, like one who was invited or signs in elsewhere.
+        """Remove a user's password, as if the user was invited or signs in elsewhere.
 
-        Without this method the tests of such users are skipped.
+        Without this method, the tests of such users are skipped.
         """
         raise SkipTest("this suite cannot remove a password: override `remove_password` if users can lack one")
 
     async def weaken_hash(self, users: Users, account: Account[Any]) -> None:
         """Store a weaker hash of the password `GOOD`, as an older release of the app would have.
 
-        Without this method the tests of stronger hashes are skipped.
+        Without this method, the tests of stronger hashes are skipped.
         """
         raise SkipTest("this suite has no weaker hash: override `weaken_hash` if the context makes hashes stronger")
 
     async def stored(self, users: Users, account: Account[Any]) -> Mapping[str, object]:
-        """Return what is stored of a user, by name. Add what the identity does not show, such as rights."""
+        """Return the stored values of a user, by name. Add values that are not in the identity, such as permissions."""
         return msgspec.structs.asdict((await self.got(users, account.key)).identity)
 
     def hashing_work(self, users: Users) -> int:
-        """Return how much work was spent on hashing passwords so far: a number that grows.
+        """Return the total work of hashing passwords so far.
 
-        Count hashes that were computed, each with its cost. Without this method the test of equal work is skipped.
+        Add the cost of each computed hash. Without this method, the test of equal work is skipped.
         """
         raise SkipTest("this suite does not count the work of hashing: override `hashing_work`")
 
     def second(self, users: Users) -> Users | Awaitable[Users]:
-        """Return another context over the same users, as another process has it. The suite closes it.
+        """Return another context over the same users, like another process has. The suite closes it.
 
-        Without this method its tests are skipped.
+        Without this method, its tests are skipped.
         """
         raise SkipTest("this suite makes no second context: override `second` if the users can have one")
 
     async def break_database(self, users: Users) -> None:
         """Make the database of a context fail, without the context's knowledge: stop it, or drop its table.
 
-        Undo it in `mend_database`. Without this method the tests of a broken database are skipped.
+        Undo it in `mend_database`. Without this method, the tests of a broken database are skipped.
         """
         raise SkipTest("this suite cannot break its database: override `break_database` and `mend_database`")
 
     async def mend_database(self, users: Users) -> None:
-        """Undo `break_database`. The users of before may be lost."""
+        """Undo `break_database`. The earlier users may be lost."""
         raise NotImplementedError
 
     # What the tests use
 
     @cached_property
     def name(self) -> str:
-        """A name of this test alone: pytest makes an object for each test."""
+        """The name of this test. It is unique, because pytest makes an object for each test."""
         return f"t{uuid4().hex[:16]}"
 
     def params(self, name: str = "mia", password: object = GOOD) -> dict[str, object]:
-        """Return what somebody registers or signs in with."""
+        """Return the params to register or sign in with."""
         return {self.user_id_field: self.user_id(name), "password": password}
 
     def named(self, value: object) -> dict[str, object]:
@@ -204,7 +203,7 @@ class Suite:
         return {self.user_id_field: value}
 
     def run(self, scenario: Callable[[Users], Coroutine[Any, Any, None]]) -> None:
-        """Make a context, run the scenario on it, dispose of it: in one event loop if the context is ``async``."""
+        """Make a context, run the scenario on it, and dispose of it. An ``async`` context uses one event loop for all."""
         run_scenario(self.make_users, scenario, self.dispose)
 
     async def refused(self, attempt: Awaitable[object]) -> Mapping[str, list[str]]:
@@ -225,7 +224,7 @@ class Suite:
         return found
 
     async def assert_signs_in(self, users: Users, params: Mapping[str, object], account: Account[Any]) -> None:
-        """Check that params prove a user, and that the account is the one that look-ups give."""
+        """Check that params prove a user, and that look-ups return the same account."""
         found = await users.authenticate(params)
         assert found is not None, "the user cannot sign in"
         assert found.active is True
@@ -235,7 +234,7 @@ class Suite:
 
 @contextmanager
 def unbroken(value: object) -> Iterator[None]:
-    """Check that an input makes a context raise nothing but `InvalidParams`."""
+    """Check that an input makes a context raise no error except `InvalidParams`."""
     try:
         yield
     except (AssertionError, InvalidParams):
@@ -255,7 +254,7 @@ def assert_errors(errors: Mapping[str, list[str]]) -> None:
 
 
 def assert_same(one: Account[Any], other: Account[Any]) -> None:
-    """Check that two accounts are one user's in one state. Their contexts may have made a class of identities each."""
+    """Check that two accounts show the same user in the same state. The classes of their identities may differ."""
     assert (type(one.key), one.key) == (type(other.key), other.key)
     assert msgspec.structs.asdict(one.identity) == msgspec.structs.asdict(other.identity)
     assert one.proof == other.proof
