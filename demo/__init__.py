@@ -1,1 +1,1 @@
-"""The demo: a FastAPI app and a Flask app that know the same signed-in users."""
+"""The demo: a FastAPI app and a Flask app that share users and sessions."""

@@ -1,4 +1,4 @@
-"""Runs both apps until it is told to stop: ``python -m demo``. Leaves no process behind."""
+"""Runs both apps until a signal stops it: ``python -m demo``. It leaves no process behind."""
 
 import contextlib
 import os
@@ -34,11 +34,11 @@ Ctrl-C stops it.
 
 
 class Stop(Exception):
-    """Somebody wants the demo to end."""
+    """A signal asks the demo to stop."""
 
 
 def main() -> int:
-    """Start the servers, say what to try, and end them together."""
+    """Start the servers, print a guide, and stop all servers together."""
     chosen = settings()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
@@ -77,7 +77,7 @@ def _gunicorn(chosen: Settings) -> Sequence[str]:
 
 
 def _start(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
-    # A session of its own: Ctrl-C reaches this process alone, and what is left at the end can be ended as a group.
+    # In a new process session, Ctrl-C does not reach the server, and its remaining processes can be killed as a group.
     return subprocess.Popen([sys.executable, "-m", *arguments], start_new_session=True)
 
 

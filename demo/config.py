@@ -34,7 +34,7 @@ class User(UserMixin, Base):
 
 
 class Me(msgspec.Struct, frozen=True, kw_only=True):
-    """What requests see of a user."""
+    """The part of a user that requests see."""
 
     id: UUID
     email: str
@@ -43,7 +43,7 @@ class Me(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings from the environment, in which lengths of time are numbers of seconds."""
+    """The settings from the environment. Durations in the environment are in seconds."""
 
     port: int
     flask_port: int
@@ -57,12 +57,12 @@ class Settings:
 
     @property
     def database(self) -> Path:
-        """The file that the users are in."""
+        """The database file of the users."""
         return self.data / "users.sqlite3"
 
 
 def settings() -> Settings:
-    """The settings, with defaults for what the environment leaves out."""
+    """Return the settings, with defaults for variables that are not set."""
     data = Path(_get("DATA", ".demo")).resolve()
     ttl = float(_get("TTL", "1800"))
     return Settings(
@@ -79,7 +79,7 @@ def settings() -> Settings:
 
 
 def prepare(chosen: Settings) -> None:
-    """Make the folder, the secret and the tables, once, before any worker starts. Nobody else can read them."""
+    """Create the folder, the secret and the tables once, before any worker starts. Only their owner can read them."""
     chosen.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     secret = chosen.data / "secret_key"
     _make_private(secret)
@@ -98,12 +98,12 @@ def prepare(chosen: Settings) -> None:
 
 
 def _make_private(path: Path) -> None:
-    """Make an empty file that its owner alone can read, or take the others' rights from the one that is there.
+    """Create an empty file that only its owner can read. Restrict the mode of existing files.
 
-    SQLite would make the file of a database with mode 0644. It gives the files beside it (``-wal``, ``-shm``) the mode
-    of that file, but leaves those that are there as they are.
+    SQLite would create a database file with mode 0644. It gives new ``-wal`` and ``-shm`` files the mode of the
+    database file, but does not change existing ones.
     """
-    with contextlib.suppress(FileExistsError):  # closing a file that exists would drop the locks of SQLite on it
+    with contextlib.suppress(FileExistsError):  # closing an existing file would drop SQLite's locks on it
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     for file in path.parent.glob(f"{path.name}*"):
         if file.stat().st_mode & 0o077:
@@ -111,7 +111,7 @@ def _make_private(path: Path) -> None:
 
 
 def make_auth(*, asynchronous: bool) -> SessionAuth[User, Me]:
-    """The configuration, with asynchronous drivers for ASGI and synchronous ones for WSGI."""
+    """Return the authenticator, with asynchronous drivers for ASGI or synchronous ones for WSGI."""
     chosen = settings()
     engine = (
         create_async_engine(f"sqlite+aiosqlite:///{chosen.database}")
@@ -119,7 +119,7 @@ def make_auth(*, asynchronous: bool) -> SessionAuth[User, Me]:
         else create_engine(f"sqlite:///{chosen.database}")
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConfigWarning)  # plain http and long times are asked for here
+        warnings.simplefilter("ignore", ConfigWarning)  # plain http and long durations are intended here
         return SessionAuth(
             secret_key=(chosen.data / "secret_key").read_text(),
             users=SQLAlchemyUsers(engine, User, identity=Me),

@@ -28,7 +28,7 @@ app.include_router(pages(session_auth, title="powauth demo"))
 
 
 async def read_params(request: Request) -> Mapping[str, object]:
-    """The request's JSON object; a body that is too long is not read to its end."""
+    """Return the request's JSON object. Stop reading a body that is too long."""
     body = bytearray()
     async for part in request.stream():
         body += part
@@ -44,13 +44,13 @@ CurrentUser = Annotated[Me, Depends(auth_dependency)]
 
 @app.get("/", include_in_schema=False)
 async def index(auth: Auth) -> Response:
-    """To the pages."""
+    """Redirect to the pages."""
     return RedirectResponse("/login" if auth.current_user is None else "/account", 303)
 
 
 @app.post("/registration", status_code=201)
 async def register(params: Params, auth: Auth) -> dict[str, Any]:
-    """Register, and sign in."""
+    """Register and sign in."""
     return signed_in_json(await auth.register(params), auth.session)
 
 
@@ -79,7 +79,7 @@ async def sign_in(params: Params, auth: Auth) -> dict[str, Any] | Response:
 
 @app.get("/session")
 async def whoami(user: CurrentUser, auth: Auth) -> dict[str, Any]:
-    """Who is signed in."""
+    """Return the current user and session."""
     return signed_in_json(user, auth.session)
 
 
@@ -91,7 +91,7 @@ async def sign_out(auth: Auth) -> None:
 
 @app.get("/sessions")
 async def sessions(auth: Auth) -> dict[str, Any]:
-    """The user's devices."""
+    """List the user's sessions."""
     return {"sessions": [session_json(session) for session in await auth.sessions()]}
 
 
@@ -103,19 +103,19 @@ async def revoke(session_id: str, auth: Auth) -> Response:
 
 @app.delete("/sessions", status_code=204)
 async def revoke_others(auth: Auth) -> None:
-    """End all sessions but this one."""
+    """End all other sessions."""
     await auth.revoke_others()
 
 
 @app.exception_handler(UnsupportedBody)
 async def unsupported(request: Request, error: UnsupportedBody) -> Response:
-    """Only JSON is taken."""
+    """Answer 415 to a body that is not JSON."""
     del request, error
     return JSONResponse({"error": "send application/json"}, 415)
 
 
 @app.exception_handler(BodyTooLarge)
 async def too_large(request: Request, error: BodyTooLarge) -> Response:
-    """Nothing that this app takes is so long."""
+    """Answer 413 to a body that is too long."""
     del request, error
     return JSONResponse({"error": "too_large"}, 413)

@@ -1,4 +1,4 @@
-"""The demo on Flask: the same routes, the same users, the same sessions."""
+"""The demo on Flask, with the same routes, users and sessions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -28,19 +28,19 @@ app.register_blueprint(pages(session_auth, title="powauth demo"))
 
 
 def read_params() -> Mapping[str, object]:
-    """The request's JSON object."""
+    """Return the request's JSON object."""
     return params_of(request.headers.get("content-type"), request.get_data())
 
 
 @app.get("/")
 def index() -> ResponseReturnValue:
-    """To the pages."""
+    """Redirect to the pages."""
     return redirect("/login" if request_auth().current_user is None else "/account", 303)
 
 
 @app.post("/registration")
 def register() -> ResponseReturnValue:
-    """Register, and sign in."""
+    """Register and sign in."""
     auth = request_auth()
     return signed_in_json(auth.register(read_params()), auth.session), 201
 
@@ -74,7 +74,7 @@ def sign_in() -> ResponseReturnValue:
 
 @app.get("/session")
 def whoami() -> ResponseReturnValue:
-    """Who is signed in."""
+    """Return the current user and session."""
     auth = request_auth()
     return signed_in_json(auth.require_user(), auth.session)
 
@@ -88,7 +88,7 @@ def sign_out() -> ResponseReturnValue:
 
 @app.get("/sessions")
 def sessions() -> ResponseReturnValue:
-    """The user's devices."""
+    """List the user's sessions."""
     found: list[Any] = [session_json(session) for session in request_auth().sessions()]
     return {"sessions": found}
 
@@ -101,14 +101,14 @@ def revoke(session_id: str) -> ResponseReturnValue:
 
 @app.delete("/sessions")
 def revoke_others() -> ResponseReturnValue:
-    """End all sessions but this one."""
+    """End all other sessions."""
     request_auth().revoke_others()
     return "", 204
 
 
 @app.errorhandler(UnsupportedBody)
 def unsupported(error: UnsupportedBody) -> ResponseReturnValue:
-    """Only JSON is taken."""
+    """Answer 415 to a body that is not JSON."""
     del error
     return {"error": "send application/json"}, 415
 
@@ -116,6 +116,6 @@ def unsupported(error: UnsupportedBody) -> ResponseReturnValue:
 @app.errorhandler(BodyTooLarge)
 @app.errorhandler(413)
 def too_large(error: Exception) -> ResponseReturnValue:
-    """Nothing that this app takes is so long."""
+    """Answer 413 to a body that is too long."""
     del error
     return {"error": "too_large"}, 413

@@ -1,4 +1,4 @@
-"""What both apps say and accept, in JSON."""
+"""The JSON that both apps send and accept."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -12,19 +12,19 @@ from .config import Me
 
 MAX_BODY_BYTES = 65_536
 FRESH = timedelta(minutes=5)
-"""How recent a sign-in must be to delete the account without giving the password again."""
+"""Maximum age of a sign-in to delete the account without the password."""
 
 
 class UnsupportedBody(Exception):
-    """The body is not announced as JSON: 415, so that no form on another site can send it."""
+    """The body's type is not JSON. The apps answer 415, so that no form on another site can send it."""
 
 
 class BodyTooLarge(Exception):
-    """The body is longer than anything that this app takes: 413."""
+    """The body is longer than `MAX_BODY_BYTES`. The apps answer 413."""
 
 
 def params_of(content_type: str | None, body: bytes) -> Mapping[str, object]:
-    """The object in a JSON body; an absent body is an empty one."""
+    """Return the object in a JSON body. A missing body counts as an empty object."""
     if not body:
         return {}
     if len(body) > MAX_BODY_BYTES:
@@ -39,12 +39,12 @@ def params_of(content_type: str | None, body: bytes) -> Mapping[str, object]:
 
 
 def user_json(user: Me) -> dict[str, Any]:
-    """A user, as others may see them."""
+    """Return the JSON of a user."""
     return {"id": str(user.id), "email": user.email, "created_at": _iso(user.created_at)}
 
 
 def session_json(session: SessionInfo) -> dict[str, Any]:
-    """A session, as its user may see it."""
+    """Return the JSON of a session, for its user."""
     return {
         "id": session.id,
         "current": session.current,
@@ -57,12 +57,16 @@ def session_json(session: SessionInfo) -> dict[str, Any]:
 
 
 def signed_in_json(user: Me, session: SessionInfo | None) -> dict[str, Any]:
-    """Who is signed in, and by which session."""
+    """Return the JSON of the current user and session."""
     return {"user": user_json(user), "session": None if session is None else session_json(session)}
 
 
 def deletion_params(params: Mapping[str, object], session: SessionInfo | None) -> Mapping[str, object] | None:
-    """What proves that the user wants the account deleted: the password, or having signed in just now."""
+    """Return the params with the current password; ``None`` if the sign-in is recent enough to need no password.
+
+    Raises:
+        InvalidParams: if the password is needed and missing.
+    """
     if "current_password" in params:
         return params
     if session is not None and datetime.now(UTC) - session.authenticated_at <= FRESH:

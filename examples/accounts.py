@@ -1,4 +1,4 @@
-"""What the programs beside this one share: the users, and how to tell who a request is from."""
+"""The users and the authenticator that the other programs of this folder share."""
 
 import os
 from uuid import UUID
@@ -19,7 +19,7 @@ class User(UserMixin, Base):
 
 
 class Me(msgspec.Struct, frozen=True):
-    """What requests see of a user."""
+    """The part of a user that requests see."""
 
     id: UUID
     email: str
@@ -31,5 +31,5 @@ auth = SessionAuth(
     secret_key=os.environ["SECRET_KEY"],  # python -c 'import secrets; print(secrets.token_urlsafe(48))'
     users=SQLAlchemyUsers(engine, User, identity=Me),
     backend="lmdb:sessions",
-    carrier=CookieCarrier(insecure_http=True),  # leave it out once you serve https
+    carrier=CookieCarrier(insecure_http=True),  # remove this when you serve https
 )

@@ -16,7 +16,7 @@ async def routes(scope: Scope, params: dict[str, Any]) -> tuple[int, dict[str, s
             return 201, {"email": (await session.register(params)).email}
         case "POST", "/login":
             if (user := await session.sign_in(params)) is None:
-                raise NotSignedIn("wrong e-mail or password")  # as any error of powauth's: answered, 401
+                raise NotSignedIn("wrong e-mail or password")  # the middleware answers it with a 401
             return 200, {"email": user.email}
         case "POST", "/logout":
             await session.sign_out()
@@ -27,7 +27,7 @@ async def routes(scope: Scope, params: dict[str, Any]) -> tuple[int, dict[str, s
 
 
 async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-    body = (await receive()).get("body") or b"{}"  # an app for large bodies reads on
+    body = (await receive()).get("body") or b"{}"  # for large bodies, read further messages
     status, content = await routes(scope, json.loads(body))
     headers = [(b"content-type", b"application/json")]
     await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -32,7 +32,7 @@ class PowAuth(Generic[U, I]):
             await visit.begin()
 
     async def end(self, response: Response) -> Response:
-        if "visit" in g:  # an earlier hook may have answered before this one's turn came
+        if "visit" in g:  # an earlier hook may have answered already
             headers = await g.visit.headers(response.headers.items(), failed=response.status_code >= 500)
             response.headers.clear()
             response.headers.extend(headers)

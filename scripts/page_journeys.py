@@ -1,4 +1,4 @@
-"""A user's way through a program of a page: register, sign in, be recognised, sign out, be rejected."""
+"""Acts as a user of a page's program: register, sign in, be recognised, sign out, be rejected."""
 
 import json
 import os
@@ -17,13 +17,13 @@ from scripts.empty_environments import Failed, outcome_of_command
 from scripts.page_programs import Page, Program
 
 STEPS = ("register", "sign in", "be recognised", "sign out", "be rejected")
-"""What a user does with a program that is served."""
+"""The steps of a user with a served program."""
 
 START_SECONDS = 180
-"""How long a server may take to start on a busy machine."""
+"""Maximum time for a server to start on a busy machine, and for each of its answers."""
 
 PORTS = {"uvicorn": "--port={}", "flask": "--port={}", "gunicorn": "--bind=127.0.0.1:{}"}
-"""How each server is told its port."""
+"""The option of each server for its port."""
 
 UNAUTHORIZED = 401
 
@@ -36,12 +36,12 @@ class Answer(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """Whether it is a success."""
+        """Whether the status is a success."""
         return 200 <= self.status < 300  # noqa: PLR2004
 
 
 class Browser:
-    """A client with a cookie jar which speaks to a server as if TLS were in front of it."""
+    """A client with a cookie jar. It uses http, but sends ``Secure`` cookies as if TLS were in front of the server."""
 
     def __init__(self, port: int, cookies: Mapping[str, str] | None = None) -> None:
         self._port = port
@@ -69,25 +69,25 @@ class Browser:
             connection.close()
 
     def elsewhere(self, port: int) -> "Browser":
-        """The same browser at another server."""
+        """Return a browser with the same cookies for another server."""
         return Browser(port, self.cookies)
 
 
 PlaceOf = Callable[[tuple[str, ...]], Path]
-"""Requirements to the folder of the commands of an environment that has them."""
+"""A function that takes requirements, and returns the folder of commands of an environment with them."""
 
 
 def follow(page: Page, place_of: PlaceOf, folder: Path, *, tests: bool = True) -> Iterator[tuple[Program, str]]:
-    """Do what a page says, in a folder of its own.
+    """Follow the instructions of a page in an empty folder.
 
     Args:
         page: the page.
-        place_of: where commands are found.
-        folder: an empty folder.
-        tests: run the page's tests as well.
+        place_of: returns the folder of the commands.
+        folder: the empty folder.
+        tests: whether to run the page's tests, too.
 
     Yields:
-        Each program with what came out: "ok", or what failed.
+        Each program with its outcome: "ok", or the failure.
     """
     page.write(folder)
     environment = os.environ | {"SECRET_KEY": secrets.token_urlsafe(48)}
@@ -111,7 +111,7 @@ def follow(page: Page, place_of: PlaceOf, folder: Path, *, tests: bool = True) -
 
 @contextmanager
 def serving(program: Program, place: Path, folder: Path, environment: dict[str, str]) -> Iterator[int]:
-    """Run a server as the page says, on a free port.
+    """Run a server with the page's command, on a free port.
 
     Raises:
         Failed: if it does not start.
@@ -141,7 +141,7 @@ def serving(program: Program, place: Path, folder: Path, environment: dict[str, 
 
 
 def answers(port: int) -> bool:
-    """Whether a server answers."""
+    """Return whether a server answers."""
     try:
         Browser(port).ask("GET", "/")
     except (OSError, HTTPException):
@@ -150,7 +150,7 @@ def answers(port: int) -> bool:
 
 
 def outcome_of(port: int, others: list[int]) -> str:
-    """Take the way of a user, and tell a server that goes away."""
+    """Return the outcome of `journey`. A server that stops answering is a failure."""
     try:
         return journey(port, others)
     except (OSError, HTTPException) as error:
@@ -158,7 +158,7 @@ def outcome_of(port: int, others: list[int]) -> str:
 
 
 def journey(port: int, others: list[int]) -> str:
-    """Take the way of a user through one program; the others on the page share its users and sessions."""
+    """Take all steps of a user with one program. The other programs of the page share its users and sessions."""
     who = {"email": f"{secrets.token_hex(4)}@example.org", "password": "five brown owls hoot"}
     browser = Browser(port)
     own = "/me" if browser.ask("GET", "/me").status == UNAUTHORIZED else "/account"

@@ -1,9 +1,9 @@
-"""The programs of the README and the docs, and what their pages say to install and to run.
+"""The programs of the README and the docs, with the install lines and commands of their pages.
 
-A page is read from top to bottom, as somebody who follows it would:
+A page is read from top to bottom, like a user follows it:
 
-1. A line of its own that says ``pip install …`` adds to what is installed.
-2. A block of Python that begins with ``# name.py: command`` is a file of that name, which the command runs.
+1. An indented line ``pip install …`` adds to the requirements.
+2. A block of Python that begins with ``# name.py: command`` is a file of that name. The command runs it.
 3. A block without such a line continues the file before it.
 """
 
@@ -25,8 +25,8 @@ class Program(NamedTuple):
 
     Attributes:
         name: the file's name.
-        command: how the page runs it.
-        requirements: what the page's lines say to install, down to the file.
+        command: the command with which the page runs it.
+        requirements: the requirements in all install lines of the page down to the file's last block.
         text: the file's content.
     """
 
@@ -51,9 +51,9 @@ class Page(NamedTuple):
 
     Attributes:
         name: the path from the root of the project.
-        lines: what is behind ``pip install``, line by line.
-        programs: the files, in their order.
-        strays: blocks before the first file, which no command runs.
+        lines: the arguments of ``pip install``, line by line.
+        programs: the files, in the order of the page.
+        strays: blocks before the first file. No command runs them.
     """
 
     name: str
@@ -95,6 +95,6 @@ def read_pages() -> list[Page]:
 
 
 def uncounted_lines(path: Path) -> int:
-    """Return how often a page says ``pip install`` in another place than a line of its own."""
+    """Return the number of times that a page says ``pip install`` outside of an install line."""
     text = path.read_text(encoding="utf-8")
     return text.count("pip install") - len(_INSTALL.findall(text))

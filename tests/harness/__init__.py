@@ -1,1 +1,1 @@
-"""What tests share: engines, servers, apps, and the ways to drive them."""
+"""Shared parts of the tests: engines, servers, apps, and clients for them."""

@@ -1,7 +1,7 @@
-"""Every engine that powauth keeps sessions in, by name: an empty store on each, for tests that are the same on all.
+"""An empty store on each engine that powauth supports, by name, for tests that run on all engines.
 
-An engine that is not there skips its tests and says how to get it. What takes time to start (a cluster, a Sentinel with
-its master and replica) is started once for a module of tests; each store has a prefix or table of its own.
+If an engine is not available, its tests are skipped, and the message says how to get it. Slow engines (a cluster, a
+Sentinel with its master and replica) are started once for each test module. Each store has its own prefix or table.
 """
 
 import asyncio

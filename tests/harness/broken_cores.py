@@ -1,4 +1,4 @@
-"""The core with one thing broken at a time, and the scenarios in which that must show."""
+"""The core with one planted fault at a time, and the scenarios that must detect it."""
 
 from collections.abc import Mapping
 from typing import Any

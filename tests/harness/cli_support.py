@@ -1,4 +1,4 @@
-"""What the tests of the ``powauth`` command share: a store with sessions."""
+"""Shared parts of the tests of the ``powauth`` command: a store with sessions."""
 
 from collections.abc import Callable
 from time import time

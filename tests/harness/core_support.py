@@ -1,4 +1,4 @@
-"""What the tests of the core share: a key, a policy, sessions, an app with one user, and the two local backends."""
+"""Shared parts of the core's tests: a key, a policy, sessions, an app with one user, and the two local backends."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The demo, started as people start it."""
+"""Starts the demo with its documented command."""
 
 import os
 import signal

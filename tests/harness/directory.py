@@ -1,4 +1,4 @@
-"""A directory of people that answers JSON over HTTP: the service that ``examples/users_service.py`` asks."""
+"""A directory of people that answers JSON over HTTP. It is the service for ``examples/users_service.py``."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The databases that the SQL tests run on: URLs of those that answer, and a skip that says how to get the others."""
+"""The databases of the SQL tests. It has the URLs of those that answer. Tests of the others are skipped with advice."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Children of the process of the tests, forked by Python or in C, that work at the same time and report."""
+"""Child processes of the test process, forked by Python or in C. They work in parallel and report results."""
 
 import ctypes
 import os

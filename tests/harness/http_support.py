@@ -1,4 +1,4 @@
-"""What the tests over HTTP share: a site whose handlers a test fills in, and looks into its store."""
+"""Shared parts of the tests over HTTP: a site whose handlers a test defines, and functions that read its store."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator

@@ -1,15 +1,14 @@
 """Drives concurrent requests over the real core through every order of their steps (stateless model checking).
 
-The core suspends at its awaits and nowhere else. Here each of them that reaches something shared is a checkpoint: every
-verb of the backend and every query of the users context announces what it is about to touch, and waits to be chosen. So
-do the start of a response and its arrival at the client, and a clock may be one of the tasks. Between two checkpoints a
-request only computes, so the order of checkpoints is all that can differ between two executions.
+The core suspends only at its awaits. Each await that uses shared state is a checkpoint here: every verb of the backend
+and every query of the users context announces the state that it uses, and waits to be chosen. The start of a response
+and its arrival at the client are checkpoints, too, and a clock may be one of the tasks. Between two checkpoints a
+request only computes, so two executions can differ only in the order of checkpoints.
 
-`explore` runs a scenario again and again, each time on an empty namespace and along another path of choices, depth
-first, until there is none left. Two neighbouring steps that touch different things, or only read, may be swapped
-without any difference to what follows; with ``reduced`` one order of each class of such orders is run, and those that
-it stands for are counted. (Sleep sets: P. Godefroid, "Partial-Order Methods for the Verification of Concurrent
-Systems", 1996, chapter 5.)
+`explore` runs a scenario repeatedly until it has tried all paths of choices, depth first. Each run has an empty
+namespace. Two adjacent steps that use different state, or only read, can be swapped without any effect on later steps.
+With ``reduced``, only one order of each such class of orders is run, and the orders that it represents are counted.
+(Sleep sets: P. Godefroid, "Partial-Order Methods for the Verification of Concurrent Systems", 1996, chapter 5.)
 """
 
 import hashlib

@@ -1,7 +1,7 @@
-"""The insides that tests look into: one function for each, with the reason, so that a change has one place.
+"""Access to private parts for tests. There is one function for each part, with the reason, so a change has one place.
 
-A test uses these only for what no caller of powauth can see: bounds of memory, the state of connections after a fault,
-and records that a third party has damaged.
+Tests use these functions only for state that no caller of powauth can see: limits of memory, the state of connections
+after a fault, and records that a third party has damaged.
 """
 
 from collections.abc import Hashable, Mapping

@@ -1,10 +1,10 @@
-"""Any order of events in the lives of sessions, against a model of plain dicts (Hypothesis, stateful).
+"""Tests any order of events in the lives of sessions against a model of plain dicts (Hypothesis, stateful).
 
-The model is the table "The life of a session" of ``docs/design.md``, written down as simply as it can be: it remembers
-when each generation was first used, all of them and for ever, and knows nothing of versions, records or rounding.
+The model is the table "The life of a session" of ``docs/design.md`` in its simplest form. It remembers the first use of
+each generation without any limit. It has no versions, records or rounding.
 
-`RememberedSessions` adds remembered sessions: users who come back after days, who enter their password again, and a
-configuration that changes while sessions live.
+`RememberedSessions` adds remembered sessions: users who come back after days or enter their password again, and a
+configuration that changes during the lives of sessions.
 """
 
 import itertools

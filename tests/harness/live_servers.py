@@ -1,4 +1,4 @@
-"""Real servers in a thread of the test: uvicorn for ASGI, the standard library's for WSGI; and raw requests to them."""
+"""Real servers in a thread of the test, and raw requests to them: uvicorn for ASGI, the standard library for WSGI."""
 
 import socket
 import threading

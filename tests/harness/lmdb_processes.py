@@ -1,4 +1,4 @@
-"""Other processes on an LMDB store, for the tests of it."""
+"""Other processes that use an LMDB store, for the tests of the LMDB backend."""
 
 import ctypes
 import fcntl

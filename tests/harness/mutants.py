@@ -1,4 +1,4 @@
-"""Mutants: implementations with one planted fault each, and the test of a published suite that must catch it."""
+"""Mutants, which are implementations with one planted fault each, and the test of a published suite that must fail."""
 
 import inspect
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What the tests of the near cache share: to wait for what another task or thread sees."""
+"""Shared parts of the near cache's tests: functions that wait until another task or thread sees a change."""
 
 import asyncio
 import contextlib

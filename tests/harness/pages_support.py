@@ -1,4 +1,4 @@
-"""What the tests of the pages share: one site on every framework, and a browser and a program to visit it."""
+"""Shared parts of the pages' tests: one site on every framework, and a browser and a program as its clients."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""A model with columns of many kinds, a users context over it, and ways around the context to its table."""
+"""A model with many types of columns, a users context over it, and functions that use its table directly."""
 
 import datetime as dt
 import enum

@@ -1,4 +1,4 @@
-"""A PgBouncer of a test's own, on a free port, in front of the PostgreSQL that all tests use."""
+"""A PgBouncer for one test, on a free port, in front of the PostgreSQL that all tests share."""
 
 import os
 import shutil

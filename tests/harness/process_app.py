@@ -1,6 +1,6 @@
-"""The app that `harness.process_servers` serves: it has used its store, and its users' database, before a server forks.
+"""The app that `harness.process_servers` serves. It uses its store and its users' database before a server forks.
 
-The names ``wsgi`` and ``asgi`` are the app for a server of either kind. The environment says where the store is.
+The names ``wsgi`` and ``asgi`` are the app for servers of each kind. The environment contains the URL of the store.
 """
 
 import asyncio

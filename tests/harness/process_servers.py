@@ -1,10 +1,10 @@
 """Real servers with several processes, each on each engine, driven by clients that count what went wrong.
 
-``python -m harness.process_servers`` (``make processes``) prints the table, server by engine. Each cell says how many
-requests of a signed-in client were answered as anonymous or as from another user, how many sign-outs did not end the
-session, and how many answers were errors of the server (5xx, or none at all).
+``python -m harness.process_servers`` (``make processes``) prints a table of servers and engines. Each cell has the
+number of a signed-in client's requests that were answered as anonymous or as another user, of sign-outs that did not
+end the session, and of server errors (5xx or no answer).
 
-The app uses its store, and the database of its users, once while it is imported; see `harness.process_app`.
+The app uses its store and the database of its users once during its import; see `harness.process_app`.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""Real Redis servers for tests: the shared one, and own ones on free ports, which end with the test that started them.
+"""Real Redis servers for tests: a shared server, and separate ones on free ports that end with their test.
 
-The shared server is at 127.0.0.1:6379, or where ``POWAUTH_TEST_REDIS`` says; tests use it under prefixes of their own
-and never flush it. What stops, fills, or replicates is done to a server of the test's own. The tests start the
-executable that ``POWAUTH_TEST_REDIS_SERVER`` names, or else the first of redis-server and valkey-server on the PATH.
+The shared server is at 127.0.0.1:6379 or at the URL ``POWAUTH_TEST_REDIS``. Tests use it with their own prefixes and
+never flush it. A test that stops, fills or replicates a server starts a separate one. Its executable is
+``POWAUTH_TEST_REDIS_SERVER``, or else the first of redis-server and valkey-server on the PATH.
 """
 
 import os

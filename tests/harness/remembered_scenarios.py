@@ -1,4 +1,4 @@
-"""Plans of concurrent requests with remembered sessions, with programs that hold tokens, and with extensions."""
+"""Plans of concurrent requests with remembered sessions, with bearer tokens, and with extensions."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from copy import copy

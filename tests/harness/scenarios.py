@@ -1,4 +1,4 @@
-"""Plans of concurrent requests, every order of whose steps must end well; see `interleavings`."""
+"""Plans of concurrent requests. Every order of their steps must have a correct result; see `interleavings`."""
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta

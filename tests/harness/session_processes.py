@@ -1,4 +1,4 @@
-"""Other processes that serve requests on one LMDB store, for `test_parallel_processes`."""
+"""Processes that serve requests on one LMDB store, for `test_parallel_processes`."""
 
 import contextlib
 import os

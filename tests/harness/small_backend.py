@@ -1,8 +1,8 @@
-"""A backend of one page over a store of one page: what the mutants of the tests are made of.
+"""A small backend over a small store, from which the tests make their mutants.
 
-`Store` plays the engine. It does one command at a time, and can be down. `SmallBackend` is a client of it: right, and
-with nothing in it that has to be fast. In mode ``async`` it suspends before and after each command. `NearBackend` keeps
-copies, which its `peek` serves.
+`Store` plays the engine. It runs one command at a time, and can be down. `SmallBackend` is its client. It is correct,
+but not made for speed. In mode ``async`` it suspends before and after each command. `NearBackend` keeps copies, and its
+`peek` reads them.
 """
 
 import asyncio

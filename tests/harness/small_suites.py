@@ -1,4 +1,4 @@
-"""The backend suite on the small backends, with an engine that can be out of reach or break."""
+"""The backend suite on the small backends, with an engine that can be unreachable or broken."""
 
 from collections.abc import Callable
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""A users context in a dict, made of small parts: mutants replace one of them."""
+"""A users context in a dict, made of small parts. A mutant replaces one of the parts."""
 
 import hashlib
 import secrets

@@ -1,4 +1,4 @@
-"""The suite on a users context in a dict, with all that the suite can ask for."""
+"""The suite on a users context in a dict, with all optional methods of the suite."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace

@@ -1,4 +1,4 @@
-"""A server of one WebSocket that repeats what it is told, for `test_websockets_processes`; see `main`."""
+"""A WebSocket server that echoes messages, for `test_websockets_processes`; see `main`."""
 
 import socket
 import sys

@@ -1,4 +1,4 @@
-"""What many tests share: a clock to turn, users in a dict, a counting backend, and a browser for ASGI and WSGI."""
+"""Shared parts of many tests: a manual clock, users in a dict, a counting backend, and a browser for ASGI and WSGI."""
 
 import asyncio
 import hashlib

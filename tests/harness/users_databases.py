@@ -1,4 +1,4 @@
-"""Databases for the tests of users: SQLite always, PostgreSQL and MariaDB where they answer; cheap hashes; counts."""
+"""Databases for the tests of users (SQLite, and PostgreSQL and MariaDB if they answer), cheap hashes and counters."""
 
 import asyncio
 import os

@@ -1,6 +1,6 @@
-"""A small app of the public API: one user, a `MemoryBackend`, a clock to turn, and clients that keep what they get.
+"""A small app of the public API: one user, a `MemoryBackend`, a manual clock, and clients that keep their credentials.
 
-Requests go through a `Visit`, as those of every integration do, and the work of a handler through `RequestAuth`.
+As in every integration, requests go through a `Visit`, and handlers use `RequestAuth`.
 """
 
 from collections.abc import Awaitable, Callable

@@ -117,7 +117,7 @@ async def run_at_each_step(
     """
     pace = _Pace(patience)
     stops: _Stops = _TaskStops(pace) if component.mode == "async" else _ThreadStops(pace, _files_of(component, own))
-    todo: list[Step | None] = [None]  # the first run has no stop: it finds the first steps
+    todo: list[Step | None] = [None]  # the first run has no stop: it finds steps, and does one-time work
     known: set[Step] = set()
     tried = 0
     while todo and tried < MAX_STEPS:

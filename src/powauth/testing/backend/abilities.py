@@ -1,4 +1,4 @@
-"""Tests of what a backend may offer beyond the verbs. Where it does not, they are skipped and say so."""
+"""Tests of a backend's abilities beyond the verbs. Tests of a missing ability are skipped with a message."""
 
 # ruff: noqa: D102 the name of a test is its sentence
 
@@ -42,7 +42,7 @@ class AbilityTests(Suite):
         return backend
 
     async def _peek(self, backend: Backend, key: bytes, now: Millis) -> object:
-        """Return what `ReadsInPlace.peek` has after a `get`, which some backends need before."""
+        """Return the result of `ReadsInPlace.peek` after a `get`, which some backends need first."""
         in_place = self._in_place(backend)
         await backend.get(key, now)
         try:
@@ -51,9 +51,9 @@ class AbilityTests(Suite):
             return _ABSENT
 
     async def _seen(self, backend: Backend, key: bytes, now: Millis) -> object:
-        """Return what ``peek`` sees of a record that is there; skip the test if it never sees anything."""
+        """Return the result of ``peek`` for an existing record. Skip the test if it never sees the record."""
         await self._peek(backend, key, now)
-        seen = await self._peek(backend, key, now)  # some see nothing before the second read
+        seen = await self._peek(backend, key, now)  # some backends see nothing before the second read
         if seen is _ABSENT:
             raise SkipTest("this backend does not read in place as it is set up: its peek always raises WouldWaitError")
         return seen
@@ -226,7 +226,7 @@ class AbilityTests(Suite):
         now = NOW + 3 * EPOCH_LIFETIME
         await self.drain(backend, now)
         assert await self._latest(backend, now) == later
-        # Nor if the clock has been set back, or if the owner has had no epoch yet.
+        # This also holds if the clock was set back, or if the owner has had no epoch yet.
         for owner in (self.owner(), self.owner("2")):
             moved = await backend.epoch(owner, NOW, advance=True)
             assert moved > later

@@ -9,7 +9,7 @@ from powauth.testing.backend.suite import MINUTE, NOW, TTL, Suite, scenario
 
 
 class AdministrationTests(Suite):
-    """The whole store."""
+    """Verbs for the whole store."""
 
     @scenario
     async def test_purge_removes_what_expired_and_nothing_that_lives(self, backend: Backend) -> None:
@@ -114,7 +114,7 @@ class AdministrationTests(Suite):
             page = await backend.scan(self.namespace, cursor, 3, NOW)
             for record in page.records:
                 seen.add(record.key)
-                await backend.delete(record.key, NOW)  # some pages show a record again
+                await backend.delete(record.key, NOW)  # a page may repeat a record
             cursor = page.cursor
             if cursor is None:
                 break

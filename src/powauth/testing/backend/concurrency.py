@@ -1,4 +1,4 @@
-"""Tests of verbs that run at once."""
+"""Tests of verbs that run in parallel."""
 
 # ruff: noqa: D102 the name of a test is its sentence
 
@@ -100,7 +100,7 @@ class ConcurrencyTests(Suite):
         assert await backend.delete_owner(self.owner(), NOW) == self.contenders
 
     async def _fresh(self, backend: Backend, key: bytes, now: Millis) -> Record | None:
-        """Read what others wrote: a copy may lag behind it."""
+        """Read the record from the engine, because a copy may be outdated."""
         return await (
             backend.get_fresh(key, now) if isinstance(backend, ServesCopies) else self.find(backend, key, now)
         )

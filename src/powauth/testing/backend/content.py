@@ -33,12 +33,12 @@ HOSTILE = (
     b"\xed\xa0\x80",
     bytes(range(48)),
 )
-"""Names that engines may mistake: delimiters, wildcards, letter case, trailing space, quotes, paths, NUL, half a
-surrogate, and names that begin other names."""
+"""Names that engines may misinterpret: delimiters, wildcards, letter case, trailing space, quotes, paths, NUL, half a
+surrogate, and prefixes of other names."""
 
 
 class ContentTests(Suite):
-    """What records may hold."""
+    """The content that records may have."""
 
     @scenario
     async def test_hostile_names_are_only_names(self, backend: Backend) -> None:
@@ -73,7 +73,7 @@ class ContentTests(Suite):
 
     @scenario
     async def test_any_shard_will_do(self, backend: Backend) -> None:
-        # The shard is a hash: its bytes may be any delimiter of an engine's.
+        # The shard is a hash, so its bytes may contain any delimiter of an engine.
         records = [
             self.record(
                 b"x", next(owner for owner in map(self.owner, map(str, range(100_000))) if byte in shard_of(owner))

@@ -1,4 +1,4 @@
-"""Tests of engines that fail: closed, out of reach, broken, and calls that are cancelled."""
+"""Tests of engines that are closed, unreachable or broken, and of cancelled calls."""
 
 # ruff: noqa: D102 the name of a test is its sentence
 
@@ -30,16 +30,16 @@ T = TypeVar("T")
 
 ATTEMPTS = 50
 PAUSE = 0.02
-"""Attempts, and seconds between them, to use a backend after a verb was cancelled that may still take effect."""
+"""Attempts to use a backend after a cancelled verb, and seconds between them. The verb may still take effect."""
 
 Verbs = dict[str, Callable[[], Coroutine[Any, Any, object]]]
 
 
 class FaultTests(Suite):
-    """An engine that does not answer makes every verb raise `StoreUnavailable`, and nothing else."""
+    """If the engine does not answer, every verb raises `StoreUnavailable` and no other error."""
 
     def _verbs(self, backend: Backend, record: Record) -> Verbs:
-        """Every verb, in the variants that a backend may write apart."""
+        """Return every verb, in all variants that a backend may implement separately."""
         owner, renewed = record.owner, msgspec.structs.replace(record, version=1)
         verbs: Verbs = {
             "create": lambda: backend.create(self.record(b"b", owner), None, NOW),
@@ -66,7 +66,7 @@ class FaultTests(Suite):
         return verbs
 
     async def _assert_unavailable(self, backend: Backend, record: Record, why: str, *, caused: bool) -> None:
-        # Where the engine itself purges, there is nothing to ask.
+        # If the engine itself removes expired records, `purge` need not ask it.
         unasked = {("purge", 0)} if self.engine_expires and caused else set()
         for name, verb in self._verbs(backend, record).items():
             try:
@@ -140,7 +140,7 @@ class FaultTests(Suite):
                 suspensions += 1
 
     async def _cancel(self, backend: Backend, user_key: str, name: str, suspensions: int) -> bool:
-        """Cancel one verb after so many suspensions; return whether it had as many."""
+        """Cancel a verb after a number of suspensions. Return whether it had as many."""
         owner = self.owner(user_key)
         record = self.record(user_key.encode(), owner)  # owners may share a shard
         assert await backend.create(record, None, NOW)
@@ -161,7 +161,7 @@ class FaultTests(Suite):
         return passed >= suspensions
 
     async def _assert_working(self, backend: Backend, owner: bytes, when: str) -> None:
-        """Check that records come and go. What was cancelled may still take effect meanwhile."""
+        """Check that records can be created and deleted. The cancelled verb may still take effect meanwhile."""
         for attempt in range(ATTEMPTS):
             probe = self.record(b"probe %d" % attempt, owner)
             try:

@@ -1,4 +1,4 @@
-"""Tests of two verbs of which one is stopped at each of its steps; see `powauth.testing.stepping`."""
+"""Tests of two parallel verbs. One of them is stopped at each of its steps; see `powauth.testing.stepping`."""
 
 # ruff: noqa: D102 the name of a test is its sentence
 
@@ -10,7 +10,7 @@ from powauth.testing.stepping import Race
 
 
 class InterleavingTests(Suite):
-    """Two verbs at once, in every order of their steps."""
+    """Two parallel verbs, with one stopped at each of its steps."""
 
     async def _assert_gone(self, backend: Backend, record: Record, now: int = NOW) -> None:
         assert await self.find(backend, record.key, now) is None
@@ -231,7 +231,7 @@ class InterleavingTests(Suite):
 
         await self.at_each_step(backend, prepare)
 
-    # What has expired
+    # Expired records
 
     @scenario
     async def test_no_step_of_a_read_removes_what_takes_the_place_of_an_expired_record(self, backend: Backend) -> None:

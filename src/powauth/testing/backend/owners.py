@@ -1,4 +1,4 @@
-"""Tests of what belongs to one owner: `list`, `delete_owner`, and several changes."""
+"""Tests of one owner's records: `list` and `delete_owner`."""
 
 # ruff: noqa: D102 the name of a test is its sentence
 
@@ -108,7 +108,7 @@ class OwnerTests(Suite):
 
     @scenario
     async def test_delete_owner_removes_what_has_expired_too(self, backend: Backend) -> None:
-        # A process whose clock is behind would otherwise still accept it.
+        # Otherwise a process whose clock is behind would still accept the record.
         short, long = self.record(b"a", expires_at=NOW + MINUTE), self.record(b"b")
         for record in (short, long):
             assert await backend.create(record, None, NOW)

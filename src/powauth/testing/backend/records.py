@@ -29,7 +29,7 @@ class RecordTests(Suite):
         await check(record, NOW)
         await check(None, record.expires_at)
         changed = self.record(version=1, expires_at=record.expires_at + TTL)
-        if await backend.update(changed, 0, NOW):  # unless it was removed when it was found expired
+        if await backend.update(changed, 0, NOW):  # unless a read removed it as expired
             await check(changed, NOW)
             assert await backend.delete(record.key, NOW)
         await check(None, NOW)

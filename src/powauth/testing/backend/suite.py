@@ -137,7 +137,7 @@ class Suite:
         return Record(key, owner, version, created_at, expires_at, value)
 
     def run(self, scenario: Scenario) -> None:
-        """Make a backend, run the scenario on it, and dispose of it. An ``async`` backend uses one event loop for all."""
+        """Make a backend, run the scenario on it, and dispose of it. If it is ``async``, all run in one event loop."""
         self.run_on(self.make_backend, scenario, self.dispose)
 
     def run_on(self, make: Callable[[], Backend | Awaitable[Backend]], scenario: Scenario, dispose: Scenario) -> None:
@@ -189,7 +189,7 @@ class Suite:
                 assert record not in await backend.list(record.owner, record.created_at)
 
     async def race(self, backend: Backend, starts: Sequence[Callable[[], Coroutine[Any, Any, T]]]) -> list[T]:
-        """Run all calls in parallel, in threads or tasks as the backend's mode requires. Return the results in order."""
+        """Run all calls in parallel, in threads or tasks as the backend's mode requires. Return the results."""
         if backend.mode == "async":
             return list(await asyncio.gather(*(start() for start in starts)))
         results: dict[int, T] = {}

@@ -1,4 +1,4 @@
-"""Tests of what accounts hold: keys, identities and proofs."""
+"""Tests of the parts of accounts: keys, identities and proofs."""
 
 # ruff: noqa: D102 the name of a test is its sentence
 
@@ -31,7 +31,7 @@ class AccountTests(Suite):
     """`powauth.accounts.base.Account`, `UsersContext.get`, `UsersContext.find` and `UsersContext.key_of`."""
 
     async def _everywhere(self, users: Users) -> list[Account[Any]]:
-        """Return one user's account as every method gives it."""
+        """Return one user's account from every method that returns accounts."""
         created = await users.create(self.params())
         found = [
             created,

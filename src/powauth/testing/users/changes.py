@@ -95,10 +95,10 @@ class ChangeTests(Suite):
     @scenario
     async def test_an_empty_password_is_never_set(self, users: Users) -> None:
         created = await users.create(self.params())
-        try:  # the empty box of a form: a context may refuse it, or change nothing
+        try:  # an empty field of a form: a context may refuse it or change nothing
             changed = await users.update(created.key, {"current_password": GOOD, "password": ""})
         except InvalidParams as error:
-            assert list(error.errors) == ["password"]  # noqa: PT017 - the suite does without pytest
+            assert list(error.errors) == ["password"]  # noqa: PT017 - the suite does not import pytest
         else:
             assert_same(changed, created)
         assert await users.authenticate(self.params(password="")) is None

@@ -32,7 +32,7 @@ class FaultTests(Suite):
         created = await users.create(self.params())
         await self.assert_signs_in(users, self.params(), created)
         await self.break_database(users)
-        try:  # neither from a cache, nor by "there is no such user"
+        try:  # answer neither from a cache nor with "there is no such user"
             for params in (self.params(), self.params(password=BETTER), self.params("nobody")):
                 await _assert_unavailable("authenticate", lambda params=params: users.authenticate(params))  # type: ignore[misc]
         finally:

@@ -1,4 +1,4 @@
-"""Tests of two calls at once. One of them is stopped at each of its steps; see `powauth.testing.stepping`."""
+"""Tests of two parallel calls. One of them is stopped at each of its steps; see `powauth.testing.stepping`."""
 
 # ruff: noqa: D102 the name of a test is its sentence
 
@@ -18,14 +18,14 @@ Outcome = Account[Any] | InvalidParams | bool
 
 
 class RaceTests(Suite):
-    """Whoever is first: one user id belongs to one user."""
+    """One user id belongs to one user, in any order of the calls."""
 
     async def at_each_step(self, users: Users, prepare: Callable[[str], Awaitable[Race[Any, Any]]]) -> None:
         """Stop a call at each of its steps in turn and run another one there.
 
         Args:
             users: the context.
-            prepare: sets up one race, for users whose names begin with what it is given.
+            prepare: sets up one race, for users whose names begin with its argument.
         """
         number = 0
 
@@ -158,7 +158,7 @@ class RaceTests(Suite):
         return [each for each in results if each is not None]
 
     async def _assert_one_winner(self, users: Users, name: str, outcomes: dict[str, Outcome]) -> None:
-        """Check that one call, by its password, has got the user id, and that the others say why they have not."""
+        """Check that one call got the user id with its password, and that the others report the reason."""
         winners = {password: each for password, each in outcomes.items() if isinstance(each, Account)}
         assert len(winners) == 1, f"{len(winners)} calls have got one user id"
         ((password, winner),) = winners.items()

@@ -1,4 +1,4 @@
-"""Tests of registrations: what is refused, and what no client can set."""
+"""Tests of registrations: refused parameters, and fields that no client can set."""
 
 # ruff: noqa: D102 the name of a test is its sentence
 
@@ -130,7 +130,7 @@ async def _unless_refused(attempt: Awaitable[Account[Any]]) -> Account[Any] | No
 
 def _assert_not_set(name: str, value: object, stored: Mapping[str, object], expected: Mapping[str, object]) -> None:
     if name in stored:
-        # A context may have turned the value into another type, such as text into a date.
+        # A context may have converted the value to another type, such as text to a date.
         like = str(stored[name]).casefold().startswith(str(value).casefold()[:10])
         kept = not like if name in DISTINCT else stored[name] == expected[name]
         assert kept, f"a client has set {name!r} to {stored[name]!r}"

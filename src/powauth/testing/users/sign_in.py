@@ -1,4 +1,4 @@
-"""Tests of sign-ins: who is let in, and what it costs to find out."""
+"""Tests of sign-ins: their results, and the work that each costs."""
 
 # ruff: noqa: D102 the name of a test is its sentence
 
@@ -31,11 +31,11 @@ LOOKALIKES = {
     "@": "\uff20\ufe6b",
     ".": "\uff0e\u3002",
 }
-"""Characters that some folding, collation or compatibility form takes for an ASCII one."""
+"""Characters that some case folding, collation or compatibility form treats as an ASCII character."""
 
 
 def spellings_of(user_id: str) -> Iterator[str]:
-    """Return other ways to write a user id, some of which a context may take for the same one."""
+    """Return a user id and other spellings of it. A context may accept some of them for the same user."""
     yield user_id
     yield from (user_id.upper(), user_id.title(), user_id.capitalize(), user_id.swapcase())
     yield from (user_id[:position] + user_id[position:].upper() for position in range(1, len(user_id), 5))
@@ -84,7 +84,7 @@ class SignInTests(Suite):
 
     @scenario
     async def test_every_character_of_a_long_password_counts(self, users: Users) -> None:
-        long = "seven red herons wade " * 6  # 132 bytes; bcrypt alone would cut it off at 72
+        long = "seven red herons wade " * 6  # 132 bytes; plain bcrypt would truncate it at 72
         created = await users.create(self.params(password=long))
         await self.assert_signs_in(users, self.params(password=long), created)
         for wrong in (long[:72], long[:-1], long + "x", long[:-1] + "x"):
@@ -121,7 +121,7 @@ class SignInTests(Suite):
     async def test_rep_62_a_wrong_password_counts_under_the_same_key_as_the_right_one(self, users: Users) -> None:
         expected = users.login_key(self.params())
         await users.create(self.params())
-        assert users.login_key(self.params()) == expected  # whether or not there is such a user
+        assert users.login_key(self.params()) == expected  # whether or not the user exists
         for password in (BETTER, None, "", b"x", 5):
             assert users.login_key(self.params(password=password)) == expected
         assert users.login_key(self.params() | {"remember": True, "nonce": object()}) == expected
@@ -139,7 +139,7 @@ class SignInTests(Suite):
                 with unbroken(value):
                     key = users.login_key(params)
                 assert key is None or isinstance(key, str)
-                # Some characters are three or four when their case is folded.
+                # Case folding turns some characters into three or four.
                 assert key is None or len(key) <= 4 * MAX_LOGIN_KEY
                 assert users.login_key(params) == key
         assert users.login_key({}) is None

@@ -203,7 +203,7 @@ class Suite:
         return {self.user_id_field: value}
 
     def run(self, scenario: Callable[[Users], Coroutine[Any, Any, None]]) -> None:
-        """Make a context, run the scenario on it, and dispose of it. An ``async`` context uses one event loop for all."""
+        """Make a context, run the scenario on it, and dispose of it. If it is ``async``, all run in one event loop."""
         run_scenario(self.make_users, scenario, self.dispose)
 
     async def refused(self, attempt: Awaitable[object]) -> Mapping[str, list[str]]:
