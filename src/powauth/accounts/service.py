@@ -1,4 +1,4 @@
-"""The flows of accounts: sign in, register, change, delete, sign out. It defines their checks, their order and effects.
+"""The flows of accounts: sign in, register, change, delete, sign out. Each method is one flow, in its order of steps.
 
 `AccountService` knows accounts and hooks. It does not know requests: it passes them on to a `SignInPort`, which is the
 authenticator.

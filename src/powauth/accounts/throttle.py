@@ -228,7 +228,7 @@ class _Counter:
         self.full = False
 
     def guess(self, backend: ReadsInPlace, now: Millis) -> None:
-        """Start from the stored counter if it can be read without waiting.
+        """Prepare the change from the stored counter, if it can be read without waiting.
 
         A full counter is treated as missing. The change then fails, and `_count` reads the counter in its turn.
         """

@@ -14,8 +14,8 @@ def copy_templates(folder: str | Path, *, overwrite: bool = False) -> list[Path]
     """Copy all shipped files into ``folder``, and return the paths written. Create the folder if it does not exist.
 
     Raises:
-        ConfigError: if a file exists already and ``overwrite`` is not set; nothing is written then. Also if the folder
-            or a file cannot be written.
+        ConfigError: if a file exists already and ``overwrite`` is not set, in which case nothing is written. Also if
+            the folder or a file cannot be written.
     """
     target = Path(folder)
     sources = sorted(path for path in SHIPPED.iterdir() if path.suffix in (".html", ".css"))
