@@ -1,7 +1,7 @@
-"""What the channels of all engines have in common: when one is made, where it runs, how it ends, and what the log says.
+"""The common part of all engines' channels: their start, where they run, their end, and their log messages.
 
 A channel is a conversation on one connection. It runs as a task of the event loop (`LoopChannel`) or as a daemon thread
-(`ThreadChannel`), begins with the first read that finds none, and is begun anew in the same way after each end.
+(`ThreadChannel`). A read that finds no running channel starts one.
 """
 
 import asyncio
@@ -23,21 +23,21 @@ logger = logging.getLogger("powauth")
 
 
 class ChannelLost(Exception):
-    """The connection answered, but not as it must. Its text is for the log and holds no value."""
+    """The server's answer is not valid on a channel. The text is for the log and holds no value."""
 
 
 class NearChannel(ABC):
-    """A channel of which there is one at a time.
+    """A channel. A cache has one at a time.
 
     Args:
-        cache: who is told.
+        cache: the cache that receives the reported changes.
         timeout: seconds for making the connection.
     """
 
     store: str
-    """What the log calls the engine."""
+    """The engine's name in the log."""
     telling: tuple[type[BaseException], ...] = (ChannelLost,)
-    """Errors whose text is for the operator to know, and holds no value."""
+    """Errors whose text goes into the log, because it helps the operator and holds no value."""
 
     def __init__(self, cache: NearCache, timeout: float) -> None:
         self._cache = cache
@@ -57,7 +57,7 @@ class NearChannel(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """End it and drop every copy; there will be no other."""
+        """End the channel and drop every copy. No other channel starts."""
 
     def _is_due(self) -> bool:
         at = clock()
@@ -77,7 +77,7 @@ class NearChannel(ABC):
         self._cache.close()
 
     def _complain(self, error: BaseException) -> None:
-        """Once for each outage: the cache is an optimisation, and every read reaches the server meanwhile."""
+        """Log a warning once per outage: the cache is an optimisation, and every read reaches the server meanwhile."""
         if self._complained or self._closed:
             return
         self._complained = True
@@ -93,14 +93,14 @@ class NearChannel(ABC):
 
 
 class LoopChannel(NearChannel):
-    """The channel as a task of the event loop that the first read is on; when that loop ends, so does the channel."""
+    """A channel that is a task of the first read's event loop, and ends with that loop."""
 
     _task: "asyncio.Task[None] | None" = None
     _loop: asyncio.AbstractEventLoop | None = None
 
     @abstractmethod
     async def _run(self) -> None:
-        """The conversation, to its end."""
+        """Hold the conversation until it ends."""
 
     def ensure(self) -> None:
         """See `powauth.backends.near_cache.Channel`."""
@@ -108,7 +108,7 @@ class LoopChannel(NearChannel):
         if (alive and self._loop is not None and not self._loop.is_closed()) or not self._is_due():
             return
         self._loop = asyncio.get_running_loop()
-        # In no request's context: it outlives them all.
+        # An empty context, because the task outlives the request that starts it.
         self._task = self._loop.create_task(self._run(), name="powauth near cache", context=contextvars.Context())
 
     def forget(self) -> None:
@@ -127,12 +127,12 @@ class LoopChannel(NearChannel):
             task.cancel()
             await asyncio.wait([task])
         else:
-            with contextlib.suppress(RuntimeError):  # it was closed this very moment
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
                 loop.call_soon_threadsafe(task.cancel)
 
 
 class ThreadChannel(NearChannel):
-    """The channel as a daemon thread, for a synchronous client."""
+    """A channel that is a daemon thread, for a synchronous client."""
 
     _thread: threading.Thread | None = None
     _line: Any = None
@@ -143,15 +143,15 @@ class ThreadChannel(NearChannel):
 
     @abstractmethod
     def _run(self) -> None:
-        """The conversation, to its end, on ``self._line``."""
+        """Hold the conversation on ``self._line`` until it ends."""
 
     @abstractmethod
     def _wake(self, line: Any) -> None:
-        """Make the thread that waits on the line see that it is to end."""
+        """Wake the thread that waits on the line, so that it ends."""
 
     @abstractmethod
     def _abandon(self, line: Any) -> None:
-        """In a forked child: let go of the descriptors, without a word to the server, which is the parent's."""
+        """Close the descriptors in a forked child. Send nothing to the server: the connection is the parent's."""
 
     def ensure(self) -> None:
         """See `powauth.backends.near_cache.Channel`."""
@@ -186,7 +186,13 @@ class ThreadChannel(NearChannel):
 
 @contextlib.contextmanager
 def changing(near: NearCache | None, name: bytes, *, whole: bool = False) -> Iterator[None]:
-    """Nobody is served a copy of the record, or of an owner's, once it has been changed, or may have been."""
+    """Drop the copies of a record, or of all records of an owner, before and after a change that may fail.
+
+    Args:
+        near: the cache, if there is one.
+        name: the key of the record, or the owner.
+        whole: whether ``name`` is an owner.
+    """
     if near is None:
         yield
         return
@@ -199,7 +205,7 @@ def changing(near: NearCache | None, name: bytes, *, whole: bool = False) -> Ite
 
 
 async def read_and_keep(near: NearCache, key: bytes, read: Callable[[], Awaitable[Record | None]]) -> Record | None:
-    """What the engine says of a record that is not at hand; kept, unless it is reported changed meanwhile."""
+    """Read a record that the cache lacks, and keep a copy unless a change of it is reported meanwhile."""
     if not near.up and near.channel is not None:
         near.channel.ensure()
     ticket = near.begin(key)
@@ -214,13 +220,13 @@ async def read_and_keep(near: NearCache, key: bytes, read: Callable[[], Awaitabl
 
 
 def near_cache_option(url: str, given: int | None) -> tuple[str, int | None]:
-    """The URL without its option ``near_cache``, and the number of records that it, or the argument, asks for.
+    """Return the URL without its option ``near_cache``, and the number of records from the option or the argument.
 
     >>> near_cache_option("redis://127.0.0.1:6379/0?near_cache=10000&client_name=web", None)
     ('redis://127.0.0.1:6379/0?client_name=web', 10000)
 
     Raises:
-        ConfigError: if it is no number, or said twice.
+        ConfigError: if the option is not a number, or is given twice.
     """
     address, _, query = url.partition("?")
     options = query.split("&") if query else []

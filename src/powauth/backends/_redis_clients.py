@@ -1,4 +1,4 @@
-"""The clients of `powauth.backends.redis`: made from a URL, or made by the app and looked at."""
+"""The clients of `powauth.backends.redis`: made from a URL, or made by the app and inspected here."""
 
 import re
 import warnings
@@ -24,9 +24,9 @@ with needs("redis", "RedisBackend", "redis"):
     from redis.retry import Retry
 
 NO_MASTER = (redis.sentinel.MasterNotFoundError, redis.asyncio.sentinel.MasterNotFoundError)
-"""What redis-py raises where no Sentinel names a master. Nothing was sent then, and it is worth another try: redis-py
-reorders its list of Sentinels while others go through it, who may meet one that is down twice and one that is up not at
-all."""
+"""The errors of redis-py if no Sentinel names a master. No command was sent, so another attempt is safe. It can help:
+redis-py reorders its list of Sentinels while other tasks iterate over it, so they may try a dead one twice and skip a
+live one."""
 
 
 MANY = 1 << 20
@@ -34,16 +34,16 @@ MANY = 1 << 20
 
 
 class Client(Protocol):
-    """What is used of redis-py's four kinds of client; replies are values, or awaitables of them."""
+    """The part of redis-py's four kinds of client that powauth uses. Replies are values, or awaitables of them."""
 
     def execute_command(self, *args: object, **options: object) -> Any: ...
 
 
 def inspect_client(client: object) -> tuple[Mode, bool]:
-    """Mode of the app's client, and whether it is a cluster's.
+    """Return the mode of the app's client, and whether it is a cluster's.
 
     Raises:
-        ConfigError: if it is none, decodes replies, or reads from replicas.
+        ConfigError: if it is not a client, decodes replies, or reads from replicas.
     """
     pool: Any = None
     asynchronous = isinstance(client, redis.asyncio.Redis | redis.asyncio.RedisCluster)
@@ -59,7 +59,7 @@ def inspect_client(client: object) -> tuple[Mode, bool]:
     if clustered:
         replicas = known.read_from_replicas or getattr(known, "load_balancing_strategy", None)
         if not asynchronous:
-            # It connected when it was made; its nodes know what they got.
+            # The client connected when it was made. Its nodes have its options.
             pool = known.get_default_node().redis_connection.connection_pool
     else:
         replicas = not getattr(known.connection_pool, "is_master", True)
@@ -79,7 +79,7 @@ def inspect_client(client: object) -> tuple[Mode, bool]:
 
 
 def client_from_url(url: str, timeout: float, asynchronous: bool) -> tuple[Callable[[], Client], bool]:
-    """What makes the client for a URL when it is first needed, and whether it is a cluster's."""
+    """Return a function that makes the client for a URL on first use, and whether it is a cluster's."""
     scheme, _, rest = url.partition(":")
     scheme = scheme.replace("valkey", "redis")
     if not rest.startswith("//"):
@@ -95,7 +95,7 @@ def client_from_url(url: str, timeout: float, asynchronous: bool) -> tuple[Calla
     except ConfigError:
         raise
     except (ValueError, TypeError, AttributeError):
-        # The engine's own message may quote the URL and with it the password.
+        # The original message may quote the URL, and so the password.
         raise ConfigError(
             f"the {scheme}:// URL of the Redis backend cannot be read: check host, port, database and options"
         ) from None
@@ -105,12 +105,13 @@ def client_from_url(url: str, timeout: float, asynchronous: bool) -> tuple[Calla
 
 
 def _options(timeout: float, asynchronous: bool) -> dict[str, Any]:
-    """Options of every connection of ours. No retries: the caller knows better what a lost reply means."""
+    """Return the options of powauth's own connections. No retries: only the caller knows what a lost reply means."""
     if asynchronous:
-        # The backend bounds each command as a whole. redis-py would bound its halves too: a task for each that is sent
-        # (asyncio's wait_for before Python 3.12) and a second timer for each reply, half as much again as the command.
+        # The backend bounds each command as a whole. redis-py would also bound sending, with a task per command
+        # (asyncio's wait_for before Python 3.12), and the reply, with a second timer. This costs half as much as the
+        # command.
         return {"socket_timeout": None, "socket_connect_timeout": timeout, "retry": AsyncRetry(NoBackoff(), 0)}
-    # A thread uses one connection, so threads bound their number; redis-py would refuse those beyond 100.
+    # A thread uses one connection, so the number of threads bounds them. redis-py would refuse more than 100.
     return {
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,
@@ -131,7 +132,7 @@ def _single(url: str, timeout: float, asynchronous: bool) -> Callable[[], Client
     def connect() -> Client:
         return cast("Client", kind.from_url(url, **_options(timeout, asynchronous)))
 
-    # Unknown options are refused by the connection, which is made here but not opened.
+    # The constructor of a connection refuses unknown options, so make one here, without opening it.
     trial = cast("Any", connect())
     inspect_client(trial)
     trial.connection_pool.connection_class(**trial.connection_pool.connection_kwargs)
@@ -149,7 +150,7 @@ class _Parts(NamedTuple):
 def _split(url: str) -> _Parts:
     """Split a URL that may name several hosts.
 
-    Newer patch releases of each Python have an `urlsplit` that refuses an IPv6 address before another host.
+    In newer patch releases of each Python, `urlsplit` refuses an IPv6 address before another host.
     """
     parts = re.fullmatch(r"([^/?#]*)([^?#]*)(.*)", url.partition("://")[2], re.DOTALL)
     assert parts is not None  # noqa: S101 - it matches any text
@@ -186,8 +187,8 @@ def _cluster(url: _Parts, timeout: float, asynchronous: bool) -> Callable[[], Cl
     retry: Any = AsyncRetry if asynchronous else Retry
 
     def connect() -> Client:
-        # A client of a cluster learns of a new topology by failing; the one repetition then finds the new master. Its
-        # habit of closing all connections at every fifth moved slot would fail the requests of others.
+        # A cluster's client learns a new topology when a command fails. The one retry then finds the new master. By
+        # default it closes all connections at every fifth moved slot, which would fail the requests of others.
         options = _options(timeout, asynchronous) | {"retry": retry(NoBackoff(), 1), "reinitialize_steps": 0}
         nodes = [module.ClusterNode(*address) for address in addresses]
         return cast("Client", module.RedisCluster(startup_nodes=nodes, **options, **credentials))
@@ -196,7 +197,7 @@ def _cluster(url: _Parts, timeout: float, asynchronous: bool) -> Callable[[], Cl
 
 
 def _addresses(url: _Parts, default_port: int) -> tuple[dict[str, str], list[tuple[str, int]]]:
-    """Credentials as options, and the hosts with their ports."""
+    """Return the credentials as options, and the hosts with their ports."""
     userinfo, _, hosts = url.hosts.rpartition("@")
     username, _, password = userinfo.partition(":")
     credentials = {"username": unquote(username), "password": unquote(password)}
@@ -210,9 +211,9 @@ def _addresses(url: _Parts, default_port: int) -> tuple[dict[str, str], list[tup
 
 
 def forget_connections(client: object) -> None:
-    """Make the app's client connect again, in a child. The connections that it has are the parent's.
+    """Make the app's client connect again, in a forked child. Its present connections are the parent's.
 
-    The pools of redis-py's synchronous clients do so themselves: they compare the process id with each command.
+    The pools of redis-py's synchronous clients do so themselves: they compare the process id at each command.
     """
     known: Any = client
     if isinstance(known, redis.cluster.RedisCluster):
@@ -233,13 +234,13 @@ def forget_connections(client: object) -> None:
 
 
 def _sentinels(client: object) -> list[Any]:
-    """The clients by which a client asks Sentinels."""
+    """Return the clients through which a client asks Sentinels."""
     manager = getattr(getattr(client, "connection_pool", None), "sentinel_manager", None)
     return [] if manager is None else list(manager.sentinels)
 
 
 async def close_client(client: Any, mode: Mode) -> None:
-    """Close a client of ours, and the clients by which it asks Sentinels."""
+    """Close one of powauth's own clients, and the clients through which it asks Sentinels."""
     for each in (client, *_sentinels(client)):
         if mode == "async":
             await each.aclose()

@@ -1,17 +1,17 @@
-"""How commands of `powauth.backends.redis` reach the server: over connections of redis-py, or through its client.
+"""The transport of `powauth.backends.redis`: it sends commands over redis-py's connections, or through its client.
 
-Of a *client made from a URL* only the connections are used, which know how to connect (TLS, credentials, database,
-Sentinel), to send and to read. What the client lays over them takes longer than all the rest of a ``GET``: the pool's
-locks, closures for retries, metrics. `ThreadConnections` and `LoopConnections` do without, by one rule: **a connection
-is given back only once its reply has been read whole**; if anything else happened, it is closed. So nobody can be given
-the reply to another's command. And a connection must be silent before it is used again: what the server has closed, or
-on which it has said anything unasked, is closed and made anew, so that a restart of the server costs nobody a request.
-If a connection that has served before breaks while a command is under way, the command is sent once more on a new one.
-The backend's commands allow that; see **Retries** in `powauth.backends.redis`.
+Of a *client made from a URL*, powauth uses only the connections. They know how to connect (TLS, credentials, database,
+Sentinel), to send and to read. The client's own layers (the pool's locks, closures for retries, metrics) take longer
+than all the rest of a ``GET``. `ThreadConnections` and `LoopConnections` replace them by one rule: **a connection is
+given back only after its whole reply has been read**. In any other case it is closed. So no caller can receive the
+reply to another command. A connection must also be silent before it is used again. One that the server has closed, or
+on which it has sent anything unasked, is closed and reconnected, so a restart of the server fails no request. If a
+connection that has served before breaks during a command, the command is sent once more on a new connection. The
+backend's commands allow that; see **Retries** in `powauth.backends.redis`.
 
-A cluster, and a *client of the app's own*, are asked as they are (`ThroughClient`).
+Commands to a cluster, or through the *app's own client*, go through the client (`ThroughClient`).
 
-All raise whatever comes; `powauth.backends.redis` makes `StoreUnavailable` of it.
+All of them raise the original errors. `powauth.backends.redis` turns these into `StoreUnavailable`.
 """
 
 import asyncio
@@ -30,33 +30,33 @@ from powauth.backends.base import Mode
 import redis
 
 MAX_AT_ONCE = 100
-"""Commands under way at once over asyncio. Further ones wait, within the time limit: a burst of requests is no
-outage, and many connections help no server that has one thread."""
+"""The most commands under way at once over asyncio. Further ones wait, within the time limit: a burst of requests is no
+outage, and more connections do not help a server that has one thread."""
 
 _LOOKS_ASIDE = not hasattr(redis.asyncio.Connection, "can_read")
 
 BROKEN = (redis.ConnectionError, redis.TimeoutError, OSError)
-"""What redis-py raises when it looks at a connection that is closed."""
+"""The errors that redis-py raises when it examines a closed connection."""
 
 
 class Commands(Protocol):
-    """What sends a command and gives its reply, as it comes off the wire or as redis-py has parsed it."""
+    """Sends commands and returns their replies, raw or as redis-py has parsed them."""
 
     async def ask(self, *command: object, **options: object) -> Any:
-        """The reply to a command; ``options`` are redis-py's, for a cluster."""
+        """Return the reply to a command. ``options`` are redis-py's, for a cluster."""
         ...
 
     async def close(self) -> None:
-        """Close connections of its own."""
+        """Close its own connections."""
         ...
 
     def forget(self) -> None:
-        """Let go of what is the parent's, in a child."""
+        """Drop the parent's connections, in a child after a fork."""
         ...
 
 
 def pack(command: tuple[object, ...]) -> bytes:
-    r"""A command in Redis's protocol: bytes as they are, all else as text.
+    r"""Encode a command in Redis's protocol: bytes as they are, all else as text.
 
     >>> pack(("CONFIG GET", b"port"))
     b'*3\r\n$6\r\nCONFIG\r\n$3\r\nGET\r\n$4\r\nport\r\n'
@@ -70,12 +70,12 @@ def pack(command: tuple[object, ...]) -> bytes:
 
 
 class ThroughClient:
-    """Commands through a client of redis-py, as whoever made it has told it to behave.
+    """Commands through a client of redis-py, with the client's own options.
 
     Args:
-        client: gives the client, made when it is first needed.
-        timeout: seconds for one command over asyncio, whatever the client does meanwhile.
-        at_once: how many commands may be under way over asyncio; ``None`` leaves it to the client.
+        client: returns the client, which is made on first use.
+        timeout: the limit for one command over asyncio, in seconds.
+        at_once: the most commands under way over asyncio. ``None`` leaves it to the client.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class ThroughClient:
         self.forget()
 
     def forget(self) -> None:
-        """See `Commands.forget`. The clients are `powauth.backends.redis`'s."""
+        """See `Commands.forget`. `powauth.backends.redis` takes care of the clients."""
         self._limit: contextlib.AbstractAsyncContextManager[None] = (
             contextlib.nullcontext() if self._at_once is None else asyncio.Semaphore(self._at_once)
         )
@@ -107,7 +107,7 @@ class ThroughClient:
             return self._call(client, command, options)
         async with asyncio.timeout(self._timeout), self._limit:
             if self._clustered:
-                # Else redis-py sends the first commands to any node, and is redirected.
+                # Otherwise redis-py sends the first commands to any node, which redirects it.
                 await client.initialize()
             return await self._call(client, command, options)
 
@@ -117,14 +117,14 @@ class ThroughClient:
         return client.execute_command(*command, **options)
 
     async def close(self) -> None:
-        """See `Commands.close`: it has none."""
+        """See `Commands.close`. It has no connections of its own."""
 
 
 class Connections:
-    """Connections with the options of a client's pool, which itself has none.
+    """Connections with the options of a client's pool. The pool itself stays empty.
 
     Args:
-        client: gives the client, made when it is first needed.
+        client: returns the client, which is made on first use.
     """
 
     def __init__(self, client: Callable[[], Client]) -> None:
@@ -143,9 +143,10 @@ class Connections:
 
 
 class ThreadConnections(Connections):
-    """For threads: each takes the connection that was given back last, or a new one; the number of threads bounds them.
+    """Connections for threads. Each thread takes the connection that was given back last, or a new one.
 
-    redis-py's own time limits hold: for connecting, and for each step of sending and reading.
+    So there are no more connections than threads. redis-py's own time limits apply: for connecting, and for each step
+    of sending and reading.
     """
 
     def __init__(self, client: Callable[[], Client]) -> None:
@@ -160,7 +161,7 @@ class ThreadConnections(Connections):
             connection = self.free.pop()
         except IndexError:
             with self._making:
-                connection = self._pool().make_connection()  # which refuses more than the URL allows
+                connection = self._pool().make_connection()  # raises an error beyond the URL's max_connections
         try:
             used = _is_ready(connection)
             if not used:
@@ -190,7 +191,7 @@ class ThreadConnections(Connections):
                 self.free.pop().disconnect()
 
     async def close(self) -> None:
-        """See `Commands.close`. A connection in use is closed by whoever uses it."""
+        """See `Commands.close`. The thread that uses a connection closes it."""
         self._closed = True
         self._disconnect()
 
@@ -203,22 +204,22 @@ class ThreadConnections(Connections):
 
 
 class Slot:
-    """Place for one command under way, and the connection that it left behind."""
+    """Room for one command under way, with a connection that the next command reuses."""
 
     __slots__ = ("cancelling", "connection", "late", "loop", "task", "until")
 
     loop: asyncio.AbstractEventLoop
-    """On which it may be used."""
+    """The event loop on which it may be used."""
     connection: Any
-    """``None`` where there is none yet, or the last one failed."""
+    """The connection; ``None`` if there is none yet, or the last one failed."""
     task: asyncio.Task[Any]
-    """Whose command it is."""
+    """The task that sends the command."""
     cancelling: int
-    """How often others had asked that task to stop, as in `asyncio.Timeout`."""
+    """The number of cancellation requests of that task by others, as in `asyncio.Timeout`."""
     until: float
-    """When the reply must be there, in the loop's time."""
+    """The deadline of the reply, in the loop's time."""
     late: bool
-    """Whether the task was cancelled because it was not."""
+    """Whether the task was cancelled because the deadline passed."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -226,13 +227,13 @@ class Slot:
 
 
 class LoopConnections(Connections):
-    """For the tasks of an event loop: `MAX_AT_ONCE` slots, of which each takes the one that was given back last.
+    """Connections for the tasks of an event loop, in `MAX_AT_ONCE` slots. A task takes the slot that was freed last.
 
-    A command has ``timeout`` seconds in all, for waiting for a slot, for connecting, sending and reading. As the limit
-    is the same for all, *one* timer looks after them, which is set anew when it goes off and not with every command, as
-    `asyncio.timeout` would. What is late is cancelled, as there.
+    A command has ``timeout`` seconds in all for waiting for a slot, connecting, sending and reading. The limit is the
+    same for all commands, so *one* timer serves them all. It is set again when it fires, not for every command as
+    `asyncio.timeout` would be. Late tasks are cancelled, as there.
 
-    On another event loop it begins anew: what was on the former is of no use any more.
+    On another event loop it starts again with empty slots: connections of the former loop cannot be used.
     """
 
     def __init__(self, client: Callable[[], Client], timeout: float) -> None:
@@ -252,7 +253,7 @@ class LoopConnections(Connections):
         """See `Commands.ask`.
 
         Raises:
-            TimeoutError: if the reply is not there in time.
+            TimeoutError: if the reply does not arrive in time.
         """
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
@@ -290,7 +291,7 @@ class LoopConnections(Connections):
         return _raised(reply)
 
     async def _wait(self, loop: asyncio.AbstractEventLoop, until: float) -> Slot:
-        """A slot that has not been used yet, or the next that is given back."""
+        """Return a slot that has not been used yet, or the next that is given back."""
         if self._left:
             self._left -= 1
             return Slot(loop)
@@ -305,7 +306,7 @@ class LoopConnections(Connections):
             raise
 
     def give_back(self, slot: Slot) -> bool:
-        """To the next that waits, or to whoever comes; ``False`` if it has been closed, or begun anew, meanwhile."""
+        """Pass the slot to the next waiting task, or keep it. Return ``False`` after `close` or a change of loop."""
         if slot.loop is not self._loop:
             return False
         while self.waiting:
@@ -333,7 +334,7 @@ class LoopConnections(Connections):
         slot.until = until
         slot.late = False
         self.busy.add(slot)
-        # Who had to wait for a slot is due before those that took theirs meanwhile.
+        # A task that waited for its slot has an earlier deadline than tasks that began meanwhile.
         if self.timer is None or until < self.timer.when():
             if self.timer is not None:
                 self.timer.cancel()
@@ -368,19 +369,19 @@ class LoopConnections(Connections):
     def forget(self) -> None:
         """See `Commands.forget`."""
         super().forget()
-        # To close them would also take them out of the selector, which the child may share with its parent.
+        # Closing them would also remove them from the selector, which the child may share with its parent.
         _forks.keep(self.free, self.busy)
         self._begin(None)
 
 
 def _is_current(connection: Any) -> bool:
-    """Whether it is to the master that Sentinel named last, if there is a Sentinel."""
+    """Return whether a connection is to the master that Sentinel named last, if there is a Sentinel."""
     pool = getattr(connection, "connection_pool", None)
     return pool is None or pool.master_address == (connection.host, connection.port)
 
 
 def _is_ready(connection: Any) -> bool:
-    """Whether a connection is open and silent. The names are those of every release of redis-py from 5.0.1 on."""
+    """Return whether a connection is open and silent. Every release of redis-py from 5.0.1 on has these names."""
     try:
         return connection._sock is not None and _is_current(connection) and not connection.can_read()
     except BROKEN:
@@ -396,8 +397,8 @@ async def _is_ready_async(connection: Any) -> bool:
 
 
 def _is_cut(error: Exception) -> bool:
-    """Whether a connection that was open before broke: the server, or something in between, had given it up."""
-    # Not of a subclass: redis-py's errors of authentication and of a server that loads its data are among them.
+    """Return whether the error means that an open connection broke, on the server's side or in between."""
+    # Exclude subclasses: redis-py's errors of authentication and of a server that loads its data are among them.
     return type(error) is redis.ConnectionError or isinstance(error, ConnectionError)
 
 
@@ -418,9 +419,9 @@ async def _converse_async(connection: Any, packed: bytes) -> Any:
 
 
 async def _has_spoken(connection: Any) -> bool:
-    """Whether the server has said anything unasked, or closed the connection.
+    """Return whether the server has sent anything unasked, or closed the connection.
 
-    Up to release 7 redis-py may take what it finds, and looks only into its own buffer, not into that of the stream.
+    Up to release 7 redis-py may consume the data, and examines only its own buffer, not that of the stream.
     """
     if _LOOKS_ASIDE:
         taken = await connection.can_read_destructive()
@@ -438,10 +439,10 @@ def _connect(connection: Any) -> None:
 
 
 def _raised(reply: Any) -> Any:
-    """The reply, unless it is an error."""
+    """Return the reply, or raise it if it is an error."""
     if isinstance(reply, redis.ResponseError):
         try:
             raise reply
         finally:
-            del reply  # which its traceback would refer to
+            del reply  # otherwise its traceback would refer to it
     return reply

@@ -1,7 +1,7 @@
-"""The meaning of redis-py's errors, in sentences for an operator.
+"""Sentences for an operator that explain redis-py's errors.
 
-The server's own words are repeated only for the codes of the table below. Others may quote the arguments of a command,
-which are keys and sessions.
+The server's own words are repeated only for the codes of the tables below. Other messages may quote the arguments of a
+command, which are keys and sessions.
 """
 
 import re
@@ -19,7 +19,7 @@ import redis
 import redis.exceptions as errors
 
 FAILURES: Final = (redis.RedisError, errors.RedisClusterException, OSError, EOFError)
-"""Errors of the server, the network and redis-py. Any other one is a mistake in a program."""
+"""Errors of the server, the network and redis-py. Any other error is a mistake in a program."""
 
 _FULL = "is full: raise its maxmemory, or give sessions a server of their own"
 _PERMISSION = "does not allow this user what powauth needs: docs/backends.md has the rules for an ACL"
@@ -67,16 +67,16 @@ _HOST: Final = re.compile(r"^Error -\d+ |Name or service|getaddrinfo|nodename no
 
 
 def redis_unavailable(error: BaseException) -> StoreUnavailable:
-    """Log the cause of a failure of Redis, and make the error to raise from it."""
+    """Log the cause of a failure of Redis, and return the error to raise."""
     sentence, detail = _explain(error, str(error))
     return unavailable(Failure(f"Redis {sentence}", detail), error)
 
 
 def check_loop(error: RuntimeError) -> None:
-    """Raise `ConfigError` if asyncio says that a client of the app's own is on another event loop.
+    """Raise `ConfigError` if the error says that the app's own client belongs to another event loop.
 
     Raises:
-        ConfigError: if that is what the error means.
+        ConfigError: if the error is about event loops.
     """
     if "loop" in str(error):
         raise ConfigError(
@@ -86,7 +86,7 @@ def check_loop(error: RuntimeError) -> None:
 
 
 def _explain(error: BaseException, words: str) -> tuple[str, str]:
-    """The sentence without its subject, and the words of server or driver where they hold no value."""
+    """Return the sentence without its subject, and the words of server or driver if they hold no value."""
     found = next((sentence for kinds, sentence in _CLASSES if isinstance(error, kinds)), None)
     if found is not None:
         return found, "" if found in (_INCOMPLETE, _CLUSTER, _SLOW) else one_line(words)
@@ -98,7 +98,7 @@ def _explain(error: BaseException, words: str) -> tuple[str, str]:
     if isinstance(error, errors.ResponseError):
         return "refused a command", ""
     if isinstance(error.__context__, socket.gaierror) or isinstance(error, socket.gaierror) or _HOST.search(words):
-        return _NO_HOST, ""  # of a URL that was read wrongly, the host is a part of the password
+        return _NO_HOST, ""  # if the URL was parsed wrongly, the host is a part of the password
     if isinstance(error, ssl.SSLError) or "SSL" in words or "CERTIFICATE" in words:
         return "and this process do not agree on TLS: check rediss:// and the certificates", one_line(words)
     if isinstance(error, OSError):

@@ -1,20 +1,19 @@
 """The channel between Redis and a `NearCache`: one connection on which the server reports every write under a prefix.
 
-``CLIENT TRACKING ON BCAST PREFIX prefix:{`` on a connection of its own, in RESP3. The other way, in which the server
-remembers what each connection has read, costs it memory for each key and process, has to be turned on anew on every
-connection of a pool and turns into silence when the connection that it redirects to is gone. Broadcasting costs nothing
-to keep, leaves the app's connections as they are, and costs a message for each write to each process that listens.
+It sends ``CLIENT TRACKING ON BCAST PREFIX prefix:{`` on a connection of its own, in RESP3. In the other mode the server
+remembers the keys that each connection has read. That mode costs memory for each key and process, must be turned on for
+every connection of a pool, and becomes silent when the connection that it redirects to is gone. Broadcasting needs no
+memory and leaves the app's connections unchanged. It costs one message per write to each process that listens.
 
-(redis-py's own client-side caching is for its synchronous client alone, refuses Valkey and servers before 7.4, takes a
-pool's connection for each hit, and notices a connection that died without a sign only when it writes to it.)
+redis-py's own client-side caching has four limits: it works only in the synchronous client, refuses Valkey and servers
+before 7.4, takes a pool's connection for each hit, and detects a silently dead connection only when it writes to it.
 
 The server sends invalidations before the replies to the writers that caused them, and answers in order. The heartbeat
-is ``HELLO``, which names the server's role: a master that was made a replica may report late. Behind Sentinel each
-heartbeat also asks who the master is, and a channel to any other is given up.
+is ``HELLO``, which names the server's role: a master that became a replica may report late. Behind Sentinel, each
+heartbeat also asks for the master's address, and a channel to another server ends.
 
-redis-py makes the connection. What comes over it is read from its socket or stream by
-`powauth.backends._redis_messages`. By then all replies to what redis-py itself sends have been read. The server says
-nothing unasked before the subscription.
+redis-py makes the connection. `powauth.backends._redis_messages` parses the data from its socket or stream. By then
+redis-py has read all replies to its own commands. The server sends nothing unasked before the subscription.
 """
 
 import asyncio
@@ -33,16 +32,16 @@ from powauth.backends._redis_messages import Messages
 from powauth.backends.near_cache import HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT, NearCache, clock
 
 READ_SIZE = 1 << 16
-"""Bytes that one step of reading takes at most."""
+"""The most bytes that one read takes."""
 
 
 class Invalidations(NearChannel):
-    """The conversation with Redis, but for how it waits.
+    """The conversation with Redis. Subclasses add the waiting.
 
     Args:
-        cache: who is told.
-        client: gives the client whose server, credentials and options the connection shares.
-        prefix: what the keys of the backend begin with.
+        cache: the cache that receives the reported changes.
+        client: returns the client whose server, credentials and options the connection shares.
+        prefix: the beginning of the backend's keys.
         timeout: seconds for making the connection.
     """
 
@@ -59,7 +58,7 @@ class Invalidations(NearChannel):
         self._sentinels: Any = None
 
     def _connection(self, retry: object) -> Any:
-        """A connection of the kind and with the options of those in the client's pool, but for what is about pools."""
+        """Return a connection of the class and options that the client's pool uses, without options about pools."""
         pool: Any = cast("Any", self._client()).connection_pool
         self._sentinels = pool if hasattr(pool, "sentinel_manager") else None
         about_pools = ("maint_", "orig_", "himport_", "event_dispatcher")
@@ -77,14 +76,14 @@ class Invalidations(NearChannel):
         self._subscribed = False
 
     def _receive(self, data: bytes) -> None:
-        """Take what the connection has brought."""
+        """Handle the data that the connection has received."""
         if not data:
             raise redis.ConnectionError("closed by the server")
         for message in self._messages.feed(data):
             self._take(message)
 
     def _take(self, message: Any) -> None:
-        """One message of the server: changed keys, or the answer to the subscription or to a heartbeat."""
+        """Handle one message of the server: changed keys, or the answer to the subscription or to a heartbeat."""
         if message == b"OK" and not self._subscribed:
             self._subscribed = True
         elif isinstance(message, dict) and self._subscribed:
@@ -113,7 +112,7 @@ class Invalidations(NearChannel):
 
 
 class LoopInvalidations(Invalidations, LoopChannel):
-    """For an asyncio client."""
+    """The channel of an asyncio client."""
 
     _heard: asyncio.Event
 
@@ -144,7 +143,7 @@ class LoopInvalidations(Invalidations, LoopChannel):
                 self._receive(await connection._reader.read(READ_SIZE))
                 self._heard.set()
         finally:
-            # At once, and not only when the other task has ended, too.
+            # Now, and not only when the other task has ended, too.
             self._cache.lost(generation)
 
     async def _beat(self, connection: Any, generation: int) -> None:
@@ -162,9 +161,9 @@ class LoopInvalidations(Invalidations, LoopChannel):
 
 
 def _raise_lost_cancellation() -> None:
-    """Raise ``CancelledError`` if somebody has cancelled this task and ``wait_for`` of Python 3.11 has swallowed that.
+    """Raise ``CancelledError`` if this task was cancelled and ``wait_for`` of Python 3.11 has swallowed that.
 
-    Otherwise `asyncio.run` would wait for the channel for ever, if its coroutine ends while the channel is being made.
+    Otherwise `asyncio.run` would wait for the channel for ever if its coroutine ended while the channel was opening.
     """
     task = asyncio.current_task()
     if task is not None and task.cancelling():
@@ -172,13 +171,13 @@ def _raise_lost_cancellation() -> None:
 
 
 class ThreadInvalidations(Invalidations, ThreadChannel):
-    """For a synchronous client."""
+    """The channel of a synchronous client."""
 
     def _wake(self, line: Any) -> None:
         line.disconnect()
 
     def _abandon(self, line: Any) -> None:
-        # In a child redis-py closes the descriptor, and does not shut down the connection, which is the parent's.
+        # In a child redis-py closes the descriptor, but does not shut down the connection, which is the parent's.
         line.disconnect()
 
     def _run(self) -> None:
@@ -199,7 +198,7 @@ class ThreadInvalidations(Invalidations, ThreadChannel):
                 connection.disconnect()
 
     def _beat(self, connection: Any, generation: int) -> None:
-        """One heartbeat, and the changes until the next."""
+        """Send one heartbeat, and handle the changes until the next."""
         sent, due = clock(), self._answered + 1
         connection.send_command("HELLO")
         if self._sentinels is not None:
@@ -213,7 +212,7 @@ class ThreadInvalidations(Invalidations, ThreadChannel):
             pass
 
     def _wait(self, connection: Any, until: float) -> bool:
-        """Take what comes next; whether anything came before that time."""
+        """Handle the next data. Return ``False`` if none arrived before that time."""
         seconds = until - clock()
         if seconds <= 0:
             return False

@@ -1,4 +1,4 @@
-"""The keys and values of `powauth.backends.redis`; its text describes them."""
+"""The keys and values of `powauth.backends.redis`. Its docstring describes them."""
 
 from functools import lru_cache
 
@@ -6,13 +6,13 @@ from powauth.backends._redis_scripts import BODY, HEADER, MARKS, RECORD
 from powauth.backends.base import Millis, Record, check_namespace
 
 NAMESPACES = 1024
-"""Namespaces whose check is remembered; an app has a few, or one for each tenant."""
+"""The most namespaces whose check is cached. An app has a few, or one for each tenant."""
 
 
 @lru_cache(maxsize=NAMESPACES)
 def head(prefix: str, namespace: bytes) -> bytes:
-    """What all keys of a namespace begin with, up to the shard."""
-    # Checked again at the edge to the engine: a namespace with a brace could name another slot, or another record.
+    """Return the beginning of all keys of a namespace, up to the shard."""
+    # Check again before the engine: a namespace with a brace could name another slot, or another record.
     check_namespace(namespace.decode(errors="replace"))
     return b"%b:{%b." % (prefix.encode(), namespace)
 
@@ -40,7 +40,7 @@ class Place:
 
 
 def unpack(key: bytes, packed: object, now: Millis) -> Record | None:
-    """The live record in a value, ``None`` if there is none or it is not one of ours."""
+    """Return the live record in a value; ``None`` if there is none or powauth did not write it."""
     if not isinstance(packed, bytes) or len(packed) < BODY or not packed.startswith(RECORD):
         return None
     version, created_at, expires_at, size = HEADER.unpack_from(packed, MARKS)

@@ -1,7 +1,7 @@
-"""A reader of Redis's protocol, RESP3, for the one connection that listens.
+"""A parser of Redis's protocol, RESP3, for the one connection that listens.
 
-redis-py reads what a server says unasked in a different way in each of its releases, and not at all in some. The
-connection that listens is made by redis-py, which knows TLS, credentials and Sentinel, and is read by this.
+Each release of redis-py reads a server's unasked messages in a different way, and some do not read them at all. So
+redis-py makes the connection, because it knows TLS, credentials and Sentinel, and this module parses the data.
 """
 
 from collections.abc import Iterator
@@ -13,11 +13,11 @@ _Ends = tuple[object, int]
 
 
 class _IncompleteError(Exception):
-    """The rest of the message is still under way."""
+    """The rest of the message has not arrived yet."""
 
 
 class Messages:
-    r"""Messages out of the bytes of a connection.
+    r"""Splits the bytes of a connection into messages.
 
     >>> messages = Messages()
     >>> list(messages.feed(b"+OK\r\n>2\r\n$10\r\ninvalidate\r\n*1\r\n$3\r\nk"))
@@ -32,11 +32,11 @@ class Messages:
     def feed(self, data: bytes) -> Iterator[object]:
         """Yield each message that is complete: bytes, numbers, lists, dictionaries and ``None``.
 
-        A push is a list. An attribute, which says something of the value after it, is left out.
+        A push is a list. An attribute (metadata of the next value) is left out.
 
         Raises:
-            redis.ResponseError: if a message is an error; the text is the server's.
-            redis.InvalidResponse: if the bytes are not of the protocol.
+            redis.ResponseError: if a message is an error. The text is the server's.
+            redis.InvalidResponse: if the bytes do not follow the protocol.
         """
         self._bytes += data
         start = 0
@@ -58,7 +58,7 @@ class Messages:
         end += 2
         try:
             return self._value(kind, text, end)
-        except (ValueError, TypeError):  # a number that is none, a list as the name of an entry
+        except (ValueError, TypeError):  # an invalid number, or a list as the name of an entry
             raise redis.InvalidResponse("not a message of Redis's protocol") from None
 
     def _value(self, kind: bytes, text: bytes, end: int) -> _Ends:

@@ -8,7 +8,7 @@ from powauth.backends._redis_keys import Place, unpack
 from powauth.backends.base import Millis, Record
 
 SCAN_COUNT = 100
-"""Keys that one step of a scan examines at least; the namespace may own few of a shared server's keys."""
+"""The least number of keys that one step examines. The namespace may own few of a shared server's keys."""
 
 
 class Scanner:
@@ -37,8 +37,8 @@ class Scanner:
     async def step(
         self, namespace: str, node: str, position: int, count: int
     ) -> tuple[str, int | None, Sequence[bytes]]:
-        """One ``SCAN``: the node and the position to go on from (``None`` at the end), and the identifiers found."""
-        # '?' stands for one byte of the shard, and the brace after the four ends the namespace: no other one matches.
+        """Send one ``SCAN``. Return the next node and position (``None`` at the end), and the identifiers found."""
+        # Each '?' stands for one byte of the shard. The brace after them ends it, so no other namespace matches.
         command = ("SCAN", position, "MATCH", f"{self._prefix}:{{{namespace}.????}}:r:*", "COUNT", count)
         successor = ""
         if self._clustered:
@@ -60,8 +60,8 @@ class Scanner:
         return (successor, 0, found) if successor else (node, None, found)
 
     async def _masters(self) -> dict[str, Any]:
-        """The masters of the cluster by name."""
-        # A client that is new learns of them with its first command.
+        """Return the masters of the cluster by name."""
+        # A new client learns them with its first command.
         await self._send("PING", target_nodes="random")
         return {master.name: master for master in self._open().get_primaries()}
 
@@ -76,7 +76,7 @@ class Scanner:
 
 
 def only(reply: Any) -> Any:
-    """The reply itself, or the only value of a cluster's mapping from node to reply."""
+    """Return the reply itself, or the only value of a cluster's mapping from node to reply."""
     return next(iter(reply.values())) if isinstance(reply, dict) else reply
 
 

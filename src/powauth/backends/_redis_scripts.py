@@ -1,4 +1,4 @@
-"""The Lua scripts of `powauth.backends.redis`, and the layout of what they keep."""
+"""The Lua scripts of `powauth.backends.redis`, and the layout of the values that they store."""
 
 import hashlib
 import struct
@@ -6,13 +6,13 @@ import struct
 from powauth.backends.base import Millis
 
 RETRY_WINDOW: Millis = 60_000
-"""How long a tombstone is kept: longer than a client goes on repeating one command."""
+"""The life of a tombstone: longer than a client repeats one command."""
 
 CHUNK = 500
-"""Sessions of one user that one command handles, or a few more: some two milliseconds of the server's time."""
+"""The number of one user's sessions that one command handles, or a few more: about two milliseconds of the server."""
 
 SWEEP = 64
-"""Expired members that one command drops from an index at most, so that no command pays for a long absence."""
+"""The most expired members that one command drops from an index, so that no command is slow after a long absence."""
 
 # A record: magic, mark of its creation, mark of its last write, version, created_at, expires_at, length of the user's
 # key; then the user's key and the value. A tombstone: magic, the two marks, and the mark of its deletion.
@@ -79,7 +79,7 @@ end
 
 
 class Script:
-    """A Lua script and the digest by which a server remembers it."""
+    """A Lua script and the digest that names it in the server's script cache."""
 
     def __init__(self, body: str) -> None:
         self.source = (_PRELUDE + body).encode()
@@ -111,8 +111,9 @@ return 1
 """)
 
 # KEYS: record. ARGV: mark, now, identifier, key of an index without its user, lifetime of a tombstone.
-# The record says whose index it is in. ZREM goes first: a server short of memory refuses SET as a script's first write.
-# Where the index is not at hand, because the slot is on the move, its member stays and must name nothing.
+# The record holds the user's key, which names the index. ZREM is the first write: a server short of memory refuses SET
+# as a script's first write. If the slot is moving and the index is not here, the member stays in the index. The record
+# must then be gone, so no tombstone is left.
 DELETE = Script("""
 local old = read(KEYS[1], tonumber(ARGV[2]))
 if not old then return 0 end
@@ -128,8 +129,8 @@ return old.live and 1 or 0
 """)
 
 # KEYS: index. ARGV: now, key of a record without its identifier, chunk, position (0 at first).
-# The position to go on from (0 at the end), identifiers, and their values. Where one chunk holds all, the reply is one
-# moment's; else ZSCAN goes through the index, which gives whatever is in it from first to last at least once.
+# Returns the next position (0 at the end), identifiers, and their values. If one chunk holds all, the reply is a
+# snapshot. Otherwise ZSCAN walks the index. It returns each member that is present during the whole walk at least once.
 LIST = Script("""
 sweep(KEYS[1], ARGV[2], ARGV[1])
 local now, chunk, position = tonumber(ARGV[1]), tonumber(ARGV[3]), '0'
@@ -152,8 +153,8 @@ return {position, ids, values}
 """)
 
 # KEYS: index, epoch. ARGV: now, key of a record without its identifier, chunk, identifier to keep or empty, random
-# number or empty where the epoch has been moved, lifetime of an epoch. How many live ones went, and whether more wait.
-# The epoch moves last, for the reason given at DELETE.
+# number (empty if the epoch has advanced already), lifetime of an epoch. Returns the number of live records removed,
+# and whether more remain. The epoch advances last, for the reason given at DELETE.
 DELETE_OWNER = Script("""
 local now, chunk = tonumber(ARGV[1]), tonumber(ARGV[3])
 local found = redis.pcall('ZRANGE', KEYS[1], 0, chunk, 'WITHSCORES')

@@ -1,7 +1,7 @@
-"""Look at a pooled connection before it is used: has the server cut it, and does it belong to this event loop?
+"""Check a pooled connection before its use: the server may have cut it, or it may belong to another event loop.
 
 Servers, firewalls and restarts cut idle connections. A statement that is sent on such a connection fails, and nobody
-can tell for certain that it was not executed. So `renew_if_cut` asks the operating system first whether the server
+can tell for certain that it was not executed. So `renew_if_cut` first asks the operating system whether the server
 has closed its end. This sends nothing and takes two microseconds.
 """
 
@@ -21,20 +21,20 @@ with needs("users", "SQLBackend", "sqlalchemy"):
 T = TypeVar("T")
 
 _HUNG_UP: Final = getattr(select, "POLLRDHUP", 0)
-"""The other side has closed. Linux alone has it, and reports it only to those who ask."""
+"""The flag for a connection that the other side has closed. Only Linux has it, and reports it only on request."""
 
 _BOUND_TO_A_LOOP: Final = frozenset({"asyncpg", "asyncmy"})
 """Drivers whose connections work on the event loop that opened them, and on no other."""
 
 _going_on: set[asyncio.Future[Any]] = set()
-"""What `uncancelled` has begun: an event loop keeps no reference to its tasks."""
+"""The tasks of `uncancelled`. An event loop keeps no strong reference to its tasks."""
 
 
 async def uncancelled(work: Coroutine[Any, Any, T], dialect: Dialect) -> T:
-    """Await work on a connection. On SQLite it goes on to its end if the caller is cancelled.
+    """Await work on a connection. On SQLite the work continues to its end even if the caller is cancelled.
 
-    aiosqlite cannot stop a statement. A connection that is closed in the middle of one keeps SQLite's lock until the
-    garbage collector of Python finds the cursor, and nobody else could write until then.
+    aiosqlite cannot stop a statement. A connection that is closed in the middle of one keeps SQLite's lock until
+    Python's garbage collector finds the cursor. Until then nobody else could write.
     """
     if dialect.name != "sqlite":
         return await work
@@ -56,15 +56,15 @@ def renew_if_cut(connection: Connection) -> None:
     for _ in range(idle + 1):  # all idle ones may have been cut
         if not _is_cut(connection.connection.driver_connection):
             return
-        connection.invalidate()  # the next look takes another connection of the pool, or opens one
+        connection.invalidate()  # the next check takes another connection of the pool, or opens one
 
 
 def needs_transaction(connection: Connection) -> bool:
-    """Whether each piece of work must be in a transaction, because a pooler in transaction mode is in between.
+    """Return whether each piece of work must be in a transaction, because there is a pooler in transaction mode.
 
-    asyncpg executes a statement in several steps, which must all be on one connection of the server. Only a transaction
-    keeps the pooler from changing it in between. SQLAlchemy's recipe for PgBouncer gives each prepared statement a name
-    of its own; that is the sign.
+    asyncpg executes a statement in several steps, which must all use one connection of the server. Only a transaction
+    prevents the pooler from changing it in between. A function that names each prepared statement, from SQLAlchemy's
+    recipe for PgBouncer, shows that there is a pooler.
     """
     if connection.dialect.driver != "asyncpg":
         return False
@@ -82,11 +82,11 @@ def _is_cut(driver_connection: Any) -> bool:
         return False
     poll = select.poll()
     poll.register(descriptor, _HUNG_UP)
-    return bool(poll.poll(0))  # hang-ups and errors are reported unasked
+    return bool(poll.poll(0))  # poll always reports hang-ups and errors
 
 
 def _descriptor(connection: Any) -> int | None:
-    """The socket's descriptor: -1 if the driver has closed it already, ``None`` if the driver is an unknown one."""
+    """Return the socket's descriptor: -1 if the driver has closed it already, ``None`` if the driver is unknown."""
     with contextlib.suppress(AttributeError):
         if connection.closed is not False:  # psycopg
             return -1
@@ -100,13 +100,13 @@ def _descriptor(connection: Any) -> int | None:
 
 
 class LoopCheck:
-    """Refuse an ``AsyncEngine`` on a second event loop, where its driver cannot work and says so in riddles."""
+    """Refuses an ``AsyncEngine`` on a second event loop. Its driver would fail there with an obscure error."""
 
     def __init__(self) -> None:
         self._loops: WeakKeyDictionary[Pool, asyncio.AbstractEventLoop] = WeakKeyDictionary()
 
     def check(self, engine: Engine) -> None:
-        """Remember the running loop as the one of the engine's pool, or compare it.
+        """Note the running loop as the loop of the engine's pool, or compare it with the noted one.
 
         Raises:
             ConfigError: if the pool was used on another event loop.

@@ -1,4 +1,4 @@
-"""The drivers of SQL databases: which one a URL means."""
+"""The drivers of SQL databases, and the choice of one for a URL."""
 
 from importlib.util import find_spec
 from typing import Final
@@ -10,25 +10,25 @@ ASYNC_DRIVERS: Final = {
     "mariadb+pymysql": "mariadb+asyncmy",
     "mysql+pymysql": "mysql+asyncmy",
 }
-"""The driver for an event loop in the place of one for threads. SQLite needs none: its plain driver reads in place
-(`powauth.backends.sql.SQLiteBackend`), and writes in a worker thread, as ``aiosqlite`` does in one of its own."""
+"""The driver for an event loop, by the driver for threads. SQLite needs none: its plain driver reads in place
+(`powauth.backends.sql.SQLiteBackend`) and writes in a worker thread, as ``aiosqlite`` does."""
 
 SYNC_DRIVERS: Final = {driver: plain for plain, driver in ASYNC_DRIVERS.items()} | {
     "postgresql+asyncpg": "postgresql+psycopg",
     "sqlite+aiosqlite": "sqlite",
 }
-"""The driver for threads in the place of one for an event loop."""
+"""The driver for threads, by the driver for an event loop."""
 
 _CHOICES: Final = {
     "postgresql": ("psycopg", "asyncpg"),
     "mariadb": ("pymysql", "asyncmy"),
     "mysql": ("pymysql", "asyncmy"),
 }
-"""The drivers for a URL that names none, best first: the first serves threads, and leads to one for event loops."""
+"""The drivers for a URL that names none, best first."""
 
 
 def driver_for(scheme: str, *, asynchronous: bool | None) -> str:
-    """Return the scheme with the driver for event loops (true) or for threads (false); ``None`` takes any.
+    """Return the scheme with the driver for event loops (true) or threads (false). ``None`` keeps the URL's driver.
 
     Raises:
         ConfigError: if the scheme names no driver, and none is installed.
@@ -40,10 +40,10 @@ def driver_for(scheme: str, *, asynchronous: bool | None) -> str:
 
 
 def with_driver(scheme: str) -> str:
-    """Return the scheme with a driver that is installed, if it names none.
+    """Return the scheme. If it names no driver, add one that is installed.
 
     Raises:
-        ConfigError: if none is installed.
+        ConfigError: if the scheme names none, and none is installed.
     """
     dialect, plus, driver = scheme.partition("+")
     dialect = "postgresql" if dialect == "postgres" else dialect

@@ -1,10 +1,10 @@
-"""The engine that `powauth.backends.sql.SQLBackend` makes of a URL: which driver, which time limits.
+"""The engine that `powauth.backends.sql.SQLBackend` makes from a URL: its driver and its time limits.
 
-Three things are set that an engine made by hand often lacks:
+It has three settings that an engine made by hand often lacks:
 
 - **Autocommit.** Nearly every verb is one statement, so there is no ``BEGIN``, ``COMMIT`` or ``ROLLBACK`` to wait for.
 - **Time limits** of one length: on connecting, on a statement (in the server) and on an answer (in the client).
-- **Nothing secret in errors**: SQLAlchemy leaves the parameters out of its messages and logs.
+- **No secrets in errors**: SQLAlchemy leaves the parameters out of its messages and logs.
 """
 
 import asyncio
@@ -36,18 +36,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 POOL_RECYCLE_SECONDS = 300
-"""A pooled connection older than this is replaced: firewalls and servers drop idle ones from about ten minutes on."""
+"""The age at which a pooled connection is replaced. Firewalls and servers drop idle ones after about ten minutes."""
 
 
 class Driver(NamedTuple):
     """A driver that a URL may name.
 
     Attributes:
-        extra: what to install for it: ``pip install 'powauth[extra]'``.
-        arguments: time limit in seconds to the driver's own connect arguments.
+        extra: the extra that installs it: ``pip install 'powauth[extra]'``.
+        arguments: returns the driver's connect arguments for a time limit in seconds.
         options: further arguments of ``create_engine``.
-        is_async: whether it wants an ``AsyncEngine``.
-        pooled: ``arguments`` for a pooler in transaction mode; ``None`` if none is known to work.
+        is_async: whether it needs an ``AsyncEngine``.
+        pooled: ``arguments`` for a pooler in transaction mode; ``None`` if no such arguments are known to work.
     """
 
     extra: str
@@ -64,7 +64,7 @@ def _sqlite(seconds: float) -> dict[str, Any]:
 def _libpq(seconds: float) -> dict[str, Any]:
     milliseconds = math.ceil(seconds * 1000)
     return {
-        "connect_timeout": max(2, math.ceil(seconds)),  # libpq takes whole seconds, two at least
+        "connect_timeout": max(2, math.ceil(seconds)),  # libpq takes whole seconds, at least two
         "options": f"-c statement_timeout={milliseconds} -c default_transaction_isolation=read\\ committed",
         "tcp_user_timeout": milliseconds,
     }
@@ -78,9 +78,9 @@ def _asyncpg(seconds: float) -> dict[str, Any]:
     return {"timeout": seconds, "command_timeout": seconds, "server_settings": settings}
 
 
-# A pooler in transaction mode gives each transaction another connection to the server, and a prepared statement is on
-# one of these only. It refuses settings that are sent while connecting. So the server's own time limit is left to the
-# administrator, and the client's holds.
+# A pooler in transaction mode gives each transaction another connection to the server, and a prepared statement exists
+# on one of these only. The pooler refuses settings that are sent while connecting. So the administrator sets the
+# server's time limit, and only the client's is set here.
 
 
 def _libpq_pooled(seconds: float) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def _asyncpg_pooled(seconds: float) -> dict[str, Any]:
 
 
 def _mariadb(seconds: float) -> dict[str, Any]:
-    # A strict mode, so that nothing is cut to fit; and not NO_BACKSLASH_ESCAPES, for which asyncmy does not escape.
+    # A strict mode, so that no value is truncated. Without NO_BACKSLASH_ESCAPES, because asyncmy ignores that mode.
     command = (
         f"SET SESSION sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', "
         f"innodb_lock_wait_timeout={math.ceil(seconds)} /*M!100000 , max_statement_time={seconds:f} */"
@@ -123,24 +123,24 @@ DRIVERS = {
     "mysql+asyncmy": Driver("mariadb-async", _mariadb, {}, True),
     "mariadb+asyncmy": Driver("mariadb-async", _mariadb, {}, True),
 }
-"""What a URL may begin with; for any other driver, an app makes the engine itself."""
+"""The drivers that a URL may name. For any other driver, an app makes the engine itself."""
 
 
 def is_memory(url: URL) -> bool:
-    """Whether a SQLite URL names a database in memory, which threads cannot share safely."""
+    """Return whether a SQLite URL names a database in memory, which threads cannot share safely."""
     database = url.database or ""
     return database in {"", ":memory:"} or ":memory:" in database or url.query.get("mode") == "memory"
 
 
 def engine_from_url(url: str, seconds: float) -> "Engine | AsyncEngine":
-    """An engine for the URL, whose waits end after ``seconds``.
+    """Return an engine for the URL. Its waits end after ``seconds``.
 
-    Options that the URL's own query sets are left as they are. ``pooler=transaction`` says that a pooler in transaction
-    mode is in between, such as PgBouncer.
+    Options in the URL's query take precedence. ``pooler=transaction`` declares a pooler in transaction mode, such as
+    PgBouncer.
 
     Raises:
-        ConfigError: if the URL cannot be read, names another driver, or one that is not installed. The message does
-            not repeat the URL, which may hold a password.
+        ConfigError: if the URL cannot be read, or its driver is unknown or not installed. The message does not repeat
+            the URL, which may hold a password.
     """
     try:
         parsed = make_url(url)
@@ -186,10 +186,10 @@ def engine_from_url(url: str, seconds: float) -> "Engine | AsyncEngine":
 
 
 def check_exists(url: str) -> None:
-    """Refuse the URL of a SQLite file that does not exist. Servers are asked with the first statement.
+    """Refuse the URL of a SQLite file that does not exist. The first statement checks a server.
 
     Raises:
-        StoreMissing: if there is none. A folder that this process may not look into is left to `engine_from_url`.
+        StoreMissing: if the file does not exist. `engine_from_url` reports a folder that this process may not read.
     """
     with contextlib.suppress(ArgumentError, PermissionError):
         parsed = make_url(url)
@@ -204,18 +204,18 @@ def check_exists(url: str) -> None:
 
 
 def _create_async(url: URL, options: dict[str, Any]) -> "AsyncEngine":
-    import_module("greenlet")  # SQLAlchemy would miss it only at the first connection
+    import_module("greenlet")  # SQLAlchemy would report it missing only at the first connection
     from sqlalchemy.ext.asyncio import create_async_engine
 
     return create_async_engine(url, **options)
 
 
 def _prepare_file(url: URL) -> None:
-    """Make the file, if there is none, readable by its owner alone. SQLite gives the WAL the same mode.
+    """Make the file if there is none, readable only by its owner. SQLite gives the WAL the same mode.
 
-    A file that exists is never opened here. When a process closes any descriptor of a file, the system drops all locks
-    of that process on the file, and so those of its open SQLite connections. Another process could then delete the WAL
-    that those connections write to, and their commits would be lost.
+    This never opens an existing file. When a process closes any descriptor of a file, the system drops all locks of
+    that process on the file, also those of its open SQLite connections. Another process could then delete the WAL that
+    those connections write to, and their commits would be lost.
 
     Raises:
         ConfigError: if the file cannot be made, or cannot be read and written.
@@ -241,17 +241,17 @@ def _sqlite_pragmas(connection: "DBAPIConnection", _: object) -> None:
     try:
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")  # readers and the writer do not wait for each other
-        cursor.execute("PRAGMA synchronous=FULL")  # a sign-out that was acknowledged survives a power cut
+        cursor.execute("PRAGMA synchronous=FULL")  # an acknowledged sign-out survives a power cut
         cursor.close()
     except BaseException:
-        connection.close()  # the pool does not know it yet, and aiosqlite's has a thread
+        connection.close()  # the pool does not know it yet, and a connection of aiosqlite has a thread
         raise
 
 
 def _bound_psycopg(engine: Engine, seconds: float, *, is_async: bool) -> None:
-    """Give psycopg the limit that it lacks: on the time that an answer may take.
+    """Limit the time that psycopg waits for an answer.
 
-    The server's ``statement_timeout`` does not help where the server itself stalls, or the network swallows packets.
+    The server's ``statement_timeout`` does not help if the server itself stalls, or the network drops packets.
     """
     import psycopg
     from psycopg import waiting
@@ -262,7 +262,7 @@ def _bound_psycopg(engine: Engine, seconds: float, *, is_async: bool) -> None:
             wanted = next(generator)
             while True:
                 ready = yield wanted
-                # "Not ready" comes at the driver's polling interval, a tenth of a second.
+                # The driver reports "not ready" at its polling interval, a tenth of a second.
                 if not ready and monotonic() > deadline:
                     connection.finish()
                     raise psycopg.OperationalError("the server did not answer in time")
@@ -279,8 +279,8 @@ def _bound_psycopg(engine: Engine, seconds: float, *, is_async: bool) -> None:
             try:
                 return await waiting.wait_async(bounded(gen, self.pgconn), self.pgconn.socket, interval=interval)
             except (asyncio.CancelledError, KeyboardInterrupt):
-                # Whoever cancelled does not want to wait for the server's word on it: drop the connection, and with
-                # it the answer that no later caller may read.
+                # Do not wait until the server confirms the cancellation. Close the connection, so that no later caller
+                # can read the answer.
                 self.pgconn.finish()
                 raise
 

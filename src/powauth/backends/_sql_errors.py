@@ -1,8 +1,8 @@
-"""The meaning of a SQL driver's errors, in sentences for an operator: for sessions and for users alike.
+"""Sentences for an operator that explain a SQL driver's errors, for sessions and for users.
 
-One table per kind of database maps the driver's code to a sentence. The driver's own words go with it only for codes
-of these tables, and for errors of a connection that is not made yet. Such messages name tables, roles and limits. All
-other messages may quote values of the statement, and those are keys, sessions and password hashes.
+For each kind of database, `_SENTENCES` maps the driver's code to a sentence. The driver's own words are added only for
+these codes, and for errors while connecting. Such messages name tables, roles and limits. All other messages may quote
+values of the statement, which are keys, sessions and password hashes.
 """
 
 import re
@@ -23,8 +23,8 @@ class Subject(NamedTuple):
     """The database that failed.
 
     Attributes:
-        name: how a sentence begins, such as "the session database".
-        create: how to create the tables, after "… does not exist: ".
+        name: the subject of each sentence, such as "the session database".
+        create: the instruction to create the tables, which follows "… lacks a table: ".
     """
 
     name: str
@@ -99,12 +99,12 @@ _SENTENCES: Final[dict[str | int, str]] = {
 }
 
 _SQLITE_MESSAGES: Final = (("no such table", _TABLE), ("no such column", _COLUMN), ("has no column", _COLUMN))
-"""SQLite has one code for these."""
+"""Errors that share one SQLite code."""
 
 _MISSING: Final = frozenset({_TABLE, _COLUMN, _NO_DATABASE})
 
 _CONNECTING: Final = (
-    # libpq gives no code for a connection that was never made, only the server's words.
+    # libpq gives no code if connecting fails, only the server's words.
     (re.compile(r"password authentication failed|no password supplied|role .* does not exist|pg_hba"), _CREDENTIALS),
     (re.compile(r"database .* does not exist"), _NO_DATABASE),
     (re.compile(r"too many (clients|connections)|remaining connection slots"), _CONNECTIONS),
@@ -122,34 +122,34 @@ _NO_HOST: Final = (
 
 
 _DRIVERS: Final = frozenset({"asyncpg", "psycopg", "pymysql", "asyncmy", "aiosqlite", "sqlite3"})
-"""Packages whose errors SQLAlchemy may let through as they are, while it connects."""
+"""Packages whose errors SQLAlchemy may pass on unchanged while it connects."""
 
 
 def is_failure(error: Exception) -> bool:
-    """Whether an exception comes from the database, its driver, the pool or the network, and not from a program.
+    """Return whether an exception comes from the database, its driver, the pool or the network, not from a program.
 
     An app's own engine runs code of the app: listeners, a ``creator``, types. Errors of that code are not outages.
     """
     if isinstance(error, DBAPIError | PoolTimeout | OSError | EOFError):
         return True
     if isinstance(error, StatementError) and isinstance(error.orig, Exception):
-        # SQLAlchemy wraps an error that is not of the driver's own classes, such as a ConnectionResetError, like one
-        # that a type of the app raises.
+        # SQLAlchemy wraps an error outside the driver's own classes, such as a ConnectionResetError, in the same way
+        # as an error that a type of the app raises.
         return is_failure(error.orig)
     return any(kind.__module__.partition(".")[0] in _DRIVERS for kind in type(error).__mro__)
 
 
 def broke(error: StatementError) -> bool:
-    """Whether the connection broke while a statement was under way."""
+    """Return whether the connection broke while a statement was under way."""
     if isinstance(error, DBAPIError):
         return error.connection_invalidated
     return isinstance(error.orig, ConnectionError | EOFError)
 
 
 def sql_unavailable(error: BaseException | None, subject: Subject) -> StoreUnavailable:
-    """Log the cause of a database's failure, and make the error to raise from it."""
+    """Log the cause of a database's failure, and return the error to raise."""
     if isinstance(error, StatementError):
-        # An engine of the app's own may show parameters in its messages, which end up in logs.
+        # The app's own engine may show parameters in its messages, and so in logs.
         error.hide_parameters = True
     code = _code(error)
     sentence, detail = _explain(error, code)
@@ -162,11 +162,11 @@ def _driver_error(error: BaseException | None) -> BaseException | None:
 
 
 def _code(error: BaseException | None) -> str | int | None:
-    """SQLSTATE, MariaDB's number, or SQLite's name of the error."""
+    """Return the SQLSTATE, MariaDB's number, or SQLite's name of the error."""
     original = _driver_error(error)
     name = getattr(original, "sqlite_errorname", None)
     if isinstance(name, str):
-        return "_".join(name.split("_")[:2])  # without the extension, as in SQLITE_IOERR_FSYNC
+        return "_".join(name.split("_")[:2])  # without an extension such as FSYNC in SQLITE_IOERR_FSYNC
     number = next(iter(getattr(original, "args", ())), None)
     if isinstance(number, int) and not isinstance(original, OSError):
         return number
@@ -175,7 +175,7 @@ def _code(error: BaseException | None) -> str | int | None:
 
 
 def _explain(error: BaseException | None, code: str | int | None) -> tuple[str, str]:
-    """The sentence, without its beginning, and the driver's words where they hold no value."""
+    """Return the sentence, without its subject, and the driver's words if they hold no value."""
     original = _driver_error(error)
     words = one_line(_words(original))
     if isinstance(error, PoolTimeout):
@@ -183,7 +183,7 @@ def _explain(error: BaseException | None, code: str | int | None) -> tuple[str, 
     if isinstance(original, TimeoutError):
         return _SLOW, ""
     if isinstance(original, socket.gaierror) or (code in (None, 2003, 2005) and _HOST.search(words)):
-        return _NO_HOST, ""  # of a URL that was read wrongly, the host is a part of the password
+        return _NO_HOST, ""  # if the URL was parsed wrongly, the host is a part of the password
     if isinstance(original, ssl.SSLError):
         return _CONNECTING[-1][1], one_line(original.reason or "")
     if isinstance(original, OSError):

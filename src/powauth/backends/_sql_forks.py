@@ -1,4 +1,4 @@
-"""Give an engine of SQLAlchemy, whoever made it, connections of its own in each process."""
+"""Give each process its own connections of a SQLAlchemy engine, the app's or powauth's."""
 
 import logging
 
@@ -27,8 +27,8 @@ def _replace_pool(engine: Engine) -> None:
     elif is_memory(engine.url):
         return  # the child has a copy of the database, which nobody else can see
     elif not engine.dialect.is_async:
-        # SQLite keeps a list of the locks that its process holds. A child inherits the list without the locks, and
-        # would lock nothing for as long as a connection of the parent is open here. To close it sends nothing.
+        # SQLite keeps a list of the locks that its process holds. A child inherits the list without the locks. It would
+        # lock nothing while a connection of the parent is open here, so close it. Closing sends nothing.
         engine.dispose()
     else:
         _leave_to_threads_of_the_parent(engine)

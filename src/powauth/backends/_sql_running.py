@@ -1,6 +1,6 @@
-"""How a verb on a SQL database is carried out: connections, transactions, repetitions and the time limit.
+"""The execution of a verb on a SQL database: connections, transactions, retries and the time limit.
 
-`powauth.backends.sql` says what is repeated, and why.
+`powauth.backends.sql` explains the retries.
 """
 
 import asyncio
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_ATTEMPTS = 30
-"""How often a verb is tried at most, each time after the server has rolled it back; the time limit may end that."""
+"""The most attempts at a verb that the server rolls back each time. The time limit may end them earlier."""
 
 MAX_PAUSE_SECONDS = 0.1
-"""The longest pause between two tries: twice as long each time, and of random length so that rivals part."""
+"""The longest pause between two attempts. Pauses double, up to a random length, so that rivals do not collide again."""
 
 _ROLLED_BACK_SQLSTATES = {"40001", "40P01"}
 """PostgreSQL: serialization_failure, deadlock_detected."""
@@ -43,20 +43,20 @@ _NO_BACKSLASH_ESCAPES = 512
 
 
 class NotCommittedError(Exception):
-    """A transaction failed before its commit was sent: nothing of it has taken effect. The cause says why."""
+    """A transaction failed before its commit was sent: it has had no effect. ``__cause__`` is the reason."""
 
 
 class AnswerLostError(Exception):
-    """A connection broke after a write was sent, and nobody can tell whether it took effect."""
+    """A connection broke after a write was sent. Nobody can tell whether the write took effect."""
 
 
 class Runner:
-    """Carries out work on the connections of an engine.
+    """Executes work on the connections of an engine.
 
     Args:
         engine: the engine for threads, or the one for an event loop.
         seconds: the longest time that a verb may take.
-        subject: what an error is about.
+        subject: the database that error messages name.
         commits: whether each write ends with a commit, because autocommit is not certain.
     """
 
@@ -72,7 +72,7 @@ class Runner:
         self._closed = False
 
     def close(self) -> None:
-        """Refuse all that follows."""
+        """Refuse all later work."""
         self._closed = True
 
     async def read(self, statement: Statement, **values: object) -> Sequence[Sequence[Any]]:
@@ -86,7 +86,7 @@ class Runner:
             def whole(connection: Connection) -> T:
                 result = work(connection)
                 if self._commits:
-                    # Sends nothing where autocommit holds; an app's hooks on its engine may have begun a transaction.
+                    # Under autocommit this sends nothing. An app's hooks on its engine may have begun a transaction.
                     connection.commit()
                 return result
 
@@ -109,7 +109,7 @@ class Runner:
             result = work()
         except BaseException as error:
             if explicit:
-                # SQLAlchemy does not know of this transaction: it ends with the connection.
+                # SQLAlchemy does not know this transaction. Close the connection to end it.
                 connection.invalidate()
             if isinstance(error, StatementError):
                 raise NotCommittedError from error
@@ -134,19 +134,19 @@ class Runner:
             raise ConfigError("asyncmy does not escape under sql_mode NO_BACKSLASH_ESCAPES: take it out of sql_mode")
 
     async def run(self, work: Callable[[Connection], T], *, again: Callable[[Connection], T] | None = None) -> T:
-        """Borrow a connection, do the work, and turn what the database raises into `StoreUnavailable`.
+        """Borrow a connection, do the work, and turn the database's errors into `StoreUnavailable`.
 
         Args:
-            work: what to do.
-            again: what to do instead, once, if the connection broke and ``work`` may have taken effect. If it is
-                ``None``, that is an error.
+            work: a function of the connection.
+            again: the function to call instead, once, if the connection broke and ``work`` may have taken effect. If it
+                is ``None``, that failure is an error.
         """
         if self._closed:
             raise unavailable(Failure("the SQL backend is closed"))
         try:
             if self._async_engine is None:
                 return await self._attempts(work, again)
-            _forks.check()  # which gives a forked process a pool of its own
+            _forks.check()  # gives a forked process its own pool
             self._loops.check(self._async_engine.sync_engine)
             async with asyncio.timeout(self._seconds):
                 attempts = self._attempts(work, again)
@@ -154,7 +154,7 @@ class Runner:
         except (NotCommittedError, AnswerLostError) as error:
             raise sql_unavailable(error.__cause__, self._subject) from error.__cause__
         except Exception as error:
-            # OSError: also of TimeoutError, and of drivers that let the socket's own error through.
+            # An OSError may be a TimeoutError, or a socket's error that the driver passes on.
             if is_failure(error):
                 raise sql_unavailable(error, self._subject) from error
             raise

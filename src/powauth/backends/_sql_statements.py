@@ -41,7 +41,7 @@ with needs("users", "SQLBackend", "sqlalchemy"):
     from sqlalchemy.types import NULLTYPE
 
 _TABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}\Z")
-"""Leaves room for the suffixes of the indexes within PostgreSQL's 63 bytes."""
+"""The form of a table's name. It leaves room for the suffixes of the indexes within PostgreSQL's 63 bytes."""
 
 _BINARY = LargeBinary().with_variant(mysql.VARBINARY(MAX_OWNER_BYTES), "mysql", "mariadb")
 _VALUE = LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql", "mariadb")
@@ -52,7 +52,7 @@ class Tables(NamedTuple):
 
     Attributes:
         sessions: the records.
-        epochs: an owner's epoch; a row only for those who signed in or were revoked within `EPOCH_LIFETIME` or so.
+        epochs: the epochs. Only owners who signed in or were revoked within about `EPOCH_LIFETIME` have a row.
     """
 
     sessions: Table
@@ -62,8 +62,8 @@ class Tables(NamedTuple):
 def sessions_table(metadata: MetaData, name: str = "powauth_sessions", schema: str | None = None) -> Tables:
     """Describe the tables in ``metadata``, for an app whose own migrations make them.
 
-    Every name is binary, so that the database compares bytes and not letters: neither case nor trailing spaces are
-    folded, and NUL is a byte like any other.
+    Keys and owners are binary, so the database compares bytes and not letters: it folds neither case nor trailing
+    spaces, and accepts NUL.
 
     >>> [table.name for table in sessions_table(MetaData())]
     ['powauth_sessions', 'powauth_sessions_epochs']
@@ -103,13 +103,13 @@ def sessions_table(metadata: MetaData, name: str = "powauth_sessions", schema: s
 
 
 def create_tables(connectable: Engine | Connection, tables: Tables | None = None) -> None:
-    """Create the tables and indexes that do not exist; safe when several workers start at once.
+    """Create the tables and indexes that do not exist. Several workers may call it at once.
 
-    On a ``Connection`` it takes part in the caller's transaction and does not commit.
+    On a ``Connection`` it uses the caller's transaction and does not commit.
 
     Args:
-        connectable: where to.
-        tables: what `sessions_table` gave; its defaults if ``None``.
+        connectable: the database.
+        tables: the result of `sessions_table`; if ``None``, that of its default arguments.
     """
     if isinstance(connectable, Engine):
         with connectable.begin() as connection:
@@ -117,7 +117,7 @@ def create_tables(connectable: Engine | Connection, tables: Tables | None = None
         return
     wanted = sessions_table(MetaData()) if tables is None else tables
     if connectable.dialect.name == "postgresql":
-        # IF NOT EXISTS looks, then creates; two who looked at once would collide in the catalogue.
+        # IF NOT EXISTS first checks, then creates. Two workers that check at once would collide in the catalogue.
         name = func.hashtext(f"powauth {wanted.sessions.fullname}")
         connectable.execute(select(func.pg_advisory_xact_lock(name)))
     for table in wanted:
@@ -128,7 +128,7 @@ def create_tables(connectable: Engine | Connection, tables: Tables | None = None
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A statement and how it is sent; SQLAlchemy caches its compiled form."""
+    """A statement that can be executed. SQLAlchemy caches its compiled form."""
 
     executable: Executable
 
@@ -139,11 +139,11 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """The three ways to create a record: unguarded, of an owner whose epoch is 0 (perhaps without a row), or another.
+    """The three ways to create a record: unguarded, at epoch 0 (the owner may have no row), or at another epoch.
 
     Attributes:
-        prepare: sent before ``at_zero``, where one statement cannot do.
-        make_room: after a duplicate key, removes an expired record; ``None`` where the statements replace it.
+        prepare: sent before ``at_zero``, if one statement is not enough.
+        make_room: removes an expired record after a duplicate key; ``None`` if the statements replace it themselves.
     """
 
     unguarded: Statement
@@ -155,7 +155,7 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Statements:
-    """All that a backend sends."""
+    """All statements of a backend."""
 
     create: Create
     get: Statement
@@ -193,7 +193,7 @@ _FIELDS: dict[str, BindParameter[Any]] = {
 
 
 def _as_sent(column: ColumnElement[Any]) -> ColumnElement[Any]:
-    """What the driver gives, unconverted: where it is of another type, the row is a miss and not an error."""
+    """Return the column without type conversion: a value of another type is then a miss and not an error."""
     return type_coerce(column, NULLTYPE)
 
 
@@ -202,7 +202,7 @@ def _new_row() -> Select[Any]:
 
 
 def build_statements(tables: Tables, dialect: Dialect) -> Statements:
-    """The statements for a dialect: ``sqlite``, ``postgresql``, ``mysql`` or ``mariadb``."""
+    """Return the statements for a dialect: ``sqlite``, ``postgresql``, ``mysql`` or ``mariadb``."""
     sessions, epochs = tables
     s, e = sessions.c, epochs.c
     create: Create
@@ -216,7 +216,7 @@ def build_statements(tables: Tables, dialect: Dialect) -> Statements:
         create, move = _mariadb_create(tables), _mariadb_advance(tables)
 
         def oldest(table: Table, time: str) -> Executable:
-            # An IN over a subquery would read the whole table before MariaDB 11.1.
+            # Before MariaDB 11.1, an IN over a subquery reads the whole table.
             name = dialect.identifier_preparer.format_table(table)
             return text(f"DELETE FROM {name} WHERE {time} <= :p_now ORDER BY {time} LIMIT :p_limit")  # noqa: S608
 
@@ -241,13 +241,13 @@ def build_statements(tables: Tables, dialect: Dialect) -> Statements:
         delete_owner_but_one=Statement(delete(sessions).where(s.owner == _OWNER, s.key != _KEY).returning(gone)),
         purge=Statement(oldest(sessions, "expires_at")),
         forget=Statement(oldest(epochs, "moved_at")),
-        # Not only the live ones: a run of expired records would make one step as long as the run.
+        # Read expired records, too. Otherwise a long run of them would make one step as long as the run.
         scan=Statement(select(*columns).where(*within).order_by(s.key).limit(_LIMIT)),
         count=Statement(select(func.count()).select_from(sessions).where(*within, live)),
     )
 
 
-# SQLite: a statement that writes has the database to itself, so reading the epoch in it is enough.
+# SQLite: a statement that writes excludes other writers, so it is enough to read the epoch in it.
 
 
 def _sqlite_create(tables: Tables) -> Create:
@@ -282,8 +282,8 @@ def _sqlite_oldest(table: Table, time: str) -> Executable:
     return delete(table).where(primary.in_(chosen))
 
 
-# PostgreSQL: the statement that inserts the record writes the owner's epoch row too, if its epoch is the expected one.
-# The times in that row never go back, so that a machine whose clock is slow does not make it be forgotten early.
+# PostgreSQL: the statement that inserts the record also writes the owner's epoch row, if its epoch is the expected one.
+# The time in that row never decreases. Otherwise a machine whose clock is slow could make the row expire early.
 
 
 def _postgresql_create(tables: Tables) -> Create:
@@ -334,7 +334,7 @@ def _postgresql_advance(tables: Tables) -> Executable:
 
 def _postgresql_oldest(table: Table, time: str) -> Executable:
     (primary,) = table.primary_key
-    # Two who purge at once share the work. The CTE is evaluated once, whatever the plan.
+    # Two concurrent purges share the work. The CTE is evaluated once under any plan.
     chosen = (
         select(primary)
         .where(table.c[time] <= _NOW)
@@ -346,8 +346,8 @@ def _postgresql_oldest(table: Table, time: str) -> Executable:
     return delete(table).where(primary.in_(select(chosen.c[primary.name])))
 
 
-# MariaDB: a first statement sees to it that the owner's epoch row exists, and the second inserts the record from a
-# locking read of that row. A missing row could be locked only as a gap, and not at every isolation level.
+# MariaDB: a first statement makes sure that the owner's epoch row exists. The second inserts the record from a locking
+# read of that row. A missing row could be locked only as a gap, and not at every isolation level.
 
 
 def _mariadb_create(tables: Tables) -> Create:

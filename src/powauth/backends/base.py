@@ -1,24 +1,24 @@
 """The protocol of a backend: a map of opaque records, each with an owner and an expiry.
 
-A backend knows nothing of sessions. It keeps `Record` values under keys, one owner each, and answers ten verbs: seven
-for a request (`Backend.create`, `get`, `update`, `delete`, `list`, `epoch`, `delete_owner`), `purge`, and two for an
+A backend knows nothing of sessions. It keeps `Record` values under keys, one owner each. It has ten verbs: seven for a
+request (`Backend.create`, `get`, `update`, `delete`, `list`, `epoch`, `delete_owner`), `purge`, and two for an
 administrator (`scan`, `count`). Each verb is atomic and returns only once the engine has acknowledged it. Absence is an
-answer (``None``, ``False``, ``0``); the only error is `StoreUnavailable`.
+answer (``None``, ``False``, ``0``). The only error is `StoreUnavailable`.
 
 Time is an argument: every verb that depends on it takes ``now`` in milliseconds since the Unix epoch, so one clock
-governs all parts. Anyone may write a backend; `powauth.testing.BackendConformance` is the suite that ours pass.
+governs all parts. Anyone may write a backend. powauth's own pass the suite `powauth.testing.BackendConformance`.
 
-**Keys** are ``namespace ":" shard(2) rest``. The namespace is checked once (`check_namespace`) and holds no ``:``: the
-encoding is injective and no namespace can name another's record. The shard is a hash of the owner: in a cluster all
-records of one owner, and their index, live in one place.
+**Keys** are ``namespace ":" shard(2) rest``. `check_namespace` guarantees that a namespace holds no ``:``. The encoding
+is therefore injective, and no namespace can name a record of another. The shard is a hash of the owner: in a cluster
+all records of one owner, and their index, are on one node.
 
-**Epochs** close the race between a revocation and a sign-in in flight. `delete_owner` moves the owner's epoch on, and
-`create` succeeds only while the epoch is the one that its caller had read before it looked at the user. An epoch need
-not be kept for ever: `EPOCH_LIFETIME` after its last move a backend may forget it (and answer 0), because a
-caller gives up a sign-in that takes longer than that.
+**Epochs** close the race between a revocation and a sign-in in flight. `delete_owner` advances the owner's epoch.
+`create` succeeds only if the epoch is still the one that its caller read before it loaded the user. A backend may
+forget an epoch (and answer 0) `EPOCH_LIFETIME` after it last advanced, because a caller abandons a sign-in that takes
+longer than that.
 
-**Abilities** are what some engines can do beyond the verbs. Each is a small class that a backend inherits from besides
-`Backend`. Callers ask for it with ``isinstance``:
+**Abilities** are features of some engines beyond the verbs. Each is a small class that a backend inherits from besides
+`Backend`. Callers test for it with ``isinstance``:
 
 =================  ==========================================  ======================================================
 ability            adds                                        a backend has it if
@@ -48,29 +48,33 @@ Millis = int
 """Milliseconds: a time since the Unix epoch, or a duration."""
 
 Mode = Literal["inline", "blocking", "async", "anywhere"]
-"""How a component's coroutines behave: ``inline`` never suspends and does not wait on a network; ``blocking`` never
-suspends but waits on a network, so an event loop must run it in a worker thread; ``async`` suspends, so only an event
-loop can run it; ``anywhere`` suspends on an event loop, and only there."""
+"""The behaviour of a component's coroutines.
+
+- ``inline`` never suspends and does not wait on a network.
+- ``blocking`` never suspends but waits on a network, so an event loop must run it in a worker thread.
+- ``async`` suspends, so only an event loop can run it.
+- ``anywhere`` suspends on an event loop, and only there.
+"""
 
 EPOCH_LIFETIME: Millis = 3_600_000
-"""How long a moved epoch is remembered at least: an hour, many times the longest sign-in."""
+"""The least time for which a backend remembers an epoch that advanced: an hour, many times the longest sign-in."""
 
 MAX_VALUE_BYTES = 65_536
-"""The longest value a backend must take; a session is a few hundred bytes, and its variable parts are bounded."""
+"""The longest value that a backend must accept. A session is a few hundred bytes; its variable parts are bounded."""
 
 MAX_OWNER_BYTES = 320
-"""The longest owner a backend must take: the namespace, a colon, and a user's key of up to 255 bytes."""
+"""The longest owner that a backend must accept: the namespace, a colon, and a user's key of up to 255 bytes."""
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """One record. Immutable: a change is a new record given to `Backend.update`.
+    """One record. It is immutable: to change it, pass a new record to `Backend.update`.
 
     Attributes:
         key: ``namespace ":" shard(2) rest``; see `make_key`.
         owner: ``namespace ":" user's key``; see `make_owner`. Never changes for a key.
-        version: counts the changes; `Backend.update` compares it.
-        created_at: Milliseconds since the epoch; orders `Backend.list`. Never changes for a key.
-        expires_at: Milliseconds since the epoch; from then on the record counts as absent.
+        version: the number of changes. `Backend.update` compares it.
+        created_at: milliseconds since the Unix epoch. It orders `Backend.list` and never changes for a key.
+        expires_at: milliseconds since the Unix epoch. From then on the record counts as absent.
         value: opaque bytes.
     """
 
@@ -81,33 +85,33 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     expires_at: Millis
     value: bytes
 
-    def __repr__(self) -> str:  # without the value, which holds secrets: error reporters keep what variables look like
+    def __repr__(self) -> str:  # without the value: it holds secrets, and error reporters store the repr of variables
         return f"<Record {self.key!r} of {self.owner!r} version {self.version}>"
 
 
 class Page(msgspec.Struct, frozen=True):
-    """One step of `Backend.scan`: some live records, and where to go on (``None`` at the end)."""
+    """One step of `Backend.scan`: some live records, and the cursor of the next step (``None`` at the end)."""
 
     records: list[Record]
     cursor: str | None
 
 
 class Create(msgspec.Struct, frozen=True, gc=False):
-    """For `make_changes`: what `Backend.create` does."""
+    """A `Backend.create`, as an argument of `make_changes`."""
 
     record: Record
     epoch: int | None = None
 
 
 class Update(msgspec.Struct, frozen=True, gc=False):
-    """For `make_changes`: what `Backend.update` does."""
+    """A `Backend.update`, as an argument of `make_changes`."""
 
     record: Record
     expected_version: int
 
 
 class Delete(msgspec.Struct, frozen=True, gc=False):
-    """For `make_changes`: what `Backend.delete` does."""
+    """A `Backend.delete`, as an argument of `make_changes`."""
 
     key: bytes
 
@@ -116,13 +120,13 @@ Change = Create | Update | Delete
 
 
 class Backend(ABC):
-    """Where records live. Every method is safe to call from several threads, or several tasks, at once.
+    """The storage of records. Several threads or tasks may call its methods at once.
 
     Attributes:
-        mode: how its coroutines behave; see `Mode`.
+        mode: the behaviour of its coroutines; see `Mode`.
 
     Raises:
-        StoreUnavailable: from any verb, if the engine cannot be reached, refuses, or is full; its own error is the
+        StoreUnavailable: from any verb, if the engine cannot be reached, refuses, or is full. The engine's error is the
             cause. After it the caller does not know whether a write took effect.
     """
 
@@ -130,15 +134,15 @@ class Backend(ABC):
 
     @abstractmethod
     async def create(self, record: Record, epoch: int | None, now: Millis) -> bool:
-        """Add a record; ``False`` if the key holds a live record, or the owner's epoch has moved on from ``epoch``.
+        """Add a record. Return ``False`` if the key holds a live record, or the owner's epoch is not ``epoch``.
 
-        ``epoch`` is what `epoch` has answered for the owner, or `CountsEpochs.latest_epoch`. ``None`` asks for no
-        epoch: for records that no revocation concerns.
+        ``epoch`` is an earlier result of `epoch` for the owner, or of `CountsEpochs.latest_epoch`. ``None`` skips the
+        comparison: it is for records that no revocation concerns.
         """
 
     @abstractmethod
     async def get(self, key: bytes, now: Millis) -> Record | None:
-        """Read one live record. Expired counts as absent, also before any sweep; it may be removed on the way."""
+        """Return one live record. An expired record counts as absent, even before a sweep. This may remove it."""
 
     @abstractmethod
     async def update(self, record: Record, expected_version: int, now: Millis) -> bool:
@@ -146,41 +150,47 @@ class Backend(ABC):
 
     @abstractmethod
     async def delete(self, key: bytes, now: Millis) -> bool:
-        """Remove a record; whether a live one existed, so that the winner of a race knows it won."""
+        """Remove a record. Return whether a live one existed, so that the winner of a race knows that it won."""
 
     @abstractmethod
     async def list(self, owner: bytes, now: Millis) -> list[Record]:
-        """All live records of an owner, newest ``created_at`` first, ties by key descending."""
+        """Return all live records of an owner, newest ``created_at`` first, ties by key descending."""
 
     @abstractmethod
     async def epoch(self, owner: bytes, now: Millis, *, advance: bool = False) -> int:
-        """The owner's epoch. With ``advance`` it is moved on first, so that no `create` begun earlier succeeds."""
+        """Return the owner's epoch. With ``advance`` it advances first, so that no `create` begun earlier succeeds."""
 
     @abstractmethod
     async def delete_owner(self, owner: bytes, now: Millis, keep: bytes | None = None) -> int:
-        """Move the owner's epoch on and remove all its records but the one under ``keep``; how many live ones went."""
+        """Advance the owner's epoch and remove all its records but the one under ``keep``.
+
+        Return the number of live records that were removed.
+        """
 
     @abstractmethod
     async def purge(self, limit: int, now: Millis) -> int:
-        """Remove up to ``limit`` expired records and forgotten epochs; how many went. No pause grows with the store."""
+        """Remove up to ``limit`` expired records and epochs, and return their number.
+
+        No pause grows with the size of the store.
+        """
 
     @abstractmethod
     async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
-        """For administrators: one step through a namespace's live records, from ``cursor`` (``None`` is the start).
+        """Return one page of a namespace's live records, from ``cursor`` (``None`` is the start). For administrators.
 
-        A record that is live during the whole scan is seen at least once, also if it is updated meanwhile. Others may
-        be seen. A page holds at most ``limit`` records, and may hold fewer before the end of the scan.
+        The pages hold each record that is live during the whole scan at least once, even if it is updated meanwhile.
+        They may hold others. A page holds at most ``limit`` records, and may hold fewer before the end of the scan.
 
         Raises:
-            ValueError: if ``cursor`` is not one that a page of this namespace came with. The message says so.
+            ValueError: if ``cursor`` does not come from a page of this namespace. The message says so.
         """
 
     @abstractmethod
     async def count(self, namespace: str, now: Millis) -> int:
-        """For administrators: how many live records the namespace holds. May take time in proportion to them."""
+        """Return the number of the namespace's live records, in time that may grow with it. For administrators."""
 
     async def close(self) -> None:
-        """Let go of files and connections. Calls after it raise `StoreUnavailable`."""
+        """Close files and connections. Calls after it raise `StoreUnavailable`."""
 
 
 class WouldWaitError(Exception):
@@ -193,7 +203,7 @@ class WouldWaitError(Exception):
 class ReadsInPlace(ABC):
     """An ability: an event loop's own thread can read the backend, because a read takes no wait.
 
-    A subclass that overrides ``get`` overrides ``peek``, too. Otherwise the inherited ``peek`` would pass by the new
+    A subclass that overrides ``get`` must override ``peek``, too. Otherwise the inherited ``peek`` would bypass the new
     ``get``. To have every read call ``get``, raise `WouldWaitError` in ``peek``.
     """
 
@@ -207,22 +217,22 @@ class ReadsInPlace(ABC):
 
     @abstractmethod
     def peek(self, key: bytes, now: Millis) -> object:
-        """Return what is stored under ``key``, for `record_of`; ``None`` if nothing is there.
+        """Return the stored value of ``key``, for `record_of`; ``None`` if there is none.
 
-        The result is opaque. It equals an earlier one for as long as nobody has written under the key, so a caller can
-        tell that nothing has changed without decoding it. An expired record may be there or not.
+        The result is opaque. It equals an earlier one until somebody writes under the key, so a caller can detect that
+        nothing has changed without decoding it. An expired record may be there or not.
 
         Raises:
-            WouldWaitError: if the look takes a wait for a network, a lock or a connection, now or always.
+            WouldWaitError: if the read takes a wait for a network, a lock or a connection, now or always.
             StoreUnavailable: if the backend is closed.
         """
 
     @abstractmethod
     def record_of(self, key: bytes, seen: Any, now: Millis) -> Record | None:
-        """Return the live record in what `peek` has seen; ``None`` if it has expired, or cannot be read."""
+        """Return the live record in a result of `peek`; ``None`` if it has expired or cannot be read."""
 
     def get_at_once(self, key: bytes, now: Millis) -> Record | None:
-        """Do what `Backend.get` does, by `peek` and `record_of`.
+        """Return the same as `Backend.get`, by `peek` and `record_of`.
 
         Raises:
             WouldWaitError: if that takes a wait.
@@ -237,7 +247,7 @@ class ServesCopies(ABC):
 
     @abstractmethod
     async def get_fresh(self, key: bytes, now: Millis) -> Record | None:
-        """Do what `Backend.get` does, and read from the engine itself."""
+        """Return the same as `Backend.get`, read from the engine itself."""
 
 
 class Transactional(ABC):
@@ -245,28 +255,28 @@ class Transactional(ABC):
 
     @abstractmethod
     async def change(self, changes: Sequence[Change], now: Millis) -> int:
-        """Make changes in order, up to the first that its verb would answer with ``False``; return how many.
+        """Make changes in order, up to the first for which its verb would return ``False``. Return how many it made.
 
-        The changes before that one are made, all together.
+        The changes before that one take effect together.
         """
 
 
 class CountsEpochs(ABC):
     """An ability: the epochs of all owners come from one count.
 
-    Its present number serves for a sign-in before anybody knows whose it is.
+    A sign-in can use its present number before the user is known.
     """
 
     @abstractmethod
     async def latest_epoch(self, now: Millis) -> int:
-        """Return a number that no epoch is above now, and that every epoch will be above which is moved from now on.
+        """Return a number that is at least every present epoch, and below every epoch that advances from now on.
 
-        A `Backend.create` with it succeeds unless the owner's epoch was moved after this call, whoever the owner is.
+        A `Backend.create` with it succeeds for any owner whose epoch has not advanced after this call.
         """
 
 
 class PerProcess(ABC):  # noqa: B024 - it adds nothing to implement
-    """The opposite of an ability: each process has records of its own, so it serves an app of one process only."""
+    """The opposite of an ability: each process has its own records, so it serves only an app of one process."""
 
 
 def reads_engine_in_place(backend: object) -> TypeGuard[ReadsInPlace]:
@@ -275,9 +285,9 @@ def reads_engine_in_place(backend: object) -> TypeGuard[ReadsInPlace]:
 
 
 async def make_changes(backend: Backend, changes: Sequence[Change], now: Millis) -> int:
-    """Make changes in order, up to the first that its verb answers with ``False``; return how many.
+    """Make changes in order, up to the first for which its verb returns ``False``. Return how many it made.
 
-    In one transaction if the backend is `Transactional`. The changes before the failed one stay made in any case.
+    A `Transactional` backend makes them in one transaction. In any case the changes before the failed one stay.
     """
     if isinstance(backend, Transactional):
         return await backend.change(changes, now)
@@ -303,19 +313,19 @@ async def _make(backend: Backend, change: Change, now: Millis) -> bool:
 
 
 def check_namespace(namespace: object) -> str:
-    """The namespace, if it is one: 1 to 63 of ``A-Z a-z 0-9 _ . -``, the first a letter or digit.
+    """Return the namespace if it is valid: 1 to 63 of ``A-Z a-z 0-9 _ . -``, the first a letter or digit.
 
     >>> check_namespace("credentials")
     'credentials'
 
     Raises:
-        ConfigError: if it is anything else.
+        ConfigError: if it is not.
     """
     return short_name("namespace", namespace)
 
 
 def make_owner(namespace: str, user_key: str) -> bytes:
-    """The owner of a user's records in a namespace.
+    """Return the owner of a user's records in a namespace.
 
     >>> make_owner("credentials", "42")
     b'credentials:42'
@@ -324,18 +334,18 @@ def make_owner(namespace: str, user_key: str) -> bytes:
 
 
 def make_key(namespace: str, identifier: bytes) -> bytes:
-    """The key of the record named ``identifier``, whose first two bytes are `shard_of` its owner."""
+    """Return the key of the record ``identifier``. The first two bytes of ``identifier`` are `shard_of` its owner."""
     return b"%b:%b" % (namespace.encode(), identifier)
 
 
 def split_key(key: bytes) -> tuple[str, bytes]:
-    """Namespace and identifier of a key (or namespace and user's key of an owner)."""
+    """Return namespace and identifier of a key (or namespace and user's key of an owner)."""
     namespace, _, identifier = key.partition(b":")
     return namespace.decode(), identifier
 
 
 def key_in_cursor(cursor: str, namespace: str) -> bytes:
-    """Return the key that a cursor consists of, for a backend whose cursors are keys in hexadecimal digits.
+    """Return the key in a cursor, for a backend whose cursors are keys in hexadecimal digits.
 
     >>> key_in_cursor(b"app:k".hex(), "app")
     b'app:k'
@@ -353,7 +363,7 @@ def key_in_cursor(cursor: str, namespace: str) -> bytes:
 
 
 def shard_of(owner: bytes) -> bytes:
-    """Two bytes that spread owners evenly over 65,536 places; every key of the owner holds them after the colon.
+    """Return two bytes that spread owners evenly over 65,536 shards. Every key of the owner has them after the colon.
 
     >>> len(shard_of(make_owner("credentials", "42")))
     2
@@ -362,13 +372,14 @@ def shard_of(owner: bytes) -> bytes:
 
 
 def drive(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that never suspends to its end, without an event loop: one step, one result.
+    """Run a coroutine that never suspends to its end, in one step and without an event loop.
 
-    This is how the one asynchronous code path serves WSGI, and the worker threads of ASGI.
+    WSGI and the worker threads of ASGI run the one asynchronous code path in this way.
 
     Raises:
-        ConfigError: if the coroutine suspends after all: a component is ``async``, or says that it is not but waits, or
-            this thread runs an event loop, which blocking work would stop.
+        ConfigError: if the coroutine suspends: a component is ``async`` or suspends against its declared `Mode`, or
+        this
+            thread runs an event loop, which blocking work would stop.
     """
     try:
         coroutine.send(None)

@@ -1,43 +1,45 @@
 """Records in Redis or Valkey: one server, Sentinel, or Cluster, through redis-py's clients, synchronous or asyncio.
 
-Each verb is one command, so one round trip: `RedisBackend.get` is a ``GET``, every other verb a Lua script that the
-server runs as a whole. No verb looks for keys by pattern, save the administrator's `RedisBackend.scan` and ``count``.
+Each verb is one command, so one round trip. `RedisBackend.get` is a ``GET``. Every other verb is a Lua script, which
+the server runs atomically. Only the administrator's `RedisBackend.scan` and ``count`` look for keys by pattern.
 
-**Keys.** ``prefix:{namespace.shard}:`` and then ``r:`` with a record's identifier, ``o:`` with a user's key for that
-user's index, or ``e:`` with a user's key for the epoch. Shard is four hexadecimal digits; neither prefix nor namespace
-can hold ``:``, ``{`` or a wildcard, and what is arbitrary stands last: two names never meet in one key. The part in
-braces is the hash tag of Redis Cluster: all keys of one user are in one slot. That is what lets a script reach records
-which it finds in the index and which are therefore not among its ``KEYS``: a cluster runs it on the slot's master. For
-the moment in which that slot is moved to another master, a verb that needs keys on both, or one that does not exist yet
-(a sign-in), is refused whole (`StoreUnavailable`), after redis-py has waited for some tenths of a second.
+**Keys.** A key is ``prefix:{namespace.shard}:`` and then one of three: ``r:`` with a record's identifier, ``o:`` with a
+user's key for that user's index, or ``e:`` with a user's key for the epoch. The shard is four hexadecimal digits.
+Neither prefix nor namespace can hold ``:``, ``{`` or a wildcard, and the arbitrary part stands last, so two names never
+produce one key. The part in braces is the hash tag of Redis Cluster: all keys of one user are in one slot. A script can
+therefore use records that it finds in the index, although they are not among its ``KEYS``: a cluster runs it on the
+slot's master. While a slot moves to another master, the cluster refuses a verb that needs keys on both masters, or a
+key that does not exist yet (a sign-in). The verb then changes nothing and raises `StoreUnavailable`, after redis-py has
+waited for some tenths of a second.
 
-**Expiry.** Every key has a time to live, told to the server as a duration, so that its clock need not agree with the
-app's. The index, a sorted set by ``expires_at``, lives as long as its longest member. Whatever drops an expired member
-from it removes the record too: there is never a record that `RedisBackend.list` and ``delete_owner`` do not know of.
+**Expiry.** Every key has a time to live. The server receives it as a duration, so its clock need not agree with the
+app's. The index is a sorted set by ``expires_at`` and lives as long as its longest member. Code that drops an expired
+member from the index also removes the record, so `RedisBackend.list` and ``delete_owner`` know every record.
 
-**What cannot be read is absent**: another type under our key, a value that is not ours. A record of a newer format than
-this is not overwritten.
+**Unreadable values count as absent**: another type under our key, or a value that powauth did not write. A record of a
+newer format is not overwritten.
 
-**Connections.** Of a client made from a URL only the connections are used, without the layers that redis-py has over
-them; see `powauth.backends._redis_connections`. Clients of the app's own, and clusters, are asked as they are.
+**Connections.** Of a client made from a URL, powauth uses only the connections, without redis-py's layers over them;
+see `powauth.backends._redis_connections`. Commands to a cluster, or through the app's own client, go through the
+client.
 
-**Retries.** Over a URL a command is repeated once, if a connection that had served before breaks, and in a cluster,
-where the client first learns the new topology. A client that the app made may repeat a command whose reply was lost
-(redis-py: up to ten times). The first try may have taken effect, so each write carries a random mark that the server
-keeps: a repeated ``create`` or ``update`` finds its own mark and answers ``True`` again, and ``delete`` leaves a
-tombstone of 26 bytes for `RETRY_WINDOW`, by which the repetition of any of the three knows that it had been done. Two
-answers may be too low after a hidden repetition: the count of ``delete_owner``, and an ``update`` that others had
-replaced meanwhile (``False``; the caller reads again anyway).
+**Retries.** With a URL, a command is repeated once if a connection breaks that had served before. In a cluster it is
+repeated once after the client has learned the new topology. A client that the app made may repeat a command whose reply
+was lost (redis-py: up to ten times). The first attempt may have taken effect, so each write carries a random mark that
+the server keeps. A repeated ``create`` or ``update`` finds its own mark and answers ``True`` again. ``delete`` leaves a
+tombstone of 26 bytes for `RETRY_WINDOW`, which tells a repetition of any of the three that the write was done. Two
+answers may be too low after a hidden repetition: the count of ``delete_owner``, and that of an ``update`` whose record
+others have replaced meanwhile (``False``; the caller reads again anyway).
 
-**What Redis can lose.** Replication is asynchronous: a failover to a replica that lags, or a crash between two syncs of
-the append-only file, forgets the last acknowledged writes. A renewal forgotten is brought forward by the session's next
-request; a sign-in forgotten must be repeated; *a sign-out or a revocation forgotten is undone*. Where that matters set
-``appendfsync always`` on a single server, and ``min-replicas-to-write`` to bound the loss otherwise. Nothing is read
-from replicas. Epochs grow by random steps, so one that was handed out and then forgotten is not handed out again.
+**Losses.** Replication is asynchronous. A failover to a replica that lags, or a crash between two syncs of the
+append-only file, loses the last acknowledged writes. The session's next request brings a lost renewal forward. A user
+repeats a lost sign-in. *A lost sign-out or revocation is undone.* If that matters, set ``appendfsync always`` on a
+single server; otherwise bound the loss with ``min-replicas-to-write``. powauth never reads from replicas. Epochs grow
+by random steps, so an epoch that was returned and then lost is not returned again.
 
-**Memory.** Set ``maxmemory-policy noeviction`` (`RedisBackend.check` looks): a server that evicts signs users out, and
-one that evicts an index cannot revoke what it listed. A full server refuses new sessions and renewals
-(`StoreUnavailable`); signing out, and revoking sessions that exist, still work.
+**Memory.** Set ``maxmemory-policy noeviction`` (`RedisBackend.check` verifies it). A server that evicts records signs
+users out. If it evicts an index, it cannot revoke the sessions that the index listed. A full server refuses new
+sessions and renewals (`StoreUnavailable`). Signing out and revoking existing sessions still work.
 """
 
 import re
@@ -103,39 +105,39 @@ if TYPE_CHECKING:
     import redis.cluster
 
 MAX_TTL: Millis = 1 << 52
-"""The longest time to live that is asked of the server, which refuses absurd ones."""
+"""The longest time to live that a command asks for. The server refuses absurd ones."""
 
 
 class RedisBackend(Backend, ReadsInPlace, ServesCopies):
-    """Records in Redis or Valkey; the module's text tells how, and what an engine like this can lose.
+    """Records in Redis or Valkey. The module's docstring describes the design, and the writes that an engine can lose.
 
-    Nothing is sent at construction. Methods raise `StoreUnavailable` as every backend does, also for a full server, a
-    replica in place of the master, a cluster without one of its slots; when the server is back, so are they.
+    Construction sends nothing. Methods raise `StoreUnavailable` as those of every backend do, also for a full server, a
+    replica in place of the master, or a cluster without one of its slots. They work again when the server does.
 
     >>> backend = RedisBackend("redis://127.0.0.1:6379/0", prefix="shop", timeout=0.5)
     >>> backend.mode
     'blocking'
 
     Args:
-        client: a client of redis-py (`redis.Redis`, `redis.cluster.RedisCluster`, their namesakes in `redis.asyncio`,
-            or what ``Sentinel.master_for`` gives), which stays the app's to close; or a URL:
+        client: a client of redis-py or a URL. The client is a `redis.Redis`, a `redis.cluster.RedisCluster`, one of
+            their namesakes in `redis.asyncio`, or the result of ``Sentinel.master_for``. The app closes it. The URL is
             ``redis://[user:password@]host:port/db``, ``rediss://`` (TLS), ``unix://path``,
             ``redis+sentinel://[user:password@]host:port,host:port/service/db``, or
             ``redis+cluster://[user:password@]host:port,host:port``; ``valkey`` may stand for ``redis``. A password is
-            for the servers of the data; for Sentinels with one, and for TLS to Sentinel or Cluster, make the client
-            yourself.
-        prefix: what all keys begin with: 1 to 63 of ``A-Z a-z 0-9 _ . -``.
-        timeout: the longest wait for one command, in seconds if a number. An asyncio client is held to it whatever the
-            client does meanwhile; a synchronous one made from a URL waits as long for a connection, and again for a
-            reply, from each Sentinel or node that it asks; one that the app made waits as its own options say.
+            for the servers of the data. For Sentinels with a password, and for TLS to Sentinel or Cluster, make the
+            client yourself.
+        prefix: the beginning of all keys: 1 to 63 of ``A-Z a-z 0-9 _ . -``.
+        timeout: the longest wait for one command, in seconds if a number. It bounds each command of an asyncio client.
+            A synchronous client made from a URL waits as long for a connection, and again for a reply, from each
+            Sentinel or node that it asks. A synchronous client that the app made follows its own options.
         asynchronous: whether a URL is for an asyncio client.
-        near_cache: how many records to keep in the process, so that `get` asks the server only for others; ``None``
-            keeps none. What others change is dropped within the time of a message; see
-            `powauth.backends.near_cache` and ``docs/backends.md`` for what that means. A URL may say it, too:
+        near_cache: the number of records to keep in the process, so that `get` asks the server only for others.
+            ``None`` keeps none. A record that others change is dropped within the time of a message; see
+            `powauth.backends.near_cache` and ``docs/backends.md`` for the consequences. A URL may set it, too:
             ``redis://host:port/db?near_cache=10000``. Not for a cluster.
 
     Raises:
-        ConfigError: if an argument is wrong; the message never holds a password.
+        ConfigError: if an argument is wrong. The message never holds a password.
     """
 
     def __init__(
@@ -197,7 +199,7 @@ class RedisBackend(Backend, ReadsInPlace, ServesCopies):
         return await self.get_fresh(key, now)
 
     def peek(self, key: bytes, now: Millis) -> Record:
-        """See `ReadsInPlace.peek`: what the near cache has. Without one, every read takes a wait."""
+        """See `ReadsInPlace.peek`: return the near cache's copy. Without a near cache, every read takes a wait."""
         copy = None if self.near_cache is None else self.near_cache.get(key, now)
         if copy is None:
             raise WouldWaitError
@@ -205,12 +207,12 @@ class RedisBackend(Backend, ReadsInPlace, ServesCopies):
 
     def record_of(self, key: bytes, seen: Record, now: Millis) -> Record | None:
         """See `ReadsInPlace.record_of`."""
-        del key, now  # the near cache has looked at them
+        del key, now  # the near cache has compared them
         return seen
 
     async def get_fresh(self, key: bytes, now: Millis) -> Record | None:
         """See `ServesCopies.get_fresh`: one ``GET``."""
-        # Every request comes by here, so it is `_locate` in one expression.
+        # `_locate` in one expression, because every request runs this.
         namespace, _, identifier = key.partition(b":")
         name = b"%b%b}:r:%b" % (head(self._prefix, namespace), identifier[:2].hex().encode(), identifier)
         return unpack(key, await self._get(name), now)
@@ -227,10 +229,10 @@ class RedisBackend(Backend, ReadsInPlace, ServesCopies):
             return bool(await self._run(DELETE, (place.records + identifier,), arguments))
 
     async def list(self, owner: bytes, now: Millis) -> list[Record]:
-        """See `Backend.list`: one ``EVALSHA`` for up to `CHUNK` records; of more, a half to a whole `CHUNK` with each.
+        """See `Backend.list`: one ``EVALSHA`` for up to `CHUNK` records, else one per half to whole `CHUNK`.
 
-        Up to `CHUNK` records are those of one moment. Of more, each that lives all the while is there; whether one is
-        that comes or goes meanwhile is open.
+        Up to `CHUNK` records are a snapshot. A longer list holds each record that is live during the whole call. It may
+        hold or miss a record that is created or removed meanwhile.
         """
         place, user = self._home(owner)
         records: dict[bytes, Record] = {}
@@ -241,7 +243,7 @@ class RedisBackend(Backend, ReadsInPlace, ServesCopies):
             )
             for identifier, value in zip(ids, values, strict=True):
                 record = unpack(b"%b:%b" % (place.namespace, identifier), value, now)
-                # What others planted in the index may be another owner's record.
+                # The index may name another owner's record if others have written into it.
                 if record is not None and record.owner == owner:
                     records[record.key] = record
             if position == b"0":
@@ -258,8 +260,8 @@ class RedisBackend(Backend, ReadsInPlace, ServesCopies):
     async def delete_owner(self, owner: bytes, now: Millis, keep: bytes | None = None) -> int:
         """See `Backend.delete_owner`: one ``EVALSHA`` for up to `CHUNK` records, and one for each further `CHUNK`.
 
-        The epoch moves with the first chunk. While the further ones are under way some records are still there; when
-        this has returned none is. Should it raise between two chunks, what remains is as it was: call again.
+        The epoch advances with the first chunk. The records of later chunks exist until their turn; when this returns,
+        none is left. If it raises between two chunks, the remaining records are unchanged: call it again.
         """
         place, user = self._home(owner)
         kept = b"" if keep is None else keep.partition(b":")[2]
@@ -275,24 +277,24 @@ class RedisBackend(Backend, ReadsInPlace, ServesCopies):
         return total
 
     async def purge(self, limit: int, now: Millis) -> int:
-        """See `Backend.purge`: nothing is left to do and nothing is sent. The server removes what expires."""
+        """See `Backend.purge`: send nothing. The server removes expired keys itself."""
         self._check_open()
         return 0
 
     async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
         """See `Backend.scan`: one ``SCAN`` of `SCAN_COUNT` keys or ``limit``, whichever is more, and one ``MGET``.
 
-        A page may be empty and the scan not at its end: other keys of the server are passed over, too. In a cluster
-        the masters follow each other; a scan during which one is replaced begins again, and one during which slots are
-        moved may miss what is in them.
+        A page may be empty before the end of the scan, because the server's other keys are examined, too. In a cluster
+        the scan visits one master after the other. If a master is replaced meanwhile, the scan begins again. If slots
+        move meanwhile, it may miss their records.
 
         Raises:
-            ValueError: if ``cursor`` is not one that an earlier call gave.
+            ValueError: if ``cursor`` does not come from an earlier call.
         """
         check_namespace(namespace)
         self._check_open()
         node, position, waiting = parse_cursor(cursor)
-        # A step may find more than was asked for; what is too much waits in the cursor.
+        # A step may find more than ``limit`` records. The cursor carries the rest.
         if position is not None and len(waiting) < limit:
             node, position, found = await self._scanner.step(namespace, node, position, max(limit, SCAN_COUNT))
             waiting += found
@@ -313,9 +315,9 @@ class RedisBackend(Backend, ReadsInPlace, ServesCopies):
                 return len(seen)
 
     async def check(self) -> None:
-        """Warn (`ConfigWarning`) of an eviction policy that may drop sessions or their index; call it at start.
+        """Warn (`ConfigWarning`) of an eviction policy that may drop sessions or their index. Call it at start.
 
-        Says nothing where the server does not tell, as managed ones often do not.
+        It does not warn if the server refuses ``CONFIG GET``, as managed servers often do.
         """
         options: dict[str, object] = {"target_nodes": "primaries"} if self._clustered else {}
         try:
@@ -346,12 +348,12 @@ class RedisBackend(Backend, ReadsInPlace, ServesCopies):
     # Keys
 
     def _locate(self, key: bytes) -> tuple[Place, bytes]:
-        """Where the record of a key is, and its identifier."""
+        """Return the place of a key's record, and its identifier."""
         namespace, _, identifier = key.partition(b":")
         return Place(self._prefix, namespace, identifier[:2]), identifier
 
     def _home(self, owner: bytes) -> tuple[Place, bytes]:
-        """Where the records of an owner are, and the user's key."""
+        """Return the place of an owner's records, and the user's key."""
         namespace, _, user = owner.partition(b":")
         return Place(self._prefix, namespace, shard_of(owner)), user
 
@@ -371,7 +373,7 @@ class RedisBackend(Backend, ReadsInPlace, ServesCopies):
             return bool(await self._run(script, keys if script is CREATE else keys[:2], arguments))
 
     async def _run(self, script: Script, keys: Sequence[bytes], arguments: Iterable[object]) -> Any:
-        """Run a script by its digest; a server that does not know it (a new one, a restarted one) is told it once."""
+        """Run a script by its digest. Send its source to a server that does not know it (a new or restarted one)."""
         rest = (len(keys), *keys, *arguments)
         try:
             return await self._send("EVALSHA", script.sha, *rest, refusable=True)
@@ -389,9 +391,9 @@ class RedisBackend(Backend, ReadsInPlace, ServesCopies):
             raise redis_unavailable(error) from error
 
     async def _send(self, *command: object, refusable: bool = False, **options: object) -> Any:
-        """A command's reply, or `StoreUnavailable`.
+        """Send a command and return its reply. Raise `StoreUnavailable` on failure.
 
-        ``refusable``: the caller wants to see a `ResponseError` itself.
+        ``refusable``: raise a `ResponseError` unchanged, for the caller to handle.
         """
         _forks.check()
         if self._closed:
@@ -408,7 +410,7 @@ class RedisBackend(Backend, ReadsInPlace, ServesCopies):
             if isinstance(error, RuntimeError):
                 check_loop(error)
             # When the topology of a cluster changes, redis-py's asyncio client closes connections that others are
-            # using, and those fail with whatever error. All other errors are mistakes of a program.
+            # using. Their commands then fail with any error. All other errors are mistakes of a program.
             if self._clustered:
                 raise redis_unavailable(error) from error
             raise
@@ -428,7 +430,7 @@ class RedisBackend(Backend, ReadsInPlace, ServesCopies):
         return client
 
     def _leave_to_parent(self) -> None:
-        """Begin with new connections, in a child."""
+        """Forget the parent's connections, in a forked child."""
         self._lock = threading.Lock()
         self._commands.forget()
         if self._owned:
@@ -449,8 +451,8 @@ def _random() -> int:
 
 
 def _policies(reply: Any) -> Iterable[str]:
-    """The policies in a reply to ``CONFIG GET maxmemory-policy``: of one server, or by node of several."""
-    if isinstance(reply, list):  # of RESP2
+    """Yield the policies in a reply to ``CONFIG GET maxmemory-policy``: of one server, or of several by node."""
+    if isinstance(reply, list):  # RESP2
         reply = dict(zip(reply[::2], reply[1::2], strict=True))
     if isinstance(reply, dict):
         for name, value in reply.items():

@@ -1,64 +1,64 @@
 """`SQLBackend`: records in the database that an app already has: SQLite, PostgreSQL or MariaDB, over SQLAlchemy Core.
 
-**One code path.** Each verb is written once, as a function of a SQLAlchemy ``Connection``. With an ``Engine`` it is
-called as it is, and the coroutine never suspends; with an ``AsyncEngine`` SQLAlchemy's ``run_sync`` carries it.
+**One code path.** Each verb is written once, as a function of a SQLAlchemy ``Connection``. With an ``Engine`` the verb
+calls it directly, and the coroutine never suspends. With an ``AsyncEngine``, SQLAlchemy's ``run_sync`` runs it.
 
 **One statement per verb**, in autocommit, so that a `SQLBackend.get` is one round trip. Exceptions: `delete_owner`
 (a transaction of two), `purge` (a second for the epochs), and `create` on MariaDB (two; see below).
 
-**A sign-in cannot slip past a revocation**, at any isolation level. `create` and `delete_owner` meet at the owner's row
-in the table of epochs, and whoever comes second waits there and then sees what the first has done:
+**A sign-in cannot slip past a revocation**, at any isolation level. `create` and `delete_owner` both lock the owner's
+row in the table of epochs. The second one waits there and then sees the changes of the first:
 
 - PostgreSQL: `create` inserts or rewrites that row, if its epoch is the expected one, in the same statement (a CTE)
-  that inserts the record. Rewriting, where a lock would do at READ COMMITTED, makes a revocation inside an app's own
-  REPEATABLE READ transaction fail to serialise instead of overlooking a record that its snapshot does not show.
-- MariaDB: `create` makes sure that the row exists, then inserts the record from a locking read of it. Locking an
-  existing row, not a gap, it does not depend on the isolation level.
-- SQLite: a statement that writes has the database to itself.
+  that inserts the record. A lock would be enough at READ COMMITTED. The write also protects a revocation inside an
+  app's own REPEATABLE READ transaction: it fails to serialise instead of missing a record that its snapshot hides.
+- MariaDB: `create` makes sure that the row exists, then inserts the record from a locking read of the row. It locks an
+  existing row and not a gap, so it does not depend on the isolation level.
+- SQLite: a statement that writes excludes all other writers.
 
-Afterwards `delete_owner` removes the records in a statement of its own, which sees all that was committed before.
+Afterwards `delete_owner` removes the records in a separate statement, which sees all earlier commits.
 
-**Failures.** Whatever the database, its driver or the pool raises becomes `StoreUnavailable`, here and nowhere else;
-`powauth.backends._sql_errors` finds the words. What the server has rolled back (a deadlock, a serialisation failure)
-is done again, within the time limit.
+**Failures.** Only this module turns errors of the database, its driver or the pool into `StoreUnavailable`.
+`powauth.backends._sql_errors` supplies the messages. If the server rolls a verb back (a deadlock, a serialisation
+failure), the verb is retried within the time limit.
 
-**Cut connections.** A pooled connection that the server has closed meanwhile (it was restarted, or cuts idle ones) is
-replaced before anything is sent, see `powauth.backends._sql_connections`. If a connection breaks later, nobody knows
-whether the server has executed the statement. The verb is then repeated once on a new connection:
+**Cut connections.** If the server has closed a pooled connection (it was restarted, or cuts idle ones), the connection
+is replaced before the first statement; see `powauth.backends._sql_connections`. If a connection breaks later, nobody
+knows whether the server has executed the statement. The verb is then repeated once on a new connection:
 
-- All that read, `purge` and `epoch` are repeated as they are: to move an epoch twice does no harm.
+- Reads, `purge` and `epoch` are repeated unchanged: advancing an epoch twice does no harm.
 - `update` compares versions. If the first attempt took effect, the second answers ``False``, and its caller reads.
-- `create` reads the record back if the second attempt finds the key taken. It was created if it holds the same record.
+- `create` reads the record back if the second attempt finds the key taken. If it is the same record, it was created.
   Without an epoch the answer is ``False``, because counters of two callers may be equal.
-- `delete` raises if the second attempt finds nothing: nobody can tell who removed the record.
-- `delete_owner` is repeated up to its commit.
+- `delete` raises `StoreUnavailable` if the second attempt finds nothing: nobody can tell who removed the record.
+- `delete_owner` is repeated only if its commit was not sent yet.
 
-**SQLite in WAL mode** is read (`SQLBackend.get`) by connections beside the pool, which wait for nobody: see
-`powauth.backends._sqlite_reader`. So ``mode`` is ``"blocking"`` for the sake of the writes, and an event loop may read
-in place: over an ``Engine`` for SQLite, ``SQLBackend(engine)`` is a `SQLiteBackend`, which has that ability. An
-``Engine`` of the app's own takes part if its pool is a ``QueuePool`` (the default) or ``NullPool``, its file is in WAL
-mode, and nobody listens to the statements that it sends or has them logged.
+**SQLite in WAL mode.** `SQLBackend.get` uses connections beside the pool that never wait: see
+`powauth.backends._sqlite_reader`. So ``mode`` is ``"blocking"`` only because of the writes, and an event loop may read
+in place. Over an ``Engine`` for SQLite, ``SQLBackend(engine)`` is a `SQLiteBackend`, which has that ability. The app's
+own ``Engine`` has it, too, if its pool is a ``QueuePool`` (the default) or ``NullPool``, its file is in WAL mode, and
+its statements have no listeners and are not logged.
 
 **Replicas.** Always point this backend at the primary. A replica that lags shows sessions that were signed out, and
-hides ones that were just made.
+hides new ones.
 
-**An engine of your own** (to share the app's pool) keeps its settings. Set on it what a URL would get: time limits for
-connecting, for statements and for answers, and ``hide_parameters=True``. Further:
+**An engine of your own** (to share the app's pool) keeps its settings. Give it the settings that a URL would get: time
+limits for connecting, for statements and for answers, and ``hide_parameters=True``. Further:
 
-- SQLite: ``PRAGMA journal_mode=WAL``, ``PRAGMA synchronous=FULL``, and ``connect_args={"timeout": 5}``; a file that
-  nobody else may write (a URL makes a new one with mode 0600, and leaves the mode of an old one as it is).
-- MariaDB: ``isolation_level="AUTOCOMMIT"`` with ``skip_autocommit_rollback=True``, without which each verb also waits
-  for a ``COMMIT`` or ``ROLLBACK``. A second engine, which a URL makes, is often the better choice there.
+- SQLite: ``PRAGMA journal_mode=WAL``, ``PRAGMA synchronous=FULL``, and ``connect_args={"timeout": 5}``. Nobody else may
+  write to the file (a URL makes a new one with mode 0600, and does not change the mode of an existing one).
+- MariaDB: ``isolation_level="AUTOCOMMIT"`` with ``skip_autocommit_rollback=True``. Otherwise each verb also waits for a
+  ``COMMIT`` or ``ROLLBACK``. A second engine, made from a URL, is often the better choice there.
 - PostgreSQL behind a pooler in transaction mode: see **Poolers** below.
 
 **Poolers.** A pooler in transaction mode, such as PgBouncer, gives each transaction another connection of the server.
-A URL says so with ``?pooler=transaction``. An engine of your own needs psycopg's ``prepare_threshold=None``, or
-SQLAlchemy's recipe for asyncpg (``prepared_statement_name_func``). Over asyncpg each verb is a transaction then, which
+Add ``?pooler=transaction`` to the URL. An engine of your own needs psycopg's ``prepare_threshold=None``, or
+SQLAlchemy's recipe for asyncpg (``prepared_statement_name_func``). Over asyncpg each verb then is a transaction, which
 takes two more round trips.
 
 **Migrations.** `SQLBackend.create_tables` makes the tables. An app that uses Alembic calls `sessions_table` on its own
-metadata instead, in the module that ``env.py`` takes ``target_metadata`` from, and ``alembic revision --autogenerate``
-finds the tables like any other::
+metadata instead, in the module from which ``env.py`` takes ``target_metadata``. ``alembic revision --autogenerate``
+then finds the tables like any other::
 
     class Base(DeclarativeBase):
         pass
@@ -113,31 +113,31 @@ DEFAULT_TABLE = "powauth_sessions"
 """The table of sessions, unless the app names another."""
 
 MAX_TIMEOUT_SECONDS = 3600
-"""The longest time limit; a longer one would outlast `EPOCH_LIFETIME`."""
+"""The longest time limit. A longer one would exceed `EPOCH_LIFETIME`."""
 
 
 class SQLBackend(Backend):
-    """Records in SQLite, PostgreSQL or MariaDB. See the module for how, and for what to set on an engine of your own.
+    """Records in SQLite, PostgreSQL or MariaDB. The module's docstring explains the design and the options of an engine.
 
     Args:
         engine: an ``Engine`` (then ``mode`` is ``"blocking"``; over SQLite the object is mostly a `SQLiteBackend`), an
-            ``AsyncEngine`` (``"async"``; of one event loop), or a URL, which makes one, tuned and with time limits.
+            ``AsyncEngine`` (``"async"``; for one event loop), or a URL, which makes a tuned engine with time limits.
             Drivers: ``sqlite``, ``sqlite+aiosqlite``, ``postgresql+psycopg``, ``postgresql+psycopg_async``,
             ``postgresql+asyncpg``, ``mariadb+pymysql``, ``mariadb+asyncmy``. MariaDB from 10.5, SQLite from 3.35.
-        table: name of the table; the one of the epochs has ``_epochs`` appended.
-        schema: where they are; the database's default if ``None``.
-        timeout: how long a verb may take (seconds, or a ``timedelta``). Over an ``AsyncEngine``, and an engine made of
-            a URL, it bounds every wait (of your own over psycopg: with up to ten seconds more, to cancel a query
-            that a server does not answer); an ``Engine`` of your own has to bring its own limits.
+        table: the name of the table. The table of epochs has ``_epochs`` appended.
+        schema: the schema of both tables; the database's default if ``None``.
+        timeout: the longest time for a verb (seconds, or a ``timedelta``). It bounds every wait over an ``AsyncEngine``
+            and over an engine made from a URL. Your own ``AsyncEngine`` over psycopg may take ten seconds more, to
+            cancel a query that the server does not answer. Your own ``Engine`` needs its own limits.
 
     Raises:
-        ConfigError: if an option is wrong, the driver is missing, or the database is one that this cannot serve.
+        ConfigError: if an option is wrong, the driver is missing, or the database is not supported.
     """
 
     mode: Mode
 
     def __new__(cls, engine: "Engine | AsyncEngine | str", **_: Any) -> "SQLBackend":
-        """Make a `SQLiteBackend` where that can serve, and an object of this class elsewhere."""
+        """Return a `SQLiteBackend` if the engine allows it, otherwise an object of this class."""
         return super().__new__(SQLiteBackend if cls is SQLBackend and _is_sqlite_for_threads(engine) else cls)
 
     def __init__(
@@ -171,7 +171,7 @@ class SQLBackend(Backend):
         self._statements = build_statements(self.tables, dialect)
         self._dialect = dialect
         if not self._owned and dialect.name not in {"mysql", "mariadb"}:
-            # Costs nothing here, and several round trips on MariaDB.
+            # This costs nothing here. On MariaDB it would cost several round trips.
             made = made.execution_options(isolation_level="AUTOCOMMIT")
         self._engine: Engine | None = made if isinstance(made, Engine) else None
         self._async_engine: AsyncEngine | None = None if isinstance(made, Engine) else made
@@ -195,12 +195,12 @@ class SQLBackend(Backend):
             try:
                 return insert(connection, **values).first() is not None
             except IntegrityError:
-                # The key is taken. A live record stays; an expired one makes room.
+                # The key is taken. A live record stays. Remove an expired one.
                 if how.make_room is None or not how.make_room(connection, key=record.key, now=now).rowcount:
                     return False
             try:
                 return insert(connection, **values).first() is not None
-            except IntegrityError:  # another was quicker
+            except IntegrityError:  # another writer was faster
                 return False
 
         def was_mine(connection: Connection) -> bool:
@@ -258,11 +258,11 @@ class SQLBackend(Backend):
         def work(connection: Connection) -> int:
             return int(self._statements.advance(connection, owner=owner, now=now).scalar_one())
 
-        # Moving it twice does no harm: nobody has been told of the first.
+        # Advancing it twice does no harm: no caller has received the first number.
         return await self._runner.write(work, again=work)
 
     async def delete_owner(self, owner: bytes, now: Millis, keep: bytes | None = None) -> int:
-        """See `Backend.delete_owner`. A transaction of two statements; `delete_owner_in` is for one of your own."""
+        """See `Backend.delete_owner`. A transaction of two statements. `delete_owner_in` uses your own transaction."""
         runner = self._runner
         return await runner.run(
             lambda connection: runner.transaction(connection, lambda: self._delete_owner(connection, owner, now, keep))
@@ -283,20 +283,20 @@ class SQLBackend(Backend):
         now: Millis,
         keep: bytes | None = None,
     ) -> int | Awaitable[int]:
-        """`delete_owner` as a part of the caller's transaction: it takes effect with the commit, or not at all.
+        """Do `delete_owner` in the caller's transaction: it takes effect with the commit, or not at all.
 
-        So a change of password and the revocation that it calls for stand or fall together. Sign-ins of this owner wait
-        until the transaction ends, so end it soon. Await the result if the argument is asynchronous.
+        A change of password and its revocation then commit together. Sign-ins of this owner wait until the transaction
+        ends, so end it soon. Await the result if the argument is asynchronous.
 
         Args:
-            session: a connection or session on the database that the tables are in, in a transaction (not autocommit).
-            owner: whose records go.
-            now: milliseconds since the epoch.
+            session: a connection or session on the tables' database, in a transaction (not autocommit).
+            owner: the owner of the records to remove.
+            now: milliseconds since the Unix epoch.
             keep: the key of a record that stays.
 
         Raises:
             StoreUnavailable: from the database's error, which is its ``__cause__``: roll back. At REPEATABLE READ and
-                SERIALIZABLE that may be a serialisation failure (a sign-in came between); try the whole again.
+                SERIALIZABLE it may be a serialisation failure (a concurrent sign-in): retry the whole transaction.
             ConfigError: if the argument is of another kind, or on another kind of database.
         """
         from sqlalchemy.orm import Session
@@ -319,7 +319,7 @@ class SQLBackend(Backend):
             raise sql_unavailable(error, self._subject) from error
 
     async def purge(self, limit: int, now: Millis) -> int:
-        """See `Backend.purge`. One statement, and one for the epochs where the first leaves room in ``limit``."""
+        """See `Backend.purge`. One statement, and one for the epochs if the first removes fewer than ``limit``."""
 
         def work(connection: Connection) -> int:
             went = self._statements.purge(connection, now=now, limit=limit).rowcount
@@ -330,16 +330,16 @@ class SQLBackend(Backend):
         return await self._runner.write(work, again=work)
 
     async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
-        """See `Backend.scan`. One statement that looks at ``limit`` records; a page has fewer where some have expired.
+        """See `Backend.scan`. One statement that reads ``limit`` records. A page has fewer if some have expired.
 
         Raises:
-            ValueError: if the cursor is not one of this namespace's.
+            ValueError: if the cursor does not come from a page of this namespace.
         """
         first = make_key(check_namespace(namespace), b"")
         start = first if cursor is None else key_in_cursor(cursor, namespace)
         rows = await self._runner.read(self._statements.scan, start=start, end=_after(first), limit=limit)
         records = [record for row in rows if (record := _record(row)) is not None and record.expires_at > now]
-        # The least key that is greater than the last one seen.
+        # The cursor is the least key that is greater than the last one.
         return Page(records, (rows[-1][0] + b"\x00").hex() if len(rows) == limit else None)
 
     async def count(self, namespace: str, now: Millis) -> int:
@@ -349,7 +349,7 @@ class SQLBackend(Backend):
         return int(rows[0][0])
 
     async def create_tables(self) -> None:
-        """Create the tables and indexes that do not exist; safe when several workers start at once.
+        """Create the tables and indexes that do not exist. Several workers may call it at once.
 
         Raises:
             StoreUnavailable: if the database cannot be reached, or refuses.
@@ -361,7 +361,7 @@ class SQLBackend(Backend):
         await self._runner.run(lambda connection: self._runner.transaction(connection, lambda: work(connection)))
 
     async def close(self) -> None:
-        """See `Backend.close`. An engine that the app has made stays open."""
+        """See `Backend.close`. The app's own engine stays open."""
         _forks.check()
         self._runner.close()
         if self._owned and self._engine is not None:
@@ -380,7 +380,7 @@ class SQLBackend(Backend):
 
     def _delete_owner(self, connection: Connection, owner: bytes, now: Millis, keep: bytes | None) -> int:
         self._statements.advance(connection, owner=owner, now=now)
-        # A statement of its own, so that at READ COMMITTED it sees what was committed while the first one waited.
+        # A separate statement: at READ COMMITTED it sees the commits that happened while the first one waited.
         if keep is None:
             gone = self._statements.delete_owner(connection, owner=owner)
         else:
@@ -403,7 +403,7 @@ class SQLiteBackend(SQLBackend, ReadsInPlace):
         timeout: timedelta | float = timedelta(seconds=5),
     ) -> None:
         super().__init__(engine, table=table, schema=schema, timeout=timeout)
-        # The app's own, not the one with options: who disposes of it closes these connections, too.
+        # Use the app's engine, not the copy with options: disposing of it must close these connections, too.
         made = engine if isinstance(engine, Engine) else self._engine
         if made is None or not SQLiteReader.suits(made):
             raise ConfigError("SQLiteBackend serves a SQLite file over an Engine: use SQLBackend")
@@ -420,7 +420,7 @@ class SQLiteBackend(SQLBackend, ReadsInPlace):
         return found
 
     def peek(self, key: bytes, now: Millis) -> object:
-        """See `ReadsInPlace.peek`. From the second read on."""
+        """See `ReadsInPlace.peek`. It works from the second read on."""
         rows = None if self._reader is None else self._reader.read(key, now)
         if rows is None:
             raise WouldWaitError
@@ -428,7 +428,7 @@ class SQLiteBackend(SQLBackend, ReadsInPlace):
 
     def record_of(self, key: bytes, seen: Any, now: Millis) -> Record | None:
         """See `ReadsInPlace.record_of`."""
-        del key, now  # `peek` has looked at them
+        del key, now  # `peek` has compared them
         return _record(seen)
 
     async def close(self) -> None:
@@ -445,7 +445,7 @@ def _is_sqlite_for_threads(engine: object) -> bool:
 
 
 def _record(row: Sequence[Any]) -> Record | None:
-    """The record in a row; ``None`` if it holds what this module has not written (SQLite checks no types)."""
+    """Return the record in a row; ``None`` if a column has another type (SQLite does not check types)."""
     key, owner, version, created_at, expires_at, value = row
     numbers = (version, created_at, expires_at)
     if all(isinstance(part, bytes) for part in (key, owner, value)) and all(isinstance(n, int) for n in numbers):
@@ -458,7 +458,7 @@ def _count_live(expiries: Sequence[Any], now: Millis) -> int:
 
 
 def _after(prefix: bytes) -> bytes:
-    """What follows every key that begins with the prefix, a namespace and its colon."""
+    """Return the end of the range of keys that begin with the prefix, a namespace and its colon."""
     return prefix[:-1] + bytes([prefix[-1] + 1])
 
 
