@@ -1,4 +1,4 @@
-"""Where records live: the protocol (`powauth.backends.base`) and the backends that ship with powauth."""
+"""The storage of records: the protocol (`powauth.backends.base`) and the backends that ship with powauth."""
 
 from powauth.backends._schemes import EXAMPLES, GROUP, OpenBackend, opener_of, split_scheme
 from powauth.backends.base import Backend
@@ -8,23 +8,23 @@ __all__ = ["EXAMPLES", "GROUP", "OpenBackend", "backend_from_url"]
 
 
 def backend_from_url(url: str, *, asynchronous: bool | None = None, create: bool = True) -> Backend:
-    """Return the backend that a URL names. Its driver is imported only now, and nothing is connected to yet.
+    """Return the backend that a URL names. This imports its driver, but does not connect yet.
 
     >>> backend_from_url("memory://").mode
     'inline'
 
-    A package of yours offers a scheme by an entry point of the group `GROUP`, whose object is an `OpenBackend`.
+    Your own package can offer a scheme by an entry point of the group `GROUP`. Its object is an `OpenBackend`.
 
     Args:
-        url: ``memory://``, ``lmdb:///path`` (``lmdb:path`` from the working directory; with ``?group_access=1`` for the
+        url: ``memory://``, ``lmdb:///path`` (``lmdb:path`` from the working directory; ``?group_access=1`` sets that
             option of `LMDBBackend`), or another of the schemes in ``docs/backends.md``.
-        asynchronous: choose the driver for an event loop (true) or for threads (false), whichever the URL names;
-            ``None`` keeps to the URL, and takes the one for threads where it leaves that open. SQLite's plain driver
+        asynchronous: choose the driver for an event loop (true) or for threads (false), even if the URL names another.
+            ``None`` keeps the URL's driver, or takes the one for threads if the URL names none. SQLite's plain driver
             serves both.
         create: make the directory of an LMDB store, or the file of a SQLite database, if there is none.
 
     Raises:
-        ConfigError: if the URL is none of these, or the driver's package is missing.
+        ConfigError: if the URL names no backend, or the driver's package is missing.
         StoreMissing: if ``create`` is false, and there is no such directory or file.
     """
     scheme, rest = split_scheme(url)

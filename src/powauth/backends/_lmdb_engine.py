@@ -1,4 +1,4 @@
-"""The environment behind `powauth.backends.lmdb`: opened once per process, grown, never carried into a fork."""
+"""The environment behind `powauth.backends.lmdb`: opened once per process, grown when full, closed before a fork."""
 
 import os
 import threading
@@ -19,7 +19,7 @@ with needs("lmdb", "LMDBBackend", "lmdb"):
     import lmdb
 
 if int(lmdb.__version__.partition(".")[0]) < _OLDEST_LMDB:
-    # Before, a read during a change of the map could crash, and an environment was known by its path alone.
+    # In older versions a read during a change of the map could crash, and only the path identified an environment.
     raise ConfigError(f"LMDBBackend needs lmdb {_OLDEST_LMDB} or newer: pip install -U 'powauth[lmdb]'")
 
 T = TypeVar("T")
@@ -29,25 +29,25 @@ Transaction: TypeAlias = "lmdb.Transaction[bytes]"
 EngineError = lmdb.Error
 
 LAYOUT: Final = 1
-"""Version of the layout that this module reads and writes."""
+"""The version of the layout that this module reads and writes."""
 
 MIN_MAP_SIZE: Final = 256 * 1024
-"""Bytes: below this a map has no room for a transaction beside the pages that one before it has just freed."""
+"""Bytes. A smaller map has no room for a transaction beside the pages that the previous one has just freed."""
 
 MAX_MAP_SIZE: Final = 1 << 46
-"""Bytes: the address space of a process ends here or soon after."""
+"""Bytes. The address space of a process ends here or soon after."""
 
 HEADROOM: Final = 16 * 1024 * 1024
 """Bytes beyond ``max_map_size`` that only removals may use: deleting from a copy-on-write tree needs pages first."""
 
 _MAX_READERS: Final = 2048
-"""Reads at once, over all processes; 64 bytes of the lock file each."""
+"""The most concurrent reads of all processes. Each takes 64 bytes of the lock file."""
 
 READER_CHECK: Final = 256
-"""Writes of one process between two looks for readers that were killed."""
+"""Writes of one process between two checks for killed readers."""
 
 _ATTEMPTS: Final = 64
-"""How often a verb is tried while the map changes: more than the doublings from the smallest map to the largest."""
+"""The most attempts at a verb while the map changes: more than the doublings from the smallest map to the largest."""
 
 fork_patience = 10.0
 """Seconds that a fork waits for a write of another thread to finish."""
@@ -66,11 +66,11 @@ class Options(NamedTuple):
 
 
 class Engine:
-    """One LMDB environment, which all backends of this process on one directory share: LMDB allows no second.
+    """One LMDB environment. All backends of this process on one directory share it: LMDB does not allow a second one.
 
-    Reads take no lock here. What invalidates them (the map changes its size, the files are closed for a fork) is done
-    under ``lock`` and counted in ``generation``; py-lmdb answers such a read with an error, and it is tried again.
-    Writers hold ``lock`` throughout, so none is in flight when the map changes or the process forks.
+    Reads take no lock here. An operation that invalidates them (resizing the map, closing the files for a fork) holds
+    ``lock`` and increments ``generation``. py-lmdb then raises an error in the read, which is retried. Writers hold
+    ``lock`` throughout, so none is in flight when the map changes or the process forks.
     """
 
     def __init__(self, path: Path, options: Options) -> None:
@@ -81,13 +81,13 @@ class Engine:
         self.generation = 0
         self.writes = 0
         self.opened = False
-        self.ended: str | None = None  # why no verb can be answered any more
-        self.reaches_beyond = False  # the map is larger than max_map_size: something was removed from a full one
+        self.ended: str | None = None  # the reason why all verbs fail from now on
+        self.reaches_beyond = False  # whether the map is larger than max_map_size, after a removal from a full store
         self.env: lmdb.Environment
         self.open()
 
     def open(self) -> None:
-        """Open the files; under the lock, unless the object is new."""
+        """Open the files. The caller holds the lock, unless the object is new."""
         map_size, _, durable, group_access = self.options
         prepare(self.path, group_access=group_access)
         try:
@@ -123,12 +123,12 @@ class Engine:
         self.reaches_beyond = False
 
     def shut(self) -> None:
-        """Close the files; under the lock. The next verb opens them again, unless ``ended`` says otherwise."""
+        """Close the files. The caller holds the lock. The next verb opens them again, unless ``ended`` is set."""
         self.opened = False
         self.env.close()
 
     def read(self, work: Callable[[Transaction], T]) -> T:
-        """The result of ``work`` in a read transaction; it may be called more than once."""
+        """Return the result of ``work`` in a read transaction. ``work`` may be called more than once."""
         _forks.check()
         for _ in range(_ATTEMPTS):
             generation = self.generation
@@ -140,7 +140,7 @@ class Engine:
         raise unavailable(Failure("the LMDB store changes its size faster than it can be read"))
 
     def _recover(self, error: lmdb.Error, generation: int) -> None:
-        """Return if the read that met the error is worth another try."""
+        """Return if the failed read may be retried. Otherwise raise `StoreUnavailable`."""
         with self.lock:
             self._ready()
             if self.generation != generation:
@@ -159,7 +159,7 @@ class Engine:
             raise _unavailable(error) from error
 
     def write(self, work: Callable[[Transaction], T], *, removes: bool = False) -> T:
-        """The result of ``work`` in a write transaction that was committed; it may be called more than once."""
+        """Return the result of ``work`` in a committed write transaction. ``work`` may be called more than once."""
         _forks.check()
         if not _no_fork.is_set():
             _no_fork.wait(fork_patience)  # the lock is not fair: busy writers would starve the fork
@@ -174,7 +174,7 @@ class Engine:
                     except lmdb.MapResizedError:
                         self._resize(0)
                     except lmdb.PanicError:
-                        self.shut()  # an earlier commit failed half-way; the file is sound, this view of it is not
+                        self.shut()  # an earlier commit failed half-way: the file is valid, this environment is not
                 raise unavailable(Failure("the LMDB store changes its size faster than it can be written"))
             except lmdb.Error as error:
                 raise _unavailable(error) from error
@@ -210,14 +210,14 @@ class Engine:
         return True
 
     def _resize(self, size: int) -> None:
-        """Change the map's size; 0 takes on what another process has made it."""
+        """Change the map's size. 0 adopts the size that another process has set."""
         try:
             self.env.set_mapsize(size)
         except lmdb.Error:
             self.shut()
             raise
         finally:
-            self.generation += 1  # at the end: a read that failed meanwhile saw an earlier one
+            self.generation += 1  # at the end: a read that failed meanwhile has noted an earlier generation
         self.reaches_beyond = self.env.info()["map_size"] > self.options.max_map_size
 
 
@@ -232,7 +232,7 @@ _SENTENCES: Final[tuple[tuple[type[lmdb.Error], str], ...]] = (
 
 
 def _unavailable(error: lmdb.Error | OSError) -> StoreUnavailable:
-    """Log the cause of the engine's failure, and make the error to raise from it."""
+    """Log the cause of the engine's failure, and return the error to raise."""
     sentence = next((words for kind, words in _SENTENCES if isinstance(error, kind)), None)
     if sentence is not None:
         return unavailable(Failure(f"the LMDB store {sentence}"), error)
@@ -240,12 +240,12 @@ def _unavailable(error: lmdb.Error | OSError) -> StoreUnavailable:
         return unavailable(
             Failure("the LMDB store does not let this process in: check the owner and the mode of its files"), error
         )
-    # The engine's words name its functions and the path: it has no others.
+    # LMDB's own messages name only its functions and the path.
     return unavailable(Failure("the LMDB store failed", one_line(error)), error)
 
 
 def _restore_length(env: lmdb.Environment, path: Path) -> None:
-    """Lengthen a file that was cut short: pages of zeros give an error, where missing ones would kill the process."""
+    """Lengthen a truncated file: pages of zeros give an error, but missing pages would kill the process."""
     data = path / DATA
     if _shortfall(env, data):
         with env.begin(write=True):
@@ -278,7 +278,7 @@ def _check_layout(env: lmdb.Environment, path: Path) -> None:
 _registry: dict[tuple[int, int], Engine] = {}
 _registry_lock = threading.Lock()
 abandoned: deque[Engine] = deque()
-"""One entry for each backend that was closed or collected; no lock is needed to add one, so a collector may."""
+"""One entry for each backend that was closed or collected. Adding one takes no lock, so a finalizer may do it."""
 
 
 def acquire(path: Path, options: Options) -> Engine:
@@ -309,18 +309,18 @@ def release_abandoned() -> None:
 
 
 _no_fork = threading.Event()
-"""Not set while a fork is under way, or waits for writes to end."""
+"""Set while no fork is under way or waits for writes to end."""
 _no_fork.set()
 
 fork_lock = threading.Lock()
-"""One fork at a time."""
+"""Allows one fork at a time."""
 
 _quiet: list[threading.Lock] | None = None
-"""The locks that a fork under way holds."""
+"""The locks that the current fork holds; ``None`` if there is no fork."""
 
 
 def _before_fork() -> None:
-    """Close every environment between two writes: LMDB must not be carried into a child, nor a transaction in it."""
+    """Close every environment between two writes: a child must inherit neither LMDB's environment nor a transaction."""
     global _quiet  # noqa: PLW0603
     _forks.check()
     fork_lock.acquire()
@@ -355,10 +355,10 @@ class _Environments:
         _no_fork.set()
         for engine in _registry.values():
             lock, engine.lock = engine.lock, threading.Lock()
-            # A fork in C ran without the hook before it, so nobody waited for the writes of other threads.
+            # A fork in C does not run `_before_fork`, so nobody waited for the writes of other threads.
             writing = lock.locked() if held is None else lock not in held
             if writing:
-                _forks.keep(engine.env)  # to close it would wait for that thread, which is not in this process
+                _forks.keep(engine.env)  # closing it would wait for that thread, which is not in this process
                 engine.ended = (
                     "this process was forked while another thread wrote to the LMDB store: open it after the fork"
                 )

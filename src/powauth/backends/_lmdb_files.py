@@ -1,7 +1,8 @@
 """The folder and the files of an LMDB store: made if they are missing, refused if others can write to them.
 
-Whoever can write to the store signs in as anybody. So the files belong to the app's user alone, unless the app says
-that it trusts a group, as pods of Kubernetes must: a volume with ``fsGroup`` makes everything writable by that group.
+Whoever can write to the store can sign in as anybody. So the files belong to the app's user alone, unless the app
+declares that it trusts a group. Pods of Kubernetes must do so: in a volume with ``fsGroup``, that group may write to
+everything.
 """
 
 import contextlib
@@ -26,14 +27,14 @@ class _Modes(NamedTuple):
 
 _OWN: Final = _Modes(0o700, 0o600)
 _GROUP: Final = _Modes(0o2770, 0o660)
-"""With the bit that gives new files the folder's group."""
+"""The modes for a trusted group. The set-group-ID bit gives new files the folder's group."""
 
 
 def check_exists(path: Path) -> None:
     """Refuse a folder without a store.
 
     Raises:
-        StoreMissing: if there is none. A folder that this process may not look into is left to `prepare`.
+        StoreMissing: if there is no store. `prepare` reports a folder that this process may not read.
     """
     try:
         with contextlib.suppress(PermissionError):
@@ -45,7 +46,7 @@ def check_exists(path: Path) -> None:
 
 
 def prepare(path: Path, *, group_access: bool) -> tuple[int, int]:
-    """Make what is missing, refuse what others can write, and return device and inode of the data file.
+    """Make missing files, refuse files that others can write to, and return device and inode of the data file.
 
     ``lock.mdb`` is never opened here: closing it would drop the locks that LMDB holds on it in this process.
 

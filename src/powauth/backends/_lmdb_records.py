@@ -1,4 +1,4 @@
-"""Records and their indexes in LMDB's tree, within a transaction; `powauth.backends.lmdb` shows the layout."""
+"""Records and their indexes in LMDB's tree, within a transaction. `powauth.backends.lmdb` describes the layout."""
 
 import base64
 import binascii
@@ -22,10 +22,10 @@ from powauth.backends.base import (
 LMDB_KEY_BYTES: Final = 511
 
 MAX_KEY_BYTES: Final = LMDB_KEY_BYTES - 1 - 16 - 8
-"""The longest key: what LMDB allows, less what precedes the key in the index of owners."""
+"""The longest key: LMDB's limit, minus the bytes before the key in the index of owners."""
 
 MAX_OWNER_BYTES: Final = LMDB_KEY_BYTES - 1 - 8
-"""The longest owner: what LMDB allows, less what precedes the owner in the index of epochs."""
+"""The longest owner: LMDB's limit, minus the bytes before the owner in the index of epochs."""
 
 _NUMBER_END: Final = 1 << 63
 
@@ -89,7 +89,7 @@ def creating(record: Record, epoch: int | None, now: Millis) -> Work:
             return False
         if epoch is not None:
             moved_to = epoch_of(txn, record.owner)[0]
-            # None was given that is above both: the number is of another store, or of a time that this one has lost.
+            # A number above both comes from another store, or from writes that this store has lost.
             if not moved_to <= epoch <= max(moved_to, latest_epoch(txn)):
                 return False
         put(txn, record, value, old)
@@ -121,7 +121,7 @@ def deleting(key: bytes, now: Millis) -> Work:
     def work(txn: Transaction) -> bool:
         record = find(txn, key)
         if record is None:
-            txn.delete(b"r" + key)  # what cannot be read goes too; its entries go when it would have expired
+            txn.delete(b"r" + key)  # remove an unreadable record, too; `purge` removes its entries later
             return False
         remove(txn, record)
         return record.expires_at > now
@@ -139,7 +139,7 @@ def place_of(owner: bytes, created_at: Millis) -> bytes:
 
 
 def put(txn: Transaction, record: Record, value: bytes, old: Record | None) -> None:
-    """Write a record and its entries; those of the record that it replaces go."""
+    """Write a record and its entries. Delete the outdated entries of the record that it replaces."""
     place = place_of(record.owner, record.created_at)
     if old is not None:
         if (old.owner, old.created_at) != (record.owner, record.created_at):
@@ -171,7 +171,7 @@ def remove_version(txn: Transaction, key: bytes, version: int, now: Millis) -> N
 
 
 def owned(txn: Transaction, owner: bytes) -> list[tuple[bytes, Record | None]]:
-    """Entries of an owner in the index, newest first, with their records: ``None`` where it is gone or unreadable."""
+    """Return an owner's entries in the index, newest first, with records: ``None`` for a missing or unreadable one."""
     prefix = b"o" + place_of(owner, 0)[:16]
     found: list[tuple[bytes, Record | None]] = []
     with txn.cursor() as cursor:
@@ -204,7 +204,7 @@ def latest_epoch(txn: Transaction) -> int:
 
 
 def advance(txn: Transaction, owner: bytes, now: Millis) -> int:
-    """Move an epoch on: past all that were given, and to the present time, should the last of them be unreadable."""
+    """Advance an epoch beyond all earlier ones. It is at least the present time, in case the last one is unreadable."""
     epoch, moved_at = epoch_of(txn, owner)
     epoch = max(latest_epoch(txn) + 1, epoch + 1, now)
     txn.put(_LATEST_EPOCH, epoch.to_bytes(_LATEST_EPOCH_BYTES, "big"))
@@ -233,7 +233,7 @@ def purge(txn: Transaction, limit: int, now: Millis) -> int:
 
 
 def until(txn: Transaction, table: bytes, end: Millis, limit: int) -> list[tuple[bytes, bytes]]:
-    """The first entries of a table that is ordered by time, up to and with ``end``."""
+    """Return the first entries of a table that is ordered by time, up to and including ``end``."""
     found: list[tuple[bytes, bytes]] = []
     with txn.cursor() as cursor:
         there = cursor.set_range(table)

@@ -1,9 +1,9 @@
-"""A backend for each event loop, which ends with its loop.
+"""One backend per event loop, closed when the loop ends.
 
 A connection belongs to the event loop that opened it. Some callers run each request on a new loop: a plain
 ``TestClient(app)``, or Flask with coroutines as views. The connections of a loop that has ended can be neither used nor
-closed. So they are closed before: asyncio ends the asynchronous generators of a loop as its last act
-(`loop.shutdown_asyncgens`, which `asyncio.run` calls), and each backend is held by such a generator.
+closed. So they must be closed before: an asynchronous generator holds each backend, and asyncio closes the generators
+of a loop as its last step (`loop.shutdown_asyncgens`, which `asyncio.run` calls).
 """
 
 from asyncio import AbstractEventLoop, Task, get_running_loop
@@ -26,18 +26,18 @@ class PerLoop:
     def hold(self, loop: AbstractEventLoop, backend: Backend) -> None:
         """Keep a backend for the running loop, and close it when the loop ends."""
         for other in list(self._held):
-            if other.is_closed():  # without ``shutdown_asyncgens``: its sockets are garbage
+            if other.is_closed():  # without ``shutdown_asyncgens``: its sockets are unusable
                 self._held.pop(other, None)
         holder = self._until_the_end(loop, backend)
         self._held[loop] = backend, holder
 
         async def begin() -> None:
-            await anext(holder)  # asyncio notes a generator when it begins
+            await anext(holder)  # asyncio registers a generator when it begins
 
         drive(begin())
 
     async def close(self) -> None:
-        """Close all backends: that of the running loop now, and those of other loops on their own, soon."""
+        """Close all backends: that of the running loop now, the others soon, each on its own loop."""
         try:
             here: AbstractEventLoop | None = get_running_loop()
         except RuntimeError:

@@ -1,6 +1,6 @@
-"""The schemes of backend URLs, and the words for a URL that names none.
+"""The schemes of backend URLs, and the errors for an unknown scheme.
 
-powauth's own backends are in a table. Every other package offers a scheme by an entry point.
+A table lists powauth's own backends. Other packages offer a scheme by an entry point.
 """
 
 from difflib import get_close_matches
@@ -11,7 +11,7 @@ from powauth.backends.base import Backend
 from powauth.errors import ConfigError
 
 GROUP: Final = "powauth.backends"
-"""The group of entry points. The name of one is a scheme, up to a ``+``; its object is an `OpenBackend`."""
+"""The group of entry points. The name of each is a scheme, without ``+`` and suffix. Its object is an `OpenBackend`."""
 
 OWN: Final = {
     "memory": "powauth.backends.memory:from_url",
@@ -19,7 +19,7 @@ OWN: Final = {
     **dict.fromkeys(("sqlite", "postgresql", "postgres", "mariadb", "mysql"), "powauth.backends.sql:from_url"),
     **dict.fromkeys(("redis", "rediss", "unix", "valkey", "valkeys"), "powauth.backends.redis:from_url"),
 }
-"""What ships with powauth. A table, so an app that is packed without metadata has it, too."""
+"""The schemes of powauth's own backends. As a table it also works in an app that is packaged without metadata."""
 
 EXAMPLES: Final = (
     "memory://, lmdb:///path, sqlite:///path, postgresql+psycopg://…, mariadb+pymysql://…, "
@@ -33,7 +33,7 @@ _WITH_SUFFIX: Final = (
 
 
 class OpenBackend(Protocol):
-    """Makes a backend of a URL. Connect to nothing yet."""
+    """Makes a backend from a URL. It must not connect yet."""
 
     def __call__(self, url: str, *, asynchronous: bool | None, create: bool) -> Backend:
         """Return the backend.
@@ -63,10 +63,10 @@ def split_scheme(url: str) -> tuple[str, str]:
 
 
 def opener_of(scheme: str) -> OpenBackend:
-    """Return what opens the URLs of a scheme.
+    """Return the function that opens the URLs of a scheme.
 
     Raises:
-        ConfigError: if nothing installed does. The message asks for the scheme that was probably meant.
+        ConfigError: if no installed package offers the scheme. The message suggests a similar one.
     """
     name = scheme.partition("+")[0]
     if name in OWN:
@@ -89,5 +89,5 @@ def opener_of(scheme: str) -> OpenBackend:
 
 
 def _third_parties() -> str:
-    """Return the schemes of other packages, to be added to a list."""
+    """Return the schemes of other packages as the end of a list."""
     return "".join(f", {name}://…" for name in sorted(entry_points(group=GROUP).names))

@@ -1,7 +1,7 @@
 """One backend for coroutines on an event loop, on a second event loop, and for plain functions under WSGI.
 
-`anywhere` wraps what an app gives: an object for threads, an object for event loops, or a URL that has a driver for
-each. The wrapper chooses at each call, by whether an event loop is running.
+`anywhere` wraps the app's backend: an object for threads, an object for event loops, or a URL that has a driver for
+each. At each call the wrapper checks whether an event loop is running, and chooses the driver.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ logger = logging.getLogger("powauth")
 
 
 def anywhere(backend: Backend | str) -> Backend:
-    """Return a backend that works wherever it is called; an ``inline`` object works everywhere as it is.
+    """Return a backend that works in threads and on event loops. An ``inline`` object is returned unchanged.
 
     Raises:
         ConfigError: if the URL names no backend.
@@ -33,7 +33,7 @@ def anywhere(backend: Backend | str) -> Backend:
 
 
 class AnywhereBackend(BackendWrapper):
-    """See the module. What was made of a URL is opened when it is first used, also after `close`."""
+    """See the module. A backend made from a URL opens on first use, even after `close`."""
 
     mode: Mode = "anywhere"
 
@@ -50,7 +50,7 @@ class AnywhereBackend(BackendWrapper):
             self._hold(given)
 
     def _hold(self, blocking: Backend) -> Backend:
-        """Keep the backend for threads. If it reads in place, it does so on event loops, too."""
+        """Keep the backend for threads. If it reads in place, event loops also read through it."""
         self._blocking = blocking
         self._offloaded = blocking if blocking.mode == "inline" else OffloadedBackend(blocking, store_threads)
         self._reader = blocking if reads_engine_in_place(blocking) else None
@@ -59,7 +59,7 @@ class AnywhereBackend(BackendWrapper):
     # --- which one ----------------------------------------------------------------------------------------------------
 
     def here(self) -> Backend:
-        """Return the backend for where this is called.
+        """Return the backend for the calling thread and its event loop, if any.
 
         Raises:
             ConfigError: if there is no event loop, and the backend needs one.
@@ -77,14 +77,14 @@ class AnywhereBackend(BackendWrapper):
 
     @property
     def takes_threads(self) -> bool:
-        """Whether each read takes a worker thread on an event loop: there is no driver for one."""
+        """Whether each read on an event loop takes a worker thread, because there is no driver for event loops."""
         return self._url is None and self.given_mode == "blocking" and not self._reads_in_place
 
     def check_off_loop(self) -> None:
         """Refuse a backend that needs an event loop; see `here`.
 
         Raises:
-            ConfigError: if it does.
+            ConfigError: if it needs one.
         """
         if self._url is None:
             self._off_loop()
@@ -100,12 +100,12 @@ class AnywhereBackend(BackendWrapper):
         return self._hold(backend_from_url(self._url, asynchronous=False))
 
     def _native(self) -> Backend | None:
-        """Return the backend of the URL's asynchronous driver for the running event loop, if that is installed."""
+        """Return the backend of the URL's asynchronous driver for the running event loop; ``None`` if not installed."""
         if self._url is None or self._reads_in_place or self.given_mode == "inline":
             return None
         try:
             loop = asyncio.get_running_loop()
-        except RuntimeError:  # trio's; the drivers are asyncio's
+        except RuntimeError:  # the loop is trio's, and the drivers are for asyncio
             return None
         found = self._of_loops.get(loop)
         if found is None:
@@ -128,7 +128,7 @@ class AnywhereBackend(BackendWrapper):
     # --- the verbs ----------------------------------------------------------------------------------------------------
 
     def peek(self, key: bytes, now: Millis) -> object:
-        """See `ReadsInPlace.peek`: a reader of the engine needs no choice between threads and event loops."""
+        """See `ReadsInPlace.peek`. A backend that reads the engine in place serves threads and event loops alike."""
         return self._in_place().peek(key, now)
 
     def record_of(self, key: bytes, seen: Any, now: Millis) -> Record | None:
@@ -136,7 +136,7 @@ class AnywhereBackend(BackendWrapper):
         return self._in_place().record_of(key, seen, now)
 
     async def close(self) -> None:
-        """Close what was made of the URL. An object that the app gave stays open."""
+        """Close the backends made from the URL. The app's own object stays open."""
         if self._url is None:
             return
         blocking, self._blocking, self._offloaded, self._reader = self._blocking, None, None, None

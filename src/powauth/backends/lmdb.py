@@ -1,29 +1,29 @@
 """Sessions in an LMDB file: the embedded default for one machine with any number of worker processes.
 
-LMDB is a memory-mapped B+ tree. Readers never wait for the writer; one write transaction runs at a time on the whole
-machine; a transaction is there whole or not at all, whatever is killed when. `LMDBBackend` adds what a server needs
-around it: a map that grows, forks that are safe, and errors that are `StoreUnavailable`.
+LMDB is a memory-mapped B+ tree. Readers never wait for the writer. One write transaction runs at a time on the whole
+machine. Transactions are atomic, even if a process is killed at any point. `LMDBBackend` adds a map that grows, safe
+forks, and errors that are `StoreUnavailable`.
 
-What it costs, and what to know:
+Costs and limits:
 
-- A read is a look-up in shared memory: 1.5 microseconds, and nothing that waits.
-- A write waits for the disk: 0.3 ms where this was measured (0.02 ms without the disk), several on a slow one; and for
-  the one other writer, if there is one. So the mode is ``blocking``, and on an event loop sign-ins, sign-outs and
-  renewals take a worker thread, while reads are made in place (`ReadsInPlace`).
+- A read is a look-up in shared memory. It takes 1.5 microseconds and waits for nothing.
+- A write waits for the disk (0.3 ms where this was measured, several on a slow disk, 0.02 ms without the disk) and for
+  the one other writer, if there is one. So the mode is ``blocking``. On an event loop, sign-ins, sign-outs and renewals
+  take a worker thread, and reads are made in place (`ReadsInPlace`).
   ``durable=False`` saves one of two flushes of the disk's cache (0.2 ms). On a RAM disk (``/dev/shm``) both are free.
-- One machine and one PID namespace: LMDB's locks work neither on a network file system nor between containers that
-  number their processes apart.
-- A process that is stopped (not killed) in the middle of a write makes all other writers wait; one that is stopped in
-  the middle of a read keeps old pages from being used again, so the file grows. LMDB has no time limit for either. Of
-  a killed process nothing remains: its lock passes to the next writer, and its place as a reader is cleared.
-- Nothing but this module may touch the files while a process has them open; above all, do not delete ``lock.mdb``.
+- It works on one machine, in one PID namespace. LMDB's locks work neither on a network file system nor between
+  containers with separate PID namespaces.
+- A process that is stopped (not killed) in the middle of a write makes all other writers wait. One that is stopped in
+  the middle of a read prevents the reuse of old pages, so the file grows. LMDB has no time limit for either. A killed
+  process leaves nothing behind: its lock passes to the next writer, and its reader slot is cleared.
+- Only this module may touch the files while a process has them open. Above all, do not delete ``lock.mdb``.
 
-The layout is one tree, in which the first byte of a key names the table:
+The layout is one tree. The first byte of a key names the table:
 
 ====== ============================== ============================================== ==============================
 table  key                            value                                          for
 ====== ============================== ============================================== ==============================
-``!``  ``layout``                     one byte: `LAYOUT`                             refusing what is newer
+``!``  ``layout``                     one byte: `LAYOUT`                             refusing newer layouts
 ``!``  ``epoch``                      the last epoch given to any owner              ``latest_epoch``
 ``r``  record's key                   header, owner, value                           ``get``, ``scan``
 ``o``  digest of owner, created, key  nothing                                        ``list``, ``delete_owner``
@@ -32,8 +32,8 @@ table  key                            value                                     
 ``m``  moved at, owner                nothing                                        ``purge`` of epochs
 ====== ============================== ============================================== ==============================
 
-Numbers in keys are big-endian, so their order is the tree's. A record and its entries in the indexes change in one
-transaction. One tree rather than a named database for each table, because the root of one must be looked up first.
+Numbers in keys are big-endian, so the tree sorts them. A record and its entries in the indexes change in one
+transaction. There are no named databases for the tables, because each look-up would first have to find their root.
 """
 
 import contextlib
@@ -81,17 +81,17 @@ from powauth.errors import ConfigError, StoreUnavailable
 __all__ = ["MAX_KEY_BYTES", "MAX_OWNER_BYTES", "LMDBBackend"]
 
 _PURGE_STEP: Final = 256
-"""Records that one transaction of `LMDBBackend.purge` removes at most, so that other writers come in between."""
+"""The most records that one transaction of `LMDBBackend.purge` removes, so that other writers get their turn."""
 
 _PURGE_AT_CREATE: Final = 2
 """Expired records that each `create` removes: more than it adds, so a store that nobody purges does not grow."""
 
 _COUNT_STEP: Final = 10_000
-"""Records that one transaction of `LMDBBackend.count` reads at most, so that it does not hold back old pages."""
+"""The most records that one transaction of `LMDBBackend.count` reads, so that it does not hold back old pages."""
 
 
 class LMDBBackend(Backend, ReadsInPlace, Transactional, CountsEpochs):
-    """Records in a directory of this machine, shared by every process that opens it. See the module's page for costs.
+    """Records in a directory of this machine, shared by every process that opens it. The module lists the costs.
 
     >>> import tempfile
     >>> from powauth.backends.base import Record, drive
@@ -105,33 +105,33 @@ class LMDBBackend(Backend, ReadsInPlace, Transactional, CountsEpochs):
     >>> drive(backend.close())
     >>> directory.cleanup()
 
-    Open it before or after a fork. It closes its files before Python forks, and parent and child open them again at
-    their next call. If a server forks in C, the child closes the files that it inherited. Such a server must not fork
-    while another thread is in a verb.
-    Objects on the same directory share one environment within a process, and must be given the same options.
+    Open it before or after a fork. It closes its files before Python forks. Parent and child open them again at their
+    next call. If a server forks in C, the child closes the files that it inherited. Such a server must not fork while
+    another thread is in a verb.
+    Objects on the same directory share one environment within a process, and must have the same options.
 
     Args:
-        path: The directory. It is made with mode 0700 if it is missing (its parent must be there), the files in it with
-            0600, whatever the umask. If it, or a file of it, belongs to someone else or can be written by group or
-            others, it is refused: who writes to the store signs in as anyone.
-        map_size: Bytes of address space to begin with, not of disk: the file grows with its content. It is doubled when
-            it is full, which makes reads in flight start over, so it begins large.
-        max_map_size: Bytes that the store may grow to. When they are used up, `create` and `update` raise
-            `StoreUnavailable` until something is removed; removals have 16 MiB of their own beyond it. A full disk does
-            the same, and then removals work as far as there are free pages within the file.
-        durable: Whether a write is on the disk when its verb returns. If not, a loss of power may undo the last write,
-            were it a sign-out; the file stays sound. The end of the process alone loses nothing either way.
-        group_access: Whether the group of the directory may write to it, too. All who are in that group can then sign
-            in as anybody, so this process must be in it. For volumes of Kubernetes with ``fsGroup``. New files get
-            0660 and a new directory 2770. What anybody may write is refused all the same.
+        path: the directory. If it is missing, it is made with mode 0700 (its parent must exist), and its files with
+            0600, under any umask. It is refused if it or one of its files belongs to someone else, or if the group or
+            others may write to it: whoever can write to the store can sign in as anyone.
+        map_size: the initial address space in bytes. It is not disk space: the file grows with its content. A full map
+            is doubled. Reads in flight then start over, so begin with a large map.
+        max_map_size: the largest size of the store in bytes. At that size, `create` and `update` raise
+            `StoreUnavailable` until something is removed. Removals may use 16 MiB beyond it. A full disk has the same
+            effect, and removals then work while there are free pages within the file.
+        durable: whether a write is on the disk when its verb returns. If not, a loss of power may undo the last write,
+            even a sign-out, but the file stays valid. The end of the process alone loses nothing either way.
+        group_access: whether the group of the directory may write to it, too. All members of that group can then sign
+            in as anybody, so this process must be a member. It is for volumes of Kubernetes with ``fsGroup``. New files
+            get mode 0660 and a new directory 2770. A directory or file that everybody may write to is still refused.
 
-    A key longer than `MAX_KEY_BYTES` is never there, and `create` refuses it with `ValueError`, as it does an owner
-    longer than `MAX_OWNER_BYTES` and numbers that are negative or beyond 63 bits. A record in the file that cannot be
-    read counts as absent; pages that cannot be read make the verb raise `StoreUnavailable`.
+    A key longer than `MAX_KEY_BYTES` counts as absent. `create` raises `ValueError` for it, for an owner longer than
+    `MAX_OWNER_BYTES`, and for numbers that are negative or beyond 63 bits. An unreadable record counts as absent.
+    Unreadable pages make the verb raise `StoreUnavailable`.
 
     Raises:
-        ConfigError: if an option is wrong, or the directory cannot be used: not ours, another program's, or of a layout
-            that a newer powauth wrote.
+        ConfigError: if an option is wrong, or the directory cannot be used: it belongs to another user or program, or
+            has a layout that a newer powauth wrote.
         StoreUnavailable: if the engine cannot open the file: it is damaged, or the disk is full.
     """
 
@@ -147,7 +147,7 @@ class LMDBBackend(Backend, ReadsInPlace, Transactional, CountsEpochs):
         group_access: bool = False,
     ) -> None:
         try:
-            directory = Path(os.path.abspath(path))  # noqa: PTH100 keeps '..' and symbolic links as they are meant
+            directory = Path(os.path.abspath(path))  # noqa: PTH100 does not follow symbolic links
         except TypeError:
             raise ConfigError(f"path must be a str or a path, not {type(path).__name__}") from None
         if isinstance(path, bytes) or not os.fspath(path) or "\0" in os.fspath(path):
@@ -174,7 +174,7 @@ class LMDBBackend(Backend, ReadsInPlace, Transactional, CountsEpochs):
         record = None if raw is None else tree.decode(key, raw)
         if record is None or record.expires_at > now:
             return record
-        with contextlib.suppress(StoreUnavailable):  # it is expired all the same, and purge comes by
+        with contextlib.suppress(StoreUnavailable):  # it has expired in any case, and purge will remove it
             version = record.version
             self._open().write(lambda txn: tree.remove_version(txn, key, version, now), removes=True)
         return None
@@ -192,14 +192,14 @@ class LMDBBackend(Backend, ReadsInPlace, Transactional, CountsEpochs):
             try:
                 raw: bytes | None = txn.get(b"r" + key)
             finally:
-                txn.abort()  # not with the last traceback that names it: it holds back old pages
+                txn.abort()  # now, not when the last traceback is freed: an open transaction holds back old pages
         except EngineError:
             raise WouldWaitError from None
         return raw
 
     def record_of(self, key: bytes, seen: bytes, now: Millis) -> Record | None:  # noqa: D102
         record = tree.decode(key, seen)
-        # What has expired is left to `get`, `create` and `purge`: to remove it is a write.
+        # `get`, `create` and `purge` remove expired records: a removal is a write.
         return record if record is not None and record.expires_at > now else None
 
     async def update(self, record: Record, expected_version: int, now: Millis) -> bool:  # noqa: D102
@@ -272,10 +272,10 @@ class LMDBBackend(Backend, ReadsInPlace, Transactional, CountsEpochs):
         return limit - left
 
     async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
-        """See `Backend.scan`. A page may hold fewer records than ``limit``, also before the last.
+        """See `Backend.scan`. Any page may hold fewer records than ``limit``.
 
         Raises:
-            ValueError: if ``cursor`` is not one that a page of this namespace came with, or ``limit`` is not positive.
+            ValueError: if ``cursor`` does not come from a page of this namespace, or ``limit`` is not positive.
         """
         prefix = tree.prefix(namespace)
         start = prefix if cursor is None else prefix + tree.from_cursor(cursor) + b"\0"

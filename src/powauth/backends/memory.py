@@ -1,8 +1,8 @@
 """Records in this process's memory: for tests, and for an app that runs as one process.
 
-Each worker process has its own memory. With two workers, a session that one of them made is unknown to the other, and a
-sign-out reaches only one of them. A fork copies the records and shares nothing afterwards. The end of the process ends
-all sessions. For several processes on one machine, use `powauth.backends.lmdb`.
+Each worker process has its own memory. With two workers, a session of one is unknown to the other, and a sign-out
+reaches only one of them. A fork copies the records; after it, parent and child share nothing. The end of the process
+ends all sessions. For several processes on one machine, use `powauth.backends.lmdb`.
 """
 
 import threading
@@ -32,7 +32,7 @@ _SWEEP_ON_CREATE: Final = 2
 """Expired records that each `create` removes: more than it adds, so that a store that nobody purges stays small."""
 
 _SPARE: Final = 64
-"""Entries in a heap of expiries, beyond two for each value, before it is built again."""
+"""The number of entries beyond two per value that a heap of expiries may have before it is rebuilt."""
 
 
 class _Epoch(msgspec.Struct, frozen=True, gc=False):
@@ -47,7 +47,7 @@ class _ExpiringMap(Generic[T]):
     """Values by key, with a heap of their expiries that finds the expired ones.
 
     A value that is replaced or removed leaves its entry in the heap. `take_expired` skips such entries, and `put`
-    builds the heap again when they are in the majority.
+    rebuilds the heap when they are the majority.
     """
 
     __slots__ = ("_expiries", "values")
@@ -77,10 +77,10 @@ class _ExpiringMap(Generic[T]):
 class MemoryBackend(Backend, ReadsInPlace, CountsEpochs, PerProcess):
     """A backend in this process's memory, safe for any number of threads.
 
-    Writers take one lock. Readers of a single record take none: to look up a key in a dict is atomic (under the
-    interpreter's lock, and in builds without it by the dict's own), and a record is immutable.
+    Writers take one lock. Readers of a single record take none: a look-up in a dict is atomic (under the interpreter's
+    lock, or the dict's own lock in free-threaded builds), and a record is immutable.
 
-    `purge` and `create` find expired records without a search. `scan` and `count` look at every record.
+    `purge` and `create` find expired records without a search. `scan` and `count` examine every record.
 
     >>> from powauth.backends.base import drive, make_key, make_owner, shard_of
     >>> backend, owner = MemoryBackend(max_records=100_000), make_owner("credentials", "42")
@@ -93,9 +93,9 @@ class MemoryBackend(Backend, ReadsInPlace, CountsEpochs, PerProcess):
     True
 
     Args:
-        max_records: The largest number of records to hold; ``None`` sets no bound. When the backend is full, expired
-            records make room. If none has expired, `create` raises `StoreUnavailable`. A new session never pushes out a
-            live one: otherwise anyone who signs in often could sign out everybody else.
+        max_records: the largest number of records; ``None`` sets no bound. When the backend is full, it removes expired
+            records. If none has expired, `create` raises `StoreUnavailable`. A new session never replaces a live one:
+            otherwise anyone who signs in often could sign out everybody else.
 
     Raises:
         ConfigError: if ``max_records`` is not a positive number.
@@ -117,8 +117,8 @@ class MemoryBackend(Backend, ReadsInPlace, CountsEpochs, PerProcess):
         self._owners: dict[bytes, set[bytes]] = {}
 
     def _renew_lock(self) -> None:
-        """In a child, whose parent may have been forked while another of its threads held the lock."""
-        if self._lock.locked():  # the records and their indexes may hold a half of a change
+        """Renew the lock in a forked child. Another thread of the parent may have held it at the fork."""
+        if self._lock.locked():  # the records and their indexes may hold half a change
             self._clear()
         self._lock = threading.Lock()
 
@@ -162,7 +162,7 @@ class MemoryBackend(Backend, ReadsInPlace, CountsEpochs, PerProcess):
     def _stored(self, key: bytes) -> Record | None:
         stored = self._records.values.get(key)
         if stored is None:
-            self._check_open()  # `close` sets its mark before it removes the records
+            self._check_open()  # `close` marks the backend closed before it removes the records
         return stored
 
     def record_of(self, key: bytes, seen: Record, now: Millis) -> Record | None:
@@ -202,7 +202,7 @@ class MemoryBackend(Backend, ReadsInPlace, CountsEpochs, PerProcess):
         return found
 
     async def epoch(self, owner: bytes, now: Millis, *, advance: bool = False) -> int:
-        """See `Backend.epoch`. No two moves of any owners' epochs give the same number."""
+        """See `Backend.epoch`. Each advance of any owner's epoch gives a new number."""
         with self._lock:
             self._check_open()
             if advance:
@@ -210,7 +210,7 @@ class MemoryBackend(Backend, ReadsInPlace, CountsEpochs, PerProcess):
             return self._epoch(owner)
 
     async def latest_epoch(self, now: Millis) -> int:
-        """See `CountsEpochs.latest_epoch`. It counts the moves of all owners' epochs."""
+        """See `CountsEpochs.latest_epoch`. It is the number of advances of all owners' epochs."""
         del now
         with self._lock:
             self._check_open()
@@ -233,7 +233,7 @@ class MemoryBackend(Backend, ReadsInPlace, CountsEpochs, PerProcess):
             return self._sweep(limit, now)
 
     async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
-        """See `Backend.scan`. In the order of the keys; each step looks at every record of the store.
+        """See `Backend.scan`. It goes in the order of the keys. Each step examines every record of the store.
 
         Raises:
             ValueError: if the cursor is not from a page of this namespace.
@@ -246,11 +246,11 @@ class MemoryBackend(Backend, ReadsInPlace, CountsEpochs, PerProcess):
         return Page(found[:limit], found[limit - 1].key.hex() if len(found) > limit else None)
 
     async def count(self, namespace: str, now: Millis) -> int:
-        """See `Backend.count`. Looks at every record of the store."""
+        """See `Backend.count`. It examines every record of the store."""
         return sum(1 for _ in self._live(namespace.encode() + b":", now))
 
     async def close(self) -> None:
-        """Forget everything. Calls after it raise `StoreUnavailable`; closing again does nothing."""
+        """Drop all records. Calls after it raise `StoreUnavailable`. Closing again does nothing."""
         with self._lock:
             self._closed = True
             self._clear()
@@ -260,13 +260,13 @@ class MemoryBackend(Backend, ReadsInPlace, CountsEpochs, PerProcess):
             raise StoreUnavailable("the memory backend is closed")
 
     def _live(self, prefix: bytes, now: Millis) -> Iterator[Record]:
-        """Yield the live records of a namespace as they were at the call, in no order."""
+        """Return the live records of a namespace at the time of the call, in no order."""
         with self._lock:
             self._check_open()
             records = list(self._records.values.values())
         return (record for record in records if record.expires_at > now and record.key.startswith(prefix))
 
-    # The caller of these holds the lock.
+    # The callers of the following methods hold the lock.
 
     def _of(self, owner: bytes) -> Sequence[Record]:
         return [self._records.values[key] for key in self._owners.get(owner, ())]
@@ -276,7 +276,7 @@ class MemoryBackend(Backend, ReadsInPlace, CountsEpochs, PerProcess):
         self._disown(record)
 
     def _disown(self, record: Record) -> None:
-        """Take a removed record out of the keys of its owner."""
+        """Remove the key of a removed record from its owner's keys."""
         keys = self._owners[record.owner]
         keys.remove(record.key)
         if not keys:

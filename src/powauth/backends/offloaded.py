@@ -1,4 +1,4 @@
-"""A blocking backend on an event loop: each verb runs in a worker thread, but for reads that need not wait."""
+"""A blocking backend on an event loop: each verb runs in a worker thread, except reads that do not wait."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class OffloadedBackend(BackendWrapper):
-    """A backend whose coroutines block, made to suspend instead.
+    """Wraps a backend whose coroutines block, so that they suspend instead.
 
     Args:
         inner: the backend.

@@ -229,10 +229,11 @@ class RedisBackend(Backend, ReadsInPlace, ServesCopies):
             return bool(await self._run(DELETE, (place.records + identifier,), arguments))
 
     async def list(self, owner: bytes, now: Millis) -> list[Record]:
-        """See `Backend.list`: one ``EVALSHA`` for up to `CHUNK` records, else one per half to whole `CHUNK`.
+        """See `Backend.list`: one ``EVALSHA`` for up to `CHUNK` records, or several for more.
 
-        Up to `CHUNK` records are a snapshot. A longer list holds each record that is live during the whole call. It may
-        hold or miss a record that is created or removed meanwhile.
+        Each of several returns a half to a whole `CHUNK`. Up to `CHUNK` records are a snapshot. A longer list holds
+        each record that is live during the whole call. It may hold or miss a record that is created or removed
+        meanwhile.
         """
         place, user = self._home(owner)
         records: dict[bytes, Record] = {}

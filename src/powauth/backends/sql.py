@@ -117,7 +117,7 @@ MAX_TIMEOUT_SECONDS = 3600
 
 
 class SQLBackend(Backend):
-    """Records in SQLite, PostgreSQL or MariaDB. The module's docstring explains the design and the options of an engine.
+    """Records in SQLite, PostgreSQL or MariaDB. The module's docstring explains the design and an engine's options.
 
     Args:
         engine: an ``Engine`` (then ``mode`` is ``"blocking"``; over SQLite the object is mostly a `SQLiteBackend`), an

@@ -1,6 +1,6 @@
-"""`BackendWrapper`: the base of a backend that passes its verbs on to another one.
+"""`BackendWrapper`: the base class of a backend that passes its verbs on to another one.
 
-A wrapper has the abilities of the backend that it wraps: ``isinstance`` answers for both alike.
+A wrapper has the abilities of the backend that it wraps: ``isinstance`` gives the same answer for both.
 """
 
 from abc import abstractmethod
@@ -25,16 +25,16 @@ T = TypeVar("T")
 
 
 class BackendWrapper(Backend):
-    """Passes each verb on to `here`. A subclass overrides what it does in another way.
+    """Passes each verb on to `here`. A subclass overrides the methods that differ.
 
-    An object's class is the one that is called, together with the abilities of the wrapped backend. A subclass may
-    define the methods of an ability, such as ``peek``: they count where the wrapped backend has the ability.
+    An object's class combines the called class and the abilities of the wrapped backend. A subclass may define the
+    methods of an ability, such as ``peek``. They are used if the wrapped backend has the ability.
 
     Args:
         inner: the backend to wrap.
 
     Attributes:
-        abilities: those that the wrapper takes over from the wrapped backend.
+        abilities: the abilities that the wrapper takes over from the wrapped backend.
     """
 
     abilities: ClassVar[tuple[type, ...]] = (ReadsInPlace, ServesCopies, Transactional, CountsEpochs, PerProcess)
@@ -53,14 +53,14 @@ class BackendWrapper(Backend):
 
     @abstractmethod
     def here(self) -> Backend:
-        """Return the backend that answers a call made here and now."""
+        """Return the backend for a call in the current thread and event loop."""
 
     def ask(self, verb: str, call: Callable[[Backend], Coroutine[Any, Any, T]]) -> Coroutine[Any, Any, T]:
         """Call a verb of the wrapped backend. Every verb goes through this method.
 
         Args:
-            verb: its name.
-            call: calls it.
+            verb: the name of the verb.
+            call: a function that calls the verb on a backend.
         """
         del verb
         return call(self.here())
@@ -144,7 +144,7 @@ _PARTS: dict[type, Any] = {
     CountsEpochs: _CountsEpochs,
     PerProcess: _PerProcess,
 }
-"""What a wrapper needs to offer an ability."""
+"""The class that gives a wrapper an ability."""
 
 
 def _abilities_of(kind: type[BackendWrapper], inner: Backend) -> list[type]:
