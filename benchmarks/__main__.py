@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: every part of the comparison, one after the other."""
+"""Run every part of the comparison, one after the other: ``python -m benchmarks``."""
 
 import argparse
 import os
@@ -15,7 +15,7 @@ SIZES = (1_000, 1_000_000)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, and write if asked to."""
+    """Measure and print. Write the results if the arguments ask for it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--parts", default=",".join(PARTS), help=f"which of {', '.join(PARTS)}")
     parser.add_argument("--only", default="", help="words, with commas between: contenders whose names contain one")
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     left: dict[str, str] = {}
     found = compare.chosen([word for word in options.only.split(",") if word], left)
     everywhere = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores()[1])  # this process only waits; what it starts goes where it belongs
+    os.sched_setaffinity(0, cores()[1])  # this process only waits; its children choose their own processors
     try:
         if "compare" in parts:
             laps, rounds = (1, 5) if options.quick else (compare.LAPS, compare.ROUNDS)

@@ -1,6 +1,6 @@
 """The cost of a session in LMDB: space, reads, sign-ins, and the longest pause of cleaning.
 
-Each row is measured in a process of its own, so that no row uses memory that another has left behind.
+Each row is measured in its own process, so that no row reuses memory that another has freed.
 """
 
 import argparse
@@ -27,26 +27,26 @@ NOW = 1_900_000_000_000
 TTL = 1_800_000
 VALUE_BYTES = 200
 SAMPLE = 10_000
-"""Keys read in one round; there are three rounds, of different keys where there are enough, and the median counts."""
+"""Keys read in one round. The median of three rounds counts. They read different keys if there are enough."""
 
 RAM_DISK = Path("/dev/shm")
-"""Where LMDB's files are for this, if there is one: a disk would make a million commits wait for it."""
+"""The directory of LMDB's files, if it exists: on a disk, a million commits would wait for the disk."""
 
 Read = Callable[[bytes], object]
 
 
 class Row(NamedTuple):
-    """What was measured.
+    """The results for one number of sessions.
 
     Attributes:
-        name: of the backend.
-        sessions: with a value of 200 bytes each; every second user has two.
-        bytes_per_session: of the files on disk.
+        name: the name of the backend.
+        sessions: the number of sessions, with a value of 200 bytes each. Every second user has two.
+        bytes_per_session: the size of the files on disk, per session.
         read_ns: median of a `Backend.get` of a random live session, key and all unique.
-        bare_ns: the same keys by a plain ``get`` of lmdb in a read transaction.
+        bare_ns: median of a plain ``get`` of lmdb in a read transaction, for the same keys.
         create_us: mean of a `Backend.create`.
-        longest_create_ms: the longest of them, in time of the processor, so without what other programs do meanwhile.
-        longest_purge_ms: the same of a ``purge(100)`` while all sessions, expired, are removed.
+        longest_create_ms: the longest of them, in processor time, so that other programs do not count.
+        longest_purge_ms: the same of a ``purge(100)``, while all sessions have expired and are removed.
     """
 
     name: str
@@ -60,13 +60,13 @@ class Row(NamedTuple):
 
 
 def bench_backend(name: str, make: Callable[[], Backend], sizes: Sequence[int], directory: Path) -> list[Row]:
-    """One row for each number of sessions.
+    """Return one row for each number of sessions.
 
     Args:
-        name: of the backend, for the table.
-        make: gives an empty backend that is not ``async``; called in another process, so it must be picklable.
-        sizes: numbers of sessions.
-        directory: where the backend keeps its files. It is made before ``make`` is called, and removed afterwards.
+        name: the backend's name in the table.
+        make: returns an empty backend that is not ``async``. Another process calls it, so it must be picklable.
+        sizes: the numbers of sessions.
+        directory: the directory of the backend's files. It is made before ``make`` is called, and removed afterwards.
     """
     rows = []
     for size in sizes:
@@ -117,7 +117,7 @@ def _measure(name: str, make: Callable[[], Backend], size: int, directory: Path)
 
 
 def _records(size: int) -> Iterator[Record]:
-    """The same ones each time: users in turn have one session and two."""
+    """Yield the same records each time: users in turn have one session and two."""
     content = random.Random(2)
     numbers = (user for user in itertools.count(10_000_000) for _ in range(1 + user % 2))
     for user in itertools.islice(numbers, size):
@@ -127,7 +127,7 @@ def _records(size: int) -> Iterator[Record]:
 
 
 def _time_reads(read: Read, keys: Sequence[bytes]) -> int:
-    """Nanoseconds of a read that hits: the median of three rounds."""
+    """Return the nanoseconds of a read that hits: the median of three rounds."""
     per_round = max(len(keys) // 3, 1)
     rounds = []
     for part in range(3):
@@ -142,7 +142,7 @@ def _time_reads(read: Read, keys: Sequence[bytes]) -> int:
 
 @contextmanager
 def _bare(size: int, directory: Path) -> Iterator[Read]:
-    """A read of the engine itself, with the same records in it."""
+    """Yield a function that reads the engine itself, with the same records in it."""
     import lmdb
 
     path = directory / "bare"
@@ -159,12 +159,12 @@ def _bare(size: int, directory: Path) -> Iterator[Read]:
 
 
 def _file_bytes(directory: Path) -> int:
-    """On disk: a sparse file counts as what it holds."""
+    """Return the bytes on disk. Of a sparse file only the allocated blocks count."""
     return sum(path.stat().st_blocks * 512 for path in directory.rglob("*") if path.is_file())
 
 
 def lmdb_backend(path: Path) -> Backend:
-    """An LMDB backend with its default durability."""
+    """Return an LMDB backend with its default durability."""
     from powauth.backends.lmdb import LMDBBackend
 
     return LMDBBackend(path)
@@ -183,7 +183,7 @@ HEAD = [
 
 
 def measure(sizes: Sequence[int]) -> list[Row]:
-    """LMDB at each number of sessions. It is the one backend that needs no server and is meant for so many."""
+    """Measure LMDB at each number of sessions. It is the only backend without a server that is meant for so many."""
     if importlib.util.find_spec("lmdb") is None:
         return []
     with tempfile.TemporaryDirectory(dir=RAM_DISK if RAM_DISK.is_dir() else None) as parent:

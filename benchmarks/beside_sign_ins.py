@@ -1,9 +1,9 @@
-"""What those who read notice of those who sign in: one uvicorn worker, asked at a steady rate, alone and with sign-ins.
+"""The latency of reads beside sign-ins: one uvicorn worker with reads at a steady rate, without and with sign-ins.
 
-Requests are sent at planned times, whether or not the ones before have been answered, and an answer's time counts from
-the planned one, so a server that stands still is not spared. The load comes from one processor; the worker may use all,
-since hashing has threads of its own. 50 sign-ins a second are more than one processor hashes: the rest waits its turn
-and is refused in the end (503), as `PasswordHasher` has it with its defaults.
+Requests are sent at planned times, even if earlier ones are not answered yet. An answer's time counts from the planned
+time, so a server that stops for a while is measured correctly. The load comes from one processor. The worker may use
+all, because hashing has its own threads. One processor cannot hash 50 sign-ins a second: the others wait and some are
+refused (503), by the defaults of `PasswordHasher`.
 """
 
 import argparse
@@ -30,37 +30,37 @@ from benchmarks.workers import cores, quiet
 ROOT = Path(__file__).parent.parent
 
 READS = 1_000
-"""A second."""
+"""Reads per second."""
 
 SIGN_INS = 50
-"""A second."""
+"""Sign-ins per second."""
 
 CONNECTIONS = {"reads": 64, "sign-ins": 128}
-"""More than are ever in use at once, as long as reads are answered: the hasher lets some 65 sign-ins wait."""
+"""The number of connections. More than are in use at once while reads are answered: at most about 65 sign-ins wait."""
 
 SECONDS, ROUNDS = 10.0, 3
-"""Of each half of a round, of which one is without sign-ins and one with them."""
+"""Seconds of each half of a round (one without sign-ins, one with them), and the number of rounds."""
 
 ACCOUNTS = 500
-"""Enough that no account is signed in to from so many sides at once that it is throttled."""
+"""The number of accounts: enough that no account has so many concurrent sign-ins that it is throttled."""
 
 BACKENDS = ("memory", "lmdb")
 PASSES = (4, 2)
-"""Argon2id's, over 19 MiB: powauth's default, and the least that OWASP advises."""
+"""Argon2id's passes over 19 MiB: powauth's default, and the minimum that OWASP recommends."""
 
 OK, OVERLOADED = 200, 503
 
 
 class Beside(NamedTuple):
-    """One setting, in milliseconds.
+    """The results of one setting, in milliseconds.
 
     Attributes:
-        passes: Argon2id's.
+        passes: Argon2id's passes.
         alone, alone_late: median and 99th percentile of the reads without sign-ins, for each round.
-        beside, beside_late: the same with them.
-        times_later: the 99th percentiles of a round, with sign-ins to without.
-        sign_in, sign_in_late: median and 99th percentile of all sign-ins that were done.
-        refused, asked: sign-ins answered 503, of all.
+        beside, beside_late: the same with sign-ins.
+        times_later: the ratio of a round's 99th percentiles, with sign-ins to without.
+        sign_in, sign_in_late: median and 99th percentile of all successful sign-ins.
+        refused, asked: the number of sign-ins answered 503, and of all sign-ins.
     """
 
     backend: str
@@ -84,7 +84,7 @@ def _email(number: int) -> str:
 
 
 def _served(directory: Path, kind: str, passes: int) -> Any:
-    """``/<number>`` signs that account in; ``/me`` is for who is signed in."""
+    """Return an app: ``/<number>`` signs that account in, and ``/me`` is for signed-in users."""
     from sqlalchemy import create_engine
     from sqlalchemy.ext.asyncio import create_async_engine
     from sqlalchemy.orm import Session
@@ -107,7 +107,7 @@ def _served(directory: Path, kind: str, passes: int) -> Any:
     engine.dispose()
     users = SQLAlchemyUsers(create_async_engine(f"sqlite+aiosqlite:///{path}"), User, hasher=hasher)
     backend: Backend = MemoryBackend() if kind == "memory" else LMDBBackend(directory / "sessions")
-    # All of the load comes from one address, which no site's does.
+    # All of the load comes from one address, unlike that of a real site.
     auth = SessionAuth(secret_key=SECRET, users=users, backend=backend, throttle=Throttle(per_source=None))
 
     def email_of(scope: Any) -> str | None:
@@ -123,7 +123,7 @@ def _served(directory: Path, kind: str, passes: int) -> Any:
 
 
 class Worker(Server):
-    """A process of its own, on all processors."""
+    """A server in its own process, on all processors."""
 
     def __init__(self, directory: Path, kind: str, passes: int) -> None:
         self.port = free_port()
@@ -143,7 +143,7 @@ class Worker(Server):
 
 
 class Answer(NamedTuple):
-    """Of a request: its status, what cookie it sets, and milliseconds since the planned time."""
+    """An answer: its status, the cookie that it sets, and the milliseconds since the planned time."""
 
     status: int
     cookie: str
@@ -151,7 +151,7 @@ class Answer(NamedTuple):
 
 
 class Client:
-    """A connection that is kept; one request at a time."""
+    """A persistent connection for one request at a time."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -182,7 +182,7 @@ async def _clients(port: int, count: int) -> Clients:
 
 
 async def _steadily(free: Clients, request: Callable[[int], bytes], rate: float, seconds: float) -> list[Answer]:
-    """What was answered to so many requests a second."""
+    """Send requests at a steady rate and return the answers."""
     now = asyncio.get_running_loop().time
     begun = now() + 0.01
     answers: list[Answer] = []
@@ -206,7 +206,7 @@ def _login(number: int) -> bytes:
 
 
 def times(answers: Sequence[Answer], *statuses: int) -> tuple[float, float]:
-    """Median and 99th percentile of those that were done.
+    """Return the median and the 99th percentile of the answers with these statuses.
 
     Raises:
         RuntimeError: if there is an answer of another status.
@@ -235,7 +235,7 @@ async def _load(port: int, kind: str, passes: int, *, rounds: int, seconds: floa
             found, done = await asyncio.gather(reads(seconds), _steadily(signing, _login, SIGN_INS, seconds))
             beside.append(found)
             sign_ins += done
-            await asyncio.sleep(0.5)  # what the last sign-ins have left to do is not for the next round
+            await asyncio.sleep(0.5)  # let the last sign-ins end before the next round
     finally:
         for free in (reading, signing):
             while not free.empty():
@@ -257,7 +257,7 @@ async def _load(port: int, kind: str, passes: int, *, rounds: int, seconds: floa
 
 @contextmanager
 def _on(processors: set[int]) -> Iterator[None]:
-    """This process on these processors; what it has started stays where it is."""
+    """Move this process to these processors. Its children stay on theirs."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, processors)
     try:
@@ -267,7 +267,7 @@ def _on(processors: set[int]) -> Iterator[None]:
 
 
 def measure(*, rounds: int = ROUNDS, seconds: float = SECONDS) -> list[Beside]:
-    """Each backend with each number of passes."""
+    """Measure each backend with each number of passes."""
     return [
         measure_one(kind, passes, rounds=rounds, seconds=seconds)
         for kind, passes in itertools.product(BACKENDS, PASSES)
@@ -275,7 +275,7 @@ def measure(*, rounds: int = ROUNDS, seconds: float = SECONDS) -> list[Beside]:
 
 
 def measure_one(kind: str, passes: int, *, rounds: int, seconds: float) -> Beside:
-    """One of them, with a new worker."""
+    """Measure one setting, with a new worker."""
     with tempfile.TemporaryDirectory(prefix="powauth-bench-") as directory:
         worker = Worker(Path(directory), kind, passes)
         try:
@@ -301,7 +301,7 @@ HEAD = [
 
 
 def rows(measured: Sequence[Beside]) -> list[list[str]]:
-    """For the table."""
+    """Return the rows of the table."""
     return [
         [
             each.backend,
@@ -316,7 +316,7 @@ def rows(measured: Sequence[Beside]) -> list[list[str]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print; or be the worker, in the directory that it was started in."""
+    """Measure and print. With the worker's argument, run the worker in the current directory."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of each half of a round")

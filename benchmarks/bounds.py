@@ -1,4 +1,4 @@
-"""powauth's own bounds: what this comparison must show, with what it did show."""
+"""powauth's own bounds: the limits that this comparison must meet, beside the measured values."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ Direction = Literal["at most", "at least"]
 
 @dataclass
 class Results:
-    """Whatever parts of the comparison were run."""
+    """The results of the parts of the comparison that were run."""
 
     measured: Mapping[str, Measured] = field(default_factory=dict)
     throughput: Sequence[Throughput] = ()
@@ -26,7 +26,7 @@ class Results:
 
 
 class Verdict(NamedTuple):
-    """One bound beside what was measured."""
+    """One bound beside the measured value."""
 
     what: str
     bound: str
@@ -45,11 +45,11 @@ class Added(NamedTuple):
 
 
 READ = {"-unread": "the user not read", "-plain": "an immutable user read", "": "an ORM's user read"}
-"""What a handler does with the current user; neither the floor nor Starlette has an ORM behind it."""
+"""The handler's use of the current user. Neither the floor nor Starlette has an ORM behind it."""
 
 
 def _for_each(what: str, one: str, other: str, direction: Direction, limit: float) -> list[Added]:
-    """The same bound for each way to read the user of powauth's contender, whose name ends in ``*``."""
+    """Return the same bound for each way to read the user. ``*`` ends the name of powauth's contender."""
     return [
         Added(f"{what}; {said}", one.replace("*", suffix), other.replace("*", suffix), direction, limit)
         for suffix, said in READ.items()
@@ -73,19 +73,19 @@ ADDED = (
 )
 
 OF_FLOOR, OF_BARE = 0.95, 0.90
-"""Of the throughput that the floor keeps, and of that without authentication."""
+"""The least shares of the floor's throughput, and of the throughput without authentication."""
 
 SIGN_IN_MICROSECONDS = 300
 
 GROWTH_NOISE = 0.15
-"""What share of a read's time in a small store may be noise in how much longer it takes in a large one."""
+"""The share of a read's time in a small store that may be noise in the extra time of a large store."""
 
 TIMES_LATER = 2
-"""The 99th percentile of reads beside sign-ins, to that without."""
+"""The ratio of the reads' 99th percentiles, with sign-ins to without."""
 
 
 def verdicts(results: Results) -> list[Verdict]:
-    """Those bounds whose figures are there."""
+    """Return the verdicts on the bounds that have results."""
     return [*_added(results), *_throughput(results), *_stores(results), *_sign_ins(results), *_beside(results)]
 
 
@@ -160,5 +160,5 @@ HEAD = ["powauth's own bounds", "bound", "measured", ""]
 
 
 def rows(found: Sequence[Verdict]) -> list[list[str]]:
-    """For the table."""
+    """Return the rows of the table."""
     return [[each.what, each.bound, each.measured, "holds" if each.holds else "does not hold"] for each in found]

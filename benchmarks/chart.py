@@ -35,9 +35,9 @@ class Bar(NamedTuple):
 
 
 def chart(title: str, unit: str, bars: Sequence[Bar]) -> str:
-    """The bars from the shortest to the longest, on a logarithmic axis, with a line from quartile to quartile.
+    """Draw the bars from the shortest to the longest, on a logarithmic axis, with a line from quartile to quartile.
 
-    What is zero or less, which noise can make of a very small cost, is drawn as the least of the axis.
+    Noise can turn a very small cost into zero or less. Such a value is drawn at the start of the axis.
     """
     bars = sorted(bars, key=lambda bar: bar.value.median)
     positive = [each for bar in bars for each in bar.value if each > 0] or [1.0]
@@ -81,5 +81,5 @@ def chart(title: str, unit: str, bars: Sequence[Bar]) -> str:
 
 
 def _number(value: float) -> str:
-    """Three digits that mean something, and no more."""
+    """Format a number with three significant digits."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

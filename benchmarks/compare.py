@@ -1,7 +1,7 @@
-"""What a layer of authentication adds to a request, beside a hand-written floor and beside its peers.
+"""The cost that a layer of authentication adds to a request, beside a hand-written floor and beside its peers.
 
-In one process for each contender, called without a server; blocks of requests lie side by side in rounds, and each is
-scaled by a yardstick run beside it. See docs/benchmarks.md for how to read it.
+Each contender runs in its own process and is called without a server. Blocks of requests alternate in rounds. Each
+block is scaled by a yardstick that runs beside it. docs/benchmarks.md explains how to read the results.
 """
 
 import argparse
@@ -21,16 +21,19 @@ from benchmarks.workers import Samples, cores, opened, run
 
 BLOCK_SECONDS = 0.012
 LAPS = 3
-"""How often all processes are started anew: how one lies in memory moves its figures by some percent."""
+"""The number of times that all processes are restarted: their memory layout changes the figures by some percent."""
 
 ROUNDS = 14
-"""In each lap."""
+"""The number of rounds in each lap."""
 
 FLOOR = {"asgi": "floor", "wsgi": "floor-wsgi"}
 
 
 def chosen(only: Sequence[str], left: dict[str, str]) -> list[Contender]:
-    """Those whose names contain one of these words (all, if there are none), with the floors; noted if left out."""
+    """Return the contenders whose names contain one of the words (all without words), and the floors.
+
+    Note in ``left`` those that are left out.
+    """
     found = []
     for contender in contenders().values():
         named = not only or any(word in contender.name for word in only) or contender.name == "floor"
@@ -47,7 +50,7 @@ def chosen(only: Sequence[str], left: dict[str, str]) -> list[Contender]:
 
 @contextmanager
 def redis_beside(needed: bool) -> Iterator[str]:
-    """The URL of a Redis server on the other processor; empty if none is needed."""
+    """Yield the URL of a Redis server on the other processor, or an empty string if none is needed."""
     if not needed:
         yield ""
         return
@@ -61,7 +64,7 @@ def redis_beside(needed: bool) -> Iterator[str]:
 def measure(
     found: Sequence[Contender], *, laps: int = LAPS, rounds: int = ROUNDS, block_seconds: float = BLOCK_SECONDS
 ) -> dict[str, Measured]:
-    """All of them, side by side."""
+    """Measure all contenders, side by side."""
     samples: Samples = {}
     counts: dict[str, Counts] = {}
     with redis_beside(any(contender.redis for contender in found)) as redis_url:
@@ -80,7 +83,7 @@ HEAD = ["contender", "added µs", "quartiles", "x floor", "bare µs", "trips", "
 
 
 def rows(found: Sequence[Contender], measured: Mapping[str, Measured]) -> list[list[str]]:
-    """One for each contender, of one interface after the other."""
+    """Return one row for each contender, grouped by interface."""
     result = []
     for interface in ("asgi", "wsgi"):
         for contender in found:

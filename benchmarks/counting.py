@@ -1,4 +1,4 @@
-"""What an authenticated request asks of engines, counted where it arrives."""
+"""The commands that an authenticated request sends to engines, counted at the engine."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -12,7 +12,7 @@ NO_STATEMENTS = ("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE", "PRAGMA"
 
 
 def count(subject: Subject) -> Counts:
-    """The mean over a few requests of the app with its layer, none of which is due for a renewal."""
+    """Return the mean over a few requests of the app with its layer. No request is due for a renewal."""
 
     def visit() -> None:
         for number in range(REQUESTS):
@@ -38,10 +38,10 @@ def count(subject: Subject) -> Counts:
 
 
 def _count_redis(url: str, visit: Callable[[], None]) -> tuple[int, int, int]:
-    """Packets that the server read, commands in them, and those of the commands that change data.
+    """Return the number of packets that the server read, of commands in them, and of commands that change data.
 
-    Without MONITOR, which would slow the server: from its own counters, less what reading those adds to them. ``HELLO``
-    does not count: it is a near cache's heartbeat, twice a second, whatever is asked for meanwhile.
+    The numbers come from the server's own counters, minus the cost of reading these. MONITOR would slow the server.
+    ``HELLO`` does not count: it is a near cache's heartbeat, twice a second.
     """
     import redis
 

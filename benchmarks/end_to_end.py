@@ -1,6 +1,6 @@
-"""What is left of the throughput behind a real server: uvicorn and gunicorn under wrk, one processor each.
+"""The throughput behind a real server: uvicorn and gunicorn under wrk, one processor each.
 
-All servers of a kind run at once, idle but for the one that is asked; rounds go through them in turn.
+All servers of a kind run at once. Each round measures one after the other, and the rest are idle.
 """
 
 import argparse
@@ -40,22 +40,22 @@ APPS = {
     ),
     "gunicorn": ("bare-wsgi", "floor-wsgi", "powauth-wsgi-memory", "powauth-wsgi-lmdb"),
 }
-"""For each server: the app without authentication, with the floor, and with powauth."""
+"""The apps of each server: without authentication, with the floor, and with powauth."""
 
 NO_COOKIE = ", no cookie sent"
-"""Marks requests without a ``Cookie`` header to the app without authentication: what receiving it takes a server."""
+"""Marks requests without a ``Cookie`` header to the app without authentication, to show the cost of receiving it."""
 
 
 class Throughput(NamedTuple):
-    """Of one app behind one server.
+    """The results of one app behind one server.
 
     Attributes:
-        per_second: requests answered, for each round.
-        of_bare: divided by what the app without authentication answered in the same round.
-        of_floor: by what the floor did.
-        added: microseconds of a request less one to the app without authentication, which is sent the same cookie.
-        busy: microseconds for which a request has had the server's processor, its kernel's work included.
-        busy_added: those, less the same of the app without authentication.
+        per_second: requests answered per second, for each round.
+        of_bare: ``per_second`` divided by that of the app without authentication in the same round.
+        of_floor: ``per_second`` divided by that of the floor.
+        added: microseconds of a request, minus those of one with the same cookie to the app without authentication.
+        busy: microseconds of the server's processor for a request, including the kernel's work.
+        busy_added: ``busy``, minus that of the app without authentication.
     """
 
     server: str
@@ -69,14 +69,14 @@ class Throughput(NamedTuple):
 
 
 class Visit(NamedTuple):
-    """One app asked for a while: what `Throughput` has for each round."""
+    """The results of one app in one round; see `Throughput`."""
 
     per_second: float
     busy: float
 
 
 class Target(NamedTuple):
-    """An app behind its server, and what it knows a user by."""
+    """An app behind its server, and the cookie of a signed-in user."""
 
     server: "AppServer"
     cookie: str
@@ -104,7 +104,7 @@ class AppServer(Server):
         return True
 
     def ask(self, method: str, path: str, cookie: str = "") -> tuple[int, bytes, str]:
-        """Status, body, and the cookies that it sets."""
+        """Send a request. Return the status, the body, and the cookies that the answer sets."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         try:
             connection.request(method, path, headers={"Cookie": cookie} if cookie else {})
@@ -117,11 +117,11 @@ class AppServer(Server):
 
 UVICORN = ["--no-access-log", "--log-level", "warning", "--lifespan", "off", "--http", "httptools", "--loop", "uvloop"]
 GUNICORN = ["--worker-class", "gthread", "--threads", "4", "--log-level", "warning", "--keep-alive", "30"]
-"""One worker with four threads: its ``sync`` worker would close the connection after each request."""
+"""One worker with four threads. Gunicorn's ``sync`` worker would close the connection after each request."""
 
 
 def wrk(target: Target, seconds: float) -> Visit:
-    """As many requests as there is time for, all of them answered with 200."""
+    """Send requests for a time with wrk. All of them must be answered with 200."""
     port, cookie = target.server.port, target.cookie
     before = target.server.busy_seconds()
     command = ["taskset", "--cpu-list", str(min(cores()[1])), "wrk", "--threads", "1"]
@@ -141,10 +141,10 @@ def wrk(target: Target, seconds: float) -> Visit:
 
 @contextmanager
 def served(kind: str, names: Sequence[str]) -> Iterator[dict[str, Target]]:
-    """For each app its server, and a cookie that is signed in to it.
+    """Start a server for each app, and yield it with the cookie of a signed-in user.
 
-    Those without authentication are sent the last one's cookies, for a server has to receive them all the same; and the
-    first of them is there once more without any.
+    Apps without authentication get the cookies of the last app, because a server must receive them in any case. The
+    first of them is in the result a second time, without cookies.
     """
     with tempfile.TemporaryDirectory(prefix="powauth-bench-") as parent, ExitStack() as stack:
         found = {}
@@ -172,7 +172,7 @@ def served(kind: str, names: Sequence[str]) -> Iterator[dict[str, Target]]:
 
 
 def measure(kind: str, *, rounds: int = ROUNDS, seconds: float = SECONDS) -> list[Throughput]:
-    """All apps behind one server, in rounds; the first, which warms them up, does not count."""
+    """Measure all apps behind one server, in rounds. The first round warms them up and does not count."""
     bare, floor, *others = APPS[kind]
     names = (bare + NO_COOKIE, bare, floor, *others)
     rates: dict[str, list[float]] = {name: [] for name in names}
@@ -204,7 +204,7 @@ def _of(rates: Sequence[float], others: Sequence[float]) -> Spread:
 
 
 def missing() -> str | None:
-    """Why this cannot be measured here."""
+    """Return the reason why this cannot be measured here."""
     return None if shutil.which("wrk") else MISSING_WRK
 
 
@@ -222,7 +222,7 @@ HEAD = [
 
 
 def rows(measured: Sequence[Throughput]) -> list[list[str]]:
-    """For the table."""
+    """Return the rows of the table."""
     return [
         [
             each.server,
