@@ -206,10 +206,10 @@ def _login(number: int) -> bytes:
 
 
 def times(answers: Sequence[Answer], *statuses: int) -> tuple[float, float]:
-    """Return the median and the 99th percentile of the answers with these statuses.
+    """Return the median and the 99th percentile of the answers with status 200.
 
     Raises:
-        RuntimeError: if there is an answer of another status.
+        RuntimeError: if there is an answer of another status than ``statuses``.
     """
     if others := {answer.status for answer in answers} - set(statuses):
         raise RuntimeError(f"answered {others}, not {statuses}")

@@ -81,5 +81,5 @@ def chart(title: str, unit: str, bars: Sequence[Bar]) -> str:
 
 
 def _number(value: float) -> str:
-    """Format a number with three significant digits."""
+    """Format a number with about three significant digits."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

@@ -32,7 +32,7 @@ FLOOR = {"asgi": "floor", "wsgi": "floor-wsgi"}
 def chosen(only: Sequence[str], left: dict[str, str]) -> list[Contender]:
     """Return the contenders whose names contain one of the words (all without words), and the floors.
 
-    Note in ``left`` those that are left out.
+    Note in ``left`` those that cannot run here.
     """
     found = []
     for contender in contenders().values():

@@ -204,7 +204,7 @@ def _of(rates: Sequence[float], others: Sequence[float]) -> Spread:
 
 
 def missing() -> str | None:
-    """Return the reason why this cannot be measured here."""
+    """Return the reason why this cannot be measured here; ``None`` if it can."""
     return None if shutil.which("wrk") else MISSING_WRK
 
 

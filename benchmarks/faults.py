@@ -1,10 +1,11 @@
-"""What becomes of signed-in clients when the engine fails: ``make faults``.
+"""The effect of engine failures on signed-in clients: ``make faults``.
 
-For Redis, PostgreSQL and LMDB, 1,000 clients are signed in and 100 have signed out; all go on asking while the engine
-is stopped, killed, cut off, slow, full or read-only. The table says how many clients were wrongly signed out or in (0),
-what was answered while the engine was away, and how soon after its return everybody had been served.
+For Redis, PostgreSQL and LMDB, 1,000 clients are signed in and 100 have signed out. All of them keep sending requests
+while the engine is stopped, killed, cut off, slow, full or read-only. The table shows the number of clients that were
+wrongly signed out or in (0), the answers during the fault, and the time from the engine's return until every client had
+been served.
 
-Where the engine is reached over a network, the time limit for a verb is one second (`TIMEOUT`).
+If the engine is reached over a network, the time limit for a verb is one second (`TIMEOUT`).
 """
 
 import argparse
@@ -37,16 +38,16 @@ TIMEOUT = 1.0
 """Seconds that a verb may take."""
 
 VICTIMS = 50
-"""Clients whose records are overwritten with what is no session."""
+"""The number of clients whose records are overwritten with values that are not their sessions."""
 
 FULL_FILE = 1 << 20
-"""Bytes beyond which no file of PostgreSQL grows while its disk is full; as much as a segment of its log holds here."""
+"""The largest file of PostgreSQL, in bytes, while its disk is full. It is the size of a segment of its log here."""
 
 Report = Callable[[Findings], None]
 
 
 def held(seconds: float, begin: Callable[[], object], end: Callable[[], object]) -> Fault:
-    """A fault that lasts for so long. Its steps block, so a thread takes them."""
+    """Return a fault that lasts for some seconds. Its steps block, so they run in a thread."""
 
     def whole() -> float:
         begin()
@@ -58,7 +59,7 @@ def held(seconds: float, begin: Callable[[], object], end: Callable[[], object])
 
 
 def nothing() -> None:
-    """For faults that only begin, or only end."""
+    """Do nothing, for faults that only begin or only end."""
 
 
 def resets(through: Proxy, seconds: float) -> Fault:
@@ -83,20 +84,20 @@ def delays(through: Proxy, seconds: float) -> Fault:
 
 
 def foreign(number: int, own: bytes, others: bytes) -> bytes:
-    """What is no session of its client: noise, nothing, a part, another schema, or another's session."""
+    """Return a value that is not the client's session: noise, nothing, a part, another schema, or another's session."""
     return [os.urandom(200), b"", own[: len(own) // 2], msgspec.msgpack.encode({"schema": 9, "sid": own}), others][
         number % 5
     ]
 
 
 async def victims(site: Site) -> list[Client]:
-    """Clients whose records can be found by their names, which begin with ``victim-``."""
+    """Sign in clients whose names begin with ``victim-``, so that their records can be found by name."""
     made = [await sign_in(site, f"victim-{number:03}") for number in range(VICTIMS)]
     return [client for client in made if client is not None]
 
 
 async def garbage(crowd: Crowd, site: Site, engine: str, plant: Callable[[], int]) -> Findings:
-    """Plant it, and go on. Nobody is anybody by it, it is no error, and the others do not notice."""
+    """Overwrite the victims' records. This must sign nobody in, cause no error, and not affect other clients."""
     overwritten = await victims(site)
     assert len(overwritten) == VICTIMS
 
@@ -106,7 +107,7 @@ async def garbage(crowd: Crowd, site: Site, engine: str, plant: Callable[[], int
             for client in overwritten:
                 answer = await site.ask("/private", client.cookie)
                 async with asyncio.timeout(PATIENCE_SECONDS):
-                    while answer.status == 503:  # the engine is well, but the machine may be busy
+                    while answer.status == 503:  # the engine works, but the machine may be busy
                         answer = await site.ask("/private", client.cookie)
                 found.signed_in += answer.status == 200
                 if answer.status != 401:
@@ -141,7 +142,7 @@ def _plant_redis(server: RedisServer) -> int:
 
 
 async def redis_faults(folder: Path, clients: int, hold: float, report: Report, *, brief: bool = False) -> None:
-    """Redis, one server, which keeps what it acknowledges (``appendfsync always``)."""
+    """Test one Redis server that never loses acknowledged writes (``appendfsync always``)."""
     server = RedisServer(folder)
     with running(server):
         async with (
@@ -186,11 +187,11 @@ async def redis_faults(folder: Path, clients: int, hold: float, report: Report, 
 
 
 LOSS = "killed, nothing on disk"
-"""The one fault that signs out: the engine was told to keep nothing."""
+"""The only fault that signs out: the engine is configured to keep nothing."""
 
 
 async def redis_loss(folder: Path, clients: int, hold: float, report: Report) -> None:
-    """What a kill costs where Redis keeps nothing on the disk: every session, and nothing else."""
+    """Kill a Redis server that keeps nothing on the disk. This loses every session, and has no other effect."""
     server = RedisServer(folder, durable=False)
     with running(server):
         async with site(RedisBackend(server.url, timeout=TIMEOUT, asynchronous=True)) as direct:
@@ -204,7 +205,7 @@ async def redis_loss(folder: Path, clients: int, hold: float, report: Report) ->
 
 
 def disk_full(server: PostgresServer, seconds: float) -> Fault:
-    """No table can grow; what room vacuum and updates leave within it is taken again and again."""
+    """Return a fault in which no table can grow. Space that vacuum and updates free is filled again at once."""
 
     def whole() -> float:
         deadline = time.monotonic() + seconds
@@ -261,7 +262,7 @@ def _plant_postgres(server: PostgresServer) -> int:
 
 
 async def postgres_faults(folder: Path, clients: int, hold: float, report: Report, *, brief: bool = False) -> None:
-    """PostgreSQL with its defaults, through asyncpg."""
+    """Test PostgreSQL with its defaults, through asyncpg."""
     server = await asyncio.to_thread(PostgresServer, folder)
     driver = "postgresql+asyncpg"
     with running(server):
@@ -302,14 +303,14 @@ with env.begin(write=True) as txn:
     os.kill(os.getpid(), signal.SIGSTOP)
     txn.abort()
 """
-"""Another worker process of the app, in the midst of a write."""
+"""The program of another worker process of the app, in the middle of a write."""
 
 LMDB_SIZE = 8 << 20
-"""Bytes that the store may grow to: some 10,000 sessions."""
+"""The largest size of the store in bytes: about 10,000 sessions."""
 
 
 class Writer:
-    """A process that is stopped inside a write transaction, which every other writer then waits for."""
+    """A process that is stopped inside a write transaction, so that every other writer waits."""
 
     def __init__(self, path: Path) -> None:
         self.command = [sys.executable, "-c", _WRITER, str(path), str(LMDB_SIZE)]
@@ -327,7 +328,7 @@ class Writer:
 
 
 def map_full(site: Site, backend: LMDBBackend, seconds: float) -> Fault:
-    """No room in the store; what removals leave is taken again, and somebody tries to sign in until that is refused."""
+    """Return a fault in which the store is full. Freed space is filled again, and sign-ins are tried until refused."""
 
     def empty(filled: list[bytes]) -> None:
         for key in filled:
@@ -349,7 +350,7 @@ def map_full(site: Site, backend: LMDBBackend, seconds: float) -> Fault:
 
 
 def _fill_lmdb(backend: LMDBBackend, sizes: tuple[int, ...]) -> list[bytes]:
-    """Records until there is room for none; their keys."""
+    """Create records until the store is full, and return their keys."""
     owner, now = make_owner("filler", "1"), int(time.time() * 1000)
     keys: list[bytes] = []
     for size in sizes:
@@ -380,7 +381,7 @@ def _plant_lmdb(path: Path, backend: LMDBBackend) -> int:
 
 
 async def lmdb_faults(folder: Path, clients: int, hold: float, report: Report, *, brief: bool = False) -> None:
-    """LMDB, durable; the other process is another worker of the same app."""
+    """Test durable LMDB. The other process is another worker of the same app."""
     path = folder / "sessions"
     backend = LMDBBackend(path, map_size=LMDB_SIZE, max_map_size=LMDB_SIZE)
     async with site(backend) as direct:
@@ -417,7 +418,7 @@ HEAD = (
 
 
 def row(found: Findings) -> tuple[object, ...]:
-    """A row of the table; of sign-ins and sign-outs, those acknowledged and those refused."""
+    """Return a row of the table. Sign-ins and sign-outs are shown as acknowledged and refused."""
     return (
         found.engine,
         found.fault,
@@ -435,7 +436,7 @@ def row(found: Findings) -> tuple[object, ...]:
 
 
 def quiet() -> None:
-    """Connections that break are told to the logs of asyncio and of SQLAlchemy's pool as well."""
+    """Silence the logs of asyncio and of SQLAlchemy's pool, which also report broken connections."""
     for name in ("asyncio", "sqlalchemy.pool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
@@ -449,7 +450,7 @@ async def every_fault(clients: int, hold: float, report: Report) -> None:
 
 
 def at_scale(count: int) -> int:
-    """The third table: it takes minutes to fill the stores."""
+    """Measure and print the third table. Filling the stores takes minutes."""
     rows: list[scale.Cost] = []
     for name, costs in scale.ENGINES.items():
         print(f"  {name}: filling with {count} records", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""From samples to figures: medians, their spread, and ratios of what was measured side by side."""
+"""Figures from samples: medians, their spread, and ratios of values that were measured side by side."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Spread(NamedTuple):
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """The median and the quartiles; of one value, that value."""
+    """Return the median and the quartiles. A single value is all three."""
     if len(values) == 1:
         return Spread(values[0], values[0], values[0])
     low, middle, high = quantiles(values, n=4, method="inclusive")
@@ -35,9 +35,9 @@ class Measured:
     """One contender's rounds, in the order of the rounds, in scaled microseconds.
 
     Attributes:
-        added: what the layer adds to a request, for each round.
-        bare: a request of the app without it.
-        layered: and with it.
+        added: the cost that the layer adds to a request, for each round.
+        bare: the cost of a request to the app without the layer.
+        layered: the cost of a request to the app with the layer.
     """
 
     added: Sequence[float]
@@ -47,12 +47,12 @@ class Measured:
 
 
 def normal_yard(samples: Sequence[Sample]) -> float:
-    """Seconds that the yardstick takes in this run: its median over all contenders and rounds."""
+    """Return the seconds that the yardstick takes in this run: its median over all contenders and rounds."""
     return median(yard for sample in samples for yard in sample.yards)
 
 
 def scaled(samples: Sequence[Sample], yard: float, counts: Counts = NO_COUNTS) -> Measured:
-    """The samples as they would be if the yardstick had taken ``yard`` seconds beside each of their blocks."""
+    """Scale the samples as if the yardstick had taken ``yard`` seconds beside each of their blocks."""
     layered, bare = [], []
     for sample in samples:
         before, between, after = sample.yards
@@ -64,9 +64,9 @@ def scaled(samples: Sequence[Sample], yard: float, counts: Counts = NO_COUNTS) -
 
 
 def ratio(one: Measured, other: Measured) -> Spread:
-    """How many times the added cost of another a contender's is: its spread over rounds that lay side by side.
+    """Return the ratio of two contenders' added costs, with its spread over rounds that ran side by side.
 
-    The median is that of the medians, which a single bad round of the smaller one cannot move.
+    The median is the ratio of the medians, so a single bad round of the smaller one cannot change it.
     """
     low, high = _quartiles([a / b for a, b in zip(one.added, other.added, strict=True) if b > 0])
     middle = median(one.added) / median(other.added)

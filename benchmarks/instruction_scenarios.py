@@ -1,9 +1,9 @@
-"""The requests whose instructions are counted; `benchmarks.instructions` runs this under callgrind.
+"""The requests whose instructions are counted. `benchmarks.instructions` runs this under callgrind.
 
-What could differ between two runs is fixed: powauth's clock, the secret, the order of the scenarios; the garbage
-collector is off. Ids are random, but no step of a request depends on what is in them. Each scenario is warmed up until
-the interpreter has specialised its code, then come `BLOCKS` blocks of `REQUESTS` requests, with a call of `mark` around
-each, at which callgrind writes down what it has counted since the last.
+Everything that could differ between two runs is fixed: powauth's clock, the secret, the order of the scenarios. The
+garbage collector is off. Ids are random, but no step of a request depends on their content. Each scenario warms up
+until the interpreter has specialised its code. Then `BLOCKS` blocks of `REQUESTS` requests run, with a call of `mark`
+around each. At each mark callgrind writes the count since the last one.
 """
 
 import gc
@@ -34,12 +34,12 @@ from powauth.integrations import asgi, wsgi
 from powauth.integrations.flask import PowAuth
 
 BLOCKS = 3
-"""The median counts: what is in one block and not in the others (a list that grows) is no part of a request."""
+"""The number of blocks. Their median counts: work in only one block (a list that grows) is not part of a request."""
 
 REQUESTS = 50
 
 WARM_UP = 100
-"""Requests before the first block: CPython's adaptive interpreter settles within some dozens."""
+"""Requests before the first block. CPython's adaptive interpreter needs some dozens to settle."""
 
 SECRET = "q0V9p-3rTzK7wYdN5sXhB8mLcJ2fRgUa4eQiZ6vO1yt"
 NOW = 1_800_000_000.0
@@ -54,7 +54,7 @@ HEADERS = [
     (b"cookie", b""),
     (b"sec-fetch-site", b"same-origin"),
 ]
-"""What a browser sends; the cookie is filled in."""
+"""The headers that a browser sends. The cookie is added later."""
 
 Run = Callable[[], object]
 """One request."""
@@ -69,7 +69,7 @@ class User(UserMixin, Base):
 
 
 def mark() -> None:
-    """Call a function of the C library that nothing else here calls; callgrind is told to look out for it."""
+    """Call a function of the C library that nothing else here calls. Callgrind watches for it."""
     os.getsid(0)
 
 
@@ -78,7 +78,7 @@ def clock() -> float:
 
 
 def cookie_header(value: bytes | None, name: str = COOKIE) -> bytes:
-    """The session's cookie between two of the app's own, as a browser would send it."""
+    """Return a header with the session's cookie between two of the app's own, as a browser would send it."""
     own = b"" if value is None else b"; %b=%b" % (name.encode(), value)
     return b"theme=dark%b; consent=necessary" % own
 
@@ -87,14 +87,14 @@ def cookie_header(value: bytes | None, name: str = COOKIE) -> bytes:
 
 
 async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
-    """Looks at its user, and answers a few bytes."""
+    """Read the current user, and answer a few bytes."""
     user = scope["state"]["current_user"]
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
     await send({"type": "http.response.body", "body": b"somebody" if user is not None else b"nobody"})
 
 
 async def asgi_public(scope: Any, receive: Any, send: Any) -> None:
-    """Looks at nobody."""
+    """Answer without reading the current user."""
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
     await send({"type": "http.response.body", "body": b"somebody"})
 
@@ -102,7 +102,7 @@ async def asgi_public(scope: Any, receive: Any, send: Any) -> None:
 def asgi_run(
     app: Any, value: bytes | None, expected: bytes, *, assigned: bool = False, cookie_name: str = COOKIE
 ) -> Run:
-    """A request to an app. ``assigned`` says that somebody is there already: there is no middleware."""
+    """Return a request to an app. With ``assigned`` the scope already has a user, because there is no middleware."""
     cookie = cookie_header(value, cookie_name)
     headers = [(name, cookie if name == b"cookie" else content) for name, content in HEADERS]
     body = b""
@@ -138,14 +138,14 @@ def authenticator(backend: Backend, users: UsersContext[Any, Any] | None = None)
 
 
 def wsgi_app(environ: Any, start_response: Any) -> list[bytes]:
-    """As `asgi_app`."""
+    """Do the same as `asgi_app`."""
     user = environ["powauth.current_user"]
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [b"somebody" if user is not None else b"nobody"]
 
 
 def wsgi_run(app: Any, value: bytes, *, assigned: bool = False) -> Run:
-    """As `asgi_run`."""
+    """Return the same as `asgi_run`."""
     fields = {
         "HTTP_" + name.decode().upper().replace("-", "_"): content.decode()
         for name, content in ((name, cookie_header(value) if name == b"cookie" else it) for name, it in HEADERS)
@@ -182,7 +182,7 @@ def wsgi_run(app: Any, value: bytes, *, assigned: bool = False) -> Run:
 
 
 def sign_in(auth: SessionAuth[Any, Any], user: object) -> bytes:
-    """The value of the cookie of a new session: through WSGI, which waits for a users context that blocks."""
+    """Return the cookie's value of a new session. Use WSGI, which waits for a users context that blocks."""
     cookies: list[str] = []
 
     def app(environ: Any, start_response: Any) -> list[bytes]:
@@ -198,7 +198,7 @@ def sign_in(auth: SessionAuth[Any, Any], user: object) -> bytes:
 
 
 def flask_app(auth: SessionAuth[Any, Any] | None) -> Flask:
-    """As `wsgi_app`; without an authenticator a hook of its own assigns somebody."""
+    """Return a Flask app like `wsgi_app`. Without an authenticator, a hook of the app assigns a user."""
     app = Flask("counted", static_folder=None)
 
     @app.get("/")
@@ -216,14 +216,14 @@ def flask_app(auth: SessionAuth[Any, Any] | None) -> Flask:
 
 
 def floor() -> Run:
-    """The yardstick. It asks the system for the time, which takes as many instructions whatever the time is."""
+    """Return the yardstick. It reads the system's time, which always takes the same number of instructions."""
     sessions = Sessions()
     value = sessions.create(FloorUser(EMAIL)).encode()
     return asgi_run(ASGIFloor(asgi_app, sessions), value, b"somebody", cookie_name=NAME)
 
 
 def needless(app: Any) -> Any:
-    """A middleware's needless piece of work, as small as a careless change: one more look through the headers."""
+    """Wrap an app in needless work, as small as a careless change: one more search through the headers."""
 
     async def with_a_look(scope: Any, receive: Any, send: Any) -> None:
         scope["names"] = sorted(name.lower() for name, _ in scope["headers"])
@@ -256,11 +256,11 @@ ADDED = {
     "WSGI, memory": "WSGI",
     "Flask, memory": "Flask",
 }
-"""Each scenario with a middleware, and the one without that it is counted against."""
+"""The scenario without a middleware that each scenario with one is compared with."""
 
 
 def scenarios(folder: Path) -> dict[str, Run]:
-    """All of them, in the order in which they run."""
+    """Return all scenarios, in the order in which they run."""
     person = Person("mia")
     memory = authenticator(MemoryBackend())
     lmdb = authenticator(LMDBBackend(folder / "sessions"))
@@ -290,7 +290,7 @@ def scenarios(folder: Path) -> dict[str, Run]:
 
 
 def main() -> None:
-    """Run each scenario; print their names in the order of their blocks."""
+    """Run each scenario. Print their names in the order of their blocks."""
     logging.getLogger("powauth").setLevel(logging.ERROR)
     runs = scenarios(Path(sys.argv[1]))
     gc.collect()

@@ -1,22 +1,22 @@
-"""``python -m benchmarks.instructions``: the instructions that an authenticated request takes, counted and not timed.
+"""Count the instructions that an authenticated request takes: ``python -m benchmarks.instructions``.
 
-callgrind runs the scenarios of `benchmarks.instruction_scenarios` in one process of the same interpreter, and writes
-down what it has counted at each `mark`. What a middleware *adds* is its scenario less the same app without it, per
+Callgrind runs the scenarios of `benchmarks.instruction_scenarios` in one process of the same interpreter, and writes
+its count at each `mark`. A middleware *adds* the difference between its scenario and the same app without it, per
 request.
 
-**How exactly it repeats.** Hash seed, clock and secret are fixed and the garbage collector is off. Two runs then differ
-by where the system puts the memory: names that fall into the same slot of the interpreter's cache of attribute
-look-ups, whose slots go by address, are searched for again and again. That search is a matter of luck (1.2 % of a
-request), so it is left out of the count (``--toggle-collect``), unless the interpreter was stripped of the name of the
-function. What remains was within 0.6 % over other environments, directories and loads of the machine.
+**Repeatability.** Hash seed, clock and secret are fixed, and the garbage collector is off. Two runs then differ only in
+their memory addresses. The interpreter's cache of attribute look-ups has slots by address, so names that share a slot
+are searched for again and again. That search depends on chance (1.2 % of a request), so it is left out of the count
+(``--toggle-collect``), unless the interpreter was stripped of the function's name. The remaining difference was within
+0.6 % over other environments, directories and loads of the machine.
 
-**What is compared.** Counts differ between builds of Python and of the C library, so each is put in proportion to a
-yardstick that was counted beside it in the same run, the hand-written middleware of `benchmarks.contenders.floor`. On
-the build that the record was made on, the yardstick's count is the same and the proportion is the count. Minor versions
-of Python differ in what is cheap, so each has a record of its own.
+**Comparison.** Counts differ between builds of Python and of the C library. So each count is divided by that of a
+yardstick in the same run, the hand-written middleware of `benchmarks.contenders.floor`. On the build of the record, the
+yardstick's count is the same, so the ratio shows the count. Each minor version of Python has its own record, because
+the cost of operations differs between them.
 
-``--check`` fails if a request became dearer than is on record; ``make gate`` runs it. ``--record`` writes the
-record: after a change that is meant to cost what it costs, or that saves.
+``--check`` fails if a request costs more than the record allows; ``make gate`` runs it. ``--record`` writes the record.
+Use it after a change whose cost is intended, or that saves instructions.
 """
 
 import argparse
@@ -38,34 +38,34 @@ ROOT = Path(__file__).parent.parent
 RECORD = Path(__file__).with_suffix(".json")
 
 SCENARIOS = "benchmarks.instruction_scenarios"
-"""What callgrind runs."""
+"""The module that callgrind runs."""
 
 TOLERANCE = 0.05
-"""The share by which a request may become dearer."""
+"""The share by which the cost of a request may grow."""
 
 TIMEOUT = 600
-"""Seconds; a run takes some 25."""
+"""Seconds. A run takes about 25."""
 
 MEMORY = "ASGI, memory"
 NEEDLESS = "ASGI, memory, needless"
-"""The scenario whose middleware does a piece of work too much."""
+"""The scenario whose middleware does needless work."""
 ROWS = "ASGI, memory, SQLAlchemy"
 
 SAME = 0.02
-"""The share by which two scenarios may differ that do the same."""
+"""The share by which two scenarios with the same work may differ."""
 
 Counts = dict[str, int]
 """Instructions that a middleware adds to a request, by scenario."""
 
 
 def build() -> str:
-    """What records are kept by: ``cpython-3.11 x86_64``."""
+    """Return the name of a build, which is the key of its record: ``cpython-3.11 x86_64``."""
     major, minor = sys.version_info[:2]
     return f"{sys.implementation.name}-{major}.{minor} {platform.machine()}"
 
 
 def unavailable() -> str | None:
-    """Why nothing can be counted here; ``None`` if it can."""
+    """Return the reason why nothing can be counted here; ``None`` if it can."""
     if shutil.which("valgrind") is None:
         return "valgrind is not installed"
     if sys.implementation.name != "cpython":
@@ -77,7 +77,7 @@ def count() -> Counts:
     """Run the scenarios under callgrind.
 
     Raises:
-        RuntimeError: they failed there; says how.
+        RuntimeError: if they failed. The message has the details.
     """
     with tempfile.TemporaryDirectory(prefix="powauth-instructions-") as folder:
         out = Path(folder, "out")
@@ -97,7 +97,7 @@ def count() -> Counts:
                 folder,
             ],
             cwd=ROOT,
-            # Nothing else of the caller's: neither what measures coverage, nor what changes how Python runs.
+            # Leave out the rest of the caller's environment: it may measure coverage, or change how Python runs.
             env={
                 "PATH": os.environ.get("PATH", os.defpath),
                 "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}",
@@ -117,10 +117,10 @@ def count() -> Counts:
 
 
 def added(names: list[str], totals: list[int]) -> Counts:
-    """What each middleware adds per request, of callgrind's totals from mark to mark.
+    """Return the instructions that each middleware adds per request, from callgrind's totals between marks.
 
-    The first is all that came before the first mark; then, for each scenario, `BLOCKS` blocks and the warm-up of the
-    next.
+    The first total is everything before the first mark. Then each scenario has `BLOCKS` blocks and the warm-up of the
+    next one.
     """
     assert len(totals) == 1 + len(names) * (BLOCKS + 1), (len(names), len(totals))
     median = {
@@ -131,18 +131,18 @@ def added(names: list[str], totals: list[int]) -> Counts:
 
 
 def ratios(counts: Counts) -> dict[str, float]:
-    """Each count in multiples of the yardstick's."""
+    """Return each count as a multiple of the yardstick's."""
     return {name: number / counts[FLOOR] for name, number in counts.items()}
 
 
 def changes(recorded: Counts, counted: Counts) -> dict[str, float]:
-    """By what share each scenario has become dearer, in proportion to the yardstick; less than nothing if cheaper."""
+    """Return the share by which each scenario's cost has grown, relative to the yardstick; negative if cheaper."""
     scale = counted[FLOOR] / recorded[FLOOR]
     return {name: counted[name] / (number * scale) - 1 for name, number in recorded.items()}
 
 
 def dearer(recorded: Counts, counted: Counts) -> list[str]:
-    """The scenarios that cost more than the record allows, each with its figures."""
+    """Return the scenarios that cost more than the record allows, each with its figures."""
     before = {name: number * counted[FLOOR] / recorded[FLOOR] for name, number in recorded.items()}
     return [
         f"{name}: {counted[name]:,} instructions a request where {before[name]:,.0f} are on record, {change:+.1%}"
@@ -152,12 +152,12 @@ def dearer(recorded: Counts, counted: Counts) -> list[str]:
 
 
 def implausible(counted: Counts) -> list[str]:
-    """Return what cannot be so, if the scenarios do what they say."""
+    """Return the results that are impossible if the scenarios do what their names say."""
     memory, needless, rows = (counted[name] for name in (MEMORY, NEEDLESS, ROWS))
     anonymous, forged, engine = (counted[name] for name in ("ASGI, anonymous", "ASGI, forged", "ASGI, LMDB"))
     expected = {
         "a session costs more than the floor": 0 < counted[FLOOR] < memory,
-        # All requests share one identity, whoever the users are.
+        # All requests share one identity, in any users context.
         "users in a table cost what others cost": abs(rows - memory) <= SAME * memory,
         "nobody costs less than somebody, and memory less than LMDB": 0 < anonymous < memory < engine,
         "a forged id emits an event": anonymous < forged,
@@ -169,25 +169,25 @@ def implausible(counted: Counts) -> list[str]:
 
 
 def records() -> dict[str, Counts]:
-    """All that is on record, by `build`."""
+    """Return all records, by `build`."""
     found: dict[str, Counts] = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     return found
 
 
 def record(counts: Counts) -> None:
-    """Put counts on record for this build."""
+    """Write the counts into the record of this build."""
     RECORD.write_text(json.dumps(records() | {build(): counts}, indent=2, sort_keys=True) + "\n")
 
 
 def verdict(known: Counts | None, counts: Counts) -> list[str]:
-    """Return why `counts` fail the gate; nothing if they pass."""
+    """Return the reasons why ``counts`` fail the gate; none if they pass."""
     if known is None or known.keys() != counts.keys():
         return [f"no record of these scenarios for {build()}: python -m benchmarks.instructions --record"]
     return [*dearer(known, counts), *implausible(counts)]
 
 
 def main() -> None:
-    """Count, show, and on request record."""
+    """Count and print. Check or write the record if the arguments ask for it."""
     parser = argparse.ArgumentParser(description="Instructions per authenticated request.")
     parser.add_argument("--record", action="store_true", help=f"write {RECORD.name}")
     parser.add_argument("--check", action="store_true", help="fail if a request costs more than is on record")

@@ -1,4 +1,4 @@
-"""Clients who keep visiting a site while something happens to its engine, and what they found."""
+"""Clients that keep visiting a site during a fault of its engine, and their findings."""
 
 import asyncio
 import random
@@ -9,18 +9,18 @@ from dataclasses import dataclass, field
 from benchmarks.site import Answer, Client, Site, sign_in
 
 WORKERS = 64
-"""Requests at once."""
+"""The number of concurrent requests."""
 
 PAUSE_SECONDS = 0.04
-"""Between two requests of a worker: some 1,000 requests a second in all, so that the engine gets its share."""
+"""The pause between two requests of a worker: about 1,000 requests a second in all, to leave the engine its share."""
 
 PATIENCE_SECONDS = 120.0
-"""How long a site that is well may take to sign somebody in, however busy the machine."""
+"""The longest time for a sign-in on a working site, even on a busy machine."""
 
 UNAUTHORIZED, UNAVAILABLE, OK = 401, 503, 200
 
 Fault = Callable[[], Awaitable[float]]
-"""Does something to the engine, and undoes it; the moment, by `time.monotonic`, at which the engine was back."""
+"""Breaks the engine and repairs it. Returns the time, by `time.monotonic`, at which the engine was back."""
 
 
 @dataclass
@@ -28,14 +28,14 @@ class Findings:
     """One row of the table.
 
     Attributes:
-        requests: answered while the fault lasted.
-        signed_out: clients who were taken for nobody, or lost their cookie.
-        signed_in: answers to someone as somebody they are not, the signed-out among them.
+        requests: the number of requests answered during the fault.
+        signed_out: clients that were treated as anonymous, or lost their cookie.
+        signed_in: answers to a client as another user, or to a signed-out client as a user.
         refused: answers 503, all with ``Retry-After`` and without ``Set-Cookie``.
-        errors: any other answer that is an error.
-        public_failures: answers of the public page that are not the page.
-        sign_ins, sign_outs: acknowledged and refused ones, while the fault lasted.
-        slowest: seconds that the slowest answer took.
+        errors: other answers that are errors.
+        public_failures: failed requests for the public page.
+        sign_ins, sign_outs: the numbers of acknowledged and refused ones during the fault.
+        slowest: seconds of the slowest answer.
         served_after: seconds from the engine's return until each client had been served.
     """
 
@@ -59,11 +59,11 @@ class Findings:
 
 
 class Crowd:
-    """Everybody who visits a site.
+    """All clients of a site.
 
     Attributes:
-        clients: are signed in.
-        gone: cookies of clients who have signed out.
+        clients: the signed-in clients.
+        gone: the cookies of clients that have signed out.
     """
 
     def __init__(self, seed: int = 1) -> None:
@@ -77,7 +77,7 @@ class Crowd:
         return f"user-{self._names}"
 
     async def gather(self, site: Site, clients: int, gone: int) -> None:
-        """Sign clients in, and so many more who sign out again."""
+        """Sign in ``clients`` clients, and ``gone`` more that sign out again."""
 
         async def one(leaves: bool) -> None:
             client = await sign_in(site, self.name())
@@ -92,7 +92,7 @@ class Crowd:
         await bounded([one(number >= clients) for number in range(clients + gone)], 16)
 
     async def during(self, site: Site, engine: str, name: str, fault: Fault) -> Findings:
-        """What the crowd finds while a fault comes and goes."""
+        """Return the findings of the crowd during a fault."""
         found = Findings(engine, name)
         over = asyncio.Event()
         workers = [asyncio.create_task(self._visit(site, found, over)) for _ in range(WORKERS)]
@@ -124,14 +124,14 @@ class Crowd:
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def _until_someone_signs_in(self, found: Findings) -> None:
-        """Before a fault, so that the load is under way, and after it, because recovery needs no restart."""
+        """Wait for a sign-in: before a fault until the load is under way, after it until the site works again."""
         acknowledged = found.sign_ins[0]
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while found.sign_ins[0] == acknowledged:  # noqa: ASYNC110 the visitors take their turns meanwhile
+            while found.sign_ins[0] == acknowledged:  # noqa: ASYNC110 the visitors run meanwhile
                 await asyncio.sleep(PAUSE_SECONDS)
 
     async def _come_and_go(self, site: Site, found: Findings, over: asyncio.Event) -> None:
-        """Sign-ins and sign-outs under the fault: what was acknowledged has to hold."""
+        """Sign in and out during the fault. Acknowledged changes must persist."""
         while not over.is_set():
             begun = time.monotonic()
             client = await sign_in(site, self.name())
@@ -160,7 +160,7 @@ class Crowd:
         return answer
 
     async def _check(self, site: Site, client: Client, found: Findings) -> bool:
-        """Ask as a client; whether it was served."""
+        """Send a request as a client. Return whether it was served."""
         answer = await self._ask(site, "/private", client.cookie, found)
         client.take(answer)
         found.signed_out += answer.status == UNAUTHORIZED
@@ -180,7 +180,7 @@ class Crowd:
 
 
 async def bounded(work: Sequence[Awaitable[None]], limit: int) -> None:
-    """Do it all, so many at once."""
+    """Await all work, with at most ``limit`` at once."""
     waiting = iter(work)
 
     async def take() -> None:

@@ -21,22 +21,22 @@ from powauth.backends.near_cache import NearCache
 from powauth.backends.redis import RedisBackend
 
 TRIALS = 2_000
-"""Deletes whose lag is measured."""
+"""The number of deletes whose lag is measured."""
 
 CALLS = 100_000
-"""Hits that are timed at a go."""
+"""The number of hits in one timing."""
 
 WRITES = 5_000
-"""Writes that are timed for each number of listeners."""
+"""The number of timed writes for each number of listeners."""
 
 LISTENERS = (0, 1, 8, 32)
 
 SECONDS = 4
-"""How long the cost of heartbeats is watched."""
+"""The time over which the cost of heartbeats is measured."""
 
 NOW = int(time.time() * 1000)
 VALUE = bytes(300)
-"""About what a session takes."""
+"""A value of about the size of a session."""
 
 OWNER = make_owner("credentials", "1")
 
@@ -47,12 +47,12 @@ def record(number: int) -> Record:
 
 
 def backend_of(url: str, near_cache: int | None = None) -> RedisBackend:
-    """An asynchronous backend."""
+    """Return an asynchronous backend."""
     return RedisBackend(url, asynchronous=True, near_cache=near_cache)
 
 
 async def follow(url: str) -> None:
-    """The other process: has a copy of each record it is told of, and says when that copy is gone."""
+    """Run the other process: keep a copy of each record named on stdin, and print the time when the copy is gone."""
     backend = backend_of(url, 1000)
     cache = await connected(backend)
     loop = asyncio.get_running_loop()
@@ -78,7 +78,7 @@ async def follow(url: str) -> None:
 
 
 async def connected(backend: RedisBackend) -> NearCache:
-    """The backend's cache, once its channel stands."""
+    """Return the backend's cache when its channel is open."""
     cache = backend.near_cache
     assert cache is not None
     while not cache.up:
@@ -88,7 +88,10 @@ async def connected(backend: RedisBackend) -> NearCache:
 
 
 async def lags(url: str) -> list[float]:
-    """Seconds from the acknowledgement of a delete to the end of the copy in another process; negative if before."""
+    """Return the seconds from a delete's acknowledgement to the drop of the copy in another process.
+
+    A negative time means that the copy was dropped earlier.
+    """
     command = [sys.executable, "-m", "benchmarks.near_cache", "--follow", url]
     other = await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert other.stdin is not None
@@ -97,7 +100,7 @@ async def lags(url: str) -> list[float]:
     found = []
     for number in range(TRIALS):
         await backend.create(record(number), None, NOW)
-        await asyncio.sleep(0.001)  # what reports the creation has arrived before the copy is made
+        await asyncio.sleep(0.001)  # the report of the creation must arrive before the copy is made
         other.stdin.write(b"%d\n" % number)
         assert await other.stdout.readline() == b"kept\n"
         await backend.delete(record(number).key, NOW)
@@ -110,7 +113,7 @@ async def lags(url: str) -> list[float]:
 
 
 async def hit(url: str) -> tuple[float, float, float, float]:
-    """Seconds of a hit, of a coroutine that does nothing, of a read of the server, and of one by redis-py."""
+    """Return the seconds of a hit, of an empty coroutine, of a read of the server, and of such a read by redis-py."""
     backend = backend_of(url, 1000)
     await connected(backend)
     kept = record(1 << 40)
@@ -128,7 +131,7 @@ async def hit(url: str) -> tuple[float, float, float, float]:
             for _ in range(calls):
                 await function(kept.key, NOW)
             best = min(best, (time.perf_counter() - begun) / calls)
-            await asyncio.sleep(0.01)  # the heartbeat has its turn
+            await asyncio.sleep(0.01)  # let the heartbeat run
         return best
 
     client = redis.asyncio.Redis.from_url(url)
@@ -151,12 +154,12 @@ async def hit(url: str) -> tuple[float, float, float, float]:
 
 
 def memory(records: int = 10_000) -> float:
-    """Bytes of a copy of a record with a value of 300."""
+    """Return the bytes of a copy of a record whose value has 300 bytes."""
     cache = NearCache(records)
     cache.heard(cache.opened(), 1e12)
     tracemalloc.start()
     for number in range(records):
-        # Its parts as they come off the network: nothing is shared.
+        # A record from the network shares no object with another.
         each = record(number)
         fresh = Record(bytes(bytearray(each.key)), bytes(bytearray(OWNER)), 0, NOW, each.expires_at, bytes(300))
         ticket = cache.begin(fresh.key)
@@ -168,7 +171,7 @@ def memory(records: int = 10_000) -> float:
 
 
 def processor(server: RedisServer) -> float:
-    """Processor seconds that the server has used, but for processes that have ended."""
+    """Return the processor seconds that the server has used, without processes that have ended."""
     assert server.process is not None
     ticks = 0
     for pid in family(server.process.pid):
@@ -178,8 +181,10 @@ def processor(server: RedisServer) -> float:
 
 
 async def listeners_cost(server: RedisServer, url: str, listeners: int) -> tuple[float, float, float]:
-    """What so many listeners cost: the server's processors while nothing happens (1 is one of them), seconds of the
-    server's processor for a write, and seconds of this process's for a write, all listeners together."""
+    """Return the cost of listeners: the idle server's processors (1 is a whole one), and seconds per write.
+
+    The seconds are those of the server's processor, and those of this process, for all listeners together.
+    """
     backend = backend_of(url)
     near = [backend_of(url, 10) for _ in range(listeners)]
     for each in near:

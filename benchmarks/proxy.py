@@ -1,4 +1,4 @@
-"""A TCP proxy on the event loop that can break replies off, or hold them back."""
+"""A TCP proxy on the event loop that can truncate or delay replies."""
 
 import asyncio
 import random
@@ -12,12 +12,12 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class Proxy:
-    """Between a client and the server at ``target`` on the loopback.
+    """A proxy between a client and the server at port ``target`` of the loopback.
 
     Attributes:
-        resets: the share of replies of which only a half arrives, followed by a reset.
-        delay: seconds by which each reply is late.
-        round_trips: turns of the conversation: the client speaks first, or again after the server has spoken.
+        resets: the share of replies that are cut in half and followed by a reset.
+        delay: seconds by which each reply is delayed.
+        round_trips: the number of times that the client sends first, or again after the server has sent.
     """
 
     def __init__(self, target: int) -> None:
@@ -80,7 +80,7 @@ class Proxy:
 
 @asynccontextmanager
 async def proxy(target: int) -> AsyncIterator[Proxy]:
-    """A proxy that is running."""
+    """Yield a running proxy."""
     made = Proxy(target)
     server = await asyncio.start_server(made._serve, "127.0.0.1", 0)
     made.port = server.sockets[0].getsockname()[1]

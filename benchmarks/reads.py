@@ -1,8 +1,8 @@
-"""``python -m benchmarks.reads``: the one read of an authenticated request, beside the bare driver's own.
+"""Measure the one read of an authenticated request beside the bare driver's: ``python -m benchmarks.reads``.
 
-Blocks of the two alternate, so that both meet the same processor and the same server; each ratio is of two neighbours,
-and the median of them counts. Redis and PostgreSQL are those on their usual ports of this machine; what does not answer
-is left out.
+Blocks of the two alternate, so that both meet the same processor and the same server. Each ratio compares adjacent
+blocks, and their median counts. Redis and PostgreSQL are those on their usual ports of this machine. A server that does
+not answer is left out.
 """
 
 import argparse
@@ -32,7 +32,7 @@ NOW = int(time.time() * 1000)
 RECORD = Record(KEY, OWNER, 0, NOW, NOW + 600_000, bytes(300))
 POSTGRESQL = "postgresql+{}://postgres@127.0.0.1:5432/test"
 READS = 200
-"""In a block."""
+"""The number of reads in a block."""
 
 Read = Callable[[], Awaitable[object]]
 
@@ -45,7 +45,7 @@ async def seconds(read: Read) -> float:
 
 
 async def compare(ours: Read, bare: Read, blocks: int) -> tuple[float, float, float]:
-    """Medians of our read and the bare one in microseconds, and of their ratios."""
+    """Return the medians of powauth's read and the bare one in microseconds, and of their ratios."""
     pairs = [(await seconds(ours), await seconds(bare)) for _ in range(blocks + 1)][1:]
     return median(a for a, _ in pairs) * 1e6, median(b for _, b in pairs) * 1e6, median(a / b for a, b in pairs)
 
@@ -127,7 +127,7 @@ async def asyncpg(_: Path) -> AsyncIterator[tuple[Read, Read]]:
 
 @asynccontextmanager
 async def made(backend: SQLBackend) -> AsyncIterator[None]:
-    """The backend's tables with one record in them; dropped at the end."""
+    """Create the backend's tables with one record in them, and drop them at the end."""
     await backend.create_tables()
     await backend.create(RECORD, None, NOW)
     try:

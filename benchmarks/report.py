@@ -1,4 +1,4 @@
-"""The page and the picture: everything that was measured, how, and on what."""
+"""The page and the chart: all results, with the methods and the machine."""
 
 import os
 import platform
@@ -42,13 +42,13 @@ LIBRARIES = (
 )
 
 TEMPLATE = Path(__file__).parent / "page.md"
-"""The page with a comment in place of each table."""
+"""The page with a comment where each table belongs."""
 
 NOT_MEASURED = "Not measured in this run."
 
 
 def machine() -> list[str]:
-    """What it ran on, as lines of Markdown."""
+    """Describe the machine in lines of Markdown."""
     python = f"{platform.python_implementation()} {platform.python_version()}"
     lines = [
         f"- {datetime.now(UTC).date().isoformat()}, {python}, {platform.system()} {platform.release()}",
@@ -92,7 +92,7 @@ def _wrk_version() -> str:
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table of Markdown; numbers to the right."""
+    """Return a table in Markdown, with numbers aligned to the right."""
 
     def line(cells: Sequence[object]) -> str:
         escaped = [str(cell).replace("|", r"\|") for cell in cells]
@@ -104,7 +104,7 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str
 
 
 def page(found: Sequence[Contender], results: Results, left: Mapping[str, str]) -> str:
-    """All of ``docs/benchmarks.md``."""
+    """Return the whole text of ``docs/benchmarks.md``."""
     measured = [each for each in found if each.name in results.measured]
     keeps = [[f"{each.title} ({each.interface.upper()})", each.keeps, each.checks] for each in measured]
     sync = results.disk_sync
@@ -131,7 +131,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def picture(found: Sequence[Contender], results: Results) -> str:
-    """The chart of what each adds."""
+    """Return the chart of the costs that contenders add."""
     bars = [
         Bar(f"{each.title} ({each.interface.upper()})", _kind(each.name), spread(results.measured[each.name].added))
         for each in found

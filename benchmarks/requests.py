@@ -1,4 +1,4 @@
-"""Requests as a server would hand them to an app, without a server: the calls of ASGI and WSGI, made by hand."""
+"""Requests without a server: the calls of ASGI and WSGI that a server would make, made by hand."""
 
 import io
 from collections.abc import MutableMapping, Sequence
@@ -15,14 +15,14 @@ BROWSER_HEADERS = (
     ("connection", "keep-alive"),
 )
 OTHER_COOKIE = "theme=dark"
-"""What else a browser sends; it comes first."""
+"""Another cookie of a browser, which comes first."""
 
 
 class Answer(NamedTuple):
-    """What an app answered.
+    """An app's answer.
 
     Attributes:
-        cookies: set by it, ready to be sent back.
+        cookies: the cookies that it sets, in the form of a ``Cookie`` header.
     """
 
     status: int
@@ -31,7 +31,7 @@ class Answer(NamedTuple):
 
 
 def cookie_header(set_cookies: Sequence[str]) -> str:
-    """The ``Cookie`` header of a client that was sent these ``Set-Cookie`` headers."""
+    """Return the ``Cookie`` header of a client that received these ``Set-Cookie`` headers."""
     jar: SimpleCookie = SimpleCookie()
     for header in set_cookies:
         jar.load(header)
@@ -39,7 +39,7 @@ def cookie_header(set_cookies: Sequence[str]) -> str:
 
 
 def asgi_scope(path: str, cookie: bytes | None, *, method: str = "GET", content_type: str = "") -> dict[str, Any]:
-    """A new scope."""
+    """Return a new scope."""
     headers = [(name.encode(), value.encode()) for name, value in BROWSER_HEADERS]
     if content_type:
         headers.append((b"content-type", content_type.encode()))
@@ -64,7 +64,7 @@ def _scope(path: str, method: str, headers: list[tuple[bytes, bytes]]) -> dict[s
 
 
 def scope_like(template: dict[str, Any], cookie: bytes | None) -> dict[str, Any]:
-    """A scope of its own state and headers for the next request of that kind; cheap, for this is inside what is timed.
+    """Return a scope with new state and headers for another request of that kind. It is cheap, because it is timed.
 
     The cookie is copied: a server reads it from the wire, so its hash has not been computed.
     """
@@ -75,7 +75,7 @@ def scope_like(template: dict[str, Any], cookie: bytes | None) -> dict[str, Any]
 
 
 async def ask_asgi(app: Any, scope: MutableMapping[str, Any], body: bytes = b"") -> Answer:
-    """One request, and all of its answer."""
+    """Send one request, and return its whole answer."""
     sent: list[MutableMapping[str, Any]] = []
     bodies = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -95,7 +95,7 @@ async def ask_asgi(app: Any, scope: MutableMapping[str, Any], body: bytes = b"")
 
 
 def wsgi_environ(path: str, *, method: str = "GET", content_type: str = "", body: bytes = b"") -> dict[str, Any]:
-    """An environ without a cookie."""
+    """Return an environ without a cookie."""
     environ: dict[str, Any] = {
         "REQUEST_METHOD": method,
         "SCRIPT_NAME": "",
@@ -123,7 +123,7 @@ def wsgi_environ(path: str, *, method: str = "GET", content_type: str = "", body
 
 
 def ask_wsgi(app: Any, environ: dict[str, Any]) -> Answer:
-    """One request, and all of its answer."""
+    """Send one request, and return its whole answer."""
     started: list[tuple[str, list[tuple[str, str]]]] = []
 
     def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:

@@ -1,4 +1,4 @@
-"""One user with very many sessions: revoking all of them while that user keeps signing in."""
+"""The revocation of one user's very many sessions, while that user keeps signing in."""
 
 import asyncio
 import time
@@ -23,14 +23,14 @@ from powauth.sessions.ids import IdCodec
 from powauth.sessions.record import Session, expires_at, new_session
 
 SIGNING_IN = 20
-"""Clients who sign in as the user, again and again."""
+"""The number of clients that repeatedly sign in as the user."""
 
 USER = account_of("crowded")
 
 TIMEOUT = 30.0
 
 SAMPLE = 200
-"""Sessions from before the revocation whose ids are presented afterwards; of all others the store is asked."""
+"""The number of revoked sessions whose ids are presented afterwards. The store is asked about the others."""
 
 
 @dataclass
@@ -38,13 +38,13 @@ class Revocation:
     """One row of the table.
 
     Attributes:
-        ended: how many sessions the revocation says it ended.
-        seconds: how long it took.
-        round_trips: to the engine; ``None`` where there is none on a network.
-        survivors: sessions that were made before the revocation began, or whose sign-in was done by then, and that are
-            alive after it. (A sign-in under way starts over, and its session then is of after the revocation.)
-        sign_ins: that were done while it was under way, and the slowest of them in seconds.
-        lost: sign-ins that began after it had returned and whose session is dead.
+        ended: the number of ended sessions that the revocation returned.
+        seconds: its duration.
+        round_trips: the round trips to the engine; ``None`` if the engine is not on a network.
+        survivors: live sessions after the revocation that were made, or whose sign-in was done, before it began.
+            (A sign-in under way starts again. Its session then belongs to the time after the revocation.)
+        sign_ins: the number of sign-ins that were done during it, and the seconds of the slowest.
+        lost: sign-ins that began after it had returned, and whose session has ended.
     """
 
     engine: str
@@ -58,7 +58,7 @@ class Revocation:
 
 
 def new_sessions(auth: SessionAuth[Any, Any], count: int) -> list[Session]:
-    """Sessions of the user as a sign-in makes them, of which the store does not know yet."""
+    """Return sessions of the user as a sign-in makes them. The store does not hold them yet."""
     mac = auth.keyring.mac(PROOF_PURPOSE, auth.store.namespace)
     subject, now = Subjects(People(), mac).subject(USER), auth.now()
     return [new_session(auth.store.owner(subject.user_key), subject, now, {}) for _ in range(count)]
@@ -67,7 +67,7 @@ def new_sessions(auth: SessionAuth[Any, Any], count: int) -> list[Session]:
 async def revoke_under_sign_ins(
     engine: str, site: Site, revoker: Site, sessions: int, through: Proxy | None
 ) -> Revocation:
-    """Make the sessions, revoke them all under sign-ins, and look at what is left."""
+    """Make the sessions, revoke them all during sign-ins, and count the remaining ones."""
     found = Revocation(engine)
     auth = site.auth
     now = auth.now()
@@ -156,7 +156,7 @@ async def lmdb_sites(folder: Path) -> AsyncIterator[tuple[Site, Site, Proxy | No
 
 @asynccontextmanager
 async def sites(*backends: Backend) -> AsyncIterator[tuple[Site, Site]]:
-    """Two sites on two backends of one store, which are closed at the end."""
+    """Yield two sites on two backends of one store, and close them at the end."""
     async with AsyncExitStack() as stack:
         for backend in backends:
             stack.push_async_callback(backend.close)
@@ -173,7 +173,7 @@ ENGINES: dict[str, Callable[[Path], AbstractAsyncContextManager[tuple[Site, Site
 
 
 async def revoke_on(engine: str, folder: Path, sessions: int) -> Revocation:
-    """One row of the table, on an engine of its own."""
+    """Return one row of the table, measured on a new engine."""
     async with ENGINES[engine](folder) as (direct, other, through):
         return await revoke_under_sign_ins(engine, direct, other, sessions, through)
 

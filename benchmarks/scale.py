@@ -1,4 +1,4 @@
-"""A million records: what listing, revoking and cleaning cost, and what the other requests of the process notice."""
+"""A million records: the cost of listing, revoking and cleaning, and its effect on other requests of the process."""
 
 import itertools
 import socket
@@ -16,24 +16,24 @@ from powauth.backends.redis import RedisBackend
 from powauth.backends.sql import SQLBackend
 
 PER_OWNER = 10
-"""Sessions of an ordinary user."""
+"""The number of sessions of an ordinary user."""
 
 CROWDED = 10_000
-"""Sessions of the one user who has very many, or a hundredth of all if that is less."""
+"""The number of sessions of the one user with very many, or a hundredth of all if that is less."""
 
 EXPIRED = 0.1
-"""The share of records that have expired, which `purge` removes; Redis does that itself."""
+"""The share of expired records. `purge` removes them, except in Redis, which does so itself."""
 
 VALUE = bytes(range(200))
 
 PURGE_STEP = 100
-"""What one call of `purge` is asked for: between two of them an event loop serves others."""
+"""The limit of one call of `purge`. Between two calls an event loop serves other tasks."""
 
 SLOW_MICROSECONDS = 10_000
-"""A command of Redis that takes longer than this is in its slow log."""
+"""The time from which Redis writes a command into its slow log."""
 
 LONGEST_PAUSE = 0.005
-"""Seconds that a read may take beside any verb, not counting those in which other processes had the processor."""
+"""The most seconds of a read beside any verb, without the time in which other processes had the processor."""
 
 
 @dataclass
@@ -42,10 +42,10 @@ class Cost:
 
     Attributes:
         took: seconds of each call.
-        waits: seconds that each read of the other thread took meanwhile, and of these the seconds in which neither
-            thread was waiting for a processor that other processes had.
-        slow: entries in Redis's slow log, which counts the time that others had the processor, too.
-        work: seconds of processor time that the server spent on the longest call.
+        waits: seconds of each concurrent read of the other thread, and of these the seconds in which neither thread
+            waited for a processor that other processes had.
+        slow: entries in Redis's slow log, which also counts the time in which other processes had the processor.
+        work: seconds of the server's processor time for the longest call.
     """
 
     engine: str
@@ -62,7 +62,7 @@ def owner_of(number: int) -> bytes:
 
 
 def records(count: int, now: int) -> Iterator[Record]:
-    """So many records: of one user with very many, and of ordinary users."""
+    """Yield ``count`` records: of one user with very many, and of ordinary users."""
     crowded = min(CROWDED, count // 100)
     for number in range(count):
         owner = owner_of(0 if number < crowded else 1 + number // PER_OWNER)
@@ -73,7 +73,7 @@ def records(count: int, now: int) -> Iterator[Record]:
 
 
 class Reader:
-    """Another thread of the process, which reads a record every millisecond."""
+    """Another thread of the process that reads a record every millisecond."""
 
     def __init__(self, backend: Backend, key: bytes, now: int) -> None:
         self.waits: list[tuple[float, float]] = []
@@ -104,7 +104,7 @@ class Reader:
 def measure(
     engine: str, backend: Backend, reading: Backend, count: int, now: int, server: RedisServer | None = None
 ) -> Iterator[Cost]:
-    """Each verb on a store of so many records, with a reader beside it."""
+    """Measure each verb on a store of that many records, with a reader beside it."""
     crowded = min(CROWDED, count // 100)
     owners = iter(range(crowded, count // PER_OWNER))
     untouched = owner_of(1 + (count - 1) // PER_OWNER)
@@ -135,7 +135,7 @@ def measure(
 
 
 def _queued(*threads: int) -> float:
-    """Seconds that threads of this process have been ready to run and had no processor (proc(5), schedstat)."""
+    """Return the seconds in which threads of this process were ready but had no processor (proc(5), schedstat)."""
     files = (Path(f"/proc/self/task/{thread}/schedstat") for thread in threads)
     return sum(int(file.read_text().split()[1]) for file in files) / 1e9
 
@@ -194,7 +194,7 @@ def redis_costs(folder: Path, count: int) -> Iterator[Cost]:
     server = RedisServer(folder, durable=False)
     now = int(time.time() * 1000)
     with running(server):
-        # Raw, and without replies: a client's pipeline takes minutes for this.
+        # Send raw commands without replies: a client's pipeline would take minutes.
         feed = socket.create_connection(("127.0.0.1", server.port))
         feed.sendall(b"CLIENT REPLY OFF\r\n")
         backend, reading = RedisBackend(server.url), RedisBackend(server.url)

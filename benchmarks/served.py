@@ -14,7 +14,7 @@ from powauth.backends.base import drive
 
 
 def _with_vary() -> ASGIApp:
-    """The app without authentication, with the one header that powauth adds: what it takes a server to write that."""
+    """Return the app without authentication plus the one header that powauth adds, to show the cost of writing it."""
     app = asgi_app(anyone)
 
     async def with_vary(scope: Scope, receive: Receive, send: Send) -> None:
@@ -33,11 +33,11 @@ BARE: dict[str, Callable[[], Any]] = {
     "bare-asgi-vary": _with_vary,
     "bare-wsgi": lambda: wsgi_app(anyone),
 }
-"""Those without authentication."""
+"""The apps without authentication."""
 
 
 _opened: list[Any] = []
-"""What is open until the process ends."""
+"""Objects that stay open until the process ends."""
 
 
 async def _layered(name: str) -> Any:
@@ -47,9 +47,9 @@ async def _layered(name: str) -> Any:
 
 
 def make() -> Any:
-    """An app, for uvicorn's ``--factory`` and for gunicorn.
+    """Return an app, for uvicorn's ``--factory`` and for gunicorn.
 
-    A server's event loop may run already, so only contenders whose opening never suspends can be had.
+    A server's event loop may run already, so this supports only contenders whose opening never suspends.
     """
     quiet()
     name = os.environ["POWAUTH_BENCH_APP"]

@@ -1,4 +1,4 @@
-"""Redis and PostgreSQL servers of a benchmark's own: on free ports, in new directories, ended with the benchmark."""
+"""Redis and PostgreSQL servers for one benchmark: on free ports, in new directories, ended with the benchmark."""
 
 import os
 import pwd
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     import psycopg
 
 PATIENCE = 60.0
-"""Seconds that a server is given to start or to end."""
+"""The most seconds for a server to start or to end."""
 
 MISSING_REDIS = "redis-server is missing: apt-get install redis-server"
 MISSING_POSTGRESQL = "PostgreSQL's initdb is missing: apt-get install postgresql"
 
 
 def redis_executable() -> str | None:
-    """Path of a Redis or Valkey server, if there is one."""
+    """Return the path of a Redis or Valkey server, if there is one."""
     return shutil.which("redis-server") or shutil.which("valkey-server")
 
 
 def postgresql_binaries() -> Path | None:
-    """Directory of PostgreSQL's programs, of the newest version that is installed."""
+    """Return the directory of PostgreSQL's programs, of the newest installed version."""
     found = shutil.which("initdb")
     versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     return Path(found).parent if found else versions[-1].parent if versions else None
@@ -54,7 +54,7 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
 
 
 def family(pid: int) -> Iterator[int]:
-    """A process and all its descendants, parents first: who stops each as it comes misses none that it might start."""
+    """Yield a process and all its descendants, parents first. A caller that stops each at once misses no new child."""
     yield pid
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):
@@ -63,7 +63,7 @@ def family(pid: int) -> Iterator[int]:
 
 
 class Server:
-    """A server as a process, with whatever others it starts."""
+    """A server as a process, with its child processes."""
 
     def __init__(self, directory: Path, command: list[str], *, user: str | None = None) -> None:
         self.directory = directory
@@ -75,7 +75,7 @@ class Server:
         raise NotImplementedError
 
     def start(self) -> None:
-        """Start it; returns once it answers."""
+        """Start the server, and return when it answers."""
         with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen(self.command, stdout=log, stderr=log, cwd=self.directory, **self.identity)
 
@@ -95,20 +95,20 @@ class Server:
                 os.kill(pid, number)
 
     def pin(self, cores: set[int]) -> None:
-        """Let all its processes and threads run on these processors alone."""
+        """Restrict all its processes and threads to these processors."""
         assert self.process is not None
         for pid in family(self.process.pid):
             for thread in Path(f"/proc/{pid}/task").iterdir():
                 os.sched_setaffinity(int(thread.name), cores)
 
     def busy_seconds(self) -> float:
-        """For how long the threads of all its processes have had a processor (proc(5), schedstat)."""
+        """Return the seconds in which the threads of all its processes had a processor (proc(5), schedstat)."""
         assert self.process is not None
         files = [file for pid in family(self.process.pid) for file in Path(f"/proc/{pid}/task").glob("*/schedstat")]
         return sum(int(file.read_text().split()[0]) for file in files) / 1e9
 
     def pause(self) -> None:
-        """It keeps its connections, and answers nothing."""
+        """Stop its processes. It keeps its connections, and answers nothing."""
         self.signal(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -117,11 +117,12 @@ class Server:
     def kill(self) -> None:
         """End it as a crash would."""
         if self.process is not None:
-            # Stopped first, so that it starts nothing more; and listed first, for orphans are nobody's children.
+            # Stop the processes before listing them, so that no new one starts. List them before killing any, because
+            # orphans are not children of these processes any more.
             self.pause()
             pids = list(family(self.process.pid))
             for pid in pids:
-                with suppress(ProcessLookupError):  # it may have ended by itself
+                with suppress(ProcessLookupError):  # the process may have ended already
                     os.kill(pid, signal.SIGKILL)
             self.process.wait()
             self.process = None
@@ -129,7 +130,7 @@ class Server:
 
 
 def _identity(user: str | None) -> dict[str, Any]:
-    """Arguments of `subprocess` that make a child run as another user."""
+    """Return arguments of `subprocess` that make a child run as another user."""
     return {} if user is None else {"user": user, "extra_groups": []}
 
 
@@ -141,7 +142,7 @@ def _runs(pid: int) -> bool:
 
 
 class RedisServer(Server):
-    """Durable unless told otherwise: what it has acknowledged is on the disk."""
+    """A Redis server. By default it is durable: acknowledged writes are on the disk."""
 
     def __init__(self, directory: Path, *, durable: bool = True) -> None:
         executable = redis_executable()
@@ -168,7 +169,7 @@ class RedisServer(Server):
 
 
 class PostgresServer(Server):
-    """A cluster with the defaults of PostgreSQL, save that nothing cleans up behind the benchmark's back."""
+    """A PostgreSQL cluster with the default settings, but without automatic clean-up during the benchmark."""
 
     def __init__(self, directory: Path) -> None:
         binaries = postgresql_binaries()
@@ -218,11 +219,11 @@ class PostgresServer(Server):
             return cursor.fetchall() if cursor.description else []
 
     def limit_files(self, size: int | None) -> None:
-        """Let no file grow beyond ``size`` bytes: what a full disk does to those that are already there."""
+        """Let no file grow beyond ``size`` bytes. Existing files then behave as on a full disk."""
         assert self.process is not None
         limit = f"--fsize={'unlimited' if size is None else size}:unlimited"
         for pid in family(self.process.pid):
-            # As the server's own user: a container's root may not. A process may have ended meanwhile.
+            # Run it as the server's user: a container's root may not do this. A process may have ended meanwhile.
             subprocess.run(
                 ["prlimit", "--pid", str(pid), limit], stderr=subprocess.DEVNULL, check=False, **self.identity
             )
@@ -230,7 +231,7 @@ class PostgresServer(Server):
 
 @contextmanager
 def directory() -> Iterator[Path]:
-    """A new directory that other users may pass through, as PostgreSQL's own user has to."""
+    """Yield a new directory that other users may pass through, because PostgreSQL's own user must."""
     path = Path(mkdtemp(prefix="powauth-bench-"))
     path.chmod(0o755)
     try:
@@ -241,7 +242,7 @@ def directory() -> Iterator[Path]:
 
 @contextmanager
 def running(server: Server) -> Iterator[None]:
-    """Start it; end it whatever happens."""
+    """Start a server, and end it in any case."""
     try:
         server.start()
         yield

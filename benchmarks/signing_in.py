@@ -1,14 +1,14 @@
-"""What a sign-in costs apart from the password's hash: on LMDB, with durable writes, as powauth has them unasked.
+"""The cost of a sign-in without the password's hash: on LMDB, with durable writes, which are powauth's default.
 
-A sign-in counts the attempt, looks the user up, makes the session, and takes the count back. Each change of the store
-is a commit that waits for the disk, so the disk's own part is told apart: the same commits, by lmdb alone.
+A sign-in counts the attempt, looks the user up, makes the session, and removes the count again. Each change of the
+store is a commit that waits for the disk. The disk's part is measured separately: the same commits, by lmdb alone.
 
-Timed is what the app does with a request: neither making the environ, which is a server's work, nor taking the cookie
-out of the answer, which is a browser's. Checking the password is timed where it happens, in each sign-in: after the
-disk was waited for the processor's caches have to be filled again, so that it takes longer there than in a row.
+Only the app's work on a request is timed. Making the environ is a server's work, and reading the cookie from the answer
+is a browser's. Checking the password is timed within each sign-in. After a wait for the disk the processor's caches are
+cold, so the check takes longer there than many checks in a row.
 
-How long a disk takes to sync varies by more than all the rest, so the same is done once more where to sync takes
-nothing: with the files in memory, and lmdb none the wiser. What remains there is powauth's own.
+The time of a disk's sync varies by more than all the rest. So the measurement is repeated with the files in memory,
+where a sync costs nothing and lmdb works as before. The remaining time is powauth's own.
 """
 
 import os
@@ -31,14 +31,14 @@ WARM_UP = 20
 PAGE_BYTES = 4_096
 RECORD_BYTES = 300
 MEMORY = Path("/dev/shm")
-"""Files in memory, on Linux."""
+"""The directory of files in memory, on Linux."""
 
 TXNID = 144
-"""Where in a meta page the number of its transaction is (LMDB's ``MDB_meta``)."""
+"""The offset of the transaction's number in a meta page (LMDB's ``MDB_meta``)."""
 
 
 class TimedHasher(PasswordHasher):
-    """Says how long it took; `cheap_hasher` otherwise."""
+    """A hasher like `cheap_hasher` that notes the time of each check."""
 
     def __init__(self) -> None:
         super().__init__(time_cost=1, memory_cost=8, cheap_and_unsafe=True)
@@ -52,15 +52,15 @@ class TimedHasher(PasswordHasher):
 
 
 class SignIn(NamedTuple):
-    """Microseconds, and the commits of a sign-in.
+    """The microseconds and the commits of a sign-in.
 
     Attributes:
-        title: which throttling, and where the files are.
+        title: the throttling, and the location of the files.
         commits: transactions of LMDB that changed something, by its own count.
-        whole: all of the request, the hash included; the cheapest hash there is, for it is taken off again.
-        hashing: checking the password, within it.
-        syncing: the same number of commits of a record by lmdb alone, durably; in turn with the sign-ins.
-        rest: what is neither the hash nor those commits.
+        whole: the whole request. It includes the hash, which is the cheapest one because it is subtracted again.
+        hashing: the check of the password within it.
+        syncing: the same number of durable commits of a record by lmdb alone, alternating with the sign-ins.
+        rest: the time that is neither the hash nor those commits.
     """
 
     title: str
@@ -72,7 +72,7 @@ class SignIn(NamedTuple):
 
 
 def measure(times: int = TIMES) -> list[SignIn]:
-    """With powauth's throttling as it is unasked, and without; on this disk, and in memory."""
+    """Measure with powauth's default throttling and without it, on this disk and in memory."""
     places: list[tuple[str, Path | None]] = [("on this disk", None)]
     if os.access(MEMORY, os.W_OK):
         places.append(("files in memory", MEMORY))
@@ -137,7 +137,7 @@ def _measure(title: str, throttled: bool, parent: Path | None, times: int) -> Si
 
 
 def disk_sync(times: int = TIMES) -> Spread:
-    """Microseconds of writing one page and waiting for the disk: the least that a durable change can cost here."""
+    """Return the microseconds of writing and syncing one page: the least cost of a durable change here."""
     with tempfile.NamedTemporaryFile(prefix="powauth-bench-", buffering=0) as file:
         page = os.urandom(PAGE_BYTES)
 
@@ -159,9 +159,9 @@ def _each(call: Callable[[], object], times: int) -> list[float]:
 
 
 def commits_so_far(path: Path) -> int:
-    """How many transactions have changed the database in a directory, read from its two meta pages.
+    """Return the number of transactions that have changed a database, read from its two meta pages.
 
-    For a database that this process has open already, and must not open again.
+    This process has the database open already, and must not open it again.
     """
     with (path / "data.mdb").open("rb") as file:
         pages = file.read(2 * PAGE_BYTES)
@@ -172,7 +172,7 @@ HEAD = ["sign-in", "commits", "whole µs", "hash µs", "those commits by lmdb al
 
 
 def rows(measured: Sequence[SignIn]) -> list[list[str]]:
-    """For the table."""
+    """Return the rows of the table."""
     return [
         [
             each.title,

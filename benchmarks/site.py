@@ -20,22 +20,22 @@ SECRET = secrets.token_urlsafe(48)
 COOKIE = "__Host-auth"
 
 RENEWAL_SECONDS = 3.0
-"""Ids are renewed so often that every fault meets renewals in flight."""
+"""The renewal age. It is so short that renewals are in flight during every fault."""
 
 
 class Person(msgspec.Struct, frozen=True):
-    """The identity of a user: a name, which is the key, too."""
+    """The identity of a user: a name, which is also the key."""
 
     name: str
 
 
 def account_of(name: str) -> Account[Person]:
-    """The account of the user with that name."""
+    """Return the account of the user with that name."""
     return Account(key=name, identity=Person(name), proof=name.encode())
 
 
 class People(UsersContext[Person, Person]):
-    """Everybody exists, and a name proves who one is."""
+    """A users context in which every user exists, and the name is the only credential."""
 
     identity = Person
     mode: Mode = "inline"
@@ -67,12 +67,12 @@ class People(UsersContext[Person, Person]):
 
 
 class Answer(NamedTuple):
-    """What a request got.
+    """The answer to a request.
 
     Attributes:
-        name: who the page says is there.
-        cookie: the id that it sets, ``""`` if it drops it, ``None`` if it does neither.
-        retry_after: whether a client is told when to come back.
+        name: the user whom the page names.
+        cookie: the id that the answer sets, ``""`` if it deletes the cookie, ``None`` if it does neither.
+        retry_after: whether the answer has a ``Retry-After`` header.
     """
 
     status: int
@@ -82,7 +82,7 @@ class Answer(NamedTuple):
 
 
 class Site:
-    """``/`` is public, ``/private`` is for users, ``/login/<name>`` and ``/logout`` are what they say."""
+    """A site: ``/`` is public, ``/private`` is for users, ``/login/<name>`` signs in and ``/logout`` signs out."""
 
     def __init__(self, backend: Backend) -> None:
         logging.getLogger("powauth").setLevel(logging.CRITICAL)
@@ -112,7 +112,7 @@ class Site:
         await send({"type": "http.response.body", "body": name.encode()})
 
     async def ask(self, path: str, cookie: str | None = None) -> Answer:
-        """One request. An error that the app lets through is a 500, as a server would answer it."""
+        """Send one request. An error that the app does not catch becomes a 500, as in a server."""
         sent: list[Any] = []
 
         async def send(message: Any) -> None:
@@ -135,7 +135,7 @@ class Site:
 
 @asynccontextmanager
 async def site(backend: Backend) -> AsyncIterator[Site]:
-    """A site, whose backend is closed at its end."""
+    """Yield a site, and close its backend at the end."""
     try:
         yield Site(backend)
     finally:
@@ -144,7 +144,7 @@ async def site(backend: Backend) -> AsyncIterator[Site]:
 
 @dataclass
 class Client:
-    """Someone's browser: one cookie."""
+    """A browser with one cookie."""
 
     name: str
     cookie: str
@@ -155,6 +155,6 @@ class Client:
 
 
 async def sign_in(site: Site, name: str) -> Client | None:
-    """A new client who is signed in; ``None`` if the site could not."""
+    """Return a new signed-in client; ``None`` if the sign-in failed."""
     answer = await site.ask(f"/login/{name}")
     return Client(name, answer.cookie) if answer.status == 200 and answer.cookie else None

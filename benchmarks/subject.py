@@ -1,4 +1,4 @@
-"""One contender under the clock: signed in to through its own door, checked, and called in blocks."""
+"""One contender during a measurement: signed in to by its own API, checked, and called in blocks."""
 
 import asyncio
 import gc
@@ -16,22 +16,22 @@ from powauth.backends.base import drive
 T = TypeVar("T")
 
 SESSIONS = 16
-"""Signed in to before, and presented in turn: one alone would flatter whoever remembers the last."""
+"""The number of sessions, presented in turn. A single one would favour a contender that caches the last session."""
 
 WARM_UP = 200
-"""Requests before any are timed: CPython specialises code that has run a few times."""
+"""Requests before the timed ones: CPython specialises code that has run a few times."""
 
 YARDSTICK_STEPS = 1_000
 
 
 class Sample(NamedTuple):
-    """One visit to a contender: two blocks, and the yardstick before, between and after them.
+    """One sample of a contender: two blocks, and the yardstick before, between and after them.
 
     Attributes:
         layered: seconds for each request of the app with its layer.
-        bare: the same without.
+        bare: the same without the layer.
         yards: seconds of the yardstick, three times.
-        layered_first: which of the two blocks came first.
+        layered_first: whether the block with the layer came first.
     """
 
     layered: float
@@ -41,13 +41,13 @@ class Sample(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """What an authenticated request asks of engines outside of the process, counted there; ``None`` is "has none".
+    """The work of engines for an authenticated request, counted at the engine. ``None`` means that there is no engine.
 
     Attributes:
-        round_trips: to Redis.
-        commands: that Redis ran.
-        writes: those of them, or of the statements, that change something.
-        statements: of SQL.
+        round_trips: the round trips to Redis.
+        commands: the commands that Redis ran.
+        writes: the commands or statements that change something.
+        statements: the SQL statements.
     """
 
     round_trips: float | None = None
@@ -57,9 +57,9 @@ class Counts(NamedTuple):
 
 
 def yardstick() -> float:
-    """Seconds of a fixed piece of work: what the processor is worth at this moment.
+    """Return the seconds of a fixed piece of work, which show the speed of the processor at this moment.
 
-    Calls, attribute and dict lookups, small objects, and hashes: what a request is made of.
+    The work consists of calls, attribute and dict look-ups, small objects and hashes, as a request does.
     """
     start = perf_counter()
     kept: dict[str, tuple[int, bytes]] = {}
@@ -72,10 +72,11 @@ def yardstick() -> float:
 
 
 class Subject:
-    """A contender, opened. Use it as a context manager.
+    """An open contender. Use it as a context manager.
 
     Raises:
-        AssertionError: it lets in who is not signed in, or does not let in who is: its figures would mean nothing.
+        AssertionError: if it admits a client that is not signed in, or refuses one that is. Its figures would be
+            meaningless.
     """
 
     def __init__(self, contender: Contender, place: Place) -> None:
@@ -110,7 +111,7 @@ class Subject:
         self._runner.close()
 
     def _to_end(self, awaitable: Awaitable[T]) -> T:
-        """On the event loop; without one for WSGI, where some libraries refuse to work on a loop's thread."""
+        """Await it on the event loop. WSGI has no loop, because some libraries refuse to work on a loop's thread."""
         coroutine = _awaited(awaitable)
         return self._runner.run(coroutine) if self.contender.interface == "asgi" else drive(coroutine)
 
@@ -127,7 +128,7 @@ class Subject:
         return f"{OTHER_COOKIE}; {answer.cookies}"
 
     def ask(self, cookie: str | None, *, layered: bool = True) -> Answer:
-        """One request for the page of the signed-in user."""
+        """Send one request for the page of the signed-in user."""
         app = self.pair.layered if layered else self.pair.bare
         if self.contender.interface == "asgi":
             scope = asgi_scope(READ_PATH, None if cookie is None else cookie.encode())
@@ -138,7 +139,7 @@ class Subject:
         return ask_wsgi(app, environ)
 
     def check(self) -> None:
-        """It lets in all who are signed in, and (unless its handler asks for nobody) nobody else."""
+        """Check that signed-in clients are admitted and, if the contender is guarded, that all others are refused."""
         for cookie in self.cookies:
             for layered in (True, False):
                 answer = self.ask(cookie, layered=layered)
@@ -151,14 +152,14 @@ class Subject:
                 assert answer.status == 401, f"{self.contender.name} lets {stranger!r} in: {answer}"
 
     def settle(self) -> None:
-        """What a process that never stands still has behind it: see `Pair.settle`; then each session is seen once."""
+        """Bring the process into the state of a busy one; see `Pair.settle`. Then present each session once."""
         if self.pair.settle is not None:
             self._to_end(self.pair.settle())
             for cookie in self.cookies:
                 self.ask(cookie)
 
     def block(self, requests: int, *, layered: bool) -> float:
-        """Seconds for each of so many requests, one after the other; their making is included."""
+        """Return the seconds for each of ``requests`` sequential requests, including the time to make the requests."""
         app = self.pair.layered if layered else self.pair.bare
         if layered:
             self.settle()
@@ -168,12 +169,12 @@ class Subject:
         return _wsgi_block(app, self.cookies, requests) / requests
 
     def requests_within(self, seconds: float) -> int:
-        """How many requests of the layered app take that long, from a few: the size of a block."""
+        """Estimate from a few requests how many requests of the layered app take that long: the size of a block."""
         return max(int(seconds / self.block(20, layered=True)), 10)
 
     def sample(self, requests: int, *, layered_first: bool) -> Sample:
-        """Both blocks, and three yardsticks."""
-        yardstick()  # what the collection before has thrown out of the caches is not for the yardstick to fetch
+        """Measure both blocks, and three yardsticks."""
+        yardstick()  # refill the processor's caches after the last garbage collection, before the timed yardstick
         first = yardstick()
         one = self.block(requests, layered=layered_first)
         second = yardstick()
@@ -184,7 +185,7 @@ class Subject:
 
 
 def forged(cookies: str) -> str:
-    """The same cookies, each with one character of its value changed: near the end, where a signature would be."""
+    """Return the cookies, each with one character changed near the end of its value, where a signature would be."""
 
     def change(pair: str) -> str:
         place = len(pair) - 4
@@ -205,7 +206,7 @@ async def _asgi_block(app: Any, cookies: list[str], requests: int) -> float:
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(message: Any) -> None:
-        """Nobody is there."""
+        """Discard the message."""
 
     start = perf_counter()
     for cookie in itertools.islice(itertools.cycle(presented), requests):
@@ -217,7 +218,7 @@ def _wsgi_block(app: Any, cookies: list[str], requests: int) -> float:
     template = wsgi_environ(READ_PATH)
 
     def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-        """Nobody is there."""
+        """Discard the status and headers."""
 
     start = perf_counter()
     for cookie in itertools.islice(itertools.cycle(cookies), requests):

@@ -1,6 +1,6 @@
-"""Each contender in a process of its own, which runs only when it is told to: what one imports, slows no other.
+"""Each contender in its own process, which is idle between calls. The imports of one do not slow down another.
 
-Django has one set of settings for a process, and a garbage collector goes through everything that a process holds.
+Django has one set of settings per process, and a garbage collector examines all objects of a process.
 """
 
 import os
@@ -21,16 +21,16 @@ Samples = dict[str, list[Sample]]
 
 
 def cores() -> tuple[set[int], set[int]]:
-    """Which processor the app gets, and which the servers and clients beside it: the last two of those allowed.
+    """Return the processor of the app, and that of the servers and clients: the last two allowed ones.
 
-    On a machine with a single one they share it, and the figures of engines mean little.
+    On a machine with one processor they share it, and the figures of engines mean little.
     """
     allowed = sorted(os.sched_getaffinity(0))
     return {allowed[-1]}, {allowed[-2] if len(allowed) > 1 else allowed[-1]}
 
 
 class Worker:
-    """A process with one open `Subject`; idle between calls."""
+    """A process with one open `Subject`. It is idle between calls."""
 
     def __init__(self, name: str, place: Place, core: set[int]) -> None:
         self.name = name
@@ -59,7 +59,7 @@ class Worker:
         return found
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         if self._process.is_alive():
             try:
                 self._call("close")
@@ -84,7 +84,7 @@ class Worker:
 
 
 def _serve(name: str, place: Place, core: set[int], pipe: Connection) -> None:
-    """Do what the pipe says, until it says that it is over."""
+    """Execute the calls from the pipe until it sends the end."""
     os.sched_setaffinity(0, core)
     quiet()
     try:
@@ -104,7 +104,7 @@ def _serve(name: str, place: Place, core: set[int], pipe: Connection) -> None:
 
 
 def quiet() -> None:
-    """What libraries say about their configuration is not for the table."""
+    """Silence the libraries' logs and warnings, which do not belong into the table."""
     import logging
     import warnings
 
@@ -115,7 +115,7 @@ def quiet() -> None:
 
 @contextmanager
 def opened(names: Sequence[str], directory: Path, redis_url: str) -> Iterator[list[Worker]]:
-    """A worker for each contender, all of them ready."""
+    """Yield a ready worker for each contender."""
     app_core, _ = cores()
     with ExitStack() as stack:
         workers = []
@@ -131,10 +131,10 @@ def opened(names: Sequence[str], directory: Path, redis_url: str) -> Iterator[li
 
 
 def turns(names: Sequence[str], rounds: int) -> Iterator[tuple[str, bool]]:
-    """Who runs when, and whether its layered app comes first.
+    """Yield the contenders in their order, and whether the layered app comes first.
 
-    In each round everybody once; every other round the other way about, so that nobody always follows the same one; and
-    each is layered first in every other of its turns.
+    Each round has every contender once. Every other round is reversed, so that no contender always follows the same
+    one. Each contender's layered app comes first in every other of its turns.
     """
     for number in range(rounds):
         for name in names if number % 2 == 0 else reversed(names):
@@ -142,7 +142,7 @@ def turns(names: Sequence[str], rounds: int) -> Iterator[tuple[str, bool]]:
 
 
 def run(workers: Sequence[Worker], rounds: int, block_seconds: float, samples: Samples) -> None:
-    """So many rounds; each adds a sample to every contender's."""
+    """Run the rounds. Each round adds a sample to every contender's samples."""
     by_name = {worker.name: worker for worker in workers}
     sizes = {worker.name: worker.requests_within(block_seconds) for worker in workers}
     for name, layered_first in turns(list(by_name), rounds):
