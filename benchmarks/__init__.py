@@ -1,1 +1,1 @@
-"""What powauth costs, and what it bears: run with ``make bench`` and ``make faults``."""
+"""The cost of powauth, and its behaviour during faults: run ``make bench`` and ``make faults``."""

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     left: dict[str, str] = {}
     found = compare.chosen([word for word in options.only.split(",") if word], left)
     everywhere = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores()[1])  # this process only waits; its children choose their own processors
+    os.sched_setaffinity(0, cores()[1])  # this process only waits, and its children are pinned to their own processors
     try:
         if "compare" in parts:
             laps, rounds = (1, 5) if options.quick else (compare.LAPS, compare.ROUNDS)

@@ -124,7 +124,7 @@ class Crowd:
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def _until_someone_signs_in(self, found: Findings) -> None:
-        """Wait for a sign-in: before a fault until the load is under way, after it until the site works again."""
+        """Wait for a sign-in: before a fault for the load to begin, after it for the recovery, without a restart."""
         acknowledged = found.sign_ins[0]
         async with asyncio.timeout(PATIENCE_SECONDS):
             while found.sign_ins[0] == acknowledged:  # noqa: ASYNC110 the visitors run meanwhile

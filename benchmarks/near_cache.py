@@ -1,6 +1,6 @@
 """The near cache of Redis: its lag, the cost of a hit, its memory, and the cost of listeners to the server.
 
-Run it with ``python -m benchmarks.near_cache``. It starts a server of its own.
+Run it with ``python -m benchmarks.near_cache``. It starts its own server.
 """
 
 import asyncio

@@ -52,7 +52,7 @@ class TimedHasher(PasswordHasher):
 
 
 class SignIn(NamedTuple):
-    """The microseconds and the commits of a sign-in.
+    """Microseconds and commits of a sign-in.
 
     Attributes:
         title: the throttling, and the location of the files.

@@ -1,6 +1,6 @@
 """The channel between Redis and a `NearCache`: one connection on which the server reports every write under a prefix.
 
-It sends ``CLIENT TRACKING ON BCAST PREFIX prefix:{`` on a connection of its own, in RESP3. In the other mode the server
+It sends ``CLIENT TRACKING ON BCAST PREFIX prefix:{`` on a separate connection, in RESP3. In the other mode the server
 remembers the keys that each connection has read. That mode costs memory for each key and process, must be turned on for
 every connection of a pool, and becomes silent when the connection that it redirects to is gone. Broadcasting needs no
 memory and leaves the app's connections unchanged. It costs one message per write to each process that listens.

@@ -38,7 +38,7 @@ single server; otherwise bound the loss with ``min-replicas-to-write``. powauth 
 by random steps, so an epoch that was returned and then lost is not returned again.
 
 **Memory.** Set ``maxmemory-policy noeviction`` (`RedisBackend.check` verifies it). A server that evicts records signs
-users out. If it evicts an index, it cannot revoke the sessions that the index listed. A full server refuses new
+users out. If it evicts an index, powauth cannot revoke the sessions in it. A full server refuses new
 sessions and renewals (`StoreUnavailable`). Signing out and revoking existing sessions still work.
 """
 

@@ -33,7 +33,7 @@ knows whether the server has executed the statement. The verb is then repeated o
 - `delete` raises `StoreUnavailable` if the second attempt finds nothing: nobody can tell who removed the record.
 - `delete_owner` is repeated only if its commit was not sent yet.
 
-**SQLite in WAL mode.** `SQLBackend.get` uses connections beside the pool that never wait: see
+**SQLite in WAL mode.** `SQLBackend.get` reads through connections outside the pool, which never wait: see
 `powauth.backends._sqlite_reader`. So ``mode`` is ``"blocking"`` only because of the writes, and an event loop may read
 in place. Over an ``Engine`` for SQLite, ``SQLBackend(engine)`` is a `SQLiteBackend`, which has that ability. The app's
 own ``Engine`` has it, too, if its pool is a ``QueuePool`` (the default) or ``NullPool``, its file is in WAL mode, and
