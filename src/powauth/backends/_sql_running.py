@@ -30,7 +30,7 @@ MAX_ATTEMPTS = 30
 """The most attempts at a verb that the server rolls back each time. The time limit may end them earlier."""
 
 MAX_PAUSE_SECONDS = 0.1
-"""The longest pause between two attempts. Pauses double, up to a random length, so that rivals do not collide again."""
+"""The longest pause between two attempts. The bound doubles each time. Each pause is random, to separate rivals."""
 
 _ROLLED_BACK_SQLSTATES = {"40001", "40P01"}
 """PostgreSQL: serialization_failure, deadlock_detected."""

@@ -18,7 +18,7 @@ row in the table of epochs. The second one waits there and then sees the changes
 
 Afterwards `delete_owner` removes the records in a separate statement, which sees all earlier commits.
 
-**Failures.** Only this module turns errors of the database, its driver or the pool into `StoreUnavailable`.
+**Failures.** Errors of the database, its driver or the pool become `StoreUnavailable`.
 `powauth.backends._sql_errors` supplies the messages. If the server rolls a verb back (a deadlock, a serialisation
 failure), the verb is retried within the time limit.
 
