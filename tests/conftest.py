@@ -7,11 +7,16 @@ from pathlib import Path
 
 import coverage
 import pytest
+from hypothesis import settings
 
 from powauth import _outages  # each test begins with an empty log of outages
 
 collect_ignore = ["harness/process_app.py"]
 """It is an app for servers, and its environment says where the store is."""
+
+# Otherwise an example that waits 200 ms for a busy machine fails its test.
+settings.register_profile("no clock", deadline=None)
+settings.load_profile("no clock")
 
 _LINE = "line of the summary"
 

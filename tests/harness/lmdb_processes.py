@@ -264,17 +264,23 @@ def count_up(connection: Connection, path: Path, number: int) -> None:
 
 def _in_fork(work: Callable[[], None], fork: Callable[[], int] = os.fork) -> None:
     """Run the work in a fork of this process, and expect it to succeed."""
+    in_c = fork is not os.fork
+    if in_c:
+        # Python 3.13 ends a child that calls PyOS_AfterFork_Child without this.
+        ctypes.pythonapi.PyOS_BeforeFork()
     pid = fork()
     if pid == 0:
         code = 1
         try:
-            if fork is not os.fork:
+            if in_c:
                 ctypes.pythonapi.PyOS_AfterFork_Child()
             work()
             code = 0
         finally:
             _save_coverage()
             os._exit(code)
+    if in_c:
+        ctypes.pythonapi.PyOS_AfterFork_Parent()
     assert os.waitpid(pid, 0)[1] == 0
 
 
