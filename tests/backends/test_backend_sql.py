@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import socket
+import sqlite3
 import sys
 import threading
 import traceback
@@ -76,15 +77,22 @@ class Conformance(BackendConformance):
         return SQLBackend(create_engine(missing) if self.driver == "sqlite" else create_async_engine(missing))
 
     async def break_engine(self, backend: Backend) -> None:
-        self._rename("", "_away")
+        await self._rename(backend, "", "_away")
 
     async def mend_engine(self, backend: Backend) -> None:
-        self._rename("_away", "")
+        await self._rename(backend, "_away", "")
 
-    def _rename(self, before: str, after: str) -> None:
-        with self.where.engine() as engine, engine.begin() as connection:
-            for table in (self.table, f"{self.table}_epochs"):
-                connection.execute(text(f"ALTER TABLE {table}{before} RENAME TO {table}{after}"))
+    async def _rename(self, backend: Backend, before: str, after: str) -> None:
+        def rename() -> None:
+            with self.where.engine() as engine, engine.begin() as connection:
+                for table in (self.table, f"{self.table}_epochs"):
+                    connection.execute(text(f"ALTER TABLE {table}{before} RENAME TO {table}{after}"))
+
+        # The event loop goes on meanwhile: a connection that is being closed may need it to let go of a lock.
+        if backend.mode == "async":
+            await asyncio.to_thread(rename)
+        else:
+            rename()
 
 
 class TestSQLite(Conformance):
@@ -612,5 +620,25 @@ def test_sto_09_asyncmy_is_refused_in_the_mode_for_which_it_does_not_escape(mari
         with pytest.raises(ConfigError, match="NO_BACKSLASH_ESCAPES"):
             await backend.get(b"credentials:'", NOW)
         await engine.dispose()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("driver", ["sqlite", "sqlite+aiosqlite"])
+def test_a_write_that_failed_leaves_no_lock_on_the_file(driver: str, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        backend = SQLBackend(f"{driver}:///{tmp_path}/sessions.db")
+        await backend.create_tables()
+        other = sqlite3.connect(tmp_path / "sessions.db", timeout=0, isolation_level=None)
+        other.execute("ALTER TABLE powauth_sessions RENAME TO away")
+        kept = []  # an error keeps the cursor that raised it
+        for _ in range(5):
+            with pytest.raises(StoreUnavailable) as caught:
+                await backend.delete_owner(OWNER, NOW)
+            kept.append(caught)
+            other.execute("BEGIN IMMEDIATE")
+            other.execute("ROLLBACK")
+        other.close()
+        await backend.close()
 
     asyncio.run(scenario())

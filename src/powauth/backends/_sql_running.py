@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from random import uniform
 from time import monotonic, sleep
@@ -109,7 +110,11 @@ class Runner:
             result = work()
         except BaseException as error:
             if explicit:
-                # SQLAlchemy does not know this transaction. Close the connection to end it.
+                # SQLAlchemy does not know this transaction. Close the connection to end it. SQLite ends it only with
+                # the last cursor, and keeps its lock until then.
+                if self._dialect.name == "sqlite":
+                    with contextlib.suppress(DBAPIError):
+                        connection.exec_driver_sql("ROLLBACK")
                 connection.invalidate()
             if isinstance(error, StatementError):
                 raise NotCommittedError from error
