@@ -58,8 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "stores" in parts:
         results.stores = backends.measure([each // 100 for each in SIZES] if options.quick else SIZES)
         print(table(backends.HEAD, results.stores), end="\n\n")
-    if verdicts := bounds.verdicts(results):
-        print(table(bounds.HEAD, bounds.rows(verdicts)))
+    for head, verdicts in (
+        (bounds.PEERS_HEAD, bounds.peer_verdicts(results)),
+        (bounds.HEAD, bounds.verdicts(results)),
+    ):
+        if verdicts:
+            print(table(head, bounds.rows(verdicts)), end="\n\n")
     if "serve" in parts and load_missing is not None:
         left["behind a server"] = load_missing
     for name, reason in left.items():

@@ -45,7 +45,8 @@ ACCOUNTS = 500
 """The number of accounts: enough that no account has so many concurrent sign-ins that it is throttled."""
 
 BACKENDS = ("memory", "lmdb")
-PASSES = (4, 2)
+DEFAULT_PASSES = 4
+PASSES = (DEFAULT_PASSES, 2)
 """Argon2id's passes over 19 MiB: powauth's default, and the minimum that OWASP recommends."""
 
 OK, OVERLOADED = 200, 503

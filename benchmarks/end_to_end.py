@@ -36,7 +36,7 @@ APPS = {
         "bare-asgi",
         "floor",
         "bare-asgi-vary",
-        *(f"powauth-{store}{read}" for store in ("memory", "lmdb") for read in ("-unread", "-plain", "")),
+        *(f"powauth-{store}{read}" for store in ("memory", "lmdb") for read in ("-unread", "")),
     ),
     "gunicorn": ("bare-wsgi", "floor-wsgi", "powauth-wsgi-memory", "powauth-wsgi-lmdb"),
 }

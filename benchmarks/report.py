@@ -109,6 +109,7 @@ def page(found: Sequence[Contender], results: Results, left: Mapping[str, str]) 
     keeps = [[f"{each.title} ({each.interface.upper()})", each.keeps, each.checks] for each in measured]
     sync = results.disk_sync
     parts = {
+        "peers": _table(bounds.PEERS_HEAD, bounds.rows(bounds.peer_verdicts(results))),
         "bounds": _table(bounds.HEAD, bounds.rows(bounds.verdicts(results))),
         "compare": _table(compare.HEAD, compare.rows(measured, results.measured)),
         "keeps": _table(["contender", "keeps", "checks"], keeps),

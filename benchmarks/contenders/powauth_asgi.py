@@ -20,7 +20,6 @@ from benchmarks.contenders.powauth_users import (
     redis_near,
     sql,
 )
-from benchmarks.site import Person
 from powauth.backends.base import Backend
 from powauth.integrations.asgi import SessionAuthMiddleware, request_auth
 
@@ -30,11 +29,6 @@ EmailOf = Callable[[Scope], str | None]
 def _email_of(scope: Scope) -> str | None:
     user: User | None = scope["state"]["current_user"]
     return None if user is None else user.email
-
-
-def _name_of(scope: Scope) -> str | None:
-    user: Person | None = scope["state"]["current_user"]
-    return None if user is None else user.name
 
 
 def _public(scope: Scope) -> str:
@@ -67,12 +61,11 @@ def _open(
     email_of: EmailOf = _email_of,
     *,
     asynchronous: bool = True,
-    plain: bool = False,
     settle: Settle | None = None,
 ) -> Callable[[Place], AbstractAsyncContextManager[Pair]]:
     @asynccontextmanager
     async def open_pair(place: Place) -> AsyncIterator[Pair]:
-        async with guarded(place, make_backend, asynchronous=asynchronous, plain=plain) as (auth, backend, noted):
+        async with guarded(place, make_backend, asynchronous=asynchronous) as (auth, backend, noted):
             layered = SessionAuthMiddleware(asgi_app(email_of, _sign_in), auth)
             yield Pair(layered, asgi_app(anyone), noting=noted, settle=settle and partial(settle, backend))
 
@@ -87,17 +80,13 @@ def _contenders(
     needs: tuple[str, ...] = (),
     settle: Settle | None = None,
 ) -> Iterator[Contender]:
-    """With an ORM's instance for a user, with an immutable one, and with a handler that does not look at the ORM's."""
-    for suffix, said, email_of, plain in (
-        ("", "", _email_of, False),
-        ("-plain", "; an immutable user", _name_of, True),
-        ("-unread", "; user not read", _public, False),
-    ):
+    """Return two contenders: the handler of the first reads the current user, and that of the second does not."""
+    for suffix, said, email_of in (("", "", _email_of), ("-unread", "; user not read", _public)):
         yield Contender(
             name + suffix,
             title + said,
             "asgi",
-            _open(make_backend, email_of, plain=plain, settle=settle),
+            _open(make_backend, email_of, settle=settle),
             keeps(where),
             CHECKS,
             needs,

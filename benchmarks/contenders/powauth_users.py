@@ -12,7 +12,6 @@ from sqlalchemy.orm import DeclarativeBase
 
 from benchmarks.contenders.base import EMAIL, PASSWORD, Place
 from benchmarks.contenders.statements import Noting, noting
-from benchmarks.site import People
 from powauth import SessionAuth
 from powauth.accounts.passwords import PasswordHasher
 from powauth.accounts.sqlalchemy import SQLAlchemyUsers, UserMixin
@@ -50,12 +49,6 @@ def create_user_table(directory: Path) -> str:
     return str(path)
 
 
-class Visitors(People):
-    """Users who cannot change, whoever keeps them: what reading one costs without an ORM."""
-
-    user_id_field = "email"
-
-
 class Guarded(NamedTuple):
     """powauth, ready to be put in front of an app.
 
@@ -73,12 +66,10 @@ MakeBackend = Callable[[Place, "Engine | AsyncEngine"], Backend]
 
 
 @asynccontextmanager
-async def guarded(
-    place: Place, make_backend: MakeBackend, *, asynchronous: bool, plain: bool = False
-) -> AsyncIterator[Guarded]:
+async def guarded(place: Place, make_backend: MakeBackend, *, asynchronous: bool) -> AsyncIterator[Guarded]:
     """A `SessionAuth` whose users are in the app's database, behind an `AsyncEngine` if ``asynchronous``.
 
-    With a plain `Engine` it never suspends. ``plain`` users are in no database.
+    With a plain `Engine` it never suspends.
     """
     path = create_user_table(place.directory)
     engine: Engine | AsyncEngine
@@ -89,9 +80,7 @@ async def guarded(
     try:
         if isinstance(backend, SQLBackend):
             await backend.create_tables()
-        yield Guarded(
-            SessionAuth(secret_key=SECRET, users=Visitors() if plain else users, backend=backend), backend, noted
-        )
+        yield Guarded(SessionAuth(secret_key=SECRET, users=users, backend=backend), backend, noted)
     finally:
         await backend.close()
         await users.close()
