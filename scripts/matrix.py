@@ -48,6 +48,7 @@ QUICK = (
     "tests/backends/test_backend_lmdb.py::TestLMDB",
     "tests/backends/test_backend_memory.py::TestMemoryBackend",
     "tests/backends/test_backend_redis.py::TestSingleAsyncio",
+    "tests/backends/test_backend_sql.py::TestAiosqlite",
     "tests/backends/test_backend_sql.py::TestAsyncmy",
     "tests/backends/test_backend_sql.py::TestAsyncpg",
     "tests/http",

@@ -14,7 +14,7 @@ from scripts.interpreters import Interpreter, find, folders, missing, others
 from scripts.matrix import Row, counts, judge, main, table
 from scripts.page_programs import ROOT
 
-OLD = Interpreter((3, 11, 2), Path("/usr/bin/python3.11"))
+OLD = Interpreter((3, 11, 2), Path("/opt/python3.11"))
 NEW = Interpreter((3, 13, 0), Path("/opt/python3.13"))
 
 PASSED = Row("Python 3.11.2", "lowest", "suite", 3540, 0, 12, 200.4)
@@ -53,7 +53,7 @@ def run_main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., i
 
 def test_interpreters_of_the_path_and_of_pyenv_are_found_oldest_first(home: Path) -> None:
     executable(home / "pyenv" / "versions" / "3.13.0" / "bin" / "python3.13", "True|/opt/python3.13|3|13|0")
-    executable(home / "bin" / "python3.11", "True|/usr/bin/python3.11|3|11|2")
+    executable(home / "bin" / "python3.11", "True|/opt/python3.11|3|11|2")
     found = find(folders())
     assert [(str(each), each.version) for each in found] == [
         ("Python 3.11.2", (3, 11, 2)),
