@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -34,7 +35,7 @@ from powauth.backends.redis import RedisBackend
 from powauth.backends.sql import SQLBackend
 from powauth.errors import StoreUnavailable
 
-TIMEOUT = 1.0
+TIMEOUT = timedelta(seconds=1)
 """Seconds that a verb may take."""
 
 VICTIMS = 50
@@ -75,7 +76,7 @@ def resets(through: Proxy, seconds: float) -> Fault:
 
 def delays(through: Proxy, seconds: float) -> Fault:
     async def whole() -> float:
-        through.delay = 1.5 * TIMEOUT
+        through.delay = 1.5 * TIMEOUT.total_seconds()
         await asyncio.sleep(seconds)
         through.delay = 0.0
         return time.monotonic()
@@ -161,7 +162,7 @@ async def redis_faults(folder: Path, clients: int, hold: float, report: Report, 
                 (direct, "stopped and continued", held(hold, server.pause, server.resume)),
                 (direct, "killed and restarted", held(hold / 2, server.kill, restart)),
                 (proxied, "connections reset mid-reply", resets(through, hold)),
-                (proxied, "answers late", delays(through, hold + TIMEOUT)),
+                (proxied, "answers late", delays(through, hold + TIMEOUT.total_seconds())),
                 (
                     direct,
                     "memory full",
@@ -280,7 +281,7 @@ async def postgres_faults(folder: Path, clients: int, hold: float, report: Repor
                 (direct, "stopped and continued", held(hold, server.pause, server.resume)),
                 (direct, "killed and restarted", held(hold / 2, server.kill, server.start)),
                 (proxied, "connections reset mid-reply", resets(through, hold)),
-                (proxied, "answers late", delays(through, hold + TIMEOUT)),
+                (proxied, "answers late", delays(through, hold + TIMEOUT.total_seconds())),
                 (direct, "disk full", disk_full(server, hold)),
                 (
                     direct,

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ SIGNING_IN = 20
 
 USER = account_of("crowded")
 
-TIMEOUT = 30.0
+TIMEOUT = timedelta(seconds=30)
 
 SAMPLE = 200
 """The number of revoked sessions whose ids are presented afterwards. The store is asked about the others."""

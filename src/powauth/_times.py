@@ -10,21 +10,21 @@ LONGEST = timedelta(days=100 * 365)
 MILLISECOND = timedelta(milliseconds=1)
 
 
-def duration(name: str, value: object, *, at_least: int = 0) -> int:
+def duration(name: str, value: object, *, at_least: int = 0, at_most: timedelta = LONGEST) -> int:
     """Return an option that is a length of time, in milliseconds.
 
     >>> duration("ttl", timedelta(minutes=30))
     1800000
 
     Raises:
-        ConfigError: if it is no `timedelta`, shorter than ``at_least`` milliseconds, or over a hundred years.
+        ConfigError: if it is no `timedelta`, shorter than ``at_least`` milliseconds, or longer than ``at_most``.
     """
     if not isinstance(value, timedelta):
         raise ConfigError(f"{name} must be a timedelta, such as timedelta(minutes=15), not {value!r}")
-    if timedelta(0) <= value <= LONGEST and (millis := round(value / MILLISECOND)) >= at_least:
+    if timedelta(0) <= value <= at_most and (millis := round(value / MILLISECOND)) >= at_least:
         return millis
     bound = "more than zero" if at_least else "zero or more"
-    raise ConfigError(f"{name} must be {bound}, and at most a hundred years, not {value!r}")
+    raise ConfigError(f"{name} must be {bound} and at most {at_most}, not {value!r}")
 
 
 def moment(millis: int) -> datetime:

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -117,13 +118,15 @@ class Engines:
         url = where.through(driver)
         try:
             if not apps:
-                yield from self._used(SQLBackend(url, table=table, timeout=PATIENCE))
+                yield from self._used(SQLBackend(url, table=table, timeout=timedelta(seconds=PATIENCE)))
             elif driver.endswith("_async") or driver in {"asyncpg", "asyncmy"}:
                 asynchronous = create_async_engine(url)
-                yield from self._used(SQLBackend(asynchronous, table=table, timeout=PATIENCE), asynchronous.dispose)
+                yield from self._used(
+                    SQLBackend(asynchronous, table=table, timeout=timedelta(seconds=PATIENCE)), asynchronous.dispose
+                )
             else:
                 engine = create_engine(url)
-                yield from self._used(SQLBackend(engine, table=table, timeout=PATIENCE))
+                yield from self._used(SQLBackend(engine, table=table, timeout=timedelta(seconds=PATIENCE)))
                 engine.dispose()
         finally:
             where.drop(table, f"{table}_epochs")
@@ -137,13 +140,17 @@ class Engines:
         try:
             if apps:
                 client = _client(kind, asynchronous, addresses)
-                yield from self._used(RedisBackend(client, prefix=prefix, timeout=PATIENCE), lambda: _close(client))
+                yield from self._used(
+                    RedisBackend(client, prefix=prefix, timeout=timedelta(seconds=PATIENCE)), lambda: _close(client)
+                )
                 return
             where = ",".join(f"{host}:{port}" for host, port in addresses)
             url = {"sentinel": f"redis+sentinel://{where}/main", "cluster": f"redis+cluster://{where}"}.get(
                 kind, redis_servers.SHARED
             )
-            made = RedisBackend(url, prefix=prefix, timeout=PATIENCE, asynchronous=asynchronous, near_cache=near)
+            made = RedisBackend(
+                url, prefix=prefix, timeout=timedelta(seconds=PATIENCE), asynchronous=asynchronous, near_cache=near
+            )
             yield from self._used(made)
         finally:
             if not addresses:

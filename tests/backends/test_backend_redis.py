@@ -106,7 +106,10 @@ def run(scenario: Scenario, make: Callable[[], RedisBackend]) -> None:
 
 
 def run_url(url: str, scenario: Scenario, asynchronous: bool, timeout: float = 10, prefix: str = "powauth") -> None:
-    run(scenario, lambda: RedisBackend(url, prefix=prefix, timeout=timeout, asynchronous=asynchronous))
+    run(
+        scenario,
+        lambda: RedisBackend(url, prefix=prefix, timeout=timedelta(seconds=timeout), asynchronous=asynchronous),
+    )
 
 
 async def close_app_client(backend: RedisBackend, client: Any) -> None:
@@ -172,10 +175,12 @@ class RedisConformance(BackendConformance):
     unreachable = "redis://127.0.0.1:1/0"
 
     def make_backend(self) -> Backend:
-        return RedisBackend(self.url, prefix=self.namespace, timeout=10, asynchronous=self.asynchronous)
+        return RedisBackend(
+            self.url, prefix=self.namespace, timeout=timedelta(seconds=10), asynchronous=self.asynchronous
+        )
 
     def make_unreachable(self) -> Backend:
-        return RedisBackend(self.unreachable, timeout=10, asynchronous=self.asynchronous)
+        return RedisBackend(self.unreachable, timeout=timedelta(seconds=10), asynchronous=self.asynchronous)
 
     def second(self, backend: Backend) -> Backend:
         return self.make_backend()
@@ -676,7 +681,7 @@ def run_repeating(proxy: Proxy, scenario: Scenario, asynchronous: bool) -> None:
         options: dict[str, Any] = {"port": proxy.port, "socket_timeout": 5, "retry_on_error": [redis.ConnectionError]}
         if asynchronous:
             client = redis.asyncio.Redis(retry=AsyncRetry(NoBackoff(), 3), **options)
-            return RedisBackend(client, timeout=10)
+            return RedisBackend(client, timeout=timedelta(seconds=10))
         return RedisBackend(redis.Redis(retry=Retry(NoBackoff(), 3), **options))
 
     run(closing, make)
@@ -1262,7 +1267,9 @@ def test_a_url_that_is_wrong_is_refused_in_one_sentence_without_the_password(url
 
 @both
 def test_urls_become_clients_with_our_limits(asynchronous: bool) -> None:
-    backend = RedisBackend("rediss://u:p%40ss@example.test:7/3?client_name=app", timeout=1.5, asynchronous=asynchronous)
+    backend = RedisBackend(
+        "rediss://u:p%40ss@example.test:7/3?client_name=app", timeout=timedelta(seconds=1.5), asynchronous=asynchronous
+    )
     options = opened_client_of(backend).connection_pool.connection_kwargs
     assert options["host"] == "example.test"
     assert (options["port"], options["db"], options["username"], options["password"]) == (7, 3, "u", "p@ss")
@@ -1298,10 +1305,16 @@ def test_unix_sockets(tmp_path: Path) -> None:
         name.unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan"), timedelta(0)])
-def test_a_timeout_must_be_positive(timeout: float | timedelta) -> None:
-    with pytest.raises(ConfigError, match="timeout"):
+@pytest.mark.parametrize("timeout", [timedelta(0), timedelta(seconds=-1), timedelta(hours=2)])
+def test_a_timeout_out_of_range_is_refused(timeout: timedelta) -> None:
+    with pytest.raises(ConfigError, match="timeout must be more than zero and at most 1:00:00"):
         RedisBackend("redis://localhost", timeout=timeout)
+
+
+@pytest.mark.parametrize("timeout", [2, 0.5, float("nan"), True, "5", None])
+def test_a_timeout_is_a_timedelta(timeout: object) -> None:
+    with pytest.raises(ConfigError, match="timeout must be a timedelta"):
+        RedisBackend("redis://localhost", timeout=timeout)  # type: ignore[arg-type]
 
 
 def test_clients_of_the_app(single: str) -> None:

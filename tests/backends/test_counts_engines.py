@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,7 +36,10 @@ def behind_proxy(driver: str, kind: Kind, folder: Path) -> Iterator[tuple[Callab
         prefix = redis_servers.unique_prefix()[:60]
         with Proxy(server.hostname or "", server.port or 6379) as proxy:
             url = server._replace(netloc=f"127.0.0.1:{proxy.port}").geturl()
-            yield lambda: RedisBackend(url, prefix=prefix, asynchronous=kind == "asgi", timeout=30), proxy
+            yield (
+                lambda: RedisBackend(url, prefix=prefix, asynchronous=kind == "asgi", timeout=timedelta(seconds=30)),
+                proxy,
+            )
         redis_servers.clear_shared(prefix)
         return
     where = database(kind_of(driver), folder)
@@ -46,7 +50,7 @@ def behind_proxy(driver: str, kind: Kind, folder: Path) -> Iterator[tuple[Callab
         with Proxy(where.server.host or "127.0.0.1", where.server.port or 0) as proxy:
             through = make_url(where.through(driver)).set(host="127.0.0.1", port=proxy.port)
             url = through.render_as_string(hide_password=False)
-            yield lambda: SQLBackend(url, table=table, timeout=30), proxy
+            yield lambda: SQLBackend(url, table=table, timeout=timedelta(seconds=30)), proxy
     finally:
         where.drop(table, f"{table}_epochs")
 

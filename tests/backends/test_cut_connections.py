@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from powauth.errors import StoreUnavailable
 NOW = 1_900_000_000_000
 TTL = 1_800_000
 OWNER = make_owner("credentials", "42")
-PATIENT = 60.0
+PATIENT = timedelta(seconds=60)
 NETWORKED = ["psycopg", "psycopg_async", "asyncpg", "mariadb_pymysql", "asyncmy"]
 ASYNC = {"psycopg_async", "asyncpg", "asyncmy"}
 

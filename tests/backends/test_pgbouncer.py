@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -23,7 +24,7 @@ pytestmark = needs_pgbouncer
 NOW = 1_900_000_000_000
 TTL = 1_800_000
 OWNER = make_owner("credentials", "42")
-PATIENT = 60.0
+PATIENT = timedelta(seconds=60)
 ASYNC = {"psycopg_async", "asyncpg"}
 
 Made = Engine | AsyncEngine | str

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 def test_sto_07_a_burst_of_requests_waits_for_connections(url: str) -> None:
     async def burst() -> None:
-        backend = RedisBackend(url, asynchronous=True, timeout=redis_servers.PATIENCE)
+        backend = RedisBackend(url, asynchronous=True, timeout=timedelta(seconds=redis_servers.PATIENCE))
         key = make_key("credentials", b"00nobody")
         assert await asyncio.gather(*(backend.get(key, NOW) for _ in range(AT_ONCE))) == [None] * AT_ONCE
         await backend.close()
@@ -43,7 +44,7 @@ def test_sto_07_a_burst_of_requests_waits_for_connections(url: str) -> None:
 
 
 def test_sto_07_a_burst_of_threads_gets_a_connection_each(url: str) -> None:
-    backend = RedisBackend(url, timeout=redis_servers.PATIENCE)
+    backend = RedisBackend(url, timeout=timedelta(seconds=redis_servers.PATIENCE))
     key = make_key("credentials", b"00nobody")
     with ThreadPoolExecutor(2 * MAX_AT_ONCE) as threads:
         found = list(threads.map(lambda _: drive(backend.get(key, NOW)), range(AT_ONCE)))

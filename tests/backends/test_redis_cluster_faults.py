@@ -5,6 +5,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from datetime import timedelta
 from typing import Any, cast
 
 import msgspec
@@ -265,7 +266,9 @@ def test_a_slot_that_moves_under_load_loses_nothing(masters: list[Server], async
     prefix = unique_prefix()
 
     def make() -> RedisBackend:
-        return RedisBackend(cluster_url(masters), prefix=prefix, timeout=10, asynchronous=asynchronous)
+        return RedisBackend(
+            cluster_url(masters), prefix=prefix, timeout=timedelta(seconds=10), asynchronous=asynchronous
+        )
 
     def moves() -> None:
         slot = slot_of(RedisBackend("redis://127.0.0.1:1", prefix=prefix))
@@ -303,7 +306,7 @@ def test_a_master_that_dies_under_load(tmp_path_factory: pytest.TempPathFactory)
     """Its replica takes over; what it had confirmed is there, the last moments before may be lost, as documented."""
     with own_cluster(tmp_path_factory.mktemp("dying"), replicas=1) as servers:
         prefix = unique_prefix()
-        backend = RedisBackend(cluster_url(servers), prefix=prefix, timeout=1)
+        backend = RedisBackend(cluster_url(servers), prefix=prefix, timeout=timedelta(seconds=1))
         owners = [make_owner("credentials", str(number)) for number in range(12)]
         # Confirmed by the replicas, so whoever dies has not had them alone.
         early = [record(b"early", owner) for owner in owners]

@@ -8,6 +8,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Coroutine, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def run(url: str, scenario: Scenario, asynchronous: bool, timeout: float = PATIE
     """The scenario on a backend of two records, ``a`` and ``b``."""
 
     async def whole() -> None:
-        backend = RedisBackend(url, timeout=timeout, asynchronous=asynchronous)
+        backend = RedisBackend(url, timeout=timedelta(seconds=timeout), asynchronous=asynchronous)
         try:
             for name in (b"a", b"b"):
                 await backend.create(record(name), None, NOW)

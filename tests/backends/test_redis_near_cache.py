@@ -5,6 +5,7 @@ import logging
 import os
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,7 +57,9 @@ def run(url: str, scenario: Scenario, asynchronous: bool, timeout: float = 10, n
     """The scenario on a backend whose channel stands."""
 
     async def whole() -> None:
-        backend = RedisBackend(url, timeout=timeout, asynchronous=asynchronous, near_cache=near_cache)
+        backend = RedisBackend(
+            url, timeout=timedelta(seconds=timeout), asynchronous=asynchronous, near_cache=near_cache
+        )
         try:
             await channel_stands(backend)
             await scenario(backend)
@@ -117,13 +120,23 @@ class NearConformance(BackendConformance):
 
     async def make_backend(self) -> Backend:
         backend = RedisBackend(
-            self.url, prefix=self.namespace, timeout=10, asynchronous=self.asynchronous, near_cache=30
+            self.url,
+            prefix=self.namespace,
+            timeout=timedelta(seconds=10),
+            asynchronous=self.asynchronous,
+            near_cache=30,
         )
         await channel_stands(backend)
         return backend
 
     def second(self, backend: Backend) -> Backend:
-        return RedisBackend(self.url, prefix=self.namespace, timeout=10, asynchronous=self.asynchronous, near_cache=30)
+        return RedisBackend(
+            self.url,
+            prefix=self.namespace,
+            timeout=timedelta(seconds=10),
+            asynchronous=self.asynchronous,
+            near_cache=30,
+        )
 
 
 class TestNear(NearConformance):
@@ -179,7 +192,7 @@ def test_on_an_event_loop_a_record_at_hand_takes_no_thread(server: Server, other
             backend.peek(record().key, NOW)
         assert await backend.get(record().key, NOW) is None
 
-    inner = RedisBackend(server.url, timeout=10, near_cache=100)
+    inner = RedisBackend(server.url, timeout=timedelta(seconds=10), near_cache=100)
     drive(channel_stands(inner))
     drive(keep(inner, record()))
     asyncio.run(scenario(inner, OffloadedBackend(inner, in_thread)))
@@ -284,7 +297,7 @@ def test_sto_06_a_change_reported_between_a_read_and_its_keeping_is_not_overwrit
             return read
 
     async def scenario() -> None:
-        backend = Overtaken(server.url, timeout=10, asynchronous=asynchronous, near_cache=10)
+        backend = Overtaken(server.url, timeout=timedelta(seconds=10), asynchronous=asynchronous, near_cache=10)
         await channel_stands(backend)
         assert drive(other.create(record(), None, NOW))
         await keep(backend, witness)

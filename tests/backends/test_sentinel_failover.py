@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def test_row_10_a_failover_that_loses_a_renewal_signs_nobody_out(
     master, replica, url = servers
 
     def make() -> RedisBackend:
-        return RedisBackend(url, asynchronous=kind == "asgi", timeout=2)
+        return RedisBackend(url, asynchronous=kind == "asgi", timeout=timedelta(seconds=2))
 
     backend: Backend = Bridge(make()) if kind == "asgi" else make()
     app = App(backend, kind)

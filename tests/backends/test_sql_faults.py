@@ -5,6 +5,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from powauth.errors import StoreUnavailable
 NOW = 1_900_000_000_000
 TTL = 1_800_000
 OWNER = make_owner("credentials", "42")
-PATIENT = 60.0
+PATIENT = timedelta(seconds=60)
 NETWORKED = ["psycopg", "psycopg_async", "asyncpg", "mariadb_pymysql", "asyncmy"]
 ASYNC = {"aiosqlite", "psycopg_async", "asyncpg", "asyncmy"}
 
@@ -34,7 +35,7 @@ def record(name: bytes = b"a", version: int = 0, value: bytes = b"") -> Record:
 
 
 def on_proxy(
-    driver: str, directory: Path, scenario: Scenario, *, timeout: float = PATIENT, own_engine: bool = False
+    driver: str, directory: Path, scenario: Scenario, *, timeout: timedelta = PATIENT, own_engine: bool = False
 ) -> None:
     """Run a scenario on a backend that reaches its server through a proxy."""
     where = database(kind_of(driver), directory)
@@ -213,7 +214,7 @@ def test_sto_07_a_server_that_stalls_costs_no_more_than_the_time_limit(driver: s
         else:
             raise AssertionError("did not recover")
 
-    on_proxy(driver, tmp_path, scenario, timeout=1)
+    on_proxy(driver, tmp_path, scenario, timeout=timedelta(seconds=1))
 
 
 @pytest.mark.parametrize("driver", NETWORKED)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ TTL = 1_800_000
 OWNER = make_owner("credentials", "42")
 SERVERS = ["postgresql", "mariadb"]
 LEVELS = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
-PATIENT = 60.0
+PATIENT = timedelta(seconds=60)
 """Seconds: a time limit that only a hang exceeds, on however busy a machine."""
 
 
@@ -77,7 +78,7 @@ class Bench:
 
     def until_blocked(self, future: Future[Any]) -> None:
         """Return when the server says that a statement on the tables waits for a lock."""
-        ends = time.monotonic() + PATIENT
+        ends = time.monotonic() + PATIENT.total_seconds()
         with self.where.engine() as engine, engine.connect() as connection:
             while time.monotonic() < ends:
                 assert not future.done(), f"did not wait: {future.exception() or future.result()!r}"
@@ -257,7 +258,7 @@ def test_a_revocation_whose_snapshot_is_older_than_the_sign_in_does_not_overlook
 
 @pytest.mark.parametrize("kind", ["sqlite"])
 def test_on_sqlite_a_create_cannot_begin_before_an_open_revocation_ends(bench: Bench) -> None:
-    hasty = SQLBackend(bench.where.through("sqlite"), table=bench.table, timeout=0.05)
+    hasty = SQLBackend(bench.where.through("sqlite"), table=bench.table, timeout=timedelta(milliseconds=50))
     for outcome, created in (("rollback", True), ("commit", False)):
         with bench.engine().connect() as connection:
             bench.backend.delete_owner_in(connection, OWNER, NOW)

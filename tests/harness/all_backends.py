@@ -9,6 +9,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -124,7 +125,11 @@ class Stores:
 
             def make() -> Backend:
                 return RedisBackend(
-                    url, prefix=prefix, timeout=redis_servers.PATIENCE, asynchronous=asynchronous, near_cache=near
+                    url,
+                    prefix=prefix,
+                    timeout=timedelta(seconds=redis_servers.PATIENCE),
+                    asynchronous=asynchronous,
+                    near_cache=near,
                 )
 
             backend = Bridge(make()) if asynchronous else make()
@@ -144,7 +149,7 @@ class Stores:
             self._ends.callback(where.drop, table, f"{table}_epochs")
 
             def make() -> Backend:
-                return SQLBackend(where.through(driver), table=table, timeout=redis_servers.PATIENCE)
+                return SQLBackend(where.through(driver), table=table, timeout=timedelta(seconds=redis_servers.PATIENCE))
 
             backend = Bridge(make()) if driver in ASYNC else make()
             self._ends.callback(lambda: drive(backend.close()))

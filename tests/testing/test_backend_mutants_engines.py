@@ -6,6 +6,7 @@ The faults are compositions of the backend's own verbs, so that each can be plan
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -59,7 +60,7 @@ class OnSQL(BackendConformance):
         self.path = Path(tempfile.mkdtemp(prefix="powauth-mutant-"))
         self.where: Database = database(kind_of(self.driver), self.path)
         self.table = unique_table()
-        made: SQLBackend = self.kind(self.where.through(self.driver), table=self.table, timeout=60)
+        made: SQLBackend = self.kind(self.where.through(self.driver), table=self.table, timeout=timedelta(seconds=60))
         await made.create_tables()
         return made
 
@@ -86,7 +87,11 @@ class OnRedis(BackendConformance):
         if not shared_answers():
             pytest.skip(f"no Redis at {SHARED}")
         made: RedisBackend = self.kind(
-            SHARED, prefix=self.namespace, timeout=60, asynchronous=self.asynchronous, near_cache=self.near_cache
+            SHARED,
+            prefix=self.namespace,
+            timeout=timedelta(seconds=60),
+            asynchronous=self.asynchronous,
+            near_cache=self.near_cache,
         )
         if self.near_cache is not None:
             await channel_stands(made)

@@ -34,6 +34,7 @@ ability            adds                                        a backend has it 
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Sequence
+from datetime import timedelta
 from typing import Any, Literal, TypeGuard, TypeVar
 
 import msgspec
@@ -58,6 +59,9 @@ Mode = Literal["inline", "blocking", "async", "anywhere"]
 
 EPOCH_LIFETIME: Millis = 3_600_000
 """The least time for which a backend remembers an epoch that advanced: an hour, many times the longest sign-in."""
+
+MAX_TIMEOUT = timedelta(hours=1)
+"""The longest limit for a verb of a backend. A longer one would exceed `EPOCH_LIFETIME`."""
 
 MAX_VALUE_BYTES = 65_536
 """The longest value that a backend must accept. A session is a few hundred bytes; its variable parts are bounded."""

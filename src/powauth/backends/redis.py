@@ -54,6 +54,7 @@ from typing import TYPE_CHECKING, Any, cast
 from powauth import _forks
 from powauth._options import short_name
 from powauth._outages import Failure, unavailable
+from powauth._times import duration
 from powauth.backends._near_channel import changing, near_cache_option, read_and_keep
 from powauth.backends._redis_clients import Client, client_from_url, close_client, forget_connections, inspect_client
 from powauth.backends._redis_connections import (
@@ -81,6 +82,7 @@ from powauth.backends._redis_scripts import (
 )
 from powauth.backends.base import (
     EPOCH_LIFETIME,
+    MAX_TIMEOUT,
     Backend,
     Millis,
     Mode,
@@ -114,7 +116,7 @@ class RedisBackend(Backend, ReadsInPlace, ServesCopies):
     Construction sends nothing. Methods raise `StoreUnavailable` as those of every backend do, also for a full server, a
     replica in place of the master, or a cluster without one of its slots. They work again when the server does.
 
-    >>> backend = RedisBackend("redis://127.0.0.1:6379/0", prefix="shop", timeout=0.5)
+    >>> backend = RedisBackend("redis://127.0.0.1:6379/0", prefix="shop", timeout=timedelta(seconds=1))
     >>> backend.mode
     'blocking'
 
@@ -127,7 +129,7 @@ class RedisBackend(Backend, ReadsInPlace, ServesCopies):
             for the servers of the data. For Sentinels with a password, and for TLS to Sentinel or Cluster, make the
             client yourself.
         prefix: the beginning of all keys: 1 to 63 of ``A-Z a-z 0-9 _ . -``.
-        timeout: the longest wait for one command, in seconds if a number. It bounds each command of an asyncio client.
+        timeout: the longest wait for one command, at most an hour. It bounds each command of an asyncio client.
             A synchronous client made from a URL waits as long for a connection, and again for a reply, from each
             Sentinel or node that it asks. A synchronous client that the app made follows its own options.
         asynchronous: whether a URL is for an asyncio client.
@@ -145,14 +147,12 @@ class RedisBackend(Backend, ReadsInPlace, ServesCopies):
         client: "str | redis.Redis | redis.cluster.RedisCluster | redis.asyncio.Redis | redis.asyncio.RedisCluster",
         *,
         prefix: str = "powauth",
-        timeout: timedelta | float = 2.0,
+        timeout: timedelta = timedelta(seconds=2),
         asynchronous: bool = False,
         near_cache: int | None = None,
     ) -> None:
         self._prefix = short_name("prefix", prefix)
-        self._timeout = timeout.total_seconds() if isinstance(timeout, timedelta) else float(timeout)
-        if not 0 < self._timeout < float("inf"):
-            raise ConfigError(f"timeout must be a positive duration; got {timeout!r}")
+        self._timeout = duration("timeout", timeout, at_least=1, at_most=MAX_TIMEOUT) / 1000
         self._closed = False
         self._owned = isinstance(client, str)
         self._lock = threading.Lock()

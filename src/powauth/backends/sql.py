@@ -73,6 +73,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 from msgspec.structs import asdict
 
 from powauth import _forks
+from powauth._times import duration
 from powauth.backends._sql_drivers import driver_for
 from powauth.backends._sql_engine import check_exists, engine_from_url, is_memory
 from powauth.backends._sql_errors import Subject, sql_unavailable
@@ -83,6 +84,7 @@ from powauth.backends._sqlite_reader import SQLiteReader
 from powauth.backends.base import (
     EPOCH_LIFETIME,
     MAX_OWNER_BYTES,
+    MAX_TIMEOUT,
     Backend,
     Millis,
     Mode,
@@ -112,9 +114,6 @@ T = TypeVar("T")
 DEFAULT_TABLE = "powauth_sessions"
 """The table of sessions, unless the app names another."""
 
-MAX_TIMEOUT_SECONDS = 3600
-"""The longest time limit. A longer one would exceed `EPOCH_LIFETIME`."""
-
 
 class SQLBackend(Backend):
     """Records in SQLite, PostgreSQL or MariaDB. The module's docstring explains the design and an engine's options.
@@ -126,7 +125,7 @@ class SQLBackend(Backend):
             ``postgresql+asyncpg``, ``mariadb+pymysql``, ``mariadb+asyncmy``. MariaDB from 10.5, SQLite from 3.35.
         table: the name of the table. The table of epochs has ``_epochs`` appended.
         schema: the schema of both tables; the database's default if ``None``.
-        timeout: the longest time for a verb (seconds, or a ``timedelta``). It bounds every wait over an ``AsyncEngine``
+        timeout: the longest time for a verb, at most an hour. It bounds every wait over an ``AsyncEngine``
             and over an engine made from a URL. Your own ``AsyncEngine`` over psycopg may take ten seconds more, to
             cancel a query that the server does not answer. Your own ``Engine`` needs its own limits.
 
@@ -146,12 +145,9 @@ class SQLBackend(Backend):
         *,
         table: str = DEFAULT_TABLE,
         schema: str | None = None,
-        timeout: timedelta | float = timedelta(seconds=5),
+        timeout: timedelta = timedelta(seconds=5),
     ) -> None:
-        seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= MAX_TIMEOUT_SECONDS:
-            raise ConfigError(f"timeout must be more than zero and at most an hour; got {timeout!r}")
-        self._seconds = float(seconds)
+        self._seconds = duration("timeout", timeout, at_least=1, at_most=MAX_TIMEOUT) / 1000
         self.tables = sessions_table(MetaData(), table, schema)
         self._owned = isinstance(engine, str)
         made = engine_from_url(engine, self._seconds) if isinstance(engine, str) else engine
@@ -400,7 +396,7 @@ class SQLiteBackend(SQLBackend, ReadsInPlace):
         *,
         table: str = DEFAULT_TABLE,
         schema: str | None = None,
-        timeout: timedelta | float = timedelta(seconds=5),
+        timeout: timedelta = timedelta(seconds=5),
     ) -> None:
         super().__init__(engine, table=table, schema=schema, timeout=timeout)
         # Use the app's engine, not the copy with options: disposing of it must close these connections, too.

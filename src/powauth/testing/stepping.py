@@ -23,6 +23,7 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Coroutine, Generator, Sequence
+from datetime import timedelta
 from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -31,6 +32,9 @@ from powauth.backends.base import Mode, drive
 A = TypeVar("A")
 B = TypeVar("B")
 T = TypeVar("T")
+
+PATIENCE = timedelta(milliseconds=5)
+"""The time that a call gets while another one is stopped, unless the suite says otherwise."""
 
 TICK = 0.001
 """Seconds between two checks of the second call. Time is counted in ticks, not by the clock: a busy machine delays the
@@ -102,7 +106,7 @@ async def run_at_each_step(
     component: Component,
     own: Own,
     next_race: Callable[[], Coroutine[Any, Any, Race[Any, Any]]],
-    patience: float = 0.005,
+    patience: timedelta = PATIENCE,
 ) -> None:
     """Run a race for each step of its first call.
 
@@ -110,7 +114,7 @@ async def run_at_each_step(
         component: the component whose methods are called.
         own: the code to stop in, if the component is not ``async``.
         next_race: sets up a race.
-        patience: minimum seconds for the second call. After that, the second call counts as waiting for the first.
+        patience: the shortest time for the second call. After that, the second call counts as waiting for the first.
 
     Raises:
         AssertionError: if a check fails. A note names the step.
@@ -138,8 +142,8 @@ async def run_at_each_step(
 class _Pace:
     """The time for the second call while the first call is stopped."""
 
-    def __init__(self, patience: float) -> None:
-        self._patience = patience
+    def __init__(self, patience: timedelta) -> None:
+        self._patience = patience.total_seconds()
         self._usual: list[int] = []
 
     @property

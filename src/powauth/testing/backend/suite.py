@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from datetime import timedelta
 from functools import cached_property
 from typing import Any, TypeVar
 from unittest import SkipTest
@@ -25,7 +26,7 @@ from powauth.backends.base import (
     shard_of,
 )
 from powauth.testing.scenarios import run_scenario, scenario
-from powauth.testing.stepping import Own, Race, run_at_each_step
+from powauth.testing.stepping import PATIENCE, Own, Race, run_at_each_step
 
 __all__ = ["MINUTE", "NOW", "TTL", "Scenario", "Suite", "scenario"]
 
@@ -57,7 +58,7 @@ class Suite:
         steps_into: names of further modules or packages in which the tests of interleavings stop. They always stop in
             the packages of the backend's classes. An ``async`` backend does not need it: it is stopped where it
             suspends.
-        patience: seconds that a verb gets while another verb is stopped. After that, the suite assumes that it waits
+        patience: the time that a verb gets while another verb is stopped. After that, the suite assumes that it waits
             for the other. A higher value finds more on a slow engine, and takes longer.
     """
 
@@ -65,7 +66,7 @@ class Suite:
     many: int = 1_200
     engine_expires: bool = False
     steps_into: Sequence[str] = ()
-    patience: float = 0.005
+    patience: timedelta = PATIENCE
 
     # What a subclass provides
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cached_property
 from typing import Any, ClassVar
 from unittest import SkipTest
@@ -13,6 +14,7 @@ from powauth.accounts.base import Account, UsersContext
 from powauth.accounts.identity import Key
 from powauth.errors import InvalidParams
 from powauth.testing.scenarios import run_scenario, scenario
+from powauth.testing.stepping import PATIENCE
 
 __all__ = ["BETTER", "GOOD", "HOSTILE", "NO_PASSWORDS", "Suite", "Users", "scenario"]
 
@@ -112,7 +114,7 @@ class Suite:
         steps_into: names of further modules or packages in which the tests of races stop. They always stop in the
             packages of the context's classes. An ``async`` context does not need it: it is stopped where it suspends.
         steps_over: names of modules in which the tests need not stop, such as a module that hashes passwords.
-        patience: seconds that a call gets while another call is stopped. After that, the suite assumes that it waits
+        patience: the time that a call gets while another call is stopped. After that, the suite assumes that it waits
             for the other. A higher value finds more on a slow database, and takes longer.
     """
 
@@ -121,7 +123,7 @@ class Suite:
     contenders: int = 4
     steps_into: Sequence[str] = ()
     steps_over: Sequence[str] = ()
-    patience: float = 0.005
+    patience: timedelta = PATIENCE
 
     # What a subclass provides
 
