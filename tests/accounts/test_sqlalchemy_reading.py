@@ -301,7 +301,7 @@ def test_a_user_whom_a_listener_hides_meanwhile_is_neither_changed_nor_deleted(e
     sa.event.listen(orm.Session, "do_orm_execute", hide)
     try:
         overtaken = {"base": ["was changed at the same time; try again"]}
-        assert errors_of(users.update(mia.key, {"email": "noa@example.com"}, trusted=True)) == overtaken
+        assert errors_of(users.update(mia.key, {"password": OTHER_PASSWORD}, trusted=True)) == overtaken
         assert errors_of(users.delete(mia.key)) == overtaken
     finally:
         sa.event.remove(orm.Session, "do_orm_execute", hide)

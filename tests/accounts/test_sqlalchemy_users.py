@@ -68,7 +68,7 @@ def test_counts_of_statements(engine: sa.Engine) -> None:
     users = people(engine)
     with statements(engine) as seen:
         mia = drive(users.create(MIA))
-    assert seen == ["INSERT", "SELECT"]  # the database may give other values than were written
+    assert seen == ["INSERT", "SELECT", "SELECT"]  # other spellings, and the values that the database gives
     with statements(engine) as seen:
         assert drive(users.authenticate(MIA)) is not None
         assert seen == ["SELECT"]
@@ -163,7 +163,7 @@ def test_aut_01_and_02_every_refusal_is_none_after_the_same_work(engine: sa.Engi
         with statements(engine) as seen:
             assert drive(users.authenticate(params)) is None, name
         assert sum(verifications) == 64, name
-        assert seen == (["SELECT"] if "user id" not in name and name != "nothing" else []), name
+        assert seen == (["SELECT"] if "no user id" not in name and name != "nothing" else []), name
 
 
 @pytest.mark.parametrize(
@@ -497,7 +497,9 @@ def test_uid_02_no_collation_resolves_a_lookalike_to_the_account(driver: str, mo
             assert drive(users.authenticate(mike | {"email": lookalike})) is None
             assert drive(users.find(lookalike)) is None
         if model is Person:  # and each may have an account of its own
-            distinct = [each for each in LOOKALIKES if not each.endswith(" ")]  # MariaDB pads, and no form ends so
+            # Only the case differs, or MariaDB pads and no form ends so.
+            distinct = [each for each in LOOKALIKES if each not in ("MIKE@example.com", "mike@example.com ")]
+            assert list(errors_of(users.create(mike | {"email": "MIKE@example.com"}))) == ["email"]
             others = [drive(users.create(mike | {"email": lookalike})) for lookalike in distinct]
             assert [user.identity.email for user in others] == distinct
 

@@ -6,6 +6,7 @@ from typing import Any
 from powauth.accounts._mapped import TIMES, MappedUsers
 from powauth.accounts.identifiers import EmailIdentifier, Identifier, UsernameIdentifier
 from powauth.accounts.passwords import PasswordPolicy
+from powauth.accounts.spellings import TypedId, login_key, spellings_of
 from powauth.errors import ConfigError
 
 BLANK = "can't be blank"
@@ -20,33 +21,43 @@ class UserForm:
     Args:
         users: the model.
         fields: attributes that users may set themselves, besides the user id and the password.
-        identifier: normalises the user id. ``None`` chooses one by the name of the user id's attribute.
+        identifier: normalises the user id. ``None`` chooses one by the name of the user id's attribute. For
+            several user ids, a mapping by that name.
         policy: decides which passwords may be set.
 
     Attributes:
         own: the names of all attributes that users may set themselves.
+        identifiers: the identifiers of the user ids, and of the fields called ``email`` and ``username``.
 
     Raises:
         ConfigError: if an option is wrong.
     """
 
     def __init__(
-        self, users: MappedUsers[Any], fields: Sequence[str], identifier: Identifier | None, policy: PasswordPolicy
+        self,
+        users: MappedUsers[Any],
+        fields: Sequence[str],
+        identifier: Identifier | Mapping[str, Identifier] | None,
+        policy: PasswordPolicy,
     ) -> None:
         self._users = users
         self._columns = users.columns
-        self._identifiers = self._choose_identifiers(identifier, fields)
-        self.own = (users.user_id, *fields)
+        self.identifiers = self._choose_identifiers(identifier, fields)
+        self.own = (*users.user_ids, *(name for name in fields if name not in users.user_ids))
         self.policy = policy
 
-    def _choose_identifiers(self, identifier: Identifier | None, fields: Sequence[str]) -> dict[str, Identifier]:
+    def _choose_identifiers(
+        self, identifier: Identifier | Mapping[str, Identifier] | None, fields: Sequence[str]
+    ) -> dict[str, Identifier]:
         users = self._users
         known: dict[str, Identifier] = {"email": EmailIdentifier(), "username": UsernameIdentifier()}
-        chosen = identifier or known.get(users.user_id)
-        if chosen is None:
-            raise ConfigError(f"say how {users.user_id!r} is normalised: identifier=UsernameIdentifier(), or your own")
-        if not callable(getattr(chosen, "normalize", None)):
-            raise ConfigError("identifier must have a method normalize(value) -> str, as EmailIdentifier() has")
+        given = _by_name(identifier, users.user_ids)
+        chosen = {name: given.get(name) or known.get(name) for name in users.user_ids}
+        for name, each in chosen.items():
+            if each is None:
+                raise ConfigError(f"say how {name!r} is normalised: identifier=UsernameIdentifier(), or your own")
+            if not callable(getattr(each, "normalize", None)):
+                raise ConfigError("identifier must have a method normalize(value) -> str, as EmailIdentifier() has")
         if isinstance(fields, str):
             raise ConfigError(f"fields must be a sequence of names, such as [{fields!r}]")
         for name in fields:
@@ -56,12 +67,42 @@ class UserForm:
                 raise ConfigError(f"fields names {name!r}, which no user may set")
             if name in {"password", "current_password"} or self._columns[name].type is None:
                 raise ConfigError(f"fields names {name!r}, whose values cannot come from a form or from JSON")
-        return {name: each for name, each in known.items() if name in fields} | {users.user_id: chosen}
+        found = {name: each for name, each in known.items() if name in fields}
+        return found | {name: each for name, each in chosen.items() if each is not None}
+
+    def typed_in(self, params: Mapping[str, object]) -> object:
+        """Return the user id with which ``params`` sign in: the first that is not blank."""
+        given = (params.get(name) for name in self._users.user_ids)
+        return next((value for value in given if not is_blank(value)), None)
 
     def login_key(self, value: object) -> str | None:
-        """Return the normalised user id; ``None`` if the value is no user id."""
+        """Return one form of a typed user id; see `powauth.accounts.spellings.login_key`.
+
+        With several identifiers, the first whose format rules accept the value decides.
+        """
+        keys = [login_key(self.identifiers[name], value) for name in self._users.user_ids]
+        for name, key in zip(self._users.user_ids, keys, strict=True):
+            if key is not None and self.normalized(name, key) == key:
+                return key
+        return keys[0]
+
+    def typed_id(self, value: object) -> TypedId | None:
+        """Return the values that a typed user id may mean; ``None`` if no user can have it."""
+        found = {name: spellings_of(self.identifiers[name], value) for name in self._users.user_ids}
+        return TypedId(found) if all(found.values()) else None
+
+    def unchanged(self, params: Mapping[str, object], stored: Mapping[str, object]) -> Mapping[str, object]:
+        """Return the params without user ids that are equal to the stored ones.
+
+        A form sends all fields. The format rules do not apply to an old user id that stays as it is.
+        """
+        same = {name for name in stored if name in self._users.user_ids and _is_text(params.get(name), stored[name])}
+        return {name: value for name, value in params.items() if name not in same} if same else params
+
+    def normalized(self, name: str, value: str) -> str | None:
+        """Return the form of a user id that a registration would store; ``None`` if it would refuse the value."""
         try:
-            return self._identifiers[self._users.user_id].normalize(value)
+            return self.identifiers[name].normalize(value)
         except ValueError:
             return None
 
@@ -73,8 +114,8 @@ class UserForm:
         """
         if value is None and trusted and self._columns[name].nullable:
             return None
-        if name in self._identifiers:
-            value = self._identifiers[name].normalize(value)
+        if name in self.identifiers:
+            value = self.identifiers[name].normalize(value)
         return self._columns[name].check(value, trusted=trusted)
 
     def check(
@@ -123,6 +164,23 @@ class UserForm:
             return {"password": [BLANK]}
         messages = self.policy.check(password, values.get(self._users.user_id) or user_id, offline=offline)
         return {"password": messages} if messages else {}
+
+
+def _is_text(given: object, stored: object) -> bool:
+    return isinstance(given, str) and given == stored
+
+
+def _by_name(identifier: object, user_ids: Sequence[str]) -> Mapping[str, Identifier]:
+    """Return the given identifiers by the name of their attribute."""
+    if identifier is None:
+        return {}
+    if isinstance(identifier, Mapping):
+        if unknown := [name for name in identifier if name not in user_ids]:
+            raise ConfigError(f"identifier names {unknown[0]!r}, which user_id_field does not name")
+        return identifier
+    if len(user_ids) > 1:
+        raise ConfigError(f"identifier must be a mapping for several user ids, such as {{{user_ids[0]!r}: ...}}")
+    return {user_ids[0]: identifier}  # type: ignore[dict-item] # the caller checks its method
 
 
 def is_blank(value: object) -> bool:

@@ -1,5 +1,6 @@
 """An app's declarative model, as powauth uses it."""
 
+from collections.abc import Sequence
 from typing import Any, Generic
 from uuid import UUID
 
@@ -21,12 +22,14 @@ class MappedUsers(Generic[U]):
 
     Args:
         model: the declarative class.
-        user_id: the name of the user id's attribute.
+        user_id: the name of the user id's attribute, or several names.
         password_hash: the name of the password hash's attribute.
         dialect: the dialect of the database.
 
     Attributes:
         columns: the mapped columns by attribute name.
+        user_id: the name of the first user id's attribute.
+        user_ids: the names of all user ids' attributes. At a sign-in, an earlier one takes precedence.
         key: the name of the primary key's attribute.
         times: the names of the columns that powauth sets by its clock.
 
@@ -34,11 +37,12 @@ class MappedUsers(Generic[U]):
         ConfigError: if powauth cannot work with the model. The message says what to do.
     """
 
-    def __init__(self, model: type[U], user_id: str, password_hash: str, dialect: sa.Dialect) -> None:
+    def __init__(self, model: type[U], user_id: str | Sequence[str], password_hash: str, dialect: sa.Dialect) -> None:
         self.model = model
         self.mapper = _mapper_of(model)
         self.columns = fields_of(self.mapper, dialect)
-        self.user_id = user_id
+        self.user_ids = _names_of(user_id)
+        self.user_id = self.user_ids[0]
         self.password_hash = password_hash
         self.key = self._primary_key()
         self.times = tuple(name for name in TIMES if name in self.columns)
@@ -59,13 +63,14 @@ class MappedUsers(Generic[U]):
 
     def _check(self) -> None:
         name = self.model.__name__
-        for attribute in (self.user_id, self.password_hash):
+        for attribute in (*self.user_ids, self.password_hash):
             if not isinstance(attribute, str) or attribute not in self.columns:
                 raise ConfigError(f"{name} has no column {attribute!r}; add it, or derive the model from UserMixin")
             if self.columns[attribute].type is not str:
                 raise ConfigError(f"{name}.{attribute} must be a column of text")
-        if not self.columns[self.user_id].unique:
-            raise ConfigError(f"{name}.{self.user_id} must be unique in the database: add unique=True to its column")
+        for attribute in self.user_ids:
+            if not self.columns[attribute].unique:
+                raise ConfigError(f"{name}.{attribute} must be unique in the database: add unique=True to its column")
         if not hasattr(self.model, "is_active"):
             raise ConfigError(f"{name} needs is_active, a property or column that is True for users who may sign in")
 
@@ -88,6 +93,13 @@ def plain_key(value: Any) -> Key:
         ConfigError: if the value is no key.
     """
     return loaded_key(stored_key(value))
+
+
+def _names_of(user_id: object) -> tuple[str, ...]:
+    names = (user_id,) if isinstance(user_id, str) else tuple(user_id) if isinstance(user_id, Sequence) else ()
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"user_id_field must be a name, or a tuple of different names; got {user_id!r}")
+    return names
 
 
 def _mapper_of(model: type[U]) -> "orm.Mapper[U]":

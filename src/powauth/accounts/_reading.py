@@ -19,6 +19,7 @@ from powauth.accounts._database import is_incomparable, refuses_values
 from powauth.accounts._mapped import MappedUsers, plain_key
 from powauth.accounts.base import Account, U
 from powauth.accounts.identity import I, IdentityCodec, Key, default_identity
+from powauth.accounts.spellings import MOST_SPELLINGS, TypedId
 from powauth.errors import ConfigError
 
 _ACTIVE = "is_active"
@@ -30,17 +31,27 @@ class Found(Generic[U]):
 
     Attributes:
         key: the primary key.
-        user_id: the user id.
+        user_ids: the user ids. All but the first may be missing.
         password_hash: the stored hash.
         values: the columns that were selected, by attribute name.
         row: the row, if the account needs it. It is detached when the work in the database is done.
     """
 
     key: Key
-    user_id: str | None
+    user_ids: tuple[str | None, ...]
     password_hash: str | None = field(repr=False)
     values: Mapping[str, Any] = field(repr=False)
     row: U | None = field(repr=False)
+
+    @property
+    def user_id(self) -> str | None:
+        """The first user id."""
+        return self.user_ids[0]
+
+    @property
+    def proof(self) -> bytes:
+        """The account's proof."""
+        return proof_of(self.user_ids, self.password_hash)
 
 
 class AccountReader(Generic[U, I]):
@@ -61,15 +72,16 @@ class AccountReader(Generic[U, I]):
     def __init__(self, users: MappedUsers[U], identity: type[I] | None) -> None:
         self._users = users
         self._makes_identity = identity is None
-        self.identity: type[I] = default_identity(users.key, users.user_id) if identity is None else identity
+        self.identity: type[I] = default_identity(users.key, *users.user_ids) if identity is None else identity
         self._codec = IdentityCodec(self.identity)
         self._check_fields()
-        names = [users.key, users.user_id, users.password_hash, *self._codec.field_names]
+        names = [users.key, *users.user_ids, users.password_hash, *self._codec.field_names]
         # If the class has a plain constant, nothing needs to be read.
         self._always = isinstance(inspect.getattr_static(users.model, _ACTIVE), bool)
         self._names = tuple(dict.fromkeys(names if self._always else [*names, _ACTIVE]))
         self.needs_row = not all(name in users.mapper.column_attrs for name in self._names)
         self._queries: dict[tuple[str, ...], sa.Select[Any]] = {}
+        self._typed_query: sa.Select[Any] | None = None
 
     def _check_fields(self) -> None:
         users, name = self._users, self.identity.__name__
@@ -100,22 +112,53 @@ class AccountReader(Generic[U, I]):
             if refuses_values(error) or (self._users.key in wanted and is_incomparable(error)):
                 return None
             raise
-        found = (result.unique() if self.needs_row else result).all()
-        if len(found) != 1:
+        rows = self._rows(result, names)
+        if len(rows) != 1:
             return None
-        row: U | None = None
-        if self.needs_row:
-            row = found[0][0]
-            values = {name: getattr(row, name) for name in names if name in self._users.columns}
-        else:
-            values = dict(zip(names, found[0], strict=True))
         # A collation may find "mike" for a name with a dotless i or trailing spaces. Accept only the exact value.
-        if any(isinstance(value, str) and _differs(values[name], value) for name, value in wanted.items()):
+        if any(isinstance(value, str) and _differs(rows[0][0][name], value) for name, value in wanted.items()):
             return None
+        return self._found(*rows[0])
+
+    def find_typed(self, session: orm.Session, typed: TypedId) -> Found[U] | None:
+        """Return the user whom a typed user id means; ``None`` if there is no such user. One SELECT.
+
+        An earlier column takes precedence over a later one, and then an earlier spelling over a later one. So each of
+        two users whose ids differ only by case signs in with the exact one. If a user name equals the e-mail address
+        of another user, the user with the address is found.
+        """
+        if self._typed_query is None:
+            self._typed_query = self._query_of_typed()
+        parameters = {
+            f"{name}_{number}": text for name, texts in typed.spellings.items() for number, text in enumerate(texts)
+        }
+        try:
+            result = session.execute(self._typed_query, parameters)
+        except StatementError as error:
+            if refuses_values(error):
+                return None
+            raise
+        rows = self._rows(result, self._names)
+        for name, texts in typed.spellings.items():
+            for text in texts:
+                exact = [each for each in rows if each[0][name] == text]  # a collation may find others
+                if exact:
+                    return self._found(*exact[0]) if len(exact) == 1 else None
+        return None
+
+    def _rows(self, result: "sa.Result[Any]", names: Iterable[str]) -> list[tuple[dict[str, Any], U | None]]:
+        """Return the values of each row by attribute name, and the row itself if accounts need it."""
+        if not self.needs_row:
+            return [(dict(zip(names, each, strict=True)), None) for each in result.all()]
+        columns = [name for name in names if name in self._users.columns]
+        return [({name: getattr(row, name) for name in columns}, row) for (row,) in result.unique().all()]
+
+    def _found(self, values: Mapping[str, Any], row: U | None) -> Found[U]:
+        users = self._users
         return Found(
-            plain_key(values[self._users.key]),
-            self._text(values, self._users.user_id),
-            self._text(values, self._users.password_hash),
+            plain_key(values[users.key]),
+            tuple(self._text(values, name) for name in users.user_ids),
+            self._text(values, users.password_hash),
             values,
             row,
         )
@@ -131,14 +174,14 @@ class AccountReader(Generic[U, I]):
             session.add(found.row)
         active = self._value(found, _ACTIVE)
         if self._makes_identity:
-            own = {self._users.user_id: found.user_id, self._users.key: found.key}
+            own = {**dict(zip(self._users.user_ids, found.user_ids, strict=True)), self._users.key: found.key}
             identity = self._codec.of(own.__getitem__)
         else:
             identity = self._codec.of(lambda name: self._value(found, name))
         return Account(
             key=found.key,
             identity=identity,
-            proof=proof_of(found.user_id, found.password_hash),
+            proof=found.proof,
             active=active is True,  # accept no other truthy value (CVE-2022-24880)
         )
 
@@ -169,19 +212,32 @@ class AccountReader(Generic[U, I]):
 
     def _query(self, wanted: Iterable[str], names: Iterable[str]) -> "sa.Select[Any]":
         """Return a statement for at most two users. Two rows are enough to see that the user is not unique."""
+        clauses = (self._users.attribute(name) == sa.bindparam(f"wanted_{name}") for name in wanted)
+        return self._selection(names).where(*clauses).limit(2)
+
+    def _query_of_typed(self) -> "sa.Select[Any]":
+        """Return the statement for sign-ins. All values are in one statement, so its time does not tell which fits."""
+        names = self._users.user_ids
+        clauses = [
+            self._users.attribute(name) == sa.bindparam(f"{name}_{number}")
+            for name in names
+            for number in range(MOST_SPELLINGS)
+        ]
+        # Unique columns have at most one row for each value.
+        return self._selection(self._names).where(sa.or_(*clauses)).limit(len(clauses) + 1)
+
+    def _selection(self, names: Iterable[str]) -> "sa.Select[Any]":
         users = self._users
         selected = [users.attribute(name) for name in dict.fromkeys(names) if name in users.mapper.column_attrs]
         if self.needs_row:
             undeferred = (orm.undefer(attribute) for attribute in selected)
-            query = sa.select(users.model).options(*undeferred).execution_options(populate_existing=True)
-        else:
-            query = sa.select(*selected)
-        return query.where(*(users.attribute(name) == sa.bindparam(f"wanted_{name}") for name in wanted)).limit(2)
+            return sa.select(users.model).options(*undeferred).execution_options(populate_existing=True)
+        return sa.select(*selected)
 
 
-def proof_of(user_id: str | None, password_hash: str | None) -> bytes:
-    """Return an account's proof: a hash of its user id and its password hash."""
-    proof = msgspec.msgpack.encode((user_id, password_hash))
+def proof_of(user_ids: tuple[str | None, ...], password_hash: str | None) -> bytes:
+    """Return an account's proof: a hash of its user ids and its password hash."""
+    proof = msgspec.msgpack.encode((*user_ids, password_hash))
     return hashlib.blake2b(proof, digest_size=32, person=b"powauth users").digest()
 
 

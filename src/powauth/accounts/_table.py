@@ -9,15 +9,23 @@ from sqlalchemy import orm
 from sqlalchemy.exc import DBAPIError, StatementError
 
 from powauth.accounts._database import Database
+from powauth.accounts._forms import UserForm
 from powauth.accounts._mapped import MappedUsers
 from powauth.accounts._reading import AccountReader, Found
 from powauth.accounts.base import Account, U
 from powauth.accounts.identity import I
+from powauth.accounts.spellings import TypedId, lowered, other_forms
 from powauth.errors import InvalidParams
 
 log = logging.getLogger("powauth.accounts")
 
 TAKEN = "has already been taken"
+
+_MOST_OTHERS = 100
+"""Rows to look at for another spelling. A collation without accents may find more rows than it should."""
+
+Wanted = Mapping[str, object] | TypedId
+"""Values by attribute name, or a user id as somebody typed it."""
 
 
 class UserTable(Generic[U, I]):
@@ -27,23 +35,21 @@ class UserTable(Generic[U, I]):
         database: runs the work.
         users: the model.
         reader: makes accounts.
-        own: names of the attributes that users set themselves. If another user has the value already, the error says
-            so.
+        form: names the attributes that users set themselves. If another user has the value already, the error says so.
     """
 
-    def __init__(
-        self, database: Database, users: MappedUsers[U], reader: AccountReader[U, I], own: Sequence[str]
-    ) -> None:
+    def __init__(self, database: Database, users: MappedUsers[U], reader: AccountReader[U, I], form: UserForm) -> None:
         self._database = database
         self._users = users
         self._reader = reader
-        self._own = own
+        self._own = form.own
+        self._identifiers = form.identifiers
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    async def find(self, wanted: Mapping[str, object] | None) -> Found[U] | None:
+    async def find(self, wanted: Wanted | None) -> Found[U] | None:
         """Return a user without the account. This reads no property of the model, which could take extra time."""
-        return None if wanted is None else await self._database.run(lambda session: self._reader.find(session, wanted))
+        return None if wanted is None else await self._database.run(lambda session: self._look_up(session, wanted))
 
     async def account(self, found: Found[U]) -> Account[I]:
         """Return the account of a user whom `find` returned. It runs a statement only if a property does."""
@@ -51,16 +57,28 @@ class UserTable(Generic[U, I]):
             return self._reader.account(found)
         return await self._database.run(lambda session: self._reader.account(found, session))
 
-    async def read(
-        self, wanted: Mapping[str, object] | None, also: Sequence[str] = ()
-    ) -> tuple[Found[U], Account[I]] | None:
+    async def read(self, wanted: Wanted | None, also: Sequence[str] = ()) -> tuple[Found[U], Account[I]] | None:
         """Return a user and the account. ``also`` names further columns to read."""
 
         def work(session: orm.Session) -> tuple[Found[U], Account[I]] | None:
-            found = None if wanted is None else self._reader.find(session, wanted, also)
+            found = None if wanted is None else self._look_up(session, wanted, also)
             return None if found is None else (found, self._reader.account(found, session))
 
         return None if wanted is None else await self._database.run(work)
+
+    async def page(self, after: object, size: int) -> list[tuple[Any, ...]]:
+        """Return the keys and user ids of the next users in the order of their keys.
+
+        Args:
+            after: the last key of the page before; ``None`` for the first page.
+            size: the number of users.
+        """
+        users = self._users
+        key = users.attribute(users.key)
+        query = sa.select(key, *(users.attribute(name) for name in users.user_ids)).order_by(key).limit(size)
+        if after is not None:
+            query = query.where(key > after)
+        return await self._database.run(lambda session: [tuple(row) for row in session.execute(query)])
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -76,6 +94,7 @@ class UserTable(Generic[U, I]):
             session.add(user)
             session.flush()
             (key,) = orm.attributes.instance_state(user).identity or (None,)
+            self._refuse_other_spellings(session, values, key)
             return self._committed(session, key)
 
         account = await self._write(work, values, None)
@@ -92,7 +111,10 @@ class UserTable(Generic[U, I]):
         key = self._key(found)
 
         def work(session: orm.Session) -> Account[I] | None:
-            return self._committed(session, key) if self._update(session, found, changes) else None
+            if not self._update(session, found, changes):
+                return None
+            self._refuse_other_spellings(session, changes, key)
+            return self._committed(session, key)
 
         return await self._write(work, changes, key)
 
@@ -140,6 +162,41 @@ class UserTable(Generic[U, I]):
             raise InvalidParams({"base": ["cannot be deleted while other records need it"]}) from error
 
     # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _look_up(self, session: orm.Session, wanted: Wanted, also: Sequence[str] = ()) -> Found[U] | None:
+        if isinstance(wanted, TypedId):
+            return self._reader.find_typed(session, wanted)
+        return self._reader.find(session, wanted, also)
+
+    def _refuse_other_spellings(self, session: orm.Session, values: Mapping[str, Any], key: object) -> None:
+        """Refuse user ids that another user has in another spelling, or in another column.
+
+        A unique column compares exactly in most databases, so it would allow "mia@example.com" beside an old row with
+        "Mia@Example.com". This runs after the write and in its transaction: on SQLite no other writer can come between.
+        On other databases only a unique index on the lower-case value prevents a row that another program adds at the
+        same moment.
+
+        Raises:
+            InvalidParams: which user ids have been taken.
+        """
+        users = self._users
+        wanted = {name: values[name] for name in users.user_ids if isinstance(values.get(name), str)}
+        if not wanted:
+            return
+        columns = [users.attribute(name) for name in users.user_ids]
+        forms = {
+            name: {lowered(each) for each in (value, *other_forms(self._identifiers[name], value))}
+            for name, value in wanted.items()
+        }
+        every = sorted(set().union(*forms.values()))
+        others = sa.select(*columns).where(
+            users.attribute(users.key) != key, sa.or_(*(sa.func.lower(column).in_(every) for column in columns))
+        )
+        rows = session.execute(others.limit(_MOST_OTHERS)).all()
+        found = {lowered(each) for row in rows for each in row if isinstance(each, str)}
+        taken = {name: [TAKEN] for name, each in forms.items() if each & found}
+        if taken:
+            raise InvalidParams(taken)
 
     def _key(self, found: Found[U]) -> object:
         """Return the key as the column's type returned it."""

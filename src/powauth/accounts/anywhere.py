@@ -25,6 +25,7 @@ class AnywhereUsers(UsersContext[Any, I]):
         self._users = users
         self._offloaded = OffloadedUsers(users, users_threads) if users.mode == "blocking" else None
         self.user_id_field = users.user_id_field
+        self.other_user_id_fields = users.other_user_id_fields
 
     @property
     def identity(self) -> type[I]:  # type: ignore[override]
@@ -71,6 +72,10 @@ class AnywhereUsers(UsersContext[Any, I]):
     def login_key(self, params: Mapping[str, object]) -> str | None:
         """See `UsersContext.login_key`."""
         return self._users.login_key(params)
+
+    async def throttle_key(self, params: Mapping[str, object]) -> str | None:
+        """See `UsersContext.throttle_key`."""
+        return await self._here().throttle_key(params)
 
     def key_of(self, subject: object) -> Key | None:
         """See `UsersContext.key_of`."""

@@ -79,6 +79,9 @@ class UsersContext(ABC, Generic[U, I]):
     user_id_field: str = "email"
     """The name in ``params`` of the user id, which users type to sign in."""
 
+    other_user_id_fields: Sequence[str] = ()
+    """Further names in ``params`` under which a sign-in may give a user id, such as ``"username"``."""
+
     fields: Sequence[str] = ()
     """The other names in ``params`` that users may set themselves, besides the user id and the password."""
 
@@ -145,6 +148,17 @@ class UsersContext(ABC, Generic[U, I]):
         if not isinstance(value, str):
             return None
         return unicodedata.normalize("NFKC", value[:MAX_LOGIN_KEY].strip()).casefold()
+
+    async def throttle_key(self, params: Mapping[str, object]) -> str | None:
+        """Return the key under which powauth counts a failed sign-in; ``None`` counts it for no account.
+
+        By default this is `login_key`. Override it if a user can sign in with several ids, such as an e-mail address
+        and a user name: all of them must give one key, so the user must be looked up. Give an unknown user a key, too.
+
+        Raises:
+            StoreUnavailable: if the users cannot be reached.
+        """
+        return self.login_key(params)
 
     def key_of(self, subject: object) -> Key | None:
         """Return the key of an identity, a row or an account; ``None`` if ``subject`` is none of these.

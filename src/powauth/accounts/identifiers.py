@@ -30,10 +30,11 @@ MAX_LOCAL_PART_LENGTH = 64
 MAX_USERNAME_LENGTH = 64
 """Characters. No name that people choose is longer."""
 
-_BLANKS = " \t"
+BLANKS = " \t"
 """Characters to trim at both ends. `str.strip` would trim a dozen more and so allow more spellings of one id."""
 
-_TO_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
+TO_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
+"""Folds the case of ASCII letters only, for `str.translate`."""
 
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029\ud800-\udfff\"<>()\[\]\\,;:]")
 """Controls, spaces, lone surrogates, and characters that could end an address in a header or an SMTP command."""
@@ -105,7 +106,7 @@ class EmailIdentifier:
         try:
             # Pass all options: the library takes its defaults from module globals.
             found = validate_email(
-                text.translate(_TO_LOWER),
+                text.translate(TO_LOWER),
                 allow_smtputf8=self._international,
                 allow_empty_local=False,
                 allow_quoted_local=False,
@@ -119,10 +120,26 @@ class EmailIdentifier:
             raise ValueError(_FORMAT_MESSAGE) from None
         if found.ascii_domain is None or not _same_labels(domain, found.ascii_domain):
             raise ValueError(_FORMAT_MESSAGE)
-        address = f"{_fold(found.local_part)}@{found.ascii_domain.translate(_TO_LOWER)}"
+        address = f"{_fold(found.local_part)}@{found.ascii_domain.translate(TO_LOWER)}"
         if (not local.isascii() and address.isascii()) or len(address.encode()) > MAX_EMAIL_LENGTH:
             raise ValueError(_FORMAT_MESSAGE)
         return address
+
+    def spellings(self, address: str) -> tuple[str, ...]:
+        """Return the other forms in which another program may have stored a normalised address.
+
+        If the domain is encoded (IDNA), the other form has the domain in Unicode.
+
+        >>> EmailIdentifier().spellings("mia@xn--bcher-kva.example")
+        ('mia@bücher.example',)
+        """
+        local, _, domain = address.rpartition("@")
+        if "xn--" not in domain:
+            return ()
+        decoded = validate_email(
+            f"a@{domain}", check_deliverability=False, test_environment=False, allow_domain_literal=False
+        ).domain
+        return (f"{local}@{decoded}",)
 
 
 class UsernameIdentifier:
@@ -138,7 +155,7 @@ class UsernameIdentifier:
 
     def normalize(self, value: object) -> str:
         """Return the name in its stored form; see `Identifier.normalize`."""
-        text = _text(value, MAX_USERNAME_LENGTH).translate(_TO_LOWER)
+        text = _text(value, MAX_USERNAME_LENGTH).translate(TO_LOWER)
         if not _USERNAME.match(text):
             raise ValueError("may hold letters from a to z, digits, and . _ - between them")
         return text
@@ -158,7 +175,7 @@ def _text(value: object, most: int) -> str:
         raise ValueError("is invalid")
     if len(value) > most + 64:  # a few blanks around it are allowed
         raise ValueError(f"should be at most {most} characters")
-    text = value.strip(_BLANKS)
+    text = value.strip(BLANKS)
     if not text:
         raise ValueError(_BLANK_MESSAGE)
     if len(text) > most:
@@ -189,6 +206,6 @@ def _same_labels(domain: str, ascii_domain: str) -> bool:
 
 def _fold(local_part: str) -> str:
     if local_part.isascii():
-        return local_part.translate(_TO_LOWER)
+        return local_part.translate(TO_LOWER)
     # Lower-casing can undo the composition. Composing can turn a sign into a capital letter (ANGSTROM SIGN into Å).
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", local_part).lower())

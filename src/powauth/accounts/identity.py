@@ -96,10 +96,11 @@ AnyKey.register(str)
 AnyKey.register(UUID)
 
 
-def default_identity(key_name: str, user_id_name: str) -> type[Any]:
-    """Make the identity class of an app that declares none: the user's key and the user id."""
+def default_identity(key_name: str, *user_id_names: str) -> type[Any]:
+    """Make the identity class of an app that declares none: the user's key and the user ids."""
     fields: dict[str, Any] = {key_name: AnyKey}
-    fields.setdefault(user_id_name, str | None)
+    for name in user_id_names:
+        fields.setdefault(name, str | None)
     return msgspec.defstruct("Identity", list(fields.items()), frozen=True, kw_only=True)
 
 

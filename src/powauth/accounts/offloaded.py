@@ -26,6 +26,7 @@ class OffloadedUsers(UsersContext[Any, I]):
         self._in_thread = in_thread
         self.identity = users.identity
         self.user_id_field = users.user_id_field
+        self.other_user_id_fields = users.other_user_id_fields
 
     async def authenticate(self, params: Mapping[str, object]) -> Account[I] | None:
         """See `UsersContext.authenticate`. The worker threads also write the stronger hash."""
@@ -66,6 +67,10 @@ class OffloadedUsers(UsersContext[Any, I]):
     def login_key(self, params: Mapping[str, object]) -> str | None:
         """See `UsersContext.login_key`."""
         return self._users.login_key(params)
+
+    async def throttle_key(self, params: Mapping[str, object]) -> str | None:
+        """See `UsersContext.throttle_key`."""
+        return await self._in_thread(lambda: drive(self._users.throttle_key(params)))
 
     def key_of(self, subject: object) -> Key | None:
         """See `UsersContext.key_of`."""

@@ -18,7 +18,7 @@ True
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Generic, TypeVar, overload
 
@@ -26,8 +26,9 @@ import msgspec
 
 from powauth._extras import needs
 from powauth.accounts.base import Account, Rehash, U, UsersContext
+from powauth.accounts.checking import Ids, UserIdCheck, UserIdProblem
 from powauth.accounts.identifiers import Identifier
-from powauth.accounts.identity import I, Key
+from powauth.accounts.identity import I, Key, key_text, stored_key
 from powauth.accounts.passwords import PasswordHasher, PasswordPolicy
 from powauth.backends.base import drive
 from powauth.errors import ConfigError, InvalidParams
@@ -38,7 +39,7 @@ with needs("users", "SQLAlchemyUsers", "sqlalchemy", "greenlet"):
 
 from powauth.accounts._database import database_of
 from powauth.accounts._forms import INVALID, UserForm
-from powauth.accounts._mapped import MappedUsers
+from powauth.accounts._mapped import MappedUsers, plain_key
 from powauth.accounts._models import AccountMixin, EmailMixin, UserMixin, UsernameMixin, UTCDateTime, utc_now
 from powauth.accounts._reading import AccountReader, Found, proof_of
 from powauth.accounts._table import UserTable
@@ -64,7 +65,8 @@ class SQLAlchemyUsers(UsersContext[U, I], Generic[U, I]):
     the model, the query loads the row instead, and powauth reads the property in a database session. During a sign-in,
     a property can make further queries only after the password was verified.
 
-    The database decides whether a user id is unique. No query checks this first. A change is one UPDATE statement of
+    The database decides whether a user id is unique. powauth also refuses one that differs from an existing one only by
+    case, or that another user has in another column of user ids. A change is one UPDATE statement of
     the changed columns. The model's validators and its ORM events for updates do not run.
 
     Args:
@@ -72,10 +74,11 @@ class SQLAlchemyUsers(UsersContext[U, I], Generic[U, I]):
         model: the declarative class. It must accept keyword arguments, as declarative classes do.
         identity: the class of identities: a frozen `msgspec.Struct`. Its fields are attributes of the model, and one of
             them is the primary key. By default powauth makes one from the primary key and the user id.
-        user_id_field: the attribute of the user id, which users type to sign in.
+        user_id_field: the attribute of the user id, which users type to sign in. With a tuple of names, such as
+            ``("email", "username")``, users sign in with any of them. An earlier one takes precedence.
         hash_field: the attribute of the password hash.
         identifier: normalises the user id. By default `EmailIdentifier` for ``email`` and `UsernameIdentifier` for
-            ``username``.
+            ``username``. Several user ids take a mapping by the attribute's name.
         fields: further attributes that users may set themselves, at registration and later. powauth ignores all others
             that a client sends. A field called ``email`` or ``username`` is normalised as such.
         policy: decides which passwords may be set.
@@ -97,9 +100,9 @@ class SQLAlchemyUsers(UsersContext[U, I], Generic[U, I]):
         model: type[U],
         *,
         identity: None = None,
-        user_id_field: str = "email",
+        user_id_field: str | Sequence[str] = "email",
         hash_field: str = "password_hash",
-        identifier: Identifier | None = None,
+        identifier: Identifier | Mapping[str, Identifier] | None = None,
         fields: Sequence[str] = (),
         policy: PasswordPolicy | None = None,
         hasher: PasswordHasher | None = None,
@@ -113,9 +116,9 @@ class SQLAlchemyUsers(UsersContext[U, I], Generic[U, I]):
         model: type[U],
         *,
         identity: type[I],
-        user_id_field: str = "email",
+        user_id_field: str | Sequence[str] = "email",
         hash_field: str = "password_hash",
-        identifier: Identifier | None = None,
+        identifier: Identifier | Mapping[str, Identifier] | None = None,
         fields: Sequence[str] = (),
         policy: PasswordPolicy | None = None,
         hasher: PasswordHasher | None = None,
@@ -128,9 +131,9 @@ class SQLAlchemyUsers(UsersContext[U, I], Generic[U, I]):
         model: type[U],
         *,
         identity: type[I] | None = None,
-        user_id_field: str = "email",
+        user_id_field: str | Sequence[str] = "email",
         hash_field: str = "password_hash",
-        identifier: Identifier | None = None,
+        identifier: Identifier | Mapping[str, Identifier] | None = None,
         fields: Sequence[str] = (),
         policy: PasswordPolicy | None = None,
         hasher: PasswordHasher | None = None,
@@ -141,11 +144,12 @@ class SQLAlchemyUsers(UsersContext[U, I], Generic[U, I]):
         self._users = MappedUsers(model, user_id_field, hash_field, engine.dialect)
         self._form = UserForm(self._users, fields, identifier, PasswordPolicy() if policy is None else policy)
         reader = AccountReader(self._users, identity)
-        self._table = UserTable(database, self._users, reader, self._form.own)
+        self._table = UserTable(database, self._users, reader, self._form)
         self.model = model
         self.key_name = self._users.key
         self.identity = reader.identity
-        self.user_id_field = user_id_field
+        self.user_id_field, *others = self._users.user_ids
+        self.other_user_id_fields = tuple(others)
         self.fields = tuple(fields)
         self._owns_hasher = hasher is None
         self._hasher = PasswordHasher() if hasher is None else hasher
@@ -162,8 +166,7 @@ class SQLAlchemyUsers(UsersContext[U, I], Generic[U, I]):
             Overloaded: if too many passwords are waiting to be verified.
         """
         password = params.get("password")
-        user_id = self.login_key(params)
-        found = await self._table.find(None if user_id is None else {self.user_id_field: user_id})
+        found = await self._table.find(self._form.typed_id(self._form.typed_in(params)))
         stored = None if found is None else found.password_hash
         correct = await self._hashing(lambda: self._hasher.verify(stored, password))
         if found is None or not correct:
@@ -181,8 +184,7 @@ class SQLAlchemyUsers(UsersContext[U, I], Generic[U, I]):
 
     async def find(self, user_id: object) -> Account[I] | None:
         """See `UsersContext.find`. One SELECT."""
-        wanted = self._form.login_key(user_id)
-        return _account_in(await self._table.read(None if wanted is None else {self.user_id_field: wanted}))
+        return _account_in(await self._table.read(self._form.typed_id(user_id)))
 
     async def get_by(self, **clauses: object) -> Account[I] | None:
         """Return the account whose columns have these values, active or not; ``None`` if there is none, or several.
@@ -205,8 +207,18 @@ class SQLAlchemyUsers(UsersContext[U, I], Generic[U, I]):
         return _account_in(await self._table.read(wanted))
 
     def login_key(self, params: Mapping[str, object]) -> str | None:
-        """Return the normalised user id; see `UsersContext.login_key`."""
-        return self._form.login_key(params.get(self.user_id_field))
+        """Return one form of the user id; see `UsersContext.login_key`. It is the normalised form, if there is one."""
+        return self._form.login_key(self._form.typed_in(params))
+
+    async def throttle_key(self, params: Mapping[str, object]) -> str | None:
+        """See `UsersContext.throttle_key`. One SELECT if there are several user ids. Otherwise none."""
+        if not self.other_user_id_fields:
+            return self.login_key(params)
+        found = await self._table.find(self._form.typed_id(self._form.typed_in(params)))
+        if found is not None:
+            return f"user {key_text(stored_key(found.key))}"
+        key = self.login_key(params)
+        return None if key is None else f"nobody {key}"
 
     def key_of(self, subject: object) -> Key | None:
         """See `UsersContext.key_of`. The key of an identity is in the attribute with the primary key's name.
@@ -220,16 +232,38 @@ class SQLAlchemyUsers(UsersContext[U, I], Generic[U, I]):
             return key
         return self._users.key_of_row(subject) if isinstance(subject, self.model) else None
 
+    async def check_user_ids(self, *, batch: int = 1000) -> AsyncIterator[UserIdProblem]:
+        """Yield the stored user ids that are not normalised, and those that collide with each other.
+
+        Run it before users sign in through powauth. ``powauth users check`` prints the result. It reads the table
+        twice, in batches, and changes nothing.
+
+        Args:
+            batch: the number of users that one query reads.
+
+        Raises:
+            StoreUnavailable: if the database cannot be reached.
+        """
+        check = UserIdCheck(self._form.login_key, self._form.normalized)
+        async for users in self._batches(batch):
+            check.first(users)
+        async for users in self._batches(batch):
+            check.second(users)
+        for problem in check.problems():
+            yield problem
+
     # --- changing -----------------------------------------------------------------------------------------------------
 
     def validate(self, params: Mapping[str, object], identity: I | None = None) -> Mapping[str, list[str]]:
         """See `UsersContext.validate`. The policy's hook for breached passwords is not called."""
+        stored = {name: getattr(identity, name) for name in self._users.user_ids if hasattr(identity, name)}
+        params = params if identity is None else self._form.unchanged(params, stored)
         values, errors = self._form.check(params, changing=identity is not None)
         user_id = getattr(identity, self.user_id_field, None)
         return errors | self._form.password_errors(values, user_id, offline=True)
 
     async def create(self, params: Mapping[str, object]) -> Account[I]:
-        """See `UsersContext.create`. INSERT, SELECT."""
+        """See `UsersContext.create`. INSERT, SELECT of other spellings of the user id, SELECT."""
         values, errors = self._form.check(params, changing=False)
         errors |= await self._ask(lambda: self._form.password_errors(values, None))
         if errors:
@@ -240,14 +274,15 @@ class SQLAlchemyUsers(UsersContext[U, I], Generic[U, I]):
         return await self._table.insert(values)
 
     async def update(self, key: Key, params: Mapping[str, object], *, trusted: bool = False) -> Account[I]:
-        """See `UsersContext.update`. SELECT, UPDATE of the changed columns, SELECT."""
+        """See `UsersContext.update`. SELECT, UPDATE of the changed columns, SELECT. A new user id takes one more."""
         also = [name for name in self._users.columns if name in params]
         for _ in range(_ATTEMPTS):
             read = await self._table.read(self._key_clause(key), also)
             if read is None or not (trusted or read[1].active):
                 raise InvalidParams(_GONE)
             found, account = read
-            values, errors = self._form.check(params, changing=True, trusted=trusted)
+            changed_params = self._form.unchanged(params, found.values)
+            values, errors = self._form.check(changed_params, changing=True, trusted=trusted)
             user_id = found.user_id
             errors |= await self._ask(
                 lambda values=values, user_id=user_id: self._form.password_errors(values, user_id)  # type: ignore[misc]
@@ -287,6 +322,15 @@ class SQLAlchemyUsers(UsersContext[U, I], Generic[U, I]):
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
+    async def _batches(self, size: int) -> AsyncIterator[list[Ids]]:
+        names, after = self._users.user_ids, None
+        while rows := await self._table.page(after, size):
+            yield [
+                (plain_key(key), {name: each for name, each in zip(names, ids, strict=True) if isinstance(each, str)})
+                for key, *ids in rows
+            ]
+            after = rows[-1][0]
+
     def _key_clause(self, key: Key) -> Mapping[str, object] | None:
         try:
             return {self.key_name: self._users.columns[self.key_name].check_key(key)}
@@ -307,7 +351,7 @@ class SQLAlchemyUsers(UsersContext[U, I], Generic[U, I]):
     async def _rehash(self, found: Found[U], password: str) -> Rehash:
         """Make a stronger hash of a verified password."""
         stronger = await self._hashing(lambda: self._hasher.hash(password))
-        return Rehash(proof_of(found.user_id, stronger), lambda: self._table.replace_hash(found, stronger))
+        return Rehash(proof_of(found.user_ids, stronger), lambda: self._table.replace_hash(found, stronger))
 
     async def _prove(self, found: Found[U], params: Mapping[str, object]) -> None:
         given = params.get("current_password")

@@ -394,7 +394,7 @@ class SessionAuth(Authenticator[U, I]):
         The mapping or the keywords hold its user id. This is for the app's own code, after support has spoken with the
         owner.
         """
-        account = self.users.login_key({**(params or {}), **fields})
+        account = await self.users.throttle_key({**(params or {}), **fields})
         if self._counters is None or account is None:
             return False
         return await self._counters.forget(self.store.backend, account, self.now())
@@ -445,7 +445,7 @@ class SessionAuth(Authenticator[U, I]):
 
     async def admit_second_factor(self, request: Connection, params: Mapping[str, object]) -> None:
         """See `Authenticator.admit_second_factor`."""
-        account = self.users.login_key(params)
+        account = None if self._counters is None else await self.users.throttle_key(params)
         if self._counters is None or account is None:
             return
         try:
@@ -481,7 +481,7 @@ class SessionAuth(Authenticator[U, I]):
         """
         admission = UNCOUNTED
         if self._counters is not None:
-            account, source = self.users.login_key(params), request.client_ip()
+            account, source = await self.users.throttle_key(params), request.client_ip()
             try:
                 admission = await self._counters.admit(self.store.backend, self.now, account=account, source=source)
             except Throttled as error:
