@@ -121,19 +121,17 @@ class AnywhereBackend(BackendWrapper):
             self._of_loops.hold(loop, found)
         return found
 
-    def _in_place(self) -> ReadsInPlace:
-        reader = self._reader
-        return cast("ReadsInPlace", self.here()) if reader is None else reader
-
     # --- the verbs ----------------------------------------------------------------------------------------------------
 
     def peek(self, key: bytes, now: Millis) -> object:
         """See `ReadsInPlace.peek`. A backend that reads the engine in place serves threads and event loops alike."""
-        return self._in_place().peek(key, now)
+        reader = cast("ReadsInPlace", self.here()) if self._reader is None else self._reader
+        return reader.peek(key, now)
 
     def record_of(self, key: bytes, seen: Any, now: Millis) -> Record | None:
         """See `ReadsInPlace.record_of`."""
-        return self._in_place().record_of(key, seen, now)
+        reader = cast("ReadsInPlace", self.here()) if self._reader is None else self._reader
+        return reader.record_of(key, seen, now)
 
     async def close(self) -> None:
         """Close the backends made from the URL. The app's own object stays open."""

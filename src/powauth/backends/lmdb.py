@@ -168,7 +168,7 @@ class LMDBBackend(Backend, ReadsInPlace, Transactional, CountsEpochs):
 
     async def get(self, key: bytes, now: Millis) -> Record | None:  # noqa: D102
         try:
-            raw = self._look(key)
+            raw = LMDBBackend.peek(self, key, now)  # never a subclass's, which may refuse to answer at once
         except WouldWaitError:
             raw = self._open().read(lambda txn: txn.get(b"r" + key)) if len(key) <= MAX_KEY_BYTES else None
         record = None if raw is None else tree.decode(key, raw)
@@ -180,9 +180,6 @@ class LMDBBackend(Backend, ReadsInPlace, Transactional, CountsEpochs):
         return None
 
     def peek(self, key: bytes, now: Millis) -> bytes | None:  # noqa: D102
-        return self._look(key)
-
-    def _look(self, key: bytes) -> bytes | None:
         _forks.check()
         engine = self._engine
         if engine is None:

@@ -161,7 +161,7 @@ def with_effects(headers: Iterable[tuple[bytes, bytes]], effects: Effects, vary:
 def amended(headers: Iterable[tuple[str, str]], effects: Effects, vary: tuple[bytes, ...]) -> list[tuple[str, str]]:
     """Return the result of `with_effects` for headers that are text (ISO 8859-1), as in WSGI."""
     headers = [*headers]
-    if effects is NO_EFFECTS and not _has_vary(headers):  # most responses: nothing is encoded
+    if effects is NO_EFFECTS and not has_vary(headers):  # most responses: nothing is encoded
         for field in vary:
             headers.append(("vary", field.decode("latin-1")))
         return headers
@@ -169,16 +169,17 @@ def amended(headers: Iterable[tuple[str, str]], effects: Effects, vary: tuple[by
     return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in with_effects(raw, effects, vary)]
 
 
-_VARY_LENGTH: Final = len(b"vary")
-
-_CACHE_CONTROLS: Final = (b"cache-control", b"surrogate-control")
-
-
-def _has_vary(headers: list[tuple[str, str]]) -> bool:
+def has_vary(headers: Iterable[tuple[str, str]]) -> bool:
+    """Return whether a response has the header ``Vary``."""
     for name, _ in headers:  # noqa: SIM110 - `any` would make a generator for each response
         if len(name) == _VARY_LENGTH and name.lower() == "vary":
             return True
     return False
+
+
+_VARY_LENGTH: Final = len(b"vary")
+
+_CACHE_CONTROLS: Final = (b"cache-control", b"surrogate-control")
 
 
 def _not_in_vary(headers: Headers, fields: tuple[bytes, ...]) -> tuple[bytes, ...]:
