@@ -13,6 +13,7 @@ REDIS = os.environ.get("POWAUTH_TEST_REDIS", "redis://127.0.0.1:6379/0")
 
 IMPORTED = {
     "users": "powauth.accounts.sqlalchemy",
+    "bcrypt": "powauth.accounts.bcrypt_schemes",
     "starlette": "powauth.integrations.starlette",
     "fastapi": "powauth.integrations.fastapi",
     "litestar": "powauth.integrations.litestar",

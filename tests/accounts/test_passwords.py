@@ -1,6 +1,7 @@
 """The rules for passwords, and their hashes."""
 
 import asyncio
+import gzip
 import logging
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import time
 import unicodedata
 from collections.abc import Callable
 from datetime import timedelta
+from importlib import resources
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +21,7 @@ from argon2 import low_level
 
 from harness.forks import BOTH, in_children, needs_fork
 from harness.users_databases import cheap_hasher
-from powauth.accounts import passwords
+from powauth.accounts import passwords, policy
 from powauth.accounts.passwords import (
     MAX_PASSWORD_BYTES,
     PasswordHasher,
@@ -77,7 +79,7 @@ def test_pwd_02_a_huge_password_is_refused_before_anything_is_done_with_it(
     def never(*_: object) -> str:
         raise AssertionError("normalised")
 
-    monkeypatch.setattr(passwords, "unicodedata", SimpleNamespace(normalize=never))
+    monkeypatch.setattr(policy, "unicodedata", SimpleNamespace(normalize=never))
     hasher = cheap_hasher()
     for huge in ("a" * size, "\u0301" * size):
         started = time.process_time()
@@ -142,9 +144,7 @@ def test_aut_04_what_is_no_text_is_no_password(value: object) -> None:
 
 
 def test_pwd_05_common_passwords_are_refused_in_any_case() -> None:
-    words = passwords.gzip.decompress(  # type: ignore[attr-defined]
-        passwords.resources.files("powauth.accounts").joinpath("common_passwords.txt.gz").read_bytes()  # type: ignore[attr-defined]
-    )
+    words = gzip.decompress(resources.files("powauth.accounts").joinpath("common_passwords.txt.gz").read_bytes())
     ranked = words.decode().splitlines()
     assert len(ranked) == len(common_passwords()) > 10_000
     assert ranked[:3] == ["password", "12345678", "123456789"]

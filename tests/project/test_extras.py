@@ -36,8 +36,10 @@ except MissingExtra as error:
 """
 
 PARTS = [
+    ("powauth.accounts.bcrypt_schemes", "bcrypt", "bcrypt"),
     ("powauth.accounts.identifiers", "email_validator", "users"),
     ("powauth.accounts.passwords", "argon2", "users"),
+    ("powauth.accounts.schemes", "argon2", "users"),
     ("powauth.accounts.sqlalchemy", "sqlalchemy", "users"),
     ("powauth.backends.lmdb", "lmdb", "lmdb"),
     ("powauth.backends._redis_clients", "redis", "redis"),

@@ -34,6 +34,7 @@ class Field:
         nullable: whether the column takes ``None``.
         required: whether a new row needs a value for it.
         unique: whether the database refuses a value that another row has.
+        length: the maximum length of its text; ``None`` if it has none.
     """
 
     def __init__(self, name: str, column: "Column[Any]", dialect: Dialect) -> None:
@@ -47,7 +48,7 @@ class Field:
         self.nullable = bool(column.nullable)
         self.required = not (column.nullable or column.default or column.server_default or column.identity)
         self.unique = _is_unique(column)
-        self._length = kind.length if isinstance(kind, String) else None
+        self.length = kind.length if isinstance(kind, String) else None
         big = isinstance(kind, BigInteger) or isinstance(column.type, BigInteger)
         bits = 64 if big else 16 if isinstance(kind, SmallInteger) else 32
         self._range = range(-(2 ** (bits - 1)), 2 ** (bits - 1)) if isinstance(kind, Integer) else None
@@ -71,8 +72,8 @@ class Field:
         if isinstance(found, str):
             if _UNSTORABLE.search(found):
                 raise ValueError("holds a character that is not allowed")
-            if self._length is not None and len(found) > self._length:
-                raise ValueError(f"should be at most {self._length} characters")
+            if self.length is not None and len(found) > self.length:
+                raise ValueError(f"should be at most {self.length} characters")
         if isinstance(found, float | Decimal) and not math.isfinite(found):
             raise ValueError("is invalid")
         if self._range is not None and isinstance(found, int) and found not in self._range:

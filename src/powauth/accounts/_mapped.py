@@ -74,6 +74,19 @@ class MappedUsers(Generic[U]):
         if not hasattr(self.model, "is_active"):
             raise ConfigError(f"{name} needs is_active, a property or column that is True for users who may sign in")
 
+    def check_room_for_hash(self, length: int) -> None:
+        """Refuse a column that is too short for the hashes of the hasher. Some databases would cut them.
+
+        Raises:
+            ConfigError: if it is too short.
+        """
+        room = self.columns[self.password_hash].length
+        if room is not None and room < length:
+            raise ConfigError(
+                f"{self.model.__name__}.{self.password_hash} has room for {room} characters, and a new hash has "
+                f"{length}: make the column longer, such as String(255)"
+            )
+
     def attribute(self, name: str) -> "orm.InstrumentedAttribute[Any]":
         """Return a mapped attribute of the model."""
         found: orm.InstrumentedAttribute[Any] = getattr(self.model, name)

@@ -8,31 +8,36 @@ powauth never trims, folds or truncates a password. A NUL is a character like an
 **One limit.** `MAX_PASSWORD_BYTES` bounds the raw password before powauth processes it. The composed form is at most
 three times as long.
 
-**One cost.** Every verification costs one Argon2id computation with the hasher's parameters (ASVS 6.3.8). This includes
-unknown users, passwords over the limit, and stored values that are no hash.
+A hash that another program made may be of the password as it was typed. A verification therefore tries the composed,
+the typed and the decomposed form (`powauth.accounts.policy.password_forms`). In ASCII they are one.
+
+**One cost.** Every verification costs one Argon2id computation with the hasher's parameters (ASVS 6.3.8), and the work
+of each scheme in ``existing``, for each form of the typed password. This includes unknown users, passwords over the
+limit, and stored values that are no hash.
 """
 
 import asyncio
 import base64
-import gzip
 import logging
 import os
 import re
 import secrets
-import string
-import threading
-import unicodedata
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from typing import TypeVar
 
-from powauth import _forks
 from powauth._extras import needs
-from powauth.errors import ConfigError, Overloaded
+from powauth.accounts._gate import Gate
+from powauth.accounts.policy import (
+    MAX_PASSWORD_BYTES,
+    PasswordPolicy,
+    common_passwords,
+    is_int,
+    normalize_password,
+    password_forms,
+)
+from powauth.accounts.schemes import Scheme, is_affordable, kind_of
+from powauth.errors import ConfigError
 
 with needs("users", "PasswordHasher", "argon2"):
     from argon2.exceptions import Argon2Error, VerifyMismatchError
@@ -43,12 +48,6 @@ __all__ = ["MAX_PASSWORD_BYTES", "PasswordHasher", "PasswordPolicy", "common_pas
 T = TypeVar("T")
 
 log = logging.getLogger("powauth.accounts")
-
-MAX_PASSWORD_BYTES = 4096
-"""Maximum length of a password, in bytes of UTF-8. It allows any passphrase, and checking it costs very little."""
-
-MIN_LENGTH = 8
-"""The lowest minimum length that a policy may have, in code points (ASVS 6.2.1)."""
 
 MIN_MEMORY_COST = 19_456
 """Memory of the weakest Argon2id setting that OWASP advises, in KiB (Password Storage Cheat Sheet)."""
@@ -76,149 +75,12 @@ _ENCODED = re.compile(
     re.ASCII,
 )
 
-_AFFIXES = string.digits + string.punctuation + string.whitespace
-
-
-def normalize_password(password: object) -> bytes:
-    r"""Return the bytes to hash: NFC, UTF-8.
-
-    >>> normalize_password("e\u0301") == normalize_password("\u00e9")
-    True
-
-    Raises:
-        ValueError: if the password is no text, is over `MAX_PASSWORD_BYTES`, or has a lone surrogate. The message is
-            for a form.
-    """
-    _check_size(password, MAX_PASSWORD_BYTES)
-    assert isinstance(password, str)  # noqa: S101 - narrowed by the check
-    return unicodedata.normalize("NFC", password).encode()
-
-
-def _check_size(password: object, max_bytes: int) -> None:
-    if not isinstance(password, str):
-        raise ValueError("is invalid")
-    try:
-        # Check the number of code points first. Encoding 100 MB only to reject it would waste time.
-        too_long = len(password) > max_bytes or len(password.encode()) > max_bytes
-    except UnicodeEncodeError:
-        raise ValueError("holds a character that is not allowed") from None
-    if too_long:
-        raise ValueError(f"should be at most {max_bytes} bytes")
-
-
-@cache
-def common_passwords() -> frozenset[str]:
-    """Return some 40,000 passwords, names and words that attackers try first, in lower case, of 8 characters or more.
-
-    They are the 11,000 most frequent leaked passwords (ASVS 6.2.4 asks for 3,000), and further word lists of zxcvbn.
-    ``common_passwords.LICENSE`` names the source and its licence. The first call loads the list.
-
-    >>> "baseball" in common_passwords()
-    True
-    """
-    packed = resources.files("powauth.accounts").joinpath("common_passwords.txt.gz").read_bytes()
-    return frozenset(gzip.decompress(packed).decode("ascii").splitlines())
-
-
-@dataclass(frozen=True, slots=True)
-class PasswordPolicy:
-    """Decides which passwords may be set. It checks the length, and refuses passwords that attackers try first.
-
-    It has no composition rules, no expiry and by default no maximum below `MAX_PASSWORD_BYTES` (ASVS 6.2.5, 6.2.9,
-    6.2.10).
-
-    Attributes:
-        min_length: minimum length in code points, at least 8. Use 15 if users have no second factor.
-        max_bytes: maximum length in bytes of UTF-8, at most `MAX_PASSWORD_BYTES`.
-        breached: a function that takes a password, called if all other checks pass. If it returns ``True``, the
-            password is refused (ASVS 6.2.12). It may call a service over the network: powauth never calls it on an
-            event loop. If it raises, powauth logs a warning and accepts the password, so that an outage of the service
-            stops no reset. To refuse the password instead, catch the error and return ``True``.
-        service_names: names of the service, its domain and its makers. They are refused as passwords (ASVS 6.2.11).
-
-    >>> PasswordPolicy(service_names=["Example Shop"]).check("example shop 24!", "mia@example.com")
-    ['is too easy to guess: it is the name of this service']
-    """
-
-    min_length: int = MIN_LENGTH
-    max_bytes: int = MAX_PASSWORD_BYTES
-    breached: Callable[[str], bool] | None = None
-    service_names: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        if not _is_int(self.min_length) or self.min_length < MIN_LENGTH:
-            raise ConfigError(f"min_length must be a whole number of at least {MIN_LENGTH}; got {self.min_length!r}")
-        if not _is_int(self.max_bytes) or not 64 * 4 <= self.max_bytes <= MAX_PASSWORD_BYTES:
-            raise ConfigError(
-                f"max_bytes must be between 256 (64 characters of any kind) and {MAX_PASSWORD_BYTES}; "
-                f"got {self.max_bytes!r}"
-            )
-        if self.min_length * 4 > self.max_bytes:
-            raise ConfigError("min_length leaves no room under max_bytes: lower it to a quarter of max_bytes")
-        if self.breached is not None and not callable(self.breached):
-            raise ConfigError("breached must be a function that takes a password and returns a bool, or None")
-        names = self.service_names
-        if isinstance(names, str) or not all(isinstance(name, str) and name.strip() for name in names):
-            raise ConfigError("service_names must be a sequence of names, such as ['Example Shop', 'example.com']")
-        object.__setattr__(self, "service_names", tuple(names))
-
-    def check(self, password: object, user_id: str | None = None, *, offline: bool = False) -> list[str]:
-        """Return what is wrong with a password for this user, as messages for a form. It never raises.
-
-        Args:
-            password: the password.
-            user_id: the user id of the user, which is refused as a password.
-            offline: whether to skip the `breached` hook.
-        """
-        try:
-            _check_size(password, self.max_bytes)
-            text = normalize_password(password).decode()
-        except ValueError as error:
-            return [str(error)]
-        if len(text) < self.min_length:
-            return [f"should be at least {self.min_length} characters"]
-        folded = text.casefold()
-        if folded in common_passwords() or text.lower() in common_passwords():
-            return ["is too easy to guess: it is among the most common passwords"]
-        if user_id is not None and _is_made_of(folded, [user_id, user_id.rpartition("@")[0]]):
-            return ["is too easy to guess: it is your user name or address"]
-        if _is_made_of(folded, self.service_names):
-            return ["is too easy to guess: it is the name of this service"]
-        if not offline and self.breached is not None and self._is_breached(text):
-            return ["has appeared in a data breach"]
-        return []
-
-    def _is_breached(self, password: str) -> bool:
-        assert self.breached is not None  # noqa: S101 - the caller has checked
-        try:
-            return bool(self.breached(password))
-        except Exception as error:
-            # Log only the type: the message may contain the password.
-            log.warning(
-                "the breached-password hook failed (%s); the password counts as not breached", type(error).__name__
-            )
-            return False
-
-
-def _is_made_of(folded: str, words: Sequence[str]) -> bool:
-    """Return whether a folded password is one of the words. Digits, punctuation and spaces around it do not count."""
-    core = folded.strip(_AFFIXES)
-    for word in words:
-        plain = word.casefold()
-        if plain and (folded == plain or (core and core in {plain, plain.strip(_AFFIXES)})):
-            return True
-    return False
-
 
 def _usable_cpus() -> int:
     """Return the number of CPUs that this process may use. A pinned process or a container may not use all of them."""
     if hasattr(os, "sched_getaffinity"):  # on Linux
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +113,14 @@ class PasswordHasher:
         max_concurrent: the number of hashes that are computed at once. The default is one fewer than the CPUs that this
             process may use, and at least one. Hashing on all CPUs would make every other request wait.
         max_waiting: the number of further hashes that may wait. Any more are refused with `Overloaded` at once.
+        existing: the formats of hashes that another program has made and that are still in the table, such as
+            ``[Bcrypt(), WerkzeugScrypt(renew=False)]``. Every verification also does the work of each of them. Leave
+            out formats that no user has any more.
         cheap_and_unsafe: whether to allow parameters below OWASP's minimum. Use it only in tests.
+
+    Attributes:
+        existing: the formats.
+        max_length: the number of characters that a new hash needs in its column.
 
     Raises:
         ConfigError: if a parameter is out of range.
@@ -270,6 +139,7 @@ class PasswordHasher:
         parallelism: int = 1,
         max_concurrent: int | None = None,
         max_waiting: int = 64,
+        existing: Sequence[Scheme] = (),
         cheap_and_unsafe: bool = False,
     ) -> None:
         least_memory, least_time = (8, 1) if cheap_and_unsafe else (MIN_MEMORY_COST, MIN_TIME_COST)
@@ -281,7 +151,7 @@ class PasswordHasher:
             ("max_concurrent", concurrent, 1, 1024),
             ("max_waiting", max_waiting, 0, 100_000),
         ):
-            if not _is_int(value) or not least <= value <= most:
+            if not is_int(value) or not least <= value <= most:
                 raise ConfigError(f"{name} must be a whole number between {least} and {most}; got {value!r}")
         if memory_cost < 8 * parallelism:
             raise ConfigError(f"memory_cost must be at least 8 KiB for each lane; got {memory_cost} for {parallelism}")
@@ -289,7 +159,12 @@ class PasswordHasher:
         # An attacker who can write to the table must not make each sign-in use gigabytes.
         self._memory_bound = max(8 * memory_cost, 262_144)
         self._dummy = _encode(self._cost, secrets.token_bytes(_SALT_BYTES), secrets.token_bytes(_HASH_BYTES))
-        self._gate = _Gate(concurrent, max_waiting)
+        self._gate = Gate(concurrent, max_waiting)
+        if not isinstance(existing, Sequence) or not all(isinstance(each, Scheme) for each in existing):
+            raise ConfigError("existing must be a list of schemes, such as [Bcrypt()]; see powauth.accounts.schemes")
+        self.existing = tuple(existing)
+        self.max_length = len(self._dummy)
+        self._reported: set[str] = set()
 
     def hash(self, password: str) -> str:
         """Return a password's hash with a new random salt: ``$argon2id$…``, some 100 ASCII characters.
@@ -310,33 +185,35 @@ class PasswordHasher:
         """Return whether a password matches a stored hash; ``False`` if either of them is not valid.
 
         This always does the same work as `dummy_verify`. If the hash has older, cheaper parameters, the hasher adds the
-        missing work. Only a hash of higher cost than the hasher's own takes longer.
+        missing work. Only a hash of higher cost than usual takes longer. An empty password matches nothing.
 
         Raises:
             Overloaded: if too many are waiting.
         """
+        text = stored if isinstance(stored, str) else ""
         try:
-            secret: bytes | None = normalize_password(password)
+            forms = password_forms(password)
         except ValueError:
-            secret = None
-        cost = self._parse(stored)
+            text, forms = "", (b"",)
+        else:
+            self._report(text)
         with self._gate.turn():
-            correct = None if secret is None or cost is None else self._compare(str(stored), secret)
-            if correct is None or cost is None:
-                self._compare(self._dummy, secret or b"")
-                return False
-            self._top_up(cost, secret or b"")
-            return correct
+            results = [self._matches(text, form) for form in forms]  # all of them: the time must not tell which fits
+        return True in results
 
     def dummy_verify(self, password: object = "") -> None:
         """Do the work of `verify` for a user who does not exist, against a hash that no password has."""
         self.verify(None, password)
 
     def needs_rehash(self, stored: object) -> bool:
-        """Return whether a new hash would be stronger than the stored one in some parameter, and weaker in none."""
+        """Return whether a new hash would be stronger than the stored one in some parameter, and weaker in none.
+
+        A hash of one of the existing formats needs one, unless the format is left as it is (``renew=False``).
+        """
         cost = self._parse(stored)
         if cost is None:
-            return False
+            text = stored if isinstance(stored, str) else ""
+            return any(scheme.renew and is_affordable(scheme, text) for scheme in self.existing)
         own, old = (self._strength(each) for each in (self._cost, cost))
         return own != old and all(mine >= theirs for mine, theirs in zip(own, old, strict=True))
 
@@ -356,6 +233,38 @@ class PasswordHasher:
     def close(self) -> None:
         """Close the threads. Jobs that have begun run to their end."""
         self._gate.close()
+
+    def _matches(self, stored: str, secret: bytes) -> bool:
+        """Compare one form of a password, and do the work of the hasher and of each existing format."""
+        cost = self._parse(stored)
+        correct = None if cost is None else self._compare(stored, secret)
+        if correct is None or cost is None:
+            self._compare(self._dummy, secret)
+        else:
+            self._top_up(cost, secret)
+        matched = correct is True
+        for scheme in self.existing:
+            spent = 0
+            if cost is None and is_affordable(scheme, stored):
+                spent = scheme.cost_of(stored) or 0
+                matched = scheme.verify(stored, secret) or matched
+            if spent < scheme.cost:
+                scheme.spend(scheme.cost - spent, secret)
+        return matched
+
+    def _report(self, stored: str) -> None:
+        """Log once that the table holds hashes of a format that no scheme reads. Their users cannot sign in."""
+        if not stored or self._parse(stored) is not None or any(is_affordable(each, stored) for each in self.existing):
+            return
+        kind = kind_of(stored)
+        if kind is not None and kind not in self._reported:
+            self._reported.add(kind)
+            log.warning(
+                "a stored password hash looks like one of %s, and the hasher does not read it: give "
+                "PasswordHasher(existing=[%s()]), or raise its cost if it is there",
+                kind,
+                kind,
+            )
 
     def _parse(self, stored: object) -> _Cost | None:
         match = _ENCODED.match(stored) if isinstance(stored, str) else None
@@ -394,85 +303,3 @@ class PasswordHasher:
 def _encode(cost: _Cost, salt: bytes, tag: bytes) -> str:
     salt64, tag64 = (base64.b64encode(part).decode("ascii").rstrip("=") for part in (salt, tag))
     return f"$argon2id$v=19$m={cost.memory},t={cost.time},p={cost.lanes}${salt64}${tag64}"
-
-
-class _Gate:
-    """Runs a bounded number of jobs at once, lets a bounded number wait, and refuses the rest.
-
-    Threads of the app wait in `turn`. Jobs from an event loop wait in the queue of the gate's own threads. Both kinds
-    count.
-    """
-
-    def __init__(self, concurrent: int, waiting: int) -> None:
-        self._concurrent = concurrent
-        self._most = concurrent + waiting
-        self._inside = threading.local()
-        self.reset()
-        _forks.on_fork(self, _Gate.reset)
-
-    def reset(self) -> None:
-        """Reset the state. A forked process has its parent's counts, but neither its threads nor its waiting jobs."""
-        self._lock = threading.Lock()
-        self._free = threading.Semaphore(self._concurrent)
-        self._admitted = 0
-        self._pool: ThreadPoolExecutor | None = None
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        if getattr(self._inside, "turn", False):  # inside a job that has a turn already
-            yield
-            return
-        self._admit()
-        try:
-            with self._within():
-                yield
-        finally:
-            self._leave()
-
-    def submit(self, job: Callable[[], T]) -> Future[T]:
-        def work() -> T:
-            with self._within():
-                return job()
-
-        self._admit()
-        try:
-            future = self._threads().submit(work)
-        except BaseException:
-            self._leave()
-            raise
-        # The callback also runs if the waiting task was cancelled before its turn.
-        future.add_done_callback(lambda _: self._leave())
-        return future
-
-    def close(self) -> None:
-        _forks.check()
-        with self._lock:
-            pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown(wait=False)
-
-    @contextmanager
-    def _within(self) -> Iterator[None]:
-        with self._free:
-            self._inside.turn = True
-            try:
-                yield
-            finally:
-                self._inside.turn = False
-
-    def _admit(self) -> None:
-        _forks.check()
-        with self._lock:
-            if self._admitted >= self._most:
-                raise Overloaded("too many passwords are waiting to be hashed; try again later")
-            self._admitted += 1
-
-    def _leave(self) -> None:
-        with self._lock:
-            self._admitted -= 1
-
-    def _threads(self) -> ThreadPoolExecutor:
-        with self._lock:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self._concurrent, thread_name_prefix="powauth-password")
-            return self._pool

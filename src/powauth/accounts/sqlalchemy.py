@@ -153,6 +153,7 @@ class SQLAlchemyUsers(UsersContext[U, I], Generic[U, I]):
         self.fields = tuple(fields)
         self._owns_hasher = hasher is None
         self._hasher = PasswordHasher() if hasher is None else hasher
+        self._users.check_room_for_hash(self._hasher.max_length)
         if not callable(clock):
             raise ConfigError("clock must be a function that returns an aware datetime")
         self._clock = clock
