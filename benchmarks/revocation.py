@@ -18,7 +18,9 @@ from powauth.backends.base import Backend
 from powauth.backends.lmdb import LMDBBackend
 from powauth.backends.redis import RedisBackend
 from powauth.backends.sql import SQLBackend
-from powauth.plug.session_auth import DEFAULT_SESSION_KEY, PROOF_PURPOSE, SESSION_PURPOSE
+from powauth.plug.options import DEFAULT_SESSION_KEY
+from powauth.plug.reader import SESSION_PURPOSE
+from powauth.plug.session_auth import PROOF_PURPOSE
 from powauth.plug.subjects import Subjects
 from powauth.sessions.ids import IdCodec
 from powauth.sessions.record import Session, expires_at, new_session
@@ -90,7 +92,7 @@ async def revoke_under_sign_ins(
             signed_in.append((begun, time.monotonic(), answer.cookie))
             await asyncio.sleep(0.001)
 
-    await revoker.auth.check_ready(USER.key)  # connects
+    await revoker.auth.accounts.records.check_ready(USER.key)  # connects
     signers = [asyncio.create_task(sign_in()) for _ in range(SIGNING_IN)]
     await asyncio.sleep(0.3)
     before = 0 if through is None else through.round_trips

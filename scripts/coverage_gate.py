@@ -24,6 +24,7 @@ CORE = (
     "powauth/accounts/base.py",
     "powauth/accounts/hooks.py",
     "powauth/accounts/identity.py",
+    "powauth/accounts/records.py",
     "powauth/accounts/service.py",
     "powauth/accounts/throttle.py",
 )

@@ -80,12 +80,16 @@ class BoundAuth(Generic[U, I]):
 
     @property
     def session(self) -> SessionInfo | None:
-        """The session of this request; see `SessionAuth.session`."""
-        return self.session_auth.session(self.connection)
+        """The session of this request, as its user may see it; ``None`` if nobody is signed in."""
+        return self.session_auth.current_session.info(self.connection)
 
     def is_fresh(self, within: timedelta) -> bool:
-        """See `SessionAuth.is_fresh`."""
-        return self.session_auth.is_fresh(self.connection, within)
+        """Return whether the user entered the password, for this session, no longer than ``within`` ago.
+
+        Raises:
+            ConfigError: if ``within`` is no length of time.
+        """
+        return self.session_auth.current_session.is_fresh(self.connection, within)
 
     def extension(self, kind: type[E]) -> E:
         """Return the extension of a class; see `Authenticator.extension`."""
@@ -168,28 +172,56 @@ class RequestAuth(BoundAuth[U, I]):
     # --- the user's sessions ------------------------------------------------------------------------------------------
 
     async def sessions(self) -> list[SessionInfo]:
-        """See `SessionAuth.list_sessions`."""
-        return await self.session_auth.list_sessions(self.connection)
+        """Return the current user's live sessions, newest first.
+
+        Raises:
+            NotSignedIn: if nobody is signed in.
+        """
+        return await self.session_auth.current_session.list_all(self.connection)
 
     async def revoke(self, session_id: object) -> bool:
-        """See `SessionAuth.revoke`."""
-        return await self.session_auth.revoke(self.connection, session_id)
+        """End one of the current user's sessions, and return whether there was one.
+
+        The result is the same for another user's session and for no session. Revoking the current one signs out.
+
+        Raises:
+            NotSignedIn: if nobody is signed in.
+        """
+        return await self.session_auth.current_session.revoke(self.connection, session_id)
 
     async def revoke_others(self) -> int:
-        """See `SessionAuth.revoke_others`."""
-        return await self.session_auth.revoke_others(self.connection)
+        """End all of the current user's sessions but this one, and sign-ins in flight. Return how many ended.
+
+        Raises:
+            NotSignedIn: if nobody is signed in.
+        """
+        return await self.session_auth.current_session.revoke_others(self.connection)
 
     async def revoke_all(self) -> int:
-        """See `SessionAuth.revoke_all`."""
-        return await self.session_auth.revoke_all(self.connection)
+        """End all of the current user's sessions, this one among them. Return how many ended.
+
+        Raises:
+            NotSignedIn: if nobody is signed in.
+        """
+        return await self.session_auth.current_session.revoke_all(self.connection)
 
     async def update_metadata(self, /, **changes: str | int | float | bool | None) -> Metadata:
-        """Change the session's metadata. ``None`` removes a key. See `SessionAuth.update_metadata`."""
-        return await self.session_auth.update_metadata(self.connection, changes)
+        """Change the session's metadata. ``None`` removes a key. Return all of the metadata.
+
+        Raises:
+            NotSignedIn: if nobody is signed in, or the session has ended meanwhile.
+            MetadataTooLarge: if it would be over 4096 bytes.
+            TypeError: if a value is not of JSON's plain types.
+        """
+        return await self.session_auth.current_session.update_metadata(self.connection, changes)
 
     async def reseal(self) -> None:
-        """Keep this session after a handler has changed its own user's password; see `SessionAuth.reseal`."""
-        await self.session_auth.reseal(self.connection)
+        """Write the current proof of the user into this session, after a handler has changed its own user's password.
+
+        Raises:
+            NotSignedIn: if nobody is signed in, or the user is gone or locked.
+        """
+        await self.session_auth.current_session.reseal(self.connection)
 
 
 def _merged(params: Params | None, fields: Params) -> Params:

@@ -302,7 +302,7 @@ class World:
                 await handler(RequestAuth(self.auth, connection))
             except PowauthError as raised:
                 error = raised
-        found = self.auth.session(connection)
+        found = self.auth.current_session.info(connection)
         seen = () if found is None else (b"record:" + make_key(self.namespace, decode_sid(found.id) or b""),)
         await self.step(Op("respond", (*seen, _CLOCK)))
         effects = await self.auth.respond(connection, failed=error is not None)
@@ -380,7 +380,7 @@ class World:
 
     def is_fresh(self, browser: Browser) -> bool:
         """Whether the browser's user has just entered the password."""
-        return self.auth.is_fresh(self._asked(browser.token or browser.id), timedelta(seconds=TTL))
+        return self.auth.current_session.is_fresh(self._asked(browser.token or browser.id), timedelta(seconds=TTL))
 
     def _asked(self, value: str | None) -> FakeConnection:
         token = value if value is not None and value.startswith(PREFIX) else None

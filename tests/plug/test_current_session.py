@@ -104,13 +104,13 @@ def test_a_user_whom_another_middleware_has_assigned_has_no_session_here() -> No
     connection = FakeConnection()
     connection.assign("current_user", drive(app.users.get(app.ada.id)).identity)
     assert app.auth.call_at_once(connection)
-    assert app.auth.session(connection) is None
-    assert not app.auth.is_fresh(connection, timedelta(minutes=1))
+    assert app.auth.current_session.info(connection) is None
+    assert not app.auth.current_session.is_fresh(connection, timedelta(minutes=1))
     assert app.auth.current_key(connection) == app.ada.id
     assert drive(app.auth.recheck(connection))
     assert not app.auth.is_expired(connection)
     with pytest.raises(NotSignedIn, match="was not signed in by a session"):
-        drive(app.auth.list_sessions(connection))
+        drive(app.auth.current_session.list_all(connection))
 
 
 @pytest.mark.parametrize("within", [timedelta(0), timedelta(-1), timedelta(40_000), "an hour", 60])

@@ -686,7 +686,7 @@ def test_option_metadata_says_what_is_kept_of_a_sign_in(metadata: Any) -> None:
     plug = Plug(metadata=metadata, on_event=events.append)
     connection = FakeConnection(user_agent="a browser")
     drive(plug.auth.do_create(connection, account_of(plug.ada)))
-    info = plug.auth.session(connection)
+    info = plug.auth.current_session.info(connection)
     assert info is not None
     kept = {"first_seen": plug.auth.now(), "agent": "a browser"} if metadata else {}
     assert info.metadata == kept
@@ -852,7 +852,7 @@ def test_update_metadata_adds_and_changes() -> None:
     connection = signed_in_connection(plug)
     assert drive(plug.bound(connection).update_metadata(theme="dark", size=1))["size"] == 1
     assert drive(plug.bound(connection).update_metadata(size=2))["theme"] == "dark"
-    info = plug.auth.session(connection)
+    info = plug.auth.current_session.info(connection)
     assert info is not None
     assert info.metadata["size"] == 2
     with pytest.raises(MetadataTooLarge):
@@ -890,7 +890,7 @@ def test_a_user_whom_no_session_signed_in_has_none() -> None:
     connection = plug.request()
     connection.assign("current_user", plug.ada)
     drive(plug.auth.call(connection))
-    assert plug.auth.session(connection) is None
+    assert plug.auth.current_session.info(connection) is None
     with pytest.raises(NotSignedIn, match="not signed in by a session"):
         drive(plug.bound(connection).sessions())
 

@@ -143,7 +143,7 @@ def test_a_new_proof_that_a_session_accepts_already_is_not_written_again() -> No
     older = with_a_weak_hash(app, users)
     account: Any = drive(users.authenticate({"email": ADA, "password": PASSWORD}))
     for _ in range(2):
-        drive(app.auth.accept_proof(account, account.rehash.proof))
+        drive(app.auth.accounts.records.accept_proof(account, account.rehash.proof))
         versions = [stored.version for stored in drive(app.auth.store.sessions(KEY, app.auth.now()))]
         assert versions == [1]
     assert older.who() == ADA

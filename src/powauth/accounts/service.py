@@ -1,7 +1,7 @@
 """The flows of accounts: sign in, register, change, delete, sign out. Each method is one flow, in its order of steps.
 
 `AccountService` knows accounts and hooks. It does not know requests: it passes them on to a `SignInPort`, which is the
-authenticator.
+authenticator, and to the authenticator's `UserRecords`.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,8 +12,7 @@ import msgspec
 from powauth.accounts.base import Account, UsersContext
 from powauth.accounts.hooks import Flow, FlowHooks, Step
 from powauth.accounts.identity import I, Key
-from powauth.accounts.throttle import UNCOUNTED, Admission
-from powauth.backends.base import Millis
+from powauth.accounts.records import Attempt, UserRecords
 from powauth.errors import InvalidParams, MoreNeeded, NotSignedIn, Overloaded, Refused, StoreUnavailable
 from powauth.events import EventName
 
@@ -31,20 +30,6 @@ NOT_COUNTED = (StoreUnavailable, Overloaded)
 """
 
 GONE = "the account no longer exists, or was changed: sign in again"
-
-
-class Attempt(msgspec.Struct, frozen=True):
-    """An attempt to sign in, from its admission until its session exists.
-
-    Attributes:
-        admission: the admission, which can take the count back.
-        begun: the time at which it was admitted.
-        epoch: the latest epoch of all users at that time, read before any user. ``None`` if it cannot be used.
-    """
-
-    admission: Admission = UNCOUNTED
-    begun: Millis = 0
-    epoch: int | None = None
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -67,7 +52,7 @@ AS_BEFORE = Grant()
 
 
 class SignInPort(Protocol[I]):
-    """The part of an authenticator that the flows use. ``request`` is of the authenticator's own kind."""
+    """The part of an authenticator that knows requests. ``request`` is of the authenticator's own kind."""
 
     async def do_create(self, request: Any, account: Account[I], grant: Grant = ...) -> I | None:
         """Sign an account in; ``None`` if it is gone, locked, or no longer has the proof that was checked."""
@@ -97,41 +82,23 @@ class SignInPort(Protocol[I]):
         """Emit an event."""
         ...
 
-    async def admit_sign_in(self, request: Any, params: Params) -> Attempt:
-        """Count an attempt to sign in, before ``params`` are checked."""
-        ...
-
-    async def admit_proof(self, request: Any, key: Key) -> Admission:
-        """Count a ``current_password`` that a signed-in user gives, before it is checked."""
-        ...
-
-    async def admit_second_factor(self, request: Any, params: Params) -> None:
-        """Count a right password for which a second factor was asked."""
-        ...
-
-    async def accept_proof(self, account: Account[I], proof: bytes) -> None:
-        """Let an account's sessions also accept the proof that the account is about to have."""
-        ...
-
-    async def check_ready(self, key: Key) -> None:
-        """Raise `StoreUnavailable` now if the sessions could not follow a change of the account."""
-        ...
-
-    async def end_sessions(self, key: Key, why: str) -> int:
-        """End everything that signs the user in."""
-        ...
-
-    async def refresh(self, key: Key) -> None:
-        """Update the identity in the user's sessions."""
-        ...
-
 
 class AccountService(Generic[I]):
-    """The flows over one users context."""
+    """The flows over one users context.
 
-    def __init__(self, users: UsersContext[Any, I], hooks: FlowHooks[I], port: SignInPort[I]) -> None:
+    Args:
+        users: the users context.
+        hooks: the functions before and after each flow.
+        port: signs in and out on a request.
+        records: counts attempts and follows changes of accounts.
+    """
+
+    def __init__(
+        self, users: UsersContext[Any, I], hooks: FlowHooks[I], port: SignInPort[I], records: UserRecords[I]
+    ) -> None:
         self.users = users
         self.hooks = hooks
+        self.records = records
         self._port = port
 
     # --- signing in and out -------------------------------------------------------------------------------------------
@@ -148,7 +115,7 @@ class AccountService(Generic[I]):
         """
         check_params(params)
         await self._before("authentication", request, params=params)
-        attempt = await self._port.admit_sign_in(request, params)
+        attempt = await self.records.admit_sign_in(request, params, waits=self.hooks.runs_before("sign_in"))
         try:
             for _ in range(SIGN_IN_ATTEMPTS):
                 account = await self._authenticated(params)
@@ -168,7 +135,7 @@ class AccountService(Generic[I]):
             raise StoreUnavailable("the user changed again and again during the sign-in; try again")
         except MoreNeeded:
             await attempt.admission.undo()
-            await self._port.admit_second_factor(request, params)
+            await self.records.admit_second_factor(request, params)
             raise
         except NOT_COUNTED:
             await attempt.admission.undo()
@@ -235,7 +202,7 @@ class AccountService(Generic[I]):
         check_params(params)
         before = await self._current(request)
         await self._before("update", request, before.key, before.identity, params)
-        await self._port.check_ready(before.key)
+        await self.records.check_ready(before.key)
         after = await self._proven(request, before.key, params, lambda: self.users.update(before.key, params))
         ended = await self._changed(request, before, after)
         await self._after("update", request, after.key, after.identity)
@@ -269,7 +236,7 @@ class AccountService(Generic[I]):
         check_params({} if params is None else params)
         account = await self._current(request)
         await self._before("deletion", request, account.key, account.identity, params)
-        await self._port.check_ready(account.key)
+        await self.records.check_ready(account.key)
         await self._proven(request, account.key, params, lambda: self.users.delete(account.key, params))
         self._port.note("deleted", request, key=account.key)
         await self.credentials_changed(account.key, "user deleted")
@@ -289,7 +256,7 @@ class AccountService(Generic[I]):
         """
         check_params(params)
         before = await self.users.get(key)
-        await self._port.check_ready(key)
+        await self.records.check_ready(key)
         after = await self.users.update(key, params, trusted=True)
         await self._changed(None, before, after)
         return after.identity
@@ -299,7 +266,7 @@ class AccountService(Generic[I]):
 
         This is for the app's own code.
         """
-        await self._port.check_ready(key)
+        await self.records.check_ready(key)
         existed = await self.users.delete(key)
         if existed:
             self._port.note("deleted", None, key=key)
@@ -317,7 +284,7 @@ class AccountService(Generic[I]):
         try:
             await self.hooks.credentials_changed(key, why)
         finally:
-            ended = await self._port.end_sessions(key, why)
+            ended = await self.records.end_sessions(key, why)
         return ended
 
     # --- inside -------------------------------------------------------------------------------------------------------
@@ -331,7 +298,7 @@ class AccountService(Generic[I]):
         """Write the stronger hash and return the account; ``None`` if the hash was changed meanwhile."""
         rehash = account.rehash
         assert rehash is not None  # noqa: S101 - the caller has looked
-        await self._port.accept_proof(account, rehash.proof)
+        await self.records.accept_proof(account, rehash.proof)
         if not await rehash.write():
             return None
         return msgspec.structs.replace(account, proof=rehash.proof, rehash=None)
@@ -356,7 +323,7 @@ class AccountService(Generic[I]):
         if not same or not after.active:
             await self.credentials_changed(after.key, "credentials changed")
             return True
-        await self._port.refresh(after.key)
+        await self.records.refresh(after.key)
         return False
 
     async def _current(self, request: Any) -> Account[I]:
@@ -380,7 +347,7 @@ class AccountService(Generic[I]):
         """Count an attempt, then do ``work``, in which the users context checks ``current_password``."""
         if params is None or params.get("current_password") in (None, ""):
             return await work()
-        admission = await self._port.admit_proof(request, key)
+        admission = await self.records.admit_current_password(request, key)
         try:
             done = await work()
         except InvalidParams as error:

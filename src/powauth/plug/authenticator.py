@@ -13,8 +13,8 @@ from powauth.accounts.anywhere import anywhere
 from powauth.accounts.base import Account, U, UsersContext
 from powauth.accounts.hooks import Extension, FlowHooks, Hooks
 from powauth.accounts.identity import I, Key, stored_key
-from powauth.accounts.service import AS_BEFORE, AccountService, Attempt, Grant
-from powauth.accounts.throttle import UNCOUNTED, Admission
+from powauth.accounts.records import UserRecords
+from powauth.accounts.service import AS_BEFORE, AccountService, Grant
 from powauth.errors import ConfigError, StoreUnavailable
 from powauth.events import EventName, log
 from powauth.http.connection import MISSING, NO_EFFECTS, Connection, Effects
@@ -38,6 +38,7 @@ class Authenticator(ABC, Generic[U, I]):
         current_user_key: the name under which the current user is assigned to a request.
         hooks: the app's own functions before and after each flow.
         extensions: features around the plug, in the order in which they run.
+        records: follows changes of accounts, and counts attempts to sign in. ``None`` does neither.
 
     Attributes:
         accounts: the flows: sign in, register, change, delete, sign out.
@@ -59,6 +60,7 @@ class Authenticator(ABC, Generic[U, I]):
         current_user_key: str = "current_user",
         hooks: Hooks[I] | None = None,
         extensions: Sequence[Extension[I]] = (),
+        records: UserRecords[I] | None = None,
     ) -> None:
         check_users(users)
         if not isinstance(current_user_key, str) or not current_user_key.isidentifier():
@@ -70,7 +72,10 @@ class Authenticator(ABC, Generic[U, I]):
         self.users: Final = users
         self.current_user_key: Final = current_user_key
         self.accounts: Final[AccountService[I]] = AccountService(
-            anywhere(users), FlowHooks(Hooks() if hooks is None else hooks, extensions), self
+            anywhere(users),
+            FlowHooks(Hooks() if hooks is None else hooks, extensions),
+            self,
+            UserRecords() if records is None else records,
         )
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -137,32 +142,6 @@ class Authenticator(ABC, Generic[U, I]):
     ) -> None:
         """Emit an event of a flow."""
 
-    async def admit_sign_in(self, request: Connection, params: Mapping[str, object]) -> Attempt:
-        """Count an attempt to sign in, before ``params`` are checked.
-
-        Raises:
-            Throttled: if there were too many.
-        """
-        del request, params
-        return Attempt()
-
-    async def admit_proof(self, request: Connection, key: Key) -> Admission:
-        """Count a ``current_password`` that a signed-in user gives, before it is checked.
-
-        Raises:
-            Throttled: if there were too many.
-        """
-        del request, key
-        return UNCOUNTED
-
-    async def admit_second_factor(self, request: Connection, params: Mapping[str, object]) -> None:
-        """Count a sign-in with the right password for which a hook asked for a second factor.
-
-        Raises:
-            Throttled: if there were too many.
-        """
-        del request, params
-
     def is_ambient(self, connection: Connection) -> bool:
         """Return whether a browser may have added the credentials in use automatically.
 
@@ -170,23 +149,6 @@ class Authenticator(ABC, Generic[U, I]):
         """
         del connection
         return True
-
-    async def accept_proof(self, account: Account[I], proof: bytes) -> None:
-        """Accept a second proof of an account, because its password is about to get a stronger hash."""
-        del account, proof
-
-    async def check_ready(self, key: Key) -> None:
-        """Raise `StoreUnavailable` before a change of the account, if the change could not be completed."""
-        del key
-
-    async def end_sessions(self, key: Key, why: str) -> int:
-        """End all sessions of a user. Return how many ended. Apps call `credentials_changed` instead."""
-        del key, why
-        return 0
-
-    async def refresh(self, key: Key) -> None:
-        """Update a user's identity in all of their sessions."""
-        del key
 
     def check_asgi(self) -> None:
         """Warn about parts that are slow on an event loop."""
@@ -311,6 +273,13 @@ class Authenticator(ABC, Generic[U, I]):
     async def update_account(self, user: object, params: Mapping[str, object] | None = None, /, **fields: object) -> I:
         """Change any user; see `AccountService.update_account`. ``user`` is an identity, a row, or a key."""
         return await self.accounts.update_account(self.key_of(user), {**(params or {}), **fields})
+
+    async def refresh(self, user: object) -> None:
+        """Update the identity of any user in all of their sessions, after the app has changed the user's row itself.
+
+        ``user`` is an identity, a row, or a key. `update_account` does this.
+        """
+        await self.accounts.records.refresh(self.key_of(user))
 
     async def delete_account(self, user: object) -> bool:
         """Delete any user; see `AccountService.delete_account`. ``user`` is an identity, a row, or a key."""

@@ -11,6 +11,8 @@ from powauth.errors import ConfigError
 from powauth.sessions.record import Policy, Remembered
 from powauth.sessions.store import CredentialsCache
 
+DEFAULT_SESSION_KEY = "auth"
+
 LONGEST_PART = 16
 """Characters of a name that `short` keeps."""
 
@@ -27,12 +29,17 @@ class Remember(msgspec.Struct, frozen=True):
     max_lifetime: timedelta = timedelta(days=90)
 
 
-def store_of(backend: Backend | str | None, store: CredentialsCache | None) -> CredentialsCache:
-    """Return the store that a `SessionAuth` was given.
+def store_of(backend: Backend | str | None, store: CredentialsCache | None, name: str) -> CredentialsCache:
+    """Return the store of the sessions of a name, within the store or backend that a `SessionAuth` was given.
 
     Raises:
         ConfigError: if it was given none, or two.
     """
+    given = _given(backend, store)
+    return given if name == DEFAULT_SESSION_KEY else given.within(short(name))
+
+
+def _given(backend: Backend | str | None, store: CredentialsCache | None) -> CredentialsCache:
     if (backend is None) == (store is None):
         raise ConfigError("give either backend (a Backend or a URL) or store (a CredentialsCache)")
     if backend is not None:

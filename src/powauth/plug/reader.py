@@ -9,16 +9,20 @@ from powauth.accounts.base import Account, UsersContext
 from powauth.accounts.identity import I, loaded_key
 from powauth.backends.base import Millis
 from powauth.errors import StoreUnavailable
-from powauth.http.carriers import Carrier, SeveralIds
+from powauth.http.carriers import AnyOf, Carrier, SeveralIds, each_of
 from powauth.http.connection import Connection
 from powauth.plug.event_log import EventLog
 from powauth.plug.subjects import Subjects
 from powauth.sessions.ids import IdCodec, PresentedId, encode_sid
+from powauth.sessions.keyring import Keyring
 from powauth.sessions.manager import SessionManager
 from powauth.sessions.presence import Began, Ended, Presence, Recognized, SeveralLive, Unknown
 from powauth.sessions.recognition import FORGED, NO_ID, Anonymous, NeedsRead, Recognizer, Unchanged
 from powauth.sessions.record import Outcome, resumes
 from powauth.sessions.store import Stored, UnreadableRecord
+
+SESSION_PURPOSE = "session"
+"""The purpose of the keys that sign ids."""
 
 MAX_SESSIONS = 8
 """The most sessions that powauth reads for one cookie name."""
@@ -31,6 +35,21 @@ class Channel(msgspec.Struct, Generic[I], frozen=True):
     carrier: Carrier
     ids: IdCodec
     recognizer: Recognizer[I]
+
+
+def channels_of(
+    carrier: Carrier | AnyOf, sessions: SessionManager, keyring: Keyring, name: str, app_name: str | None
+) -> list[Channel[I]]:
+    """Return the channels of a carrier. Each has its own key, so an id is valid on one channel only.
+
+    ``name`` is the name of the sessions. Each id begins with ``app_name`` and a dot.
+    """
+    prefix = "" if app_name is None else f"{app_name}."
+    channels: list[Channel[I]] = []
+    for position, each in enumerate(each_of(carrier)):
+        ids = IdCodec(keyring.mac(SESSION_PURPOSE, sessions.store.namespace, each.kind, name), prefix)
+        channels.append(Channel(position, each, ids, Recognizer(sessions.store, ids, sessions.policy)))
+    return channels
 
 
 class RequestReader(Generic[I]):

@@ -7,42 +7,35 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Final, get_args
 
-import msgspec
-
 from powauth._options import whole_number
-from powauth._times import duration
 from powauth.accounts.anywhere import anywhere
 from powauth.accounts.base import Account, U, UsersContext
 from powauth.accounts.hooks import Extension, Hooks, Parts
-from powauth.accounts.identity import I, Key, key_text, loaded_key, stored_key
-from powauth.accounts.service import AS_BEFORE, Attempt, Grant
-from powauth.accounts.throttle import DEFAULT_THROTTLE, UNCOUNTED, Admission, Counters, Throttle
+from powauth.accounts.identity import I, Key
+from powauth.accounts.service import AS_BEFORE, Grant
+from powauth.accounts.throttle import DEFAULT_THROTTLE, Counters, Throttle
 from powauth.backends.base import Backend, Millis, PerProcess
-from powauth.errors import ConfigError, NotSignedIn, StoreUnavailable, Throttled
+from powauth.errors import ConfigError
 from powauth.events import EventName, Listener, log
-from powauth.http.carriers import AnyOf, Carrier, CookieCarrier, SeveralIds, each_of
+from powauth.http.carriers import AnyOf, Carrier, CookieCarrier, SeveralIds
 from powauth.http.connection import MISSING, Connection, Effects
 from powauth.http.metadata import MetadataSource, default_metadata
 from powauth.plug.authenticator import Authenticator, check_extension, check_users
+from powauth.plug.current_session import CurrentSession
 from powauth.plug.event_log import EventLog
-from powauth.plug.options import Remember, policy_of, short, store_of
-from powauth.plug.reader import Channel, RequestReader
+from powauth.plug.options import DEFAULT_SESSION_KEY, Remember, policy_of, store_of
+from powauth.plug.reader import Channel, RequestReader, channels_of
 from powauth.plug.signing import Signer
 from powauth.plug.subjects import Subjects
-from powauth.sessions.ids import IdCodec, decode_sid
-from powauth.sessions.info import SessionInfo, session_info
+from powauth.plug.user_records import StoredUserRecords
 from powauth.sessions.keyring import Keyring, Secrets
 from powauth.sessions.manager import SessionManager
-from powauth.sessions.presence import Began, Presence, Recognized, last_moment, stored_in
-from powauth.sessions.recognition import NO_ID, Recognizer, Unchanged
-from powauth.sessions.record import Metadata, OnReuse, Outcome, Session, is_fresh
-from powauth.sessions.store import CredentialsCache, Stored
+from powauth.sessions.presence import Presence
+from powauth.sessions.record import OnReuse
+from powauth.sessions.store import CredentialsCache
 
-DEFAULT_SESSION_KEY = "auth"
-
-SESSION_PURPOSE = "session"
 PROOF_PURPOSE = "proof"
-"""The purposes of two derived keys. Each purpose has its own key."""
+"""The purpose of the key that seals proofs. Each purpose has its own key."""
 
 
 class SessionAuth(Authenticator[U, I]):
@@ -75,6 +68,10 @@ class SessionAuth(Authenticator[U, I]):
         on_event: called with every `Event`, in addition to the ``powauth`` logger.
         clock: returns the time in seconds since the Unix epoch, as `time.time` does. powauth calls it at every request.
             Tests pass their own. Apps see `datetime` and `timedelta` everywhere else.
+
+    Attributes:
+        sessions: begins, continues, lists and ends sessions, by the key of a user.
+        current_session: the session of a connection, and its user's other sessions.
 
     Raises:
         ConfigError: if an option is wrong or contradicts another.
@@ -116,24 +113,27 @@ class SessionAuth(Authenticator[U, I]):
         self._clock: Final = clock
         self.keyring: Final = secret_key if isinstance(secret_key, Keyring) else Keyring(secret_key)
         name = session_key if app_name is None else f"{app_name}_{session_key}"
-        given = store_of(backend, store)
         self.carrier: Final[Carrier | AnyOf] = (carrier or CookieCarrier()).named(name)
-        self.store: Final = given if name == DEFAULT_SESSION_KEY else given.within(short(name))
+        self.store: Final = store_of(backend, store, name)
         self.policy: Final = policy_of(self.store.ttl, session_ttl_renewal, max_lifetime, grace, remember)
+        self.sessions: Final = SessionManager(self.store, self.policy, on_reuse, max_sessions, self.now)
+        everywhere = anywhere(users)
+        self._log: Final = EventLog(self.now, on_event, with_ip=metadata is not None)
+        counters = None if throttle is None else Counters(throttle, self.keyring, self.store.namespace)
+        subjects: Subjects[I] = Subjects(users, self.keyring.mac(PROOF_PURPOSE, self.store.namespace))
+        self._records: Final = StoredUserRecords(self.sessions, counters, subjects, everywhere, self._log, self.now)
         super().__init__(
-            users, current_user_key=current_user_key, hooks=hooks, extensions=self._bound(extensions, users)
+            users,
+            current_user_key=current_user_key,
+            hooks=hooks,
+            extensions=self._bound(extensions, users),
+            records=self._records,
         )
         self.vary, self.secure = self.carrier.vary, self.carrier.secure
-        self.sessions: Final = SessionManager(self.store, self.policy, on_reuse, max_sessions, self.now)
-        self._counters: Final = None if throttle is None else Counters(throttle, self.keyring, self.store.namespace)
-        self._log: Final = EventLog(self.now, on_event, with_ip=metadata is not None)
-        everywhere = self.accounts.users
-        subjects: Subjects[I] = Subjects(users, self.keyring.mac(PROOF_PURPOSE, self.store.namespace))
-        channels = self._channels(name, "" if app_name is None else f"{app_name}.")
-        reader = RequestReader(channels, self.sessions, subjects, everywhere, self._log, self.now)
-        self._subjects: Final = subjects
-        self._reader: Final = reader
-        self._signer: Final = Signer(reader, self.sessions, subjects, everywhere, self._log, metadata, self.now)
+        channels: list[Channel[I]] = channels_of(self.carrier, self.sessions, self.keyring, name, app_name)
+        self._reader: Final = RequestReader(channels, self.sessions, subjects, everywhere, self._log, self.now)
+        self._signer: Final = Signer(self._reader, self.sessions, subjects, everywhere, self._log, metadata, self.now)
+        self.current_session: Final = CurrentSession(self, self._reader, self.sessions, subjects, self._log)
         self._sealed = True
 
     def _bound(self, extensions: Sequence[Extension[I]], users: UsersContext[U, I]) -> list[Extension[I]]:
@@ -146,13 +146,6 @@ class SessionAuth(Authenticator[U, I]):
             emit=lambda event, key, detail: self.note(event, None, key=key, detail=detail),
         )
         return [check_extension(each, users).bind(parts) for each in extensions]
-
-    def _channels(self, name: str, prefix: str) -> list[Channel[I]]:
-        channels: list[Channel[I]] = []
-        for position, each in enumerate(each_of(self.carrier)):
-            ids = IdCodec(self.keyring.mac(SESSION_PURPOSE, self.store.namespace, each.kind, name), prefix)
-            channels.append(Channel(position, each, ids, Recognizer(self.store, ids, self.policy)))
-        return channels
 
     def __init_subclass__(cls, **options: object) -> None:
         """Reject a subclass whose own `fetch`, `do_fetch` or `call` would not be called for every request."""
@@ -255,125 +248,11 @@ class SessionAuth(Authenticator[U, I]):
 
         After a result of false, nobody is signed in on this connection.
         """
-        presence: Presence[I] | None = self._reader.presence(connection)
-        if presence is None:
-            return True  # the user, if any, was not signed in by a powauth session
-        stored = stored_in(presence)
-        if self.current_identity(connection) is None or stored is None:
-            return False
-        alive = await self.sessions.alive(stored.session)
-        if alive is not None and self.store.reload:
-            confirmed = await self._reader.confirm(connection, alive, keep=False)
-            alive = None if confirmed is None else alive
-        if self._reader.presence(connection) is not presence:
-            return await self.recheck(connection)  # a sign-in or sign-out meanwhile has precedence
-        if alive is None:
-            self._reader.set_presence(connection, NO_ID)
-            self.assign(connection, None)
-            return False
-        self._replace_stored(connection, alive)
-        return True
+        return await self.current_session.recheck(connection)
 
     def is_expired(self, connection: Connection) -> bool:
         """See `Authenticator.is_expired`: by the record as it was last read."""
-        presence: Presence[I] | None = self._reader.presence(connection)
-        if presence is None:
-            return False
-        last = last_moment(presence)
-        return last is None or self.now() >= last
-
-    # --- the current user's sessions ----------------------------------------------------------------------------------
-
-    def session(self, connection: Connection) -> SessionInfo | None:
-        """Return the session of this connection, as its user may see it; ``None`` if nobody is signed in."""
-        stored = stored_in(self._reader.presence(connection))
-        return None if stored is None else session_info(self.sessions.in_force(stored), current=True)
-
-    def is_fresh(self, connection: Connection, within: timedelta) -> bool:
-        """Return whether the user entered the password, for this session, no longer than ``within`` ago.
-
-        Raises:
-            ConfigError: if ``within`` is no length of time.
-        """
-        longest = duration("within", within, at_least=1)
-        stored = stored_in(self._reader.presence(connection))
-        return stored is not None and is_fresh(stored.session, longest, self.now(), self.policy)
-
-    async def list_sessions(self, connection: Connection) -> list[SessionInfo]:
-        """Return the current user's live sessions, newest first.
-
-        Raises:
-            NotSignedIn: if nobody is signed in.
-        """
-        current = self._current(connection).session
-        found = await self.sessions.live(current.user_key)
-        return [session_info(stored, current=stored.session.sid == current.sid) for stored in found]
-
-    async def revoke(self, connection: Connection, session_id: object) -> bool:
-        """End one of the current user's sessions, and return whether there was one.
-
-        The result is the same for another user's session and for no session. Revoking the current one signs out.
-
-        Raises:
-            NotSignedIn: if nobody is signed in.
-        """
-        current = self._current(connection).session
-        sid = decode_sid(session_id)
-        if sid is None:
-            return False
-        if sid == current.sid:
-            await self.do_delete(connection)
-            return True
-        return await self.sessions.end_one(current.user_key, sid, self._log.note(connection))
-
-    async def revoke_others(self, connection: Connection) -> int:
-        """End all of the current user's sessions but this one, and sign-ins in flight. Return how many ended.
-
-        Raises:
-            NotSignedIn: if nobody is signed in.
-        """
-        current = self._current(connection).session
-        note = self._log.note(connection)
-        return await self.sessions.end_all(current.user_key, note, "all others", keep=current)
-
-    async def revoke_all(self, connection: Connection) -> int:
-        """End all of the current user's sessions, this one among them. Return how many ended.
-
-        Raises:
-            NotSignedIn: if nobody is signed in.
-        """
-        current = self._current(connection).session
-        ended = await self.sessions.end_all(current.user_key, self._log.note(connection), "all")
-        await self.do_delete(connection)
-        return ended
-
-    async def update_metadata(self, connection: Connection, changes: Metadata) -> Metadata:
-        """Change the current session's metadata. ``None`` removes a key. Return all of the metadata.
-
-        Raises:
-            NotSignedIn: if nobody is signed in, or the session has ended meanwhile.
-            MetadataTooLarge: if it would be over 4096 bytes.
-            TypeError: if a value is not of JSON's plain types.
-        """
-        done = await self.sessions.change_metadata(self._current(connection), changes)
-        self._replace_stored(connection, done)
-        return done.session.metadata
-
-    async def reseal(self, connection: Connection) -> None:
-        """Write the current proof of the user into this session, after a handler has changed its own user's password.
-
-        Raises:
-            NotSignedIn: if nobody is signed in, or the user is gone or locked.
-        """
-        current = self._current(connection)
-        account = await self.accounts.users.get(loaded_key(current.session.user_key))
-        if account is None or account.active is not True:
-            raise NotSignedIn("the account no longer exists, or is locked")
-        session = self._subjects.resealed(current.session, account)
-        done = await self.store.update(current, session, current.expires_at, self.now())
-        if done is None:
-            raise StoreUnavailable("the session was changed at the same time; try again")
-        self._replace_stored(connection, done)
+        return self.current_session.is_expired(connection)
 
     # --- for the app's own code ---------------------------------------------------------------------------------------
 
@@ -394,10 +273,7 @@ class SessionAuth(Authenticator[U, I]):
         The mapping or the keywords hold its user id. This is for the app's own code, after support has spoken with the
         owner.
         """
-        account = await self.users.throttle_key({**(params or {}), **fields})
-        if self._counters is None or account is None:
-            return False
-        return await self._counters.forget(self.store.backend, account, self.now())
+        return await self._records.forget_failures({**(params or {}), **fields})
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:
@@ -420,97 +296,27 @@ class SessionAuth(Authenticator[U, I]):
 
     def current_key(self, request: Connection) -> Key | None:
         """See `Authenticator.current_key`: the key in the session's record."""
-        identity = self.current_identity(request)
-        stored = stored_in(self._reader.presence(request))
-        if identity is None or stored is None:
-            return super().current_key(request)
-        return loaded_key(stored.session.user_key)
+        key = None if self.current_identity(request) is None else self.current_session.key(request)
+        return super().current_key(request) if key is None else key
 
     def is_current(self, request: Connection, account: Account[I]) -> bool:
         """See `Authenticator.is_current`: whether the account has the proof in the session's record."""
-        stored = stored_in(self._reader.presence(request))
-        return account.active if stored is None else self._subjects.proves(account, stored.session)
+        return self.current_session.is_of(request, account)
 
-    async def end_sessions(self, key: Key, why: str) -> int:
-        """See `Authenticator.end_sessions`."""
-        return await self.sessions.end_all(stored_key(key), self._log.note(None), why)
-
-    async def refresh(self, key: Key) -> None:
-        """See `Authenticator.refresh`: merge the identity into the records of all of the user's sessions."""
-
-        async def load() -> Account[I] | None:
-            return await self.accounts.users.get(key)
-
-        await self.store.rewrite(stored_key(key), load, self._subjects.merged, self.now())
-
-    async def admit_second_factor(self, request: Connection, params: Mapping[str, object]) -> None:
-        """See `Authenticator.admit_second_factor`."""
-        account = None if self._counters is None else await self.users.throttle_key(params)
-        if self._counters is None or account is None:
-            return
-        try:
-            await self._counters.admit_second_factor(self.store.backend, self.now, account)
-        except Throttled as error:
-            self._log.emit("throttled", request, detail=error.scope)
-            raise
+    def note(
+        self, name: EventName, request: Connection | None, *, key: Key | None = None, detail: str | None = None
+    ) -> None:
+        """See `Authenticator.note`. The event names the session if it belongs to this user."""
+        self.current_session.note(name, request, key, detail)
 
     def is_ambient(self, connection: Connection) -> bool:
         """See `Authenticator.is_ambient`: only programs send a bearer token."""
         return self._reader.channel_of(connection).carrier.ambient
 
-    async def accept_proof(self, account: Account[I], proof: bytes) -> None:
-        """See `Authenticator.accept_proof`: re-seal the user's records, so that they accept both proofs."""
-
-        async def load() -> bytes:
-            return proof
-
-        def change(session: Session, proof: bytes) -> Session:
-            return self._subjects.accepting(session, account, proof)
-
-        await self.store.rewrite(stored_key(account.key), load, change, self.now())
-
-    async def check_ready(self, key: Key) -> None:
-        """See `Authenticator.check_ready`: one small read."""
-        await self.store.epoch(stored_key(key), self.now())
-
-    async def admit_sign_in(self, request: Connection, params: Mapping[str, object]) -> Attempt:
-        """See `Authenticator.admit_sign_in`. Takes one change of the store, if neither counter exists yet.
-
-        It also reads the latest epoch of all users for `create`, whichever user the attempt is for. It does not if the
-        store has no such epoch, or if a hook takes time between the look-up of the user and the new session.
-        """
-        admission = UNCOUNTED
-        if self._counters is not None:
-            account, source = await self.users.throttle_key(params), request.client_ip()
-            try:
-                admission = await self._counters.admit(self.store.backend, self.now, account=account, source=source)
-            except Throttled as error:
-                self._log.emit("throttled", request, detail=error.scope)
-                raise
-        begun = self.now()
-        if self.accounts.hooks.runs_before("sign_in"):
-            return Attempt(admission, begun)
-        try:
-            return Attempt(admission, begun, await self.store.latest_epoch(begun))
-        except StoreUnavailable:
-            await admission.undo()
-            raise
-
-    async def admit_proof(self, request: Connection, key: Key) -> Admission:
-        """See `Authenticator.admit_proof`."""
-        if self._counters is None:
-            return UNCOUNTED
-        text = key_text(stored_key(key))
-        try:
-            return await self._counters.admit_proof(self.store.backend, self.now, text)
-        except Throttled as error:
-            self._log.emit("throttled", request, user_key=stored_key(key), detail=error.scope)
-            raise
-
     def check_asgi(self) -> None:
         """See `Authenticator.check_asgi`."""
         super().check_asgi()
-        self._warn_about_memory()
+        _warn_about_memory(self.store)
         if self.store.takes_threads:
             log(
                 logging.WARNING,
@@ -521,42 +327,14 @@ class SessionAuth(Authenticator[U, I]):
     def check_wsgi(self) -> None:
         """See `Authenticator.check_wsgi`."""
         super().check_wsgi()
-        self._warn_about_memory()
+        _warn_about_memory(self.store)
         self.store.check_off_loop()
 
-    # --- inside -------------------------------------------------------------------------------------------------------
 
-    def note(
-        self, name: EventName, request: Connection | None, *, key: Key | None = None, detail: str | None = None
-    ) -> None:
-        """See `Authenticator.note`. The event names the session if it belongs to this user."""
-        stored = None if request is None else stored_in(self._reader.presence(request))
-        owner = None if key is None else stored_key(key)
-        session = stored.session if stored is not None and stored.session.user_key == owner else None
-        self._log.emit(name, request, session, user_key=owner, detail=detail)
-
-    def _current(self, connection: Connection) -> Stored:
-        if self.current_identity(connection) is None:
-            raise NotSignedIn("sign in first")
-        stored = stored_in(self._reader.presence(connection))
-        if stored is None:
-            raise NotSignedIn("the current user was not signed in by a session")
-        return stored
-
-    def _replace_stored(self, connection: Connection, stored: Stored) -> None:
-        presence = self._reader.presence(connection)
-        if isinstance(presence, Unchanged):
-            presence = Recognized(presence.presented, stored, presence.identity, Outcome.CURRENT)
-        elif isinstance(presence, Recognized | Began):
-            presence = msgspec.structs.replace(presence, stored=stored)
-        else:
-            return  # a sign-out meanwhile has precedence
-        self._reader.set_presence(connection, presence)
-
-    def _warn_about_memory(self) -> None:
-        if isinstance(self.store.backend, PerProcess):
-            log(
-                logging.WARNING,
-                "sessions live in this process's memory: other worker processes do not know them, and sign-out and "
-                "renewal stay in this one; use lmdb:///, a database or Redis for more than one process",
-            )
+def _warn_about_memory(store: CredentialsCache) -> None:
+    if isinstance(store.backend, PerProcess):
+        log(
+            logging.WARNING,
+            "sessions live in this process's memory: other worker processes do not know them, and sign-out and "
+            "renewal stay in this one; use lmdb:///, a database or Redis for more than one process",
+        )

@@ -8,7 +8,8 @@ import msgspec
 
 from powauth.accounts.base import Account, UsersContext
 from powauth.accounts.identity import I, stored_key
-from powauth.accounts.service import SIGN_IN_ATTEMPTS, Attempt, Grant
+from powauth.accounts.records import Attempt
+from powauth.accounts.service import SIGN_IN_ATTEMPTS, Grant
 from powauth.accounts.throttle import UNCOUNTED
 from powauth.backends.base import EPOCH_LIFETIME, Millis
 from powauth.errors import ConfigError, StoreUnavailable

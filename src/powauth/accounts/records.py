@@ -1,0 +1,99 @@
+"""`UserRecords`: what an authenticator stores about users, beside their accounts.
+
+The flows of `powauth.accounts.service` count attempts there, and tell it about changes of accounts.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Generic
+
+import msgspec
+
+from powauth.accounts.base import Account
+from powauth.accounts.identity import I, Key
+from powauth.accounts.throttle import UNCOUNTED, Admission
+from powauth.backends.base import Millis
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """An attempt to sign in, from its admission until its session exists.
+
+    Attributes:
+        admission: the admission, which can take the count back.
+        begun: the time at which it was admitted.
+        epoch: the latest epoch of all users at that time, read before any user. ``None`` if it cannot be used.
+    """
+
+    admission: Admission = UNCOUNTED
+    begun: Millis = 0
+    epoch: int | None = None
+
+
+class UserRecords(Generic[I]):
+    """The records of an authenticator about users: their sessions, and the counters of their attempts.
+
+    This class is for an authenticator that stores nothing. Another one gives `Authenticator` an object of a subclass.
+    """
+
+    async def admit_sign_in(self, request: Any, params: Mapping[str, object], *, waits: bool) -> Attempt:
+        """Count an attempt to sign in, before ``params`` are checked.
+
+        ``waits``: a hook may take time between the look-up of the user and the new session.
+
+        Raises:
+            Throttled: if there were too many.
+            StoreUnavailable: if the attempt cannot be counted.
+        """
+        del request, params, waits
+        return Attempt()
+
+    async def admit_current_password(self, request: Any, key: Key) -> Admission:
+        """Count a ``current_password`` that a signed-in user gives, before it is checked.
+
+        Raises:
+            Throttled: if there were too many.
+            StoreUnavailable: if the attempt cannot be counted.
+        """
+        del request, key
+        return UNCOUNTED
+
+    async def admit_second_factor(self, request: Any, params: Mapping[str, object]) -> None:
+        """Count a sign-in with the right password for which a hook asked for a second factor.
+
+        Raises:
+            Throttled: if there were too many.
+            StoreUnavailable: if it cannot be counted.
+        """
+        del request, params
+
+    async def check_ready(self, key: Key) -> None:
+        """Check, before a change of an account, that the user's records can follow it.
+
+        Raises:
+            StoreUnavailable: if they cannot.
+        """
+        del key
+
+    async def accept_proof(self, account: Account[I], proof: bytes) -> None:
+        """Accept a second proof of an account in its sessions: its password is about to get a stronger hash.
+
+        Raises:
+            StoreUnavailable: if the store cannot be reached.
+        """
+        del account, proof
+
+    async def refresh(self, key: Key) -> None:
+        """Update a user's identity in all of their sessions.
+
+        Raises:
+            StoreUnavailable: if the store cannot be reached.
+        """
+        del key
+
+    async def end_sessions(self, key: Key, why: str) -> int:
+        """End all sessions of a user. Return how many ended. Apps call `credentials_changed` instead.
+
+        Raises:
+            StoreUnavailable: if any may still be live.
+        """
+        del key, why
+        return 0

@@ -1,0 +1,182 @@
+"""`CurrentSession`: the session by which the user of a connection is signed in, and the user's other sessions."""
+
+from datetime import timedelta
+from typing import Any, Generic
+
+import msgspec
+
+from powauth._times import duration
+from powauth.accounts.base import Account
+from powauth.accounts.identity import I, Key, loaded_key, stored_key
+from powauth.errors import NotSignedIn, StoreUnavailable
+from powauth.events import EventName
+from powauth.http.connection import Connection
+from powauth.plug.authenticator import Authenticator
+from powauth.plug.event_log import EventLog
+from powauth.plug.reader import RequestReader
+from powauth.plug.subjects import Subjects
+from powauth.sessions.ids import decode_sid
+from powauth.sessions.info import SessionInfo, session_info
+from powauth.sessions.manager import SessionManager
+from powauth.sessions.presence import Began, Presence, Recognized, last_moment, stored_in
+from powauth.sessions.recognition import NO_ID, Unchanged
+from powauth.sessions.record import Metadata, Outcome, is_fresh
+from powauth.sessions.store import Stored
+
+
+class CurrentSession(Generic[I]):
+    """Answers for the session of a connection, changes it, and ends sessions of its user.
+
+    Args:
+        auth: knows the current user of a connection, and signs out.
+        reader: the state of requests.
+        sessions: lists and ends sessions.
+        subjects: compares accounts with sessions.
+        log: emits events.
+    """
+
+    def __init__(
+        self,
+        auth: Authenticator[Any, I],
+        reader: RequestReader[I],
+        sessions: SessionManager,
+        subjects: Subjects[I],
+        log: EventLog,
+    ) -> None:
+        self._auth = auth
+        self._reader = reader
+        self._sessions = sessions
+        self._store = sessions.store
+        self._subjects = subjects
+        self._log = log
+
+    # --- as it was last read ------------------------------------------------------------------------------------------
+
+    def info(self, connection: Connection) -> SessionInfo | None:
+        """Return the session, as its user may see it; ``None`` if nobody is signed in."""
+        stored = stored_in(self._reader.presence(connection))
+        return None if stored is None else session_info(self._sessions.in_force(stored), current=True)
+
+    def key(self, connection: Connection) -> Key | None:
+        """Return the user's key in the session's record; ``None`` if the user was not signed in by a session."""
+        stored = stored_in(self._reader.presence(connection))
+        return None if stored is None else loaded_key(stored.session.user_key)
+
+    def is_of(self, connection: Connection, account: Account[I]) -> bool:
+        """Return whether an account has the proof in the session's record, or without a session, is active."""
+        stored = stored_in(self._reader.presence(connection))
+        return account.active if stored is None else self._subjects.proves(account, stored.session)
+
+    def is_fresh(self, connection: Connection, within: timedelta) -> bool:
+        """See `RequestAuth.is_fresh`."""
+        longest = duration("within", within, at_least=1)
+        stored = stored_in(self._reader.presence(connection))
+        return stored is not None and is_fresh(stored.session, longest, self._sessions.now(), self._sessions.policy)
+
+    def is_expired(self, connection: Connection) -> bool:
+        """See `SessionAuth.is_expired`."""
+        presence: Presence[I] | None = self._reader.presence(connection)
+        if presence is None:
+            return False
+        last = last_moment(presence)
+        return last is None or self._sessions.now() >= last
+
+    def note(self, name: EventName, connection: Connection | None, key: Key | None, detail: str | None) -> None:
+        """Emit an event about a user. It names the session of the connection if that belongs to this user."""
+        stored = None if connection is None else stored_in(self._reader.presence(connection))
+        owner = None if key is None else stored_key(key)
+        session = stored.session if stored is not None and stored.session.user_key == owner else None
+        self._log.emit(name, connection, session, user_key=owner, detail=detail)
+
+    # --- another look -------------------------------------------------------------------------------------------------
+
+    async def recheck(self, connection: Connection) -> bool:
+        """See `SessionAuth.recheck`."""
+        presence: Presence[I] | None = self._reader.presence(connection)
+        if presence is None:
+            return True  # the user, if any, was not signed in by a powauth session
+        stored = stored_in(presence)
+        if self._auth.current_identity(connection) is None or stored is None:
+            return False
+        alive = await self._sessions.alive(stored.session)
+        if alive is not None and self._store.reload:
+            confirmed = await self._reader.confirm(connection, alive, keep=False)
+            alive = None if confirmed is None else alive
+        if self._reader.presence(connection) is not presence:
+            return await self.recheck(connection)  # a sign-in or sign-out meanwhile has precedence
+        if alive is None:
+            self._reader.set_presence(connection, NO_ID)
+            self._auth.assign(connection, None)
+            return False
+        self._replace(connection, alive)
+        return True
+
+    # --- the user's sessions ------------------------------------------------------------------------------------------
+
+    async def list_all(self, connection: Connection) -> list[SessionInfo]:
+        """See `RequestAuth.sessions`."""
+        current = self._required(connection).session
+        found = await self._sessions.live(current.user_key)
+        return [session_info(stored, current=stored.session.sid == current.sid) for stored in found]
+
+    async def revoke(self, connection: Connection, session_id: object) -> bool:
+        """See `RequestAuth.revoke`."""
+        current = self._required(connection).session
+        sid = decode_sid(session_id)
+        if sid is None:
+            return False
+        if sid == current.sid:
+            await self._auth.do_delete(connection)
+            return True
+        return await self._sessions.end_one(current.user_key, sid, self._log.note(connection))
+
+    async def revoke_others(self, connection: Connection) -> int:
+        """See `RequestAuth.revoke_others`."""
+        current = self._required(connection).session
+        note = self._log.note(connection)
+        return await self._sessions.end_all(current.user_key, note, "all others", keep=current)
+
+    async def revoke_all(self, connection: Connection) -> int:
+        """See `RequestAuth.revoke_all`."""
+        current = self._required(connection).session
+        ended = await self._sessions.end_all(current.user_key, self._log.note(connection), "all")
+        await self._auth.do_delete(connection)
+        return ended
+
+    # --- changes of the session ---------------------------------------------------------------------------------------
+
+    async def update_metadata(self, connection: Connection, changes: Metadata) -> Metadata:
+        """See `RequestAuth.update_metadata`."""
+        done = await self._sessions.change_metadata(self._required(connection), changes)
+        self._replace(connection, done)
+        return done.session.metadata
+
+    async def reseal(self, connection: Connection) -> None:
+        """See `RequestAuth.reseal`."""
+        current = self._required(connection)
+        account = await self._auth.accounts.users.get(loaded_key(current.session.user_key))
+        if account is None or account.active is not True:
+            raise NotSignedIn("the account no longer exists, or is locked")
+        session = self._subjects.resealed(current.session, account)
+        done = await self._store.update(current, session, current.expires_at, self._sessions.now())
+        if done is None:
+            raise StoreUnavailable("the session was changed at the same time; try again")
+        self._replace(connection, done)
+
+    def _required(self, connection: Connection) -> Stored:
+        if self._auth.current_identity(connection) is None:
+            raise NotSignedIn("sign in first")
+        stored = stored_in(self._reader.presence(connection))
+        if stored is None:
+            raise NotSignedIn("the current user was not signed in by a session")
+        return stored
+
+    def _replace(self, connection: Connection, stored: Stored) -> None:
+        presence = self._reader.presence(connection)
+        if isinstance(presence, Unchanged):
+            presence = Recognized(presence.presented, stored, presence.identity, Outcome.CURRENT)
+        elif isinstance(presence, Recognized | Began):
+            presence = msgspec.structs.replace(presence, stored=stored)
+        else:
+            return  # a sign-out meanwhile has precedence
+        self._reader.set_presence(connection, presence)
