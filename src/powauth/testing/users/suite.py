@@ -206,6 +206,7 @@ class Suite:
 
     def run(self, scenario: Callable[[Users], Coroutine[Any, Any, None]]) -> None:
         """Make a context, run the scenario on it, and dispose of it. If it is ``async``, all run in one event loop."""
+        assert self.name  # computed before threads read it: `cached_property` takes no lock
         run_scenario(self.make_users, scenario, self.dispose)
 
     async def refused(self, attempt: Awaitable[object]) -> Mapping[str, list[str]]:
