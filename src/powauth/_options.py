@@ -1,10 +1,42 @@
-"""Checks of options that constructors share, so that one kind of mistake has one message. See `_times` for times."""
+"""Checks of options that constructors share, so that one kind of mistake has one message. See `_times` for times.
+
+Every message is one sentence: the option's name, "must be", what it should be, "not", and what was given.
+"""
 
 import re
+from types import UnionType
 
 from powauth.errors import ConfigError
 
 _SHORT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z")
+
+
+def wrong(name: str, wanted: str, value: object) -> ConfigError:
+    """Return the error for an option with a wrong value.
+
+    >>> print(wrong("on_reuse", "'revoke' or 'reject'", "ignore"))
+    on_reuse must be 'revoke' or 'reject', not 'ignore'
+    """
+    return ConfigError(f"{name} must be {wanted}, not {value!r}")
+
+
+def instance(name: str, value: object, kinds: type | UnionType, wanted: str) -> None:
+    """Check an option that is an object of a class. The message names the type, because a value may hold secrets.
+
+    >>> instance("users", "users.db", dict, "a dict of users")
+    Traceback (most recent call last):
+    powauth.errors.ConfigError: users must be a dict of users, not str
+
+    Raises:
+        ConfigError: if it is of another class.
+    """
+    if not isinstance(value, kinds):
+        raise wrong_type(name, wanted, value)
+
+
+def wrong_type(name: str, wanted: str, value: object) -> ConfigError:
+    """Return the error for an option that is an object of a wrong class; see `instance`."""
+    return ConfigError(f"{name} must be {wanted}, not {type(value).__name__}")
 
 
 def whole_number(name: str, value: object, *, at_least: int = 1, at_most: int | None = None) -> int:
@@ -19,7 +51,7 @@ def whole_number(name: str, value: object, *, at_least: int = 1, at_most: int | 
     if type(value) is int and at_least <= value and (at_most is None or value <= at_most):
         return value
     bounds = f"of {at_least} or more" if at_most is None else f"from {at_least} to {at_most}"
-    raise ConfigError(f"{name} must be a whole number {bounds}; got {value!r}")
+    raise wrong(name, f"a whole number {bounds}", value)
 
 
 def flag(name: str, value: object) -> bool:
@@ -33,7 +65,36 @@ def flag(name: str, value: object) -> bool:
     """
     if isinstance(value, bool):
         return value
-    raise ConfigError(f"{name} must be True or False; got {value!r}")
+    raise wrong(name, "True or False", value)
+
+
+def choice(name: str, value: object, *choices: str) -> str:
+    """Return an option that is one of a few texts.
+
+    >>> choice("same_site", "Lax", "Lax", "Strict", "None")
+    'Lax'
+
+    Raises:
+        ConfigError: if it is anything else.
+    """
+    if isinstance(value, str) and value in choices:
+        return value
+    *others, last = map(repr, choices)
+    raise wrong(name, f"{', '.join(others)} or {last}", value)
+
+
+def matching(name: str, value: object, pattern: re.Pattern[str], wanted: str) -> str:
+    r"""Return an option that is a text of a certain form.
+
+    >>> matching("prefix", "pow_", re.compile(r"[a-z]+_\Z"), "letters and an underscore, such as 'pow_'")
+    'pow_'
+
+    Raises:
+        ConfigError: if it is anything else.
+    """
+    if isinstance(value, str) and pattern.match(value):
+        return value
+    raise wrong(name, wanted, value)
 
 
 def short_name(name: str, value: object) -> str:
@@ -45,8 +106,5 @@ def short_name(name: str, value: object) -> str:
     Raises:
         ConfigError: if it is anything else.
     """
-    if isinstance(value, str) and _SHORT_NAME.match(value):
-        return value
-    raise ConfigError(
-        f"{name} must be 1 to 63 characters of A-Z, a-z, 0-9, '_', '.', '-', the first a letter or digit; got {value!r}"
-    )
+    wanted = "1 to 63 characters of A-Z, a-z, 0-9, '_', '.' and '-' that begin with a letter or digit"
+    return matching(name, value, _SHORT_NAME, wanted)

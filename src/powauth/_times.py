@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from powauth.errors import ConfigError
+from powauth._options import wrong
 
 LONGEST = timedelta(days=100 * 365)
 """A hundred years. A longer time is a mistake."""
@@ -20,11 +20,11 @@ def duration(name: str, value: object, *, at_least: int = 0, at_most: timedelta 
         ConfigError: if it is no `timedelta`, shorter than ``at_least`` milliseconds, or longer than ``at_most``.
     """
     if not isinstance(value, timedelta):
-        raise ConfigError(f"{name} must be a timedelta, such as timedelta(minutes=15), not {value!r}")
+        raise wrong(name, "a timedelta, such as timedelta(minutes=15)", value)
     if timedelta(0) <= value <= at_most and (millis := round(value / MILLISECOND)) >= at_least:
         return millis
-    bound = "more than zero" if at_least else "zero or more"
-    raise ConfigError(f"{name} must be {bound} and at most {at_most}, not {value!r}")
+    bound = {0: "zero or more", 1: "more than zero"}.get(at_least, f"{at_least * MILLISECOND} or more")
+    raise wrong(name, f"{bound} and at most {at_most}", value)
 
 
 def moment(millis: int) -> datetime:

@@ -123,7 +123,7 @@ def test_a_wrong_option_is_refused_with_what_to_do(engine: sa.Engine, options: d
 
 
 def test_what_is_no_engine_is_refused() -> None:
-    with pytest.raises(ConfigError, match="must be a SQLAlchemy Engine or AsyncEngine; got str"):
+    with pytest.raises(ConfigError, match="must be a SQLAlchemy Engine or AsyncEngine, not str"):
         SQLAlchemyUsers("sqlite://", Person)  # type: ignore[call-overload]
 
 

@@ -275,12 +275,12 @@ def test_a_source_that_is_full_counts_no_account_also_when_its_clock_went_wrong(
     [
         ({"per_account": 10}, "per_account must be a Limit"),
         ({"per_account": (10, 900)}, "per_account must be a Limit"),
-        ({"per_source": Limit(0, MINUTE)}, "per_source must be a Limit of 1 attempt or more"),
-        ({"per_source": Limit(True, MINUTE)}, "per_source must be a Limit of 1 attempt or more"),
-        ({"per_source": Limit(1, timedelta(0))}, "the period of per_source must be more than zero"),
-        ({"per_source": Limit(1, timedelta(milliseconds=999))}, "the period of per_source must be more than zero"),
+        ({"per_source": Limit(0, MINUTE)}, "the attempts of per_source must be a whole number of 1 or more"),
+        ({"per_source": Limit(True, MINUTE)}, "the attempts of per_source must be a whole number of 1 or more"),
+        ({"per_source": Limit(1, timedelta(0))}, "the period of per_source must be 0:00:01 or more"),
+        ({"per_source": Limit(1, timedelta(milliseconds=999))}, "the period of per_source must be 0:00:01 or more"),
         ({"per_source": Limit(1, cast("Any", 900))}, "the period of per_source must be a timedelta"),
-        ({"per_account": Limit(101, MINUTE)}, "100 attempts at most"),
+        ({"per_account": Limit(101, MINUTE)}, "the attempts of per_account must be a whole number from 1 to 100"),
     ],
     ids=repr,
 )

@@ -173,7 +173,7 @@ def test_rep_08_an_error_lists_the_schemes_of_other_packages(site_packages: Path
 @pytest.mark.parametrize(
     ("points", "says"),
     [
-        ("drawer = drawer:open_nothing", "the entry point of drawer:// must return a Backend; got NoneType"),
+        ("drawer = drawer:open_nothing", "the result of the entry point of drawer:// must be a Backend, not NoneType"),
         ("drawer = drawer:absent", "the backend of drawer:// cannot be loaded from drawer:absent"),
         ("drawer = absent_package:open", "the backend of drawer:// cannot be loaded from absent_package:open"),
     ],

@@ -316,7 +316,7 @@ def test_of_two_sign_ins_of_one_browser_the_dead_one_sends_no_id() -> None:
 
 @pytest.mark.parametrize("throttle", [5, "strict", Throttle])
 def test_a_throttle_is_a_throttle(throttle: object) -> None:
-    with pytest.raises(ConfigError, match="throttle must be a Throttle, or None"):
+    with pytest.raises(ConfigError, match="throttle must be a Throttle"):
         SmallApp(throttle=throttle)
 
 

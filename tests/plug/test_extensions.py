@@ -319,7 +319,7 @@ def test_a_carrier_that_is_none_is_refused() -> None:
 
 
 def test_what_is_no_extension_is_refused() -> None:
-    with pytest.raises(ConfigError, match="extensions must be Extension objects, not type"):
+    with pytest.raises(ConfigError, match="each of the extensions must be an Extension, not type"):
         SmallApp(extensions=[Tokens])
 
 

@@ -15,8 +15,8 @@ SOURCE = Path(powauth.__file__).parent
 
 LINES = (
     ("errors",),
-    ("_forks", "_extras", "_options", "_times"),  # helpers that know nothing of sessions
-    ("_running",),  # asks _extras about anyio
+    ("_forks", "_extras", "_options"),  # helpers that know nothing of sessions
+    ("_running", "_times"),  # asks _extras about anyio, and _options for a message
     ("_outages",),
     ("backends.base",),
     ("events",),

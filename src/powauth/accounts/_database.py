@@ -15,11 +15,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session
 
 from powauth import _forks
+from powauth._options import wrong_type
 from powauth.backends._sql_connections import LoopCheck, renew_if_cut, uncancelled
 from powauth.backends._sql_errors import Subject, broke, is_failure, sql_unavailable
 from powauth.backends._sql_forks import separate_processes
 from powauth.backends.base import Mode
-from powauth.errors import ConfigError
 
 T = TypeVar("T")
 
@@ -119,7 +119,7 @@ def database_of(engine: object) -> Database:
         return SyncDatabase(engine)
     if isinstance(engine, AsyncEngine):
         return AsyncDatabase(engine)
-    raise ConfigError(f"engine must be a SQLAlchemy Engine or AsyncEngine; got {type(engine).__name__}")
+    raise wrong_type("engine", "a SQLAlchemy Engine or AsyncEngine", engine)
 
 
 def refuses_values(error: StatementError) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from powauth._options import wrong
 from powauth.accounts._mapped import TIMES, MappedUsers
 from powauth.accounts.identifiers import EmailIdentifier, Identifier, UsernameIdentifier
 from powauth.accounts.passwords import PasswordPolicy
@@ -59,7 +60,7 @@ class UserForm:
             if not callable(getattr(each, "normalize", None)):
                 raise ConfigError("identifier must have a method normalize(value) -> str, as EmailIdentifier() has")
         if isinstance(fields, str):
-            raise ConfigError(f"fields must be a sequence of names, such as [{fields!r}]")
+            raise wrong("fields", f"a sequence of names, such as [{fields!r}]", fields)
         for name in fields:
             if name not in self._columns:
                 raise ConfigError(f"fields names {name!r}, which is no column of {users.model.__name__}")

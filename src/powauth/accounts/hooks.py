@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Generic, Literal, Self
 
+from powauth._options import wrong
 from powauth.accounts.base import UsersContext
 from powauth.accounts.identity import I, Key
 from powauth.backends.base import Backend, Millis
@@ -96,7 +97,7 @@ class Hooks(Generic[I]):
     def __post_init__(self) -> None:
         for name, hook in self.given():
             if not callable(hook):
-                raise ConfigError(f"the hook {name} must be a function of a Step, not {hook!r}")
+                raise wrong(f"the hook {name}", "a function of a Step", hook)
 
     def given(self) -> list[tuple[str, Hook[I]]]:
         """Return the names and functions of the hooks that the app has given."""

@@ -18,6 +18,7 @@ from uuid import UUID
 
 import msgspec
 
+from powauth._options import wrong_type
 from powauth.accounts._immutable import mutable_fields
 from powauth.errors import ConfigError
 from powauth.sessions.record import StoredKey, key_text
@@ -59,7 +60,7 @@ def stored_key(key: Key) -> StoredKey:
     if isinstance(key, UUID):
         return key.bytes
     if isinstance(key, bool) or not isinstance(key, int | str) or key == "":
-        raise ConfigError(f"a user's key must be an int, a str or a UUID, not {type(key).__name__}")
+        raise wrong_type("a user's key", "an int, a str or a UUID", key)
     if isinstance(key, str):
         plain = str.__str__(key)  # an app's own subclass may override `__str__`
         try:
@@ -188,7 +189,7 @@ class IdentityCodec(Generic[I]):
     def _stored(self, identity: I) -> tuple[bytes, I]:
         """Return the map of an identity, and the identity decoded from the map. Both identities must be equal."""
         if type(identity) is not self.cls:
-            raise ConfigError(f"the identity must be a {self.cls.__name__}, not {type(identity).__name__}")
+            raise wrong_type("the identity", f"a {self.cls.__name__}", identity)
         values = {field.encode_name: getattr(identity, field.name) for field in self._fields}
         try:
             stored = _ENCODER.encode(values)

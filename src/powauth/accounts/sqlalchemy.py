@@ -25,6 +25,7 @@ from typing import Any, Generic, TypeVar, overload
 import msgspec
 
 from powauth._extras import needs
+from powauth._options import wrong
 from powauth.accounts.base import Account, Rehash, U, UsersContext
 from powauth.accounts.checking import Ids, UserIdCheck, UserIdProblem
 from powauth.accounts.identifiers import Identifier
@@ -155,7 +156,7 @@ class SQLAlchemyUsers(UsersContext[U, I], Generic[U, I]):
         self._hasher = PasswordHasher() if hasher is None else hasher
         self._users.check_room_for_hash(self._hasher.max_length)
         if not callable(clock):
-            raise ConfigError("clock must be a function that returns an aware datetime")
+            raise wrong("clock", "a function that returns an aware datetime", clock)
         self._clock = clock
 
     # --- finding ------------------------------------------------------------------------------------------------------

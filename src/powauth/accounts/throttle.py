@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from powauth._options import instance, whole_number
 from powauth._times import duration
 from powauth.accounts.addresses import source_network
 from powauth.backends.base import (
@@ -102,23 +103,18 @@ class Throttle:
         per_account: Limit | None = PER_ACCOUNT,
         per_source: Limit | None = PER_SOURCE,
     ) -> None:
-        self.per_account = _checked("per_account", per_account)
+        self.per_account = _checked("per_account", per_account, at_most=MAX_PER_ACCOUNT)
         self.per_source = _checked("per_source", per_source)
-        if self.per_account is not None and self.per_account.attempts > MAX_PER_ACCOUNT:
-            raise ConfigError(f"per_account may allow {MAX_PER_ACCOUNT} attempts at most (NIST SP 800-63B-4)")
 
     def __repr__(self) -> str:
         return f"<Throttle per_account={self.per_account} per_source={self.per_source}>"
 
 
-def _checked(name: str, limit: Limit | None) -> Limit | None:
-    if limit is None:
-        return None
-    if not isinstance(limit, Limit) or type(limit.attempts) is not int or limit.attempts < 1:
-        raise ConfigError(
-            f"{name} must be a Limit of 1 attempt or more, such as Limit(10, timedelta(minutes=15)), or None"
-        )
-    duration(f"the period of {name}", limit.period, at_least=1000)
+def _checked(name: str, limit: Limit | None, *, at_most: int | None = None) -> Limit | None:
+    if limit is not None:
+        instance(name, limit, Limit, "a Limit, such as Limit(10, timedelta(minutes=15)), or None")
+        whole_number(f"the attempts of {name}", limit.attempts, at_most=at_most)
+        duration(f"the period of {name}", limit.period, at_least=1000)
     return limit
 
 

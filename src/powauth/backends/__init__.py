@@ -1,8 +1,8 @@
 """The storage of records: the protocol (`powauth.backends.base`) and the backends that ship with powauth."""
 
+from powauth._options import wrong_type
 from powauth.backends._schemes import EXAMPLES, GROUP, OpenBackend, opener_of, split_scheme
 from powauth.backends.base import Backend
-from powauth.errors import ConfigError
 
 __all__ = ["EXAMPLES", "GROUP", "OpenBackend", "backend_from_url"]
 
@@ -30,5 +30,5 @@ def backend_from_url(url: str, *, asynchronous: bool | None = None, create: bool
     scheme, rest = split_scheme(url)
     backend = opener_of(scheme)(scheme + rest, asynchronous=asynchronous, create=create)
     if not isinstance(backend, Backend):
-        raise ConfigError(f"the entry point of {scheme}:// must return a Backend; got {type(backend).__name__}")
+        raise wrong_type(f"the result of the entry point of {scheme}://", "a Backend", backend)
     return backend

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from powauth._extras import needs
+from powauth._options import matching
 from powauth.backends.base import MAX_OWNER_BYTES
-from powauth.errors import ConfigError
 
 with needs("users", "SQLBackend", "sqlalchemy"):
     from sqlalchemy import (
@@ -71,8 +71,7 @@ def sessions_table(metadata: MetaData, name: str = "powauth_sessions", schema: s
     Raises:
         ConfigError: if the name is not 1 to 40 letters, digits or ``_``, the first not a digit.
     """
-    if not _TABLE_NAME.match(name):
-        raise ConfigError(f"table must be 1 to 40 letters, digits or '_', the first not a digit; got {name!r}")
+    matching("table", name, _TABLE_NAME, "1 to 40 letters, digits or '_' that do not begin with a digit")
     sessions = Table(
         name,
         metadata,

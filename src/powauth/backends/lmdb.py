@@ -45,7 +45,7 @@ from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from powauth import _forks
-from powauth._options import flag, whole_number
+from powauth._options import flag, whole_number, wrong, wrong_type
 from powauth._outages import Failure, unavailable
 from powauth.backends import _lmdb_records as tree
 from powauth.backends._lmdb_engine import (
@@ -149,9 +149,9 @@ class LMDBBackend(Backend, ReadsInPlace, Transactional, CountsEpochs):
         try:
             directory = Path(os.path.abspath(path))  # noqa: PTH100 does not follow symbolic links
         except TypeError:
-            raise ConfigError(f"path must be a str or a path, not {type(path).__name__}") from None
+            raise wrong_type("path", "a str or a path", path) from None
         if isinstance(path, bytes) or not os.fspath(path) or "\0" in os.fspath(path):
-            raise ConfigError("path must name a directory: a str or a path, not empty, without NUL")
+            raise wrong("path", "the name of a directory, a str or a path without NUL", path)
         for name, size in (("map_size", map_size), ("max_map_size", max_map_size)):
             whole_number(name, size, at_least=MIN_MAP_SIZE, at_most=MAX_MAP_SIZE)
         if max_map_size < map_size:

@@ -73,6 +73,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 from msgspec.structs import asdict
 
 from powauth import _forks
+from powauth._options import wrong, wrong_type
 from powauth._times import duration
 from powauth.backends._sql_drivers import driver_for
 from powauth.backends._sql_engine import check_exists, engine_from_url, is_memory
@@ -153,10 +154,10 @@ class SQLBackend(Backend):
         made = engine_from_url(engine, self._seconds) if isinstance(engine, str) else engine
         core = made if isinstance(made, Engine) else getattr(made, "sync_engine", None)
         if not isinstance(core, Engine):
-            raise ConfigError(f"engine must be an Engine, an AsyncEngine or a URL; got {type(engine).__name__}")
+            raise wrong_type("engine", "an Engine, an AsyncEngine or a URL", engine)
         dialect = core.dialect
         if dialect.name not in {"sqlite", "postgresql", "mysql", "mariadb"}:
-            raise ConfigError(f"SQLBackend serves SQLite, PostgreSQL and MariaDB; not {dialect.name!r}")
+            raise wrong("the database", "SQLite, PostgreSQL or MariaDB", dialect.name)
         if dialect.name == "sqlite":
             if is_memory(core.url):
                 raise ConfigError("SQLite in memory cannot be shared by threads: use 'memory://', or give a file")

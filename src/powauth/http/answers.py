@@ -8,10 +8,10 @@ from urllib.parse import quote
 
 import msgspec
 
+from powauth._options import wrong
 from powauth._outages import report
 from powauth.errors import (
     AlreadySignedIn,
-    ConfigError,
     CrossSiteRequest,
     InvalidParams,
     MoreNeeded,
@@ -63,9 +63,9 @@ class Answers:
 
     def __init__(self, on_error: OnError | None = None, sign_in_path: str | None = None) -> None:
         if on_error is not None and not callable(on_error):
-            raise ConfigError(f"on_error must be a function of an error and a connection, not {on_error!r}")
+            raise wrong("on_error", "a function of an error and a connection", on_error)
         if sign_in_path is not None and (own_path(sign_in_path) != sign_in_path or {*"?#"} & {*sign_in_path}):
-            raise ConfigError(f"sign_in_path must be a path such as '/login', without a query, not {sign_in_path!r}")
+            raise wrong("sign_in_path", "a path without a query, such as '/login'", sign_in_path)
         self.on_error = on_error
         self.sign_in_path = sign_in_path
 

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import MutableMapping
 from typing import Any, ClassVar, Literal, Self
 
+from powauth._options import choice, flag, matching
 from powauth.errors import ConfigError, ConfigWarning, PowauthError
 from powauth.http.connection import Connection, Effects
 
@@ -64,8 +65,7 @@ class Carrier(ABC):
         Raises:
             ConfigError: if the name is not valid for a cookie.
         """
-        if not isinstance(name, str) or not _NAME.match(name):
-            raise ConfigError(f"session_key and app_name must be made of A-Z, a-z, 0-9, '_' and '-', not {name!r}")
+        matching("session_key (with app_name)", name, _NAME, "1 to 64 characters of A-Z, a-z, 0-9, '_' and '-'")
         if name.lower().startswith(("__host-", "__secure-")):
             raise ConfigError(f"session_key must come without the prefix of {name!r}: the carrier adds it")
         named = copy.copy(self)
@@ -128,12 +128,12 @@ class CookieCarrier(Carrier):
         partitioned: bool = False,
         insecure_http: bool = False,
     ) -> None:
-        if same_site not in ("Lax", "Strict", "None"):
-            raise ConfigError(f"same_site must be 'Lax', 'Strict' or 'None', not {same_site!r}")
-        if domain is not None and not (isinstance(domain, str) and _DOMAIN.match(domain)):
-            raise ConfigError(f"domain must be a host name such as 'example.org', no leading dot, not {domain!r}")
-        if not isinstance(path, str) or not _PATH.match(path):
-            raise ConfigError(f"path must begin with '/' and hold no characters that a header cannot, not {path!r}")
+        choice("same_site", same_site, "Lax", "Strict", "None")
+        if domain is not None:
+            matching("domain", domain, _DOMAIN, "a host name without a leading dot, such as 'example.org'")
+        matching("path", path, _PATH, "a path such as '/shop', of A-Z, a-z, 0-9, '_', '.', '/', '~' and '-'")
+        flag("partitioned", partitioned)
+        flag("insecure_http", insecure_http)
         if partitioned and same_site != "None":
             raise ConfigError("partitioned=True needs same_site='None': the cookie is for pages on other sites")
         if insecure_http:
@@ -231,12 +231,8 @@ class BearerCarrier(Carrier):
     vary = (b"Authorization",)
 
     def __init__(self, *, header: str = "Powauth-Token", prefix: str = "pow_") -> None:
-        if not isinstance(header, str) or not _HEADER.match(header):
-            raise ConfigError(f"header must be the name of a header, such as 'Powauth-Token', not {header!r}")
-        if not isinstance(prefix, str) or not _PREFIX.match(prefix):
-            raise ConfigError(f"prefix must be letters and digits and an underscore, such as 'pow_', not {prefix!r}")
-        self.header = header
-        self.prefix = prefix
+        self.header = matching("header", header, _HEADER, "the name of a header, such as 'Powauth-Token'")
+        self.prefix = matching("prefix", prefix, _PREFIX, "1 to 16 letters or digits and an underscore, such as 'pow_'")
 
     def read(self, connection: Connection) -> str | None:
         """See `Carrier.read`. This ignores credentials of another scheme and tokens of another issuer."""

@@ -7,7 +7,8 @@ Browsers name the origin of a request in headers that no page can forge: ``Sec-F
 import re
 from collections.abc import Sequence
 
-from powauth.errors import ConfigError, CrossSiteRequest
+from powauth._options import wrong
+from powauth.errors import CrossSiteRequest
 from powauth.http.connection import Connection
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
@@ -48,12 +49,12 @@ class CrossSiteDefence:
 
     >>> CrossSiteDefence(["https://shop.example/"])
     Traceback (most recent call last):
-    powauth.errors.ConfigError: an origin is scheme://host or scheme://host:port, not 'https://shop.example/'
+    powauth.errors.ConfigError: an origin must be scheme://host or scheme://host:port, not 'https://shop.example/'
     """
 
     def __init__(self, origins: Sequence[str] = ()) -> None:
         if isinstance(origins, str):
-            raise ConfigError(f"origins must be a sequence of origins, such as [{origins!r}]")
+            raise wrong("origins", f"a sequence of origins, such as [{origins!r}]", origins)
         self.origins = frozenset(_configured(origin) for origin in origins)
 
     def check(self, connection: Connection, method: str, *, secure: bool = True) -> None:
@@ -108,7 +109,7 @@ def _own(connection: Connection, secure: bool) -> str | None:
 def _configured(origin: str) -> str:
     normal = _normalized(origin) if isinstance(origin, str) else None
     if normal is None:
-        raise ConfigError(f"an origin is scheme://host or scheme://host:port, not {origin!r}")
+        raise wrong("an origin", "scheme://host or scheme://host:port", origin)
     return normal
 
 

@@ -9,6 +9,7 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from powauth._extras import is_missing
+from powauth._options import instance
 from powauth.accounts.base import U
 from powauth.accounts.identity import I
 from powauth.errors import ConfigError, PowauthError
@@ -176,8 +177,7 @@ class SessionAuthMiddleware:
         origins: Sequence[str] = (),
         websocket_recheck: timedelta = RECHECK,
     ) -> None:
-        if not isinstance(auth, Authenticator):
-            raise ConfigError(f"auth must be an Authenticator, such as a SessionAuth, not {type(auth).__name__}")
+        instance("auth", auth, Authenticator, "an Authenticator, such as a SessionAuth")
         auth.check_asgi()
         warn_if_cors_is_inside(app)
         self.app = app

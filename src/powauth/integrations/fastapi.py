@@ -9,10 +9,11 @@ from inspect import Parameter, Signature
 from typing import Annotated, Any, Final, Generic, TypeAlias, TypeVar
 
 from powauth._extras import needs
+from powauth._options import instance
 from powauth._times import duration
 from powauth.accounts.base import U, UsersContext
 from powauth.accounts.identity import I
-from powauth.errors import ConfigError, CrossSiteRequest, NotFresh, NotSignedIn, Refused
+from powauth.errors import CrossSiteRequest, NotFresh, NotSignedIn, Refused
 from powauth.http.answers import reason
 from powauth.http.carriers import BearerCarrier, Carrier, CookieCarrier, each_of
 from powauth.http.connection import PREFIX
@@ -145,8 +146,7 @@ class Auth(Generic[U, I]):
     """
 
     def __init__(self, auth: Authenticator[U, I], *, cookie_name: str = "session") -> None:
-        if not isinstance(auth, Authenticator):
-            raise ConfigError(f"auth must be an Authenticator, such as a SessionAuth, not {type(auth).__name__}")
+        instance("auth", auth, Authenticator, "an Authenticator, such as a SessionAuth")
         response_model(auth.users.identity)
         self._key = auth.current_user_key
         carriers = each_of(auth.carrier) if isinstance(auth, SessionAuth) else ()

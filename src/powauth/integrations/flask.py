@@ -12,6 +12,7 @@ from urllib.parse import quote
 import msgspec
 
 from powauth._extras import needs
+from powauth._options import wrong_type
 from powauth._times import duration
 from powauth.accounts.as_json import as_json
 from powauth.accounts.base import U
@@ -103,7 +104,7 @@ class PowAuth(Generic[U, I]):
         sign_in_path: str | None = None,
     ) -> None:
         if not isinstance(auth, Authenticator):
-            raise ConfigError("PowAuth needs auth=, an Authenticator such as a SessionAuth")
+            raise wrong_type("auth", "an Authenticator, such as a SessionAuth", auth)
         auth.check_wsgi()
         self.auth: Authenticator[U, I] = auth
         self.answers = Answers(on_error, sign_in_path)

@@ -8,6 +8,7 @@ from threading import get_ident
 from typing import Annotated, Any, Generic, NoReturn, TypeAlias, TypeVar, cast, get_args
 
 from powauth._extras import needs
+from powauth._options import instance
 from powauth._times import duration
 from powauth.accounts.base import U
 from powauth.accounts.identity import I
@@ -119,8 +120,7 @@ class PowAuthPlugin(InitPlugin, Generic[U, I]):
         origins: Sequence[str] = (),
         websocket_recheck: timedelta = RECHECK,
     ) -> None:
-        if not isinstance(auth, Authenticator):
-            raise ConfigError(f"auth must be an Authenticator, such as a SessionAuth, not {type(auth).__name__}")
+        instance("auth", auth, Authenticator, "an Authenticator, such as a SessionAuth")
         self.auth = auth
         self.dependency = dependency
         Answers(on_error, sign_in_path)  # reject wrong options here, not only when an app installs the plugin

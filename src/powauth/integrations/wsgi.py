@@ -8,10 +8,11 @@ from urllib.parse import quote
 
 import msgspec
 
+from powauth._options import instance
 from powauth.accounts.base import U
 from powauth.accounts.identity import I
 from powauth.backends.base import drive
-from powauth.errors import ConfigError, PowauthError
+from powauth.errors import PowauthError
 from powauth.http.answers import Answers, OnError
 from powauth.http.connection import MISSING, PREFIX, Connection, ConnectionStruct, States, amended
 from powauth.http.visit import Visit, Visits, bound_in
@@ -105,8 +106,7 @@ class SessionAuthMiddleware:
         on_error: OnError | None = None,
         sign_in_path: str | None = None,
     ) -> None:
-        if not isinstance(auth, Authenticator):
-            raise ConfigError(f"auth must be an Authenticator, such as a SessionAuth, not {type(auth).__name__}")
+        instance("auth", auth, Authenticator, "an Authenticator, such as a SessionAuth")
         auth.check_wsgi()
         warn_if_cors_is_inside(app)
         self.app = app

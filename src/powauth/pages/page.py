@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from powauth._options import matching, wrong
 from powauth.errors import ConfigError
 from powauth.pages.replies import security_policy
 from powauth.pages.request import PageResponse
@@ -48,10 +49,9 @@ class Page:
     csp: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not _NAME.match(self.name):
-            raise ConfigError(f"the name of a page must be letters, digits and underscores, not {self.name!r}")
+        matching("the name of a page", self.name, _NAME, "letters, digits and underscores")
         if not is_path(self.path):
-            raise ConfigError(f"the path of the page {self.name} must be one such as '/activity', not {self.path!r}")
+            raise wrong(f"the path of the page {self.name}", "a path such as '/activity'", self.path)
         if not self.methods:
             raise ConfigError(f"the page {self.name} needs a handler: give get or post")
         if self.folder is not None and not self.folder.is_dir():

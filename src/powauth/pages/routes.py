@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, fields
 
+from powauth._options import wrong
 from powauth.errors import ConfigError
 from powauth.http.own_path import own_path
 
@@ -64,9 +65,9 @@ class Routes:
             path = getattr(self, field.name)
             if field.name.startswith("after_"):
                 if path is not None and (own_path(path) != path):
-                    raise ConfigError(f"{field.name} must be a path of the app, such as '/dashboard', not {path!r}")
+                    raise wrong(field.name, "a path of the app, such as '/dashboard'", path)
             elif not is_path(path):
-                raise ConfigError(f"{field.name} must be a path such as '/{field.name}', not {path!r}")
+                raise wrong(field.name, f"a path such as '/{field.name}'", path)
         paths = [getattr(self, field.name) for field in fields(self) if not field.name.startswith("after_")]
         if len(set(paths)) != len(paths):
             raise ConfigError("two pages have the same path")

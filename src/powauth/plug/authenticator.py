@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Generic, TypeVar, cast
 
+from powauth._options import instance, wrong
 from powauth.accounts.anywhere import anywhere
 from powauth.accounts.base import Account, U, UsersContext
 from powauth.accounts.hooks import Extension, FlowHooks, Hooks
@@ -64,9 +65,8 @@ class Authenticator(ABC, Generic[U, I]):
     ) -> None:
         check_users(users)
         if not isinstance(current_user_key, str) or not current_user_key.isidentifier():
-            raise ConfigError(f"current_user_key must be a Python identifier, not {current_user_key!r}")
-        if hooks is not None and not isinstance(hooks, Hooks):
-            raise ConfigError(f"hooks must be Hooks(before_sign_in=..., ...), not {type(hooks).__name__}")
+            raise wrong("current_user_key", "a Python identifier", current_user_key)
+        instance("hooks", hooks, Hooks | None, "Hooks(before_sign_in=..., ...) or None")
         for extension in extensions:
             check_extension(extension, users)
         self.users: Final = users
@@ -296,8 +296,7 @@ def check_users(users: object) -> None:
     Raises:
         ConfigError: if it is not.
     """
-    if not isinstance(users, UsersContext):
-        raise ConfigError(f"users must be a UsersContext, such as SQLAlchemyUsers, not {type(users).__name__}")
+    instance("users", users, UsersContext, "a UsersContext, such as SQLAlchemyUsers")
 
 
 def check_extension(extension: Extension[I], users: UsersContext[Any, I]) -> Extension[I]:
@@ -306,8 +305,7 @@ def check_extension(extension: Extension[I], users: UsersContext[Any, I]) -> Ext
     Raises:
         ConfigError: if it is not an `Extension`, or the app's model lacks a mixin that the extension needs.
     """
-    if not isinstance(extension, Extension):
-        raise ConfigError(f"extensions must be Extension objects, not {type(extension).__name__}")
+    instance("each of the extensions", extension, Extension, "an Extension")
     model = getattr(users, "model", None)  # of a users context over an app's own table
     missing = [each.__name__ for each in extension.needs if not (isinstance(model, type) and issubclass(model, each))]
     if missing:

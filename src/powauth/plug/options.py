@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import msgspec
 
+from powauth._options import instance, wrong_type
 from powauth._times import duration
 from powauth.backends.base import Backend
 from powauth.errors import ConfigError
@@ -45,7 +46,7 @@ def _given(backend: Backend | str | None, store: CredentialsCache | None) -> Cre
     if backend is not None:
         return CredentialsCache(backend)
     if not isinstance(store, CredentialsCache):
-        raise ConfigError(f"store must be a CredentialsCache, not {type(store).__name__}")
+        raise wrong_type("store", "a CredentialsCache", store)
     return store
 
 
@@ -70,8 +71,7 @@ def policy_of(
     """
     remembered = None
     if remember is not None:
-        if not isinstance(remember, Remember):
-            raise ConfigError("remember must be Remember(ttl=..., max_lifetime=...), or None")
+        instance("remember", remember, Remember, "Remember(ttl=..., max_lifetime=...) or None")
         if renewal is None:
             raise ConfigError("remember needs session_ttl_renewal: an id that lives for weeks must be renewed")
         remembered = Remembered(

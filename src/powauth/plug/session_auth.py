@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Final, get_args
 
-from powauth._options import whole_number
+from powauth._options import choice, instance, whole_number
 from powauth.accounts.anywhere import anywhere
 from powauth.accounts.base import Account, U, UsersContext
 from powauth.accounts.hooks import Extension, Hooks, Parts
@@ -102,14 +102,11 @@ class SessionAuth(Authenticator[U, I]):
         clock: Callable[[], float] = time.time,
     ) -> None:
         check_users(users)
-        if on_reuse not in get_args(OnReuse):
-            raise ConfigError(f"on_reuse must be 'revoke' or 'reject', not {on_reuse!r}")
+        choice("on_reuse", on_reuse, *get_args(OnReuse))
         if max_sessions is not None:
             whole_number("max_sessions", max_sessions)
-        if throttle is not None and not isinstance(throttle, Throttle):
-            raise ConfigError(f"throttle must be a Throttle, or None, not {type(throttle).__name__}")
-        if carrier is not None and not isinstance(carrier, Carrier | AnyOf):
-            raise ConfigError(f"carrier must be a carrier such as CookieCarrier(), not {type(carrier).__name__}")
+        instance("throttle", throttle, Throttle | None, "a Throttle or None")
+        instance("carrier", carrier, Carrier | AnyOf | None, "a carrier such as CookieCarrier()")
         self._clock: Final = clock
         self.keyring: Final = secret_key if isinstance(secret_key, Keyring) else Keyring(secret_key)
         name = session_key if app_name is None else f"{app_name}_{session_key}"

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
+from powauth._options import wrong_type
 from powauth._times import duration
 from powauth.backends.anywhere import AnywhereBackend, anywhere
 from powauth.backends.base import (
@@ -87,7 +88,7 @@ class CredentialsCache:
         reload: bool = False,
     ) -> None:
         if not isinstance(backend, Backend | str):
-            raise ConfigError(f"backend must be a Backend or a URL such as 'memory://', not {type(backend).__name__}")
+            raise wrong_type("backend", "a Backend or a URL such as 'memory://'", backend)
         self._opened = isinstance(backend, str)
         self._use(anywhere(backend), check_namespace(namespace))
         self.given_backend: Backend = backend if isinstance(backend, Backend) else self.backend
