@@ -95,10 +95,10 @@ async def sessions(auth: Auth) -> dict[str, Any]:
     return {"sessions": [session_json(session) for session in await auth.sessions()]}
 
 
-@app.delete("/sessions/{session_id}", response_model=None)
-async def revoke(session_id: str, auth: Auth) -> Response:
+@app.delete("/sessions/{sid}", response_model=None)
+async def revoke(sid: str, auth: Auth) -> Response:
     """End one session."""
-    return Response(status_code=204) if await auth.revoke(session_id) else JSONResponse({"error": "not_found"}, 404)
+    return Response(status_code=204) if await auth.revoke(sid) else JSONResponse({"error": "not_found"}, 404)
 
 
 @app.delete("/sessions", status_code=204)

@@ -93,10 +93,10 @@ def sessions() -> ResponseReturnValue:
     return {"sessions": found}
 
 
-@app.delete("/sessions/<session_id>")
-def revoke(session_id: str) -> ResponseReturnValue:
+@app.delete("/sessions/<sid>")
+def revoke(sid: str) -> ResponseReturnValue:
     """End one session."""
-    return ("", 204) if request_auth().revoke(session_id) else ({"error": "not_found"}, 404)
+    return ("", 204) if request_auth().revoke(sid) else ({"error": "not_found"}, 404)
 
 
 @app.delete("/sessions")

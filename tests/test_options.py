@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from powauth import ConfigError
+
+# The messages of constructors come from these helpers, and each way to be wrong has a test here only.
 from powauth._options import choice, flag, instance, matching, short_name, whole_number, wrong
 
 

@@ -70,8 +70,8 @@ class Throttled(PowauthError):
     The error reveals nothing about any account.
 
     Attributes:
-        scope: the counter that was full: ``"account"``, ``"source"``, ``"proof"`` (a ``current_password``), or
-            ``"factor"`` (right passwords without the second factor).
+        scope: the counter that was full: ``"account"``, ``"source"``, ``"current_password"``, or ``"factor"``
+            (right passwords without the second factor).
         retry_after: the time until another attempt can succeed, in whole seconds.
     """
 

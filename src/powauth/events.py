@@ -63,7 +63,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         name: what happened.
         at: the time in UTC.
         user_key: the key of the user whose session or account it concerns.
-        session_id: the public id (sid) of the session.
+        sid: the public name of the session.
         ip: the client's address, if the app keeps metadata of sign-ins.
         detail: a reason, a count or the like. Never input from a client.
     """
@@ -71,7 +71,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: EventName
     at: datetime
     user_key: str | None = None
-    session_id: str | None = None
+    sid: str | None = None
     ip: str | None = None
     detail: str | None = None
 

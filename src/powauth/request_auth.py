@@ -179,15 +179,15 @@ class RequestAuth(BoundAuth[U, I]):
         """
         return await self.session_auth.current_session.list_all(self.connection)
 
-    async def revoke(self, session_id: object) -> bool:
-        """End one of the current user's sessions, and return whether there was one.
+    async def revoke(self, sid: object) -> bool:
+        """End the session of the current user that ``sid`` names, and return whether there was one.
 
         The result is the same for another user's session and for no session. Revoking the current one signs out.
 
         Raises:
             NotSignedIn: if nobody is signed in.
         """
-        return await self.session_auth.current_session.revoke(self.connection, session_id)
+        return await self.session_auth.current_session.revoke(self.connection, sid)
 
     async def revoke_others(self) -> int:
         """End all of the current user's sessions but this one, and sign-ins in flight. Return how many ended.

@@ -51,7 +51,7 @@ def test_list_is_a_table_or_json(url: str, capsys: pytest.CaptureFixture[str]) -
     status, out, _ = run(capsys, url, "list")
     lines = out.splitlines()
     assert status == 0
-    assert lines[0].split() == ["id", "user", "created_at", "renewed_at", "expires_at", "ip", "user_agent"]
+    assert lines[0].split() == ["sid", "user", "created_at", "renewed_at", "expires_at", "ip", "user_agent"]
     assert {line.split()[0] for line in lines[1:]} == {encode_sid(session.sid) for session in made}
     _, out, _ = run(capsys, url, "--json", "list", "--user", "1")
     rows = [msgspec.json.decode(line) for line in out.splitlines()]
@@ -62,15 +62,15 @@ def test_list_is_a_table_or_json(url: str, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_show_and_revoke_one(url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    session_id = encode_sid(fill(url)[0].sid)
-    status, out, _ = run(capsys, url, "show", session_id)
+    sid = encode_sid(fill(url)[0].sid)
+    status, out, _ = run(capsys, url, "show", sid)
     assert status == 0
-    assert session_id in out
-    _, out, _ = run(capsys, url, "--json", "show", session_id)
+    assert sid in out
+    _, out, _ = run(capsys, url, "--json", "show", sid)
     assert msgspec.json.decode(out)["metadata"]["user_agent"] == "curl"
-    assert run(capsys, url, "revoke", session_id)[:2] == (0, "ended\n")
+    assert run(capsys, url, "revoke", sid)[:2] == (0, "ended\n")
     for command in ("show", "revoke"):
-        for absent in (session_id, "nonsense"):
+        for absent in (sid, "nonsense"):
             status, out, err = run(capsys, url, command, absent)
             assert (status, out, err) == (1, "", "powauth: no such session\n")
 
@@ -95,7 +95,7 @@ def test_keys_of_each_type_are_shown_and_taken_as_text(
     of_user = [
         msgspec.json.decode(line) for line in run(capsys, url, "--json", "list", "--user", typed)[1].splitlines()
     ]
-    assert sorted(row["id"] for row in of_user) == sorted(row["id"] for row in rows)
+    assert sorted(row["sid"] for row in of_user) == sorted(row["sid"] for row in rows)
     assert run(capsys, url, "--json", "revoke-user", typed)[:2] == (0, '{"revoked":2}\n')
     assert run(capsys, url, "count")[1] == "0\n"
 

@@ -214,7 +214,7 @@ def test_rep_07_the_version() -> None:
 def test_rep_07_json_before_or_after_the_action(full_url: str, arguments: list[str]) -> None:
     done = sessions(full_url, *arguments, "--limit", "3")
     assert done.returncode == Status.DONE
-    assert [set(json.loads(line)) >= {"id", "user"} for line in done.stdout.splitlines()] == [True] * 3
+    assert [set(json.loads(line)) >= {"sid", "user"} for line in done.stdout.splitlines()] == [True] * 3
 
 
 def test_rep_07_every_common_option_may_stand_before_or_after_the_action(url: str) -> None:

@@ -303,7 +303,7 @@ class World:
             except PowauthError as raised:
                 error = raised
         found = self.auth.current_session.info(connection)
-        seen = () if found is None else (b"record:" + make_key(self.namespace, decode_sid(found.id) or b""),)
+        seen = () if found is None else (b"record:" + make_key(self.namespace, decode_sid(found.sid) or b""),)
         await self.step(Op("respond", (*seen, _CLOCK)))
         effects = await self.auth.respond(connection, failed=error is not None)
         sent = effects.cookies[0].partition(";")[0].partition("=")[2] if effects.cookies else None

@@ -383,7 +383,7 @@ def revoke_a_renewing_device(world: World) -> Plan:
 
     async def revoke(auth: Auth) -> None:
         [found] = [info for info in await auth.sessions() if not info.current]
-        world.expect(await auth.revoke(found.id), "the device had no session")
+        world.expect(await auth.revoke(found.sid), "the device had no session")
         await world.returned(lambda: world.expect(world.who(other.id) is None, "the revoked device is signed in"))
 
     def check() -> None:

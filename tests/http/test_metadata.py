@@ -82,7 +82,7 @@ def test_session_info_shows_times_as_datetimes_and_nothing_that_opens_the_sessio
         authenticated_at=NOW + 500,
     )
     info = session_info(Stored(session, 0, NOW + 60_000), current=True)
-    assert info.id == encode_sid(session.sid)
+    assert info.sid == encode_sid(session.sid)
     assert info.current
     assert info.created_at == datetime.fromtimestamp(NOW / 1000, UTC)
     assert (info.renewed_at - info.created_at).total_seconds() == 1

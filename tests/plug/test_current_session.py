@@ -55,18 +55,18 @@ def test_a_user_ends_another_session_and_then_the_own_one() -> None:
     other, own = signed_in(app), signed_in(app)
     listed = own.send(lambda auth: auth.sessions()).result
     assert [info.current for info in listed] == [True, False]
-    assert own.send(lambda auth: auth.revoke(listed[1].id)).result is True
+    assert own.send(lambda auth: auth.revoke(listed[1].sid)).result is True
     assert other.who() is None
-    reply = own.send(lambda auth: auth.revoke(listed[0].id))
+    reply = own.send(lambda auth: auth.revoke(listed[0].sid))
     assert reply.result is True
     assert reply.max_age == 0
     assert own.who() is None
 
 
-@pytest.mark.parametrize("session_id", ["", "nothing", None, 5, "A" * 24])
-def test_an_id_of_no_session_ends_none(session_id: object) -> None:
+@pytest.mark.parametrize("sid", ["", "nothing", None, 5, "A" * 24])
+def test_an_id_of_no_session_ends_none(sid: object) -> None:
     client = signed_in(SmallApp())
-    assert client.send(lambda auth: auth.revoke(session_id)).result is False
+    assert client.send(lambda auth: auth.revoke(sid)).result is False
     assert client.who() == ADA
 
 
@@ -324,7 +324,7 @@ def test_a_throttle_is_a_throttle(throttle: object) -> None:
 
 
 def spoil(app: SmallApp) -> str:
-    """Make garbage of the newest session, and return its public id."""
+    """Make garbage of the newest session, and return its sid."""
     session = app.stored()[0].session
     record = drive(app.backend.get(app.auth.store.key(session.sid), app.auth.now()))
     assert record is not None

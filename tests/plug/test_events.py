@@ -25,7 +25,7 @@ WARNINGS = {
 
 @pytest.mark.parametrize("name", get_args(EventName))
 def test_an_event_is_one_line_of_the_log(name: EventName, caplog: pytest.LogCaptureFixture) -> None:
-    event = Event(name=name, at=AT, user_key="42", session_id="abc")
+    event = Event(name=name, at=AT, user_key="42", sid="abc")
     with caplog.at_level(logging.DEBUG, logger="powauth"):
         emit(event, None)
     (record,) = caplog.records

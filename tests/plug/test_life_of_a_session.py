@@ -202,7 +202,7 @@ def test_row_08_an_earlier_id_after_the_grace_revokes_the_session(app: App) -> N
         app.user.id,
         datetime.fromtimestamp(app.auth.now() / 1000, UTC),
     )
-    assert event.session_id == encode_sid(session.sid)
+    assert event.sid == encode_sid(session.sid)
     assert_anonymous(app, browser, ["get"])
     assert app.count == 0
 

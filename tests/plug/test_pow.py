@@ -868,7 +868,7 @@ def test_update_metadata_tries_again_after_another_writer_and_not_for_ever() -> 
     other.states = dict(connection.states)
     info = plug.bound(connection).session
     assert info is not None
-    sid = decode_sid(info.id)
+    sid = decode_sid(info.sid)
     (stored,) = [one for one in drive(plug.auth.store.sessions(plug.ada.id, plug.auth.now())) if one.session.sid == sid]
     assert drive(plug.auth.store.update(stored, stored.session, stored.expires_at, plug.auth.now())) is not None
     with plug.backend.counting() as verbs:

@@ -138,7 +138,7 @@ def test_rep_42_each_lists_and_ends_its_own_sessions(sides: tuple[Side, Side]) -
     value, foreign = one.signed_in(), two.signed_in()
     assert len(one.call(value, "sessions")) == 1
     [listed] = two.call(foreign, "sessions")
-    assert one.call(value, "revoke", listed["id"]) is False
+    assert one.call(value, "revoke", listed["sid"]) is False
     assert two.knows(foreign)
 
 

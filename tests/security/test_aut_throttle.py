@@ -153,7 +153,7 @@ def test_pwd_09_current_passwords_are_throttled(door: Door) -> None:
     door.params = {"current_password": RIGHT, "name": "Eve"}
     assert throttled(browser.get("/update"))[:3] == (429, {"error": "throttled"}, "900")
     assert door.users.rows[door.user.id].name == ""
-    assert [event.detail for event in door.events if event.name == "throttled"] == ["proof"] * 3
+    assert [event.detail for event in door.events if event.name == "throttled"] == ["current_password"] * 3
     door.clock.advance(PERIOD)
     assert browser.get("/update").status == 200
     door.params = {"current_password": None, "name": "Eve"}

@@ -132,7 +132,7 @@ class Run:
 
         self.work = work
         self.get(browser, "/do")
-        (other,) = [each.id for each in found if not each.current]
+        (other,) = [each.sid for each in found if not each.current]
         return str(other)
 
     @property
@@ -162,13 +162,13 @@ def test_log_01_every_flow_is_told_of(kind: Kind, tmp_path: Path, caplog: pytest
     sids = {encode_sid(found.sid) for found in run.presented}
     for event in run.events:
         assert datetime.fromtimestamp(START, UTC) <= event.at <= datetime.fromtimestamp(run.auth.now() / 1000, UTC)
-        assert event.session_id is None or event.session_id in sids
+        assert event.sid is None or event.sid in sids
         if event.name not in ("revoked", "sign_out_failed"):
             assert event.ip == "192.0.2.1"
         if event.name in ("registered", "signed_in", "renewed", "reuse_detected", "updated", "signed_out", "deleted"):
             assert event.user_key is not None
         if event.name in ("signed_in", "renewed", "reuse_detected", "signed_out"):
-            assert event.session_id is not None
+            assert event.sid is not None
     lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith(tuple(names))]
     assert len(lines) == len(names)
     for line, event in zip(lines, run.events, strict=True):

@@ -181,7 +181,7 @@ def test_ses_06_the_id_is_in_set_cookie_and_nowhere_else(app: App, caplog: pytes
         sessions = await request.call("sessions")
         shown = [bound, bound.connection, app.auth, app.auth.store, app.auth.carrier, request.user, *sessions]
         seen.extend([repr(each) + str(each) for each in shown])
-        return [session.id for session in sessions]
+        return [session.sid for session in sessions]
 
     with caplog.at_level(logging.DEBUG):
         browser = app.browser()
@@ -209,7 +209,7 @@ def test_ses_06_the_id_is_in_set_cookie_and_nowhere_else(app: App, caplog: pytes
         assert part not in everything
 
 
-def test_ses_06_a_public_session_id_opens_nothing(app: App) -> None:
+def test_ses_06_a_sid_opens_nothing(app: App) -> None:
     app.signed_in()
     handle = encode_sid(app.session.sid)
     assert app.user_of_id(handle) is None
@@ -409,7 +409,7 @@ def test_ses_12_sessions_are_listed_newest_first_with_the_current_one_marked(app
 
     async def sessions(request: Request) -> object:
         found = await request.call("sessions")
-        return [[one.id, one.current, one.created_at.timestamp(), one.metadata["ip"]] for one in found]
+        return [[one.sid, one.current, one.created_at.timestamp(), one.metadata["ip"]] for one in found]
 
     found = app.run(browser, sessions)[0].json()
     now = app.clock.now
@@ -435,7 +435,7 @@ def test_ses_12_ones_own_session_ends_with_its_cookie(app: App) -> None:
     captured = browser.copy()
 
     async def revoke(request: Request) -> object:
-        return [await request.call("revoke", request.bound.session.id), request.user]
+        return [await request.call("revoke", request.bound.session.sid), request.user]
 
     assert app.run(browser, revoke)[0].json() == [True, None]
     assert (browser.jar, app.count, who(app, captured)) == ({}, 0, None)

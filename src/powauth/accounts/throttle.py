@@ -305,7 +305,7 @@ class Counters:
             None if by_source is None else by_source.record,
         )
 
-    async def admit_proof(self, backend: Backend, now: Callable[[], Millis], user_key: str) -> Admission:
+    async def admit_current_password(self, backend: Backend, now: Callable[[], Millis], user_key: str) -> Admission:
         """Count a ``current_password`` that a signed-in user gives.
 
         It has a separate counter: guesses at the sign-in page must not keep the user from changing the password.
@@ -317,7 +317,7 @@ class Counters:
         if self._throttle.per_account is None:
             return UNCOUNTED
         begun = now()
-        counter = self._counter("proof", user_key, self._throttle.per_account, begun)
+        counter = self._counter("current_password", user_key, self._throttle.per_account, begun)
         await _count(backend, [counter], begun)
         return _Counted(backend, now, counter.record)
 

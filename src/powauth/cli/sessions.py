@@ -26,7 +26,7 @@ BACKEND_VARIABLE = "POWAUTH_BACKEND"
 PURGE_STEP = 500
 """Records removed in one step. Other clients can run between the steps."""
 
-COLUMNS = ("id", "user", "created_at", "renewed_at", "expires_at", "ip", "user_agent")
+COLUMNS = ("sid", "user", "created_at", "renewed_at", "expires_at", "ip", "user_agent")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -96,7 +96,7 @@ def _keys(text: str) -> list[str]:
 
 async def show(store: CredentialsCache, options: argparse.Namespace) -> int:
     """Print one session with its metadata."""
-    stored = await _get(store, options.id)
+    stored = await _get(store, options.sid)
     if stored is None:
         return no_such_session()
     row = _row(stored) | {"metadata": stored.session.metadata}
@@ -110,7 +110,7 @@ async def show(store: CredentialsCache, options: argparse.Namespace) -> int:
 
 async def revoke(store: CredentialsCache, options: argparse.Namespace) -> int:
     """End one session."""
-    sid = decode_sid(options.id)
+    sid = decode_sid(options.sid)
     if sid is None or not await store.delete(sid, _now()):
         return no_such_session()
     print_result(options, {"revoked": 1}, "ended")
@@ -160,8 +160,8 @@ async def create_tables(store: CredentialsCache, options: argparse.Namespace) ->
     return Status.DONE
 
 
-async def _get(store: CredentialsCache, session_id: str) -> Stored | None:
-    sid = decode_sid(session_id)
+async def _get(store: CredentialsCache, text: str) -> Stored | None:
+    sid = decode_sid(text)
     try:
         return None if sid is None else await store.get(sid, _now())
     except UnreadableRecord:
@@ -171,7 +171,7 @@ async def _get(store: CredentialsCache, session_id: str) -> Stored | None:
 def _row(stored: Stored) -> Row:
     info = session_info(stored, current=False)
     return {
-        "id": info.id,
+        "sid": info.sid,
         "user": key_text(stored.session.user_key),
         "created_at": iso(info.created_at),
         "renewed_at": iso(info.renewed_at),

@@ -119,16 +119,16 @@ class CurrentSession(Generic[I]):
         found = await self._sessions.live(current.user_key)
         return [session_info(stored, current=stored.session.sid == current.sid) for stored in found]
 
-    async def revoke(self, connection: Connection, session_id: object) -> bool:
+    async def revoke(self, connection: Connection, sid: object) -> bool:
         """See `RequestAuth.revoke`."""
         current = self._required(connection).session
-        sid = decode_sid(session_id)
-        if sid is None:
+        found = decode_sid(sid)
+        if found is None:
             return False
-        if sid == current.sid:
+        if found == current.sid:
             await self._auth.do_delete(connection)
             return True
-        return await self._sessions.end_one(current.user_key, sid, self._log.note(connection))
+        return await self._sessions.end_one(current.user_key, found, self._log.note(connection))
 
     async def revoke_others(self, connection: Connection) -> int:
         """See `RequestAuth.revoke_others`."""

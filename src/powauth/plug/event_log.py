@@ -45,7 +45,7 @@ class EventLog:
             name=name,
             at=moment(self._now()),
             user_key=None if user_key is None else key_text(user_key),
-            session_id=None if sid is None else encode_sid(sid),
+            sid=None if sid is None else encode_sid(sid),
             ip=shown_address(connection) if connection is not None and self._with_ip else None,
             detail=detail,
         )

@@ -76,7 +76,7 @@ class StoredUserRecords(UserRecords[I]):
             return UNCOUNTED
         text = key_text(stored_key(key))
         try:
-            return await self._counters.admit_proof(self._store.backend, self._now, text)
+            return await self._counters.admit_current_password(self._store.backend, self._now, text)
         except Throttled as error:
             self._log.emit("throttled", request, user_key=stored_key(key), detail=error.scope)
             raise

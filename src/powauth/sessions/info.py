@@ -22,7 +22,7 @@ class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A session as its user or an administrator may see it. It holds no secret that opens the session.
 
     Attributes:
-        id: the public id, for `RequestAuth.revoke`.
+        sid: the public name of the session, for `RequestAuth.revoke`. It is not the id that the client holds.
         current: whether it is the session of the current request.
         created_at: when the user signed in.
         renewed_at: when its id was last renewed.
@@ -33,7 +33,7 @@ class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
             plain types, so ``first_seen`` is a number: milliseconds since the Unix epoch.
     """
 
-    id: str
+    sid: str
     current: bool
     created_at: datetime
     renewed_at: datetime
@@ -47,7 +47,7 @@ def session_info(stored: Stored, *, current: bool) -> SessionInfo:
     """Return the public view of a stored session."""
     session = stored.session
     return SessionInfo(
-        id=encode_sid(session.sid),
+        sid=encode_sid(session.sid),
         current=current,
         created_at=moment(session.created_at),
         renewed_at=moment(session.renewed_at),
