@@ -17,6 +17,7 @@ from powauth.accounts.service import Grant
 from powauth.errors import ConfigError, NotSignedIn
 from powauth.http.connection import Connection
 from powauth.plug import Authenticator, SessionAuth
+from powauth.plug.rows import CurrentRow, Run
 from powauth.sessions.info import SessionInfo
 from powauth.sessions.record import Metadata
 
@@ -126,6 +127,19 @@ class RequestAuth(BoundAuth[U, I]):
         """
         return await self.auth.recheck(self.connection)
 
+    async def load_user(self, db: object) -> U | None:
+        """Return the current user's row in a database session of the app, sync or async.
+
+        Return ``None`` if nobody is signed in, or the user is gone, is locked, or has another password or user id. The
+        request is then anonymous, and the session ends. This takes one SELECT at the first call for a session, and
+        none if the database session holds the row.
+
+        Raises:
+            StoreUnavailable: if the user could not be determined. Errors of the app's own database are raised as such.
+            ConfigError: if ``db`` is no database session, or the users are not rows of a table.
+        """
+        return await CurrentRow(self.auth, self.connection).load(db)
+
     # --- signing in and out -------------------------------------------------------------------------------------------
 
     async def sign_in(
@@ -231,10 +245,6 @@ def _merged(params: Params | None, fields: Params) -> Params:
     return {**params, **fields} if fields else params
 
 
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
-"""Runs a coroutine to its end: in one step under WSGI, on the event loop's thread under ASGI."""
-
-
 def _blocking(
     method: Callable[Concatenate[RequestAuth[U, I], P], Coroutine[Any, Any, R]],
 ) -> Callable[Concatenate["BlockingRequestAuth[U, I]", P], R]:
@@ -253,7 +263,7 @@ class BlockingRequestAuth(BoundAuth[U, I]):
 
     Args:
         bound: the object for coroutines.
-        run: runs a coroutine to its end.
+        run: runs a coroutine to its end: in one step under WSGI, on the event loop's thread under ASGI.
     """
 
     __slots__ = ("bound", "run")
@@ -262,6 +272,10 @@ class BlockingRequestAuth(BoundAuth[U, I]):
         super().__init__(bound.auth, bound.connection)
         self.bound = bound
         self.run = run
+
+    def load_user(self, db: object) -> U | None:
+        """See `RequestAuth.load_user`. The handler's own thread uses the database session."""
+        return CurrentRow(self.auth, self.connection).load_blocking(db, self.run)
 
     recheck = _blocking(RequestAuth[U, I].recheck)
     sign_in = _blocking(RequestAuth[U, I].sign_in)

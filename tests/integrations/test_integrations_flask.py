@@ -236,7 +236,7 @@ def test_a_second_extension_needs_its_own_key_and_shares_nothing() -> None:
 def test_what_is_no_authenticator_is_refused() -> None:
     for auth in (None, object()):
         with pytest.raises(ConfigError, match="auth must be an Authenticator"):
-            PowAuth(flask.Flask("app"), auth)  # type: ignore[arg-type]
+            PowAuth(flask.Flask("app"), auth)  # type: ignore[call-overload]
     with pytest.raises(ConfigError, match="synchronous users"):
         PowAuth(auth=SessionAuth(secret_key=SECRET, users=MemoryUsers("async"), backend="memory://"))
 

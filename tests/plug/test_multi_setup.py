@@ -88,7 +88,7 @@ def flask_app(setups: Setups) -> Any:
     people = PowAuth(app, setups.people, sign_in_path="/login")
     staff = PowAuth(app, setups.staff, sign_in_path="/admin/login")
 
-    def add(prefix: str, auth: PowAuth[User, Me]) -> None:
+    def add(prefix: str, auth: PowAuth[User, Me, Me]) -> None:
         def login() -> Any:
             return flask.jsonify(auth.request_auth().sign_in(flask.request.get_json()) is not None)
 

@@ -85,6 +85,7 @@ def test_every_block_of_optional_imports_is_tried_above() -> None:
         "powauth.backends._sql_engine": "powauth.backends.sql",
         "powauth.backends._sql_errors": "powauth.backends.sql",
         "powauth.backends._sql_statements": "powauth.backends.sql",
+        "powauth.integrations._flask_requests": "powauth.integrations.flask",
         "powauth.integrations._pydantic": "powauth.integrations.fastapi",
     }
     assert {reached.get(name, name) for name in found} == {module for module, _, _ in PARTS}

@@ -6,17 +6,16 @@ from typing import assert_type
 from flask import Flask, request
 from model import Me, User, auth
 
-from powauth import BlockingRequestAuth
-from powauth.integrations.flask import PowAuth
+from powauth.integrations.flask import FlaskRequestAuth, PowAuth
 
 app = Flask(__name__)
 extension = PowAuth(app, auth)
 current_user = extension.current_user
 request_auth = extension.request_auth
 
-assert_type(extension, PowAuth[User, Me])
+assert_type(extension, PowAuth[User, Me, Me])
 assert_type(current_user, Me)
-assert_type(request_auth(), BlockingRequestAuth[User, Me])
+assert_type(request_auth(), FlaskRequestAuth[User, Me, Me])
 assert_type(PowAuth(auth=auth).current_user, Me)
 
 

@@ -185,6 +185,11 @@ class AccountReader(Generic[U, I]):
             active=active is True,  # accept no other truthy value (CVE-2022-24880)
         )
 
+    def proof(self, values: Mapping[str, Any]) -> bytes:
+        """Return the proof of a user, whose columns have these values by attribute name."""
+        user_ids = tuple(self._text(values, name) for name in self._users.user_ids)
+        return proof_of(user_ids, self._text(values, self._users.password_hash))
+
     def _value(self, found: Found[U], name: str) -> object:
         if name == _ACTIVE and self._always:
             return getattr(self._users.model, name)

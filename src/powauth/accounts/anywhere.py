@@ -1,19 +1,28 @@
 """One users context for coroutines on an event loop and for plain functions under WSGI."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, TypeVar
 
 from powauth._running import on_event_loop, users_threads
 from powauth.accounts.base import Account, UsersContext
 from powauth.accounts.identity import I, Key
 from powauth.accounts.offloaded import OffloadedUsers
-from powauth.backends.base import Mode
+from powauth.backends.base import Mode, drive
 from powauth.errors import ConfigError
+
+T = TypeVar("T")
 
 
 def anywhere(users: UsersContext[Any, I]) -> UsersContext[Any, I]:
     """Return a users context that works with and without an event loop. An ``inline`` one is returned unchanged."""
     return users if users.mode in ("inline", "anywhere") else AnywhereUsers(users)
+
+
+async def call_anywhere(mode: Mode, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Await a call of a users context. On an event loop, a ``blocking`` one runs in a worker thread."""
+    if mode == "blocking" and on_event_loop():
+        return await users_threads(lambda: drive(call()))
+    return await call()
 
 
 class AnywhereUsers(UsersContext[Any, I]):

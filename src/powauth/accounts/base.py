@@ -3,18 +3,21 @@
 powauth knows users only through `UsersContext`. `powauth.accounts.sqlalchemy.SQLAlchemyUsers` implements it over an
 app's own table. Another directory or service can implement it in a page of code.
 
-No method returns a row of the app's table: powauth works with `Account` values.
+No method returns a row of the app's table: powauth works with `Account` values. Rows come only from `Rows`, in a
+database session of the app.
 """
 
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from powauth.accounts.identity import I, Key
 from powauth.backends.base import Mode
+
+T = TypeVar("T")
 
 U = TypeVar("U")
 """The class of the app's rows."""
@@ -61,6 +64,77 @@ class Account(msgspec.Struct, Generic[I], frozen=True, kw_only=True):
         return f"<Account {self.key!r}{'' if self.active else ', not active'}>"
 
 
+class Standing(msgspec.Struct, frozen=True):
+    """The part of a user that decides whether a session may continue.
+
+    Attributes:
+        key: the user's primary key.
+        proof: see `Account`.
+        active: see `Account`.
+    """
+
+    key: Key
+    proof: bytes
+    active: bool
+
+    __repr__ = object.__repr__  # error reporters record what local variables look like
+
+
+class Rows(ABC, Generic[U]):
+    """Reads rows of the app's table in database sessions of the app. ``db`` is such a session.
+
+    A session is a plain one, such as SQLAlchemy's ``Session``, or an asynchronous one. Work in a session is a function
+    of a plain session.
+    """
+
+    mode: Mode
+    """The mode of `standing`."""
+
+    @abstractmethod
+    def source(self, given: object) -> Callable[[], object]:
+        """Return a function that returns the session of the current request. The app gave ``given``.
+
+        Raises:
+            ConfigError: if ``given`` would open a new session at each call, or share one session between requests.
+        """
+
+    @abstractmethod
+    def plain(self, db: object) -> object | None:
+        """Return the plain session behind ``db``; ``None`` if ``db`` is asynchronous.
+
+        Raises:
+            ConfigError: if ``db`` is no database session.
+        """
+
+    @abstractmethod
+    async def run(self, db: object, work: Callable[[Any], T]) -> T:
+        """Return the result of work in an asynchronous session."""
+
+    @abstractmethod
+    def name(self, session: Any) -> int:
+        """Return a number that identifies a plain session."""
+
+    @abstractmethod
+    def holds(self, session: Any, row: U) -> bool:
+        """Return whether a row still belongs to a session and exists. An expired row is read from the database."""
+
+    @abstractmethod
+    def read(self, session: Any, key: Key, *, again: bool = False) -> tuple[U, Standing] | None:
+        """Return a row and its standing, by values that the session has not changed; ``None`` if there is no row.
+
+        This takes one SELECT, and none if the session holds the row. It writes no change that is pending. With
+        ``again``, it reads the standing from the database: the row in the session may be older.
+        """
+
+    @abstractmethod
+    async def standing(self, key: Key) -> Standing | None:
+        """Return the standing of a user, read without filters of the app; ``None`` if there is no such user.
+
+        Raises:
+            StoreUnavailable: if the users cannot be reached.
+        """
+
+
 class UsersContext(ABC, Generic[U, I]):
     """Finds, authenticates and changes users. ``U`` is the class of the app's rows, ``I`` the class of identities.
 
@@ -84,6 +158,9 @@ class UsersContext(ABC, Generic[U, I]):
 
     fields: Sequence[str] = ()
     """The other names in ``params`` that users may set themselves, besides the user id and the password."""
+
+    row_reader: Rows[U] | None = None
+    """Reads the users' rows, if they are rows of a table of the app."""
 
     @abstractmethod
     async def authenticate(self, params: Mapping[str, object]) -> Account[I] | None:

@@ -38,12 +38,14 @@ with needs("users", "SQLAlchemyUsers", "sqlalchemy", "greenlet"):
     import sqlalchemy as sa
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+from powauth.accounts._comparing import compare_with_rows
 from powauth.accounts._database import database_of
 from powauth.accounts._forms import INVALID, UserForm
 from powauth.accounts._mapped import MappedUsers, plain_key
 from powauth.accounts._models import AccountMixin, EmailMixin, UserMixin, UsernameMixin, UTCDateTime, utc_now
 from powauth.accounts._reading import AccountReader, Found, proof_of
 from powauth.accounts._table import UserTable
+from powauth.accounts.rows import SQLAlchemyRows
 
 __all__ = ["AccountMixin", "EmailMixin", "SQLAlchemyUsers", "UTCDateTime", "UserMixin", "UsernameMixin", "drive"]
 
@@ -89,6 +91,7 @@ class SQLAlchemyUsers(UsersContext[U, I], Generic[U, I]):
     Attributes:
         model: the declarative class.
         key_name: the name of the primary key's attribute.
+        row_reader: reads rows in database sessions of the app.
 
     Raises:
         ConfigError: if the model or an option is wrong. The message says which one and what to do.
@@ -146,9 +149,11 @@ class SQLAlchemyUsers(UsersContext[U, I], Generic[U, I]):
         self._form = UserForm(self._users, fields, identifier, PasswordPolicy() if policy is None else policy)
         reader = AccountReader(self._users, identity)
         self._table = UserTable(database, self._users, reader, self._form)
+        self.row_reader = SQLAlchemyRows(self._users, reader, database)
         self.model = model
         self.key_name = self._users.key
         self.identity = reader.identity
+        compare_with_rows(self.identity, model, self.key_name, self._users.key_of_row)
         self.user_id_field, *others = self._users.user_ids
         self.other_user_id_fields = tuple(others)
         self.fields = tuple(fields)

@@ -3,11 +3,10 @@
 It uses Flask's own hooks, so that Flask's ``session`` can carry the id and Flask's error handlers see powauth's errors.
 """
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial, wraps
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
-from urllib.parse import quote
 
 import msgspec
 
@@ -17,75 +16,65 @@ from powauth._times import duration
 from powauth.accounts.as_json import as_json
 from powauth.accounts.base import U
 from powauth.accounts.identity import I
-from powauth.backends.base import drive
 from powauth.errors import ConfigError, PowauthError, StoreUnavailable
 from powauth.http.answers import Answers, OnError, chosen
-from powauth.http.connection import MISSING, NO_EFFECTS, amended, has_vary
 from powauth.http.cross_site import CrossSiteDefence
 from powauth.http.guards import FRESH, OWN_ORIGIN, require_fresh, require_no_user, require_same_origin, require_user
-from powauth.http.visit import HOLDER_KEY, Visit, Visits, bound_in
+from powauth.http.visit import HOLDER_KEY
 from powauth.integrations import wsgi
+from powauth.integrations._flask_requests import (
+    EXTENSION,
+    SERVER_ERROR,
+    C,
+    FlaskConnection,
+    FlaskRequestAuth,
+    FlaskVisits,
+    Installed,
+    request_auth,
+)
 from powauth.plug import Authenticator
-from powauth.request_auth import BlockingRequestAuth, RequestAuth
+from powauth.plug.rows import rows_of
 
 with needs("flask", "the Flask integration", "flask", "werkzeug"):
-    from flask import Flask, Response, current_app, g, got_request_exception, request, session
+    from flask import Flask, Response, current_app, got_request_exception, has_request_context, request
     from flask.json.provider import DefaultJSONProvider
-    from flask.sessions import SecureCookieSessionInterface
-    from werkzeug.datastructures import Headers
     from werkzeug.local import LocalProxy
+
+__all__ = [
+    "FlaskRequestAuth",
+    "PowAuth",
+    "current_identity",
+    "current_user",
+    "fresh_login_required",
+    "login_required",
+    "refuse_cross_site",
+    "request_auth",
+    "same_origin_required",
+    "signed_out_required",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-EXTENSION = "powauth"
 
-SERVER_ERROR = 500
-"""The status of a response to an error that the app did not expect."""
+class PowAuth(Generic[U, I, C]):
+    """The extension: ``PowAuth(app, auth, session=db.session)``. With an app factory: ``PowAuth()`` and `init_app`.
 
+    The current user is `current_user`, in views and in templates, and the same object is ``g.current_user`` and
+    ``environ["powauth.current_user"]``. With ``session`` it is the row of the app's table in the app's own database
+    session. It is loaded when a handler first uses it, at most once per request. `current_identity` is the identity.
+    `request_auth` returns the request-bound object. An app can have several extensions with different
+    ``current_user_key``. Each has its own `PowAuth.current_user`, `PowAuth.login_required` and so on. Those of the
+    module are for the extension whose key is ``current_user``.
 
-class FlaskConnection(wsgi.WSGIConnection):
-    """A Flask request as the plug sees it: a WSGI environ, Flask's session, and ``g``."""
-
-    def session(self) -> MutableMapping[str, Any] | None:
-        """See `Connection.session`."""
-        return session
-
-    def prefix(self) -> str:
-        """See `Connection.prefix`. This is the path at which the Flask app itself is mounted."""
-        return quote(self.environ.get("SCRIPT_NAME", ""), encoding="latin-1")
-
-    def renew_session(self) -> bool:
-        """See `Connection.renew_session`. Flask's own session is in the cookie. Flask-Session can renew its id."""
-        interface = current_app.session_interface
-        if isinstance(interface, SecureCookieSessionInterface):
-            return True
-        regenerate = getattr(interface, "regenerate", None)
-        if regenerate is None:
-            return False
-        regenerate(session)
-        return True
-
-    def assign(self, key: str, value: object) -> None:
-        """See `Connection.assign`."""
-        super().assign(key, value)
-        setattr(g, key, value)
-
-
-class PowAuth(Generic[U, I]):
-    """The extension: ``PowAuth(app, auth)``, or ``PowAuth(auth=auth)`` and later ``init_app(app)``.
-
-    The current user is `current_user`, ``g.current_user`` and ``environ["powauth.current_user"]``. `request_auth`
-    returns the request-bound object. An app can have several extensions with different ``current_user_key``. Each has
-    its own `PowAuth.current_user`, `PowAuth.login_required` and so on. Those of the module are for the extension whose
-    key is ``current_user``.
-
-    ``jsonify(current_user)`` gives the identity as JSON, and ``null`` if nobody is signed in. If the app has its own
-    JSON provider, pass it ``as_json(identity)`` (`powauth.accounts.as_json`).
+    ``jsonify(current_identity)`` gives the identity as JSON, and ``null`` if nobody is signed in. If the app has its
+    own JSON provider, pass it ``as_json(identity)`` (`powauth.accounts.as_json`).
 
     Args:
         app: the app; or give it to `init_app`.
-        auth: the authenticator.
+        auth: the authenticator; or give it to `init_app`.
+        session: the app's database session: Flask-SQLAlchemy's ``db.session``, another ``scoped_session``, or a
+            function that returns the session of the current request. Without it, ``current_user`` is the identity.
         on_error: the app's own answers to powauth's errors; see `Answers`. Handlers that the app registers with Flask
             for powauth's errors have precedence.
         sign_in_path: the path of the sign-in page; see `Answers`.
@@ -95,64 +84,114 @@ class PowAuth(Generic[U, I]):
             wrong.
     """
 
+    @overload
+    def __init__(
+        self: "PowAuth[U, I, I]",
+        app: Flask | None = None,
+        auth: Authenticator[U, I] | None = None,
+        *,
+        session: None = None,
+        on_error: OnError | None = None,
+        sign_in_path: str | None = None,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: "PowAuth[U, I, U]",
+        app: Flask | None = None,
+        auth: Authenticator[U, I] | None = None,
+        *,
+        session: Callable[[], Any],
+        on_error: OnError | None = None,
+        sign_in_path: str | None = None,
+    ) -> None: ...
+
     def __init__(
         self,
         app: Flask | None = None,
         auth: Authenticator[U, I] | None = None,
         *,
+        session: Callable[[], Any] | None = None,
         on_error: OnError | None = None,
         sign_in_path: str | None = None,
     ) -> None:
-        if not isinstance(auth, Authenticator):
-            raise wrong_type("auth", "an Authenticator, such as a SessionAuth", auth)
-        auth.check_wsgi()
-        self.auth: Authenticator[U, I] = auth
-        self.answers = Answers(on_error, sign_in_path)
-        self.visits = Visits(auth, FlaskConnection, self.answers)
-        self._vary = [field.decode("ascii") for field in auth.vary]
-        self._visit_key = f"_powauth_{auth.current_user_key}"
+        self._given: Any = (auth, session)
+        self._answers = Answers(on_error, sign_in_path)
+        if app is not None or auth is not None:
+            _check(auth, session)
         # A proxy behaves like the object behind it, so it has the type of that object.
-        self.current_user: I = cast("I", LocalProxy(lambda: self.request_auth().current_user))
+        self.current_user: C = cast("C", LocalProxy(lambda: _read(self, "current_user")))
+        self.current_identity: I = cast("I", LocalProxy(lambda: _read(self, "identity")))
         if app is not None:
             self.init_app(app)
 
-    def init_app(self, app: Flask) -> None:
-        """Install the extension in an app."""
-        installed: dict[str, PowAuth[Any, Any]] = app.extensions.setdefault(EXTENSION, {})
-        key = self.auth.current_user_key
+    def init_app(
+        self,
+        app: Flask,
+        auth: Authenticator[U, I] | None = None,
+        *,
+        session: Callable[[], Any] | None = None,
+        on_error: OnError | None = None,
+        sign_in_path: str | None = None,
+    ) -> None:
+        """Install the extension in an app. Options that the constructor did not get are given here.
+
+        Raises:
+            ConfigError: see the class.
+        """
+        given_auth, given_session = self._given
+        auth, source = _check(auth or given_auth, session or given_session)
+        own = on_error is None and sign_in_path is None
+        answers = self._answers if own else Answers(on_error, sign_in_path)
+        installed: dict[str, Installed[Any, Any]] = app.extensions.setdefault(EXTENSION, {})
+        key = auth.current_user_key
         if key in installed:
             raise ConfigError(
                 f"this app has a PowAuth for {key!r} already: give the other one its own current_user_key"
             )
-        installed[key] = self
+        here = installed[key] = Installed(self, auth, FlaskVisits(auth, answers, source, self.current_user))
 
         # Flask inspects each hook at each request. It inspects a function twice as fast as a bound method.
         @app.before_request
         def fetch() -> None:
-            self._fetch()
+            here.fetch()
 
         @app.after_request
         def respond(response: Response) -> Response:
-            return self._respond(response)
+            return here.respond(response)
 
+        app.context_processor(here.for_templates)
         if len(installed) == 1:
             if isinstance(app.json, DefaultJSONProvider):
                 app.json.default = partial(_jsonable, app.json.default)
-            app.register_error_handler(PowauthError, self._answer)
+            app.register_error_handler(PowauthError, partial(_answer, answers))
             app.handle_user_exception = partial(  # type: ignore[method-assign]
-                self._handle_user_exception, app, app.handle_user_exception
+                _handle_user_exception, answers, app, app.handle_user_exception
             )
             app.handle_exception = partial(  # type: ignore[method-assign]
-                self._handle_exception, app, app.handle_exception
+                _handle_exception, app, app.handle_exception
             )
 
-    def request_auth(self) -> BlockingRequestAuth[U, I]:
+    @property
+    def installed(self) -> Installed[U, I]:
+        """This extension in the current app.
+
+        Raises:
+            ConfigError: if it is not installed there.
+        """
+        for installed in current_app.extensions.get(EXTENSION, {}).values():
+            if installed.extension is self:
+                found: Installed[U, I] = installed
+                return found
+        raise ConfigError("this PowAuth is not installed in the current app: call init_app(app, auth)")
+
+    def request_auth(self) -> FlaskRequestAuth[U, I, C]:
         """Return the request-bound object of the current request.
 
         Raises:
             ConfigError: if this extension is not installed in the app.
         """
-        return request_auth(self.auth.current_user_key)
+        return request_auth(self.installed.auth.current_user_key)
 
     def login_required(self, view: Callable[P, R]) -> Callable[P, R]:
         """Return a view for signed-in users only. Others get 401 or the sign-in page; in an outage, 503."""
@@ -194,56 +233,46 @@ class PowAuth(Generic[U, I]):
         """
         require_same_origin(self.request_auth())
 
-    def _fetch(self) -> None:
-        environ, key = request.environ, self.auth.current_user_key
-        visit = self.visits.enter(environ)
-        if visit is None:  # a middleware around the app has begun the visit, and does not set ``g``
-            outer = wsgi.WSGIConnection(environ).assigned(key)
-            if outer is not MISSING:
-                setattr(g, key, outer)
-            return
-        setattr(g, self._visit_key, visit)
-        outer = visit.connection.assigned(key)
-        if outer is not MISSING:
-            setattr(g, key, outer)
-        if not self.auth.call_at_once(visit.connection):
-            drive(visit.begin())
 
-    def _respond(self, response: Response) -> Response:
-        visit: Visit | None = g.pop(self._visit_key, None)
-        if visit is not None:  # there is none if an earlier hook has answered
-            failed = response.status_code >= SERVER_ERROR
-            effects = visit.blocking_effects(failed=failed)
-            if effects is NO_EFFECTS and not has_vary(response.headers):
-                for field in self._vary:  # most responses: keep the headers object
-                    response.headers.add("vary", field)
-            else:
-                response.headers = Headers(amended(response.headers, effects, self.auth.vary))
-        return response
+def _check(
+    auth: Authenticator[U, I] | None, session: object
+) -> tuple[Authenticator[U, I], Callable[[], object] | None]:
+    """Check the options of `PowAuth`. Return the authenticator, and the function that returns the database session."""
+    if not isinstance(auth, Authenticator):
+        raise wrong_type("auth", "an Authenticator, such as a SessionAuth", auth)
+    auth.check_wsgi()
+    return auth, None if session is None else rows_of(auth).source(session)
 
-    def _handle_user_exception(self, app: Flask, handle: Callable[..., Any], *arguments: Any) -> Any:
-        """Let Flask handle an error first. Answer a powauth error if the result has status 500.
 
-        A blueprint's handler of all exceptions hides the app's handler of powauth errors.
-        """
-        handled, error = handle(*arguments), arguments[-1]
-        if not isinstance(error, PowauthError):
-            return handled
-        response = app.make_response(handled)
-        return self._answer(error) if response.status_code == SERVER_ERROR else response
+def _read(extension: PowAuth[Any, Any, Any], name: str) -> Any:
+    return getattr(extension.request_auth(), name) if has_request_context() else None
 
-    def _handle_exception(self, app: Flask, handle: Callable[[Exception], Response], error: Exception) -> Response:
-        """Answer an outage that appears after the view, when Flask encodes the dictionary that the view returned."""
-        if isinstance(error, StoreUnavailable):
-            return app.finalize_request(app.handle_user_exception(error), from_error_handler=True)
-        return handle(error)
 
-    def _answer(self, error: PowauthError) -> Response:
-        answers = {key: installed.answers for key, installed in current_app.extensions[EXTENSION].items()}
-        answer = chosen(answers, error, self.answers)(error, FlaskConnection(request.environ))
-        if answer is None:
-            raise error
-        return Response(answer.body, answer.status, answer.fields)
+def _handle_user_exception(answers: Answers, app: Flask, handle: Callable[..., Any], *arguments: Any) -> Any:
+    """Let Flask handle an error first. Answer a powauth error if the result has status 500.
+
+    A blueprint's handler of all exceptions hides the app's handler of powauth errors.
+    """
+    handled, error = handle(*arguments), arguments[-1]
+    if not isinstance(error, PowauthError):
+        return handled
+    response = app.make_response(handled)
+    return _answer(answers, error) if response.status_code == SERVER_ERROR else response
+
+
+def _handle_exception(app: Flask, handle: Callable[[Exception], Response], error: Exception) -> Response:
+    """Answer an outage that appears after the view, when Flask encodes the dictionary that the view returned."""
+    if isinstance(error, StoreUnavailable):
+        return app.finalize_request(app.handle_user_exception(error), from_error_handler=True)
+    return handle(error)
+
+
+def _answer(own: Answers, error: PowauthError) -> Response:
+    answers = {key: installed.visits.answers for key, installed in current_app.extensions[EXTENSION].items()}
+    answer = chosen(answers, error, own)(error, FlaskConnection(request.environ))
+    if answer is None:
+        raise error
+    return Response(answer.body, answer.status, answer.fields)
 
 
 def _jsonable(default: Callable[[Any], Any], value: Any) -> Any:
@@ -271,27 +300,21 @@ def _guarded(view: Callable[P, R], guard: Callable[[], object]) -> Callable[P, R
     return guarded
 
 
-def request_auth(current_user_key: str = "current_user") -> BlockingRequestAuth[Any, Any]:
-    """Return the request-bound object of the current request.
-
-    Raises:
-        ConfigError: if the app has no `PowAuth` with that ``current_user_key``.
-    """
-    visits, states = bound_in(request.environ, current_user_key, "add PowAuth(app, auth)")
-    return BlockingRequestAuth(RequestAuth(visits.auth, FlaskConnection(request.environ, states)), drive)
+def _of_module(name: str) -> Any:
+    return getattr(request_auth(), name) if has_request_context() else None
 
 
-def _current_user() -> Any:
-    return request_auth().current_user
+current_user: Any = LocalProxy(partial(_of_module, "current_user"))
+"""The current user of the current request: the row, or the identity if the app gives no database session.
 
-
-current_user: Any = LocalProxy(_current_user)
-"""The current user of the current request. It is false if nobody is signed in.
-
-Write ``if current_user``, never ``current_user is None``: the object is a proxy, and a proxy is never ``None``.
+It is false if nobody is signed in. Write ``if current_user``, never ``current_user is None``: the object is a proxy,
+and a proxy is never ``None``.
 
 Using it raises `StoreUnavailable` if the user could not be determined. The answer is 503.
 """
+
+current_identity: Any = LocalProxy(partial(_of_module, "identity"))
+"""The identity of the current user. Reading it needs no query. It is false if nobody is signed in."""
 
 
 def login_required(view: Callable[P, R]) -> Callable[P, R]:

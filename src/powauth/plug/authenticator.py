@@ -245,6 +245,10 @@ class Authenticator(ABC, Generic[U, I]):
         del request
         return account.active
 
+    async def dismiss(self, connection: Connection) -> None:
+        """Make a request anonymous whose user is gone, is locked, or has another proof."""
+        self.assign(connection, None)
+
     # --- for the app's own code ---------------------------------------------------------------------------------------
 
     def extension(self, kind: type[E]) -> E:

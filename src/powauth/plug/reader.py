@@ -16,9 +16,9 @@ from powauth.plug.subjects import Subjects
 from powauth.sessions.ids import IdCodec, PresentedId, encode_sid
 from powauth.sessions.keyring import Keyring
 from powauth.sessions.manager import SessionManager
-from powauth.sessions.presence import Began, Ended, Presence, Recognized, SeveralLive, Unknown
+from powauth.sessions.presence import Began, Ended, Presence, Recognized, SeveralLive, Unknown, stored_in
 from powauth.sessions.recognition import FORGED, NO_ID, Anonymous, NeedsRead, Recognizer, Unchanged
-from powauth.sessions.record import Outcome, resumes
+from powauth.sessions.record import Outcome, Session, resumes
 from powauth.sessions.store import Stored, UnreadableRecord
 
 SESSION_PURPOSE = "session"
@@ -159,14 +159,28 @@ class RequestReader(Generic[I]):
         session = stored.session
         account = await self._users.get(loaded_key(session.user_key))
         if not isinstance(account, Account) or not self._subjects.proves(account, session):
-            await self._store.delete(session.sid, self._now())
-            self._log.emit("revoked", connection, session, detail="user gone, locked or changed")
+            await self._drop(connection, session)
             return None
         merged = self._subjects.merged(session, account) if keep else session
         if merged != session:
             done = await self._store.update(stored, merged, stored.expires_at, self._now())
             stored = stored if done is None else done
         return stored, account.identity
+
+    async def dismiss(self, connection: Connection) -> None:
+        """End the session of a request whose user no longer has its proof: row 12.
+
+        Raises:
+            StoreUnavailable: if the store cannot be reached.
+        """
+        stored = stored_in(self.presence(connection))
+        if stored is not None:
+            await self._drop(connection, stored.session)
+            self.set_presence(connection, NO_ID)
+
+    async def _drop(self, connection: Connection, session: Session) -> None:
+        await self._store.delete(session.sid, self._now())
+        self._log.emit("revoked", connection, session, detail="user gone, locked or changed")
 
     def _recognize(self, connection: Connection, channel: Channel[I]) -> Anonymous | Unchanged[I] | NeedsRead[I]:
         presence = channel.recognizer.recognize(channel.carrier.read(connection), self._now())

@@ -306,6 +306,11 @@ class SessionAuth(Authenticator[U, I]):
         """See `Authenticator.note`. The event names the session if it belongs to this user."""
         self.current_session.note(name, request, key, detail)
 
+    async def dismiss(self, connection: Connection) -> None:
+        """See `Authenticator.dismiss`. This ends the session: row 12."""
+        await self._reader.dismiss(connection)
+        self.assign(connection, None)
+
     def is_ambient(self, connection: Connection) -> bool:
         """See `Authenticator.is_ambient`: only programs send a bearer token."""
         return self._reader.channel_of(connection).carrier.ambient

@@ -1,0 +1,250 @@
+"""A request of a Flask app in front of the plug, and the request-bound object of its views."""
+
+from collections.abc import Callable, Coroutine, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from typing import Any, Generic, TypeVar, cast
+from urllib.parse import quote
+
+from powauth._extras import needs
+from powauth._running import on_event_loop
+from powauth.accounts.base import U
+from powauth.accounts.identity import I
+from powauth.backends.base import drive
+from powauth.errors import ConfigError, NotSignedIn
+from powauth.http.answers import Answers
+from powauth.http.connection import MISSING, NO_EFFECTS, amended, has_vary
+from powauth.http.unreachable import Unreachable
+from powauth.http.visit import HOLDER_KEY, Visit, Visits, bound_in
+from powauth.integrations import wsgi
+from powauth.plug import Authenticator
+from powauth.plug.rows import rows_of
+from powauth.request_auth import BlockingRequestAuth, RequestAuth
+
+with needs("flask", "the Flask integration", "flask", "werkzeug"):
+    from flask import Response, current_app, g, request, session
+    from flask.sessions import SecureCookieSessionInterface
+    from werkzeug.datastructures import Headers
+
+C = TypeVar("C")
+"""The type of ``current_user``: the app's rows, or the identities."""
+
+T = TypeVar("T")
+
+EXTENSION = "powauth"
+"""The key in ``app.extensions`` of the mapping from each ``current_user_key`` to an `Installed`."""
+
+SERVER_ERROR = 500
+"""The status of a response to an error that the app did not expect."""
+
+_REQUIRED = "flask.required"
+"""The key in a connection's states of the mark that a guard has accepted the identity."""
+
+_DISMISSED = "flask.dismissed"
+"""The key in a connection's states of the mark that the row has refuted an identity that a guard accepted."""
+
+
+class FlaskConnection(wsgi.WSGIConnection):
+    """A Flask request as the plug sees it: a WSGI environ, Flask's session, and ``g``."""
+
+    def session(self) -> MutableMapping[str, Any] | None:
+        """See `Connection.session`."""
+        return session
+
+    def prefix(self) -> str:
+        """See `Connection.prefix`. This is the path at which the Flask app itself is mounted."""
+        return quote(self.environ.get("SCRIPT_NAME", ""), encoding="latin-1")
+
+    def renew_session(self) -> bool:
+        """See `Connection.renew_session`. Flask's own session is in the cookie. Flask-Session can renew its id."""
+        interface = current_app.session_interface
+        if isinstance(interface, SecureCookieSessionInterface):
+            return True
+        regenerate = getattr(interface, "regenerate", None)
+        if regenerate is None:
+            return False
+        regenerate(session)
+        return True
+
+    def assign(self, key: str, value: object) -> None:
+        """See `Connection.assign`."""
+        super().assign(key, value)
+        setattr(g, key, value)
+
+
+class FlaskRowConnection(FlaskConnection):
+    """The connection of an app whose ``current_user`` is the row.
+
+    The core reads the identity from the states. ``g`` and the environ hold the proxy, so no request loads the row
+    unless a handler uses it.
+    """
+
+    def assigned(self, key: str) -> object:
+        """See `Connection.assigned`."""
+        found = self.states.get(key, MISSING)
+        return super().assigned(key) if found is MISSING else found
+
+    def assign(self, key: str, value: object) -> None:
+        """See `Connection.assign`."""
+        self.states[key] = value
+        installed = installed_for(key)
+        super().assign(key, value if installed is None else installed.visits.visible(value))
+
+
+class FlaskRequestAuth(BlockingRequestAuth[U, I], Generic[U, I, C]):
+    """The request-bound object of a Flask app. Its ``current_user`` is the row if the app gives a database session."""
+
+    __slots__ = ("_session",)
+
+    def __init__(self, bound: RequestAuth[U, I], session: "Callable[[], object] | None") -> None:
+        super().__init__(bound, _run)
+        self._session = session
+
+    @property
+    def current_user(self) -> C | None:  # type: ignore[override]
+        """The current user: the row in the app's database session, or the identity if the app gives none.
+
+        Raises:
+            StoreUnavailable: if the user could not be determined.
+            NotSignedIn: if a guard such as ``login_required`` accepted the identity, but the user is gone, is locked,
+                or has another password.
+        """
+        identity = self.identity
+        if self._session is None:
+            return cast("C | None", identity)
+        states = self.connection.states
+        row = None if identity is None else self.load_user(_same(self._session, self.auth))
+        if row is not None:
+            return cast("C", row)
+        if identity is not None and _REQUIRED in states:
+            states[_DISMISSED] = True
+        if _DISMISSED in states:
+            raise NotSignedIn("the user is gone or has changed", current_user_key=self.auth.current_user_key)
+        return None
+
+    def require_user(self) -> I:
+        """See `BoundAuth.require_user`."""
+        identity = super().require_user()
+        if self._session is not None:
+            self.connection.states[_REQUIRED] = True
+        return identity
+
+
+def _run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end. A view that is a coroutine has its own event loop, which may wait."""
+    if not on_event_loop():
+        return drive(coroutine)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(copy_context().run, drive, coroutine).result()
+
+
+def _same(session: Callable[[], object], auth: Authenticator[Any, Any]) -> object:
+    """Return the current database session of the app.
+
+    Raises:
+        ConfigError: if the app's function opens a new one at each call, or returns none for plain functions.
+    """
+    found = session()
+    if session() is not found:
+        raise ConfigError("session returned two sessions in one request: return the session of the current request")
+    if rows_of(auth).plain(found) is None:
+        raise ConfigError("current_user needs a synchronous database session: give one over an Engine")
+    return found
+
+
+class FlaskVisits(Visits):
+    """The visits of one extension in one app.
+
+    Attributes:
+        session: returns the current database session; ``None`` if ``current_user`` is the identity.
+        proxy: the proxy ``current_user``.
+    """
+
+    __slots__ = ("proxy", "session")
+
+    def __init__(
+        self, auth: Authenticator[Any, Any], answers: Answers, session: Callable[[], object] | None, proxy: object
+    ) -> None:
+        super().__init__(auth, FlaskConnection if session is None else FlaskRowConnection, answers)
+        self.session = session
+        self.proxy = proxy
+
+    def visible(self, value: object) -> object:
+        """Return the object that ``g`` holds for the value of an authenticator."""
+        return value if self.session is None or value is None or type(value) is Unreachable else self.proxy
+
+
+class Installed(Generic[U, I]):
+    """An extension in one app.
+
+    Args:
+        extension: the extension.
+        auth: the authenticator.
+        visits: begins the visits of requests.
+    """
+
+    def __init__(self, extension: object, auth: Authenticator[U, I], visits: FlaskVisits) -> None:
+        self.extension = extension
+        self.auth = auth
+        self.visits = visits
+        self._vary = [field.decode("ascii") for field in auth.vary]
+        self._visit_key = f"_powauth_{auth.current_user_key}"
+
+    def fetch(self) -> None:
+        """Assign the current user: before each request, or at its first use if the request has no such hooks."""
+        environ, key = request.environ, self.auth.current_user_key
+        visit = self.visits.enter(environ)
+        if visit is None:  # a middleware around the app has begun the visit, and does not set ``g``
+            outer = wsgi.WSGIConnection(environ).assigned(key)
+            if outer is not MISSING:
+                setattr(g, key, self.visits.visible(outer))
+            return
+        setattr(g, self._visit_key, visit)
+        outer = visit.connection.assigned(key)
+        if outer is not MISSING:
+            visit.connection.assign(key, outer)
+        if not self.auth.call_at_once(visit.connection):
+            drive(visit.begin())
+
+    def respond(self, response: Response) -> Response:
+        """Add the changes of the authenticator to a response."""
+        visit: Visit | None = g.pop(self._visit_key, None)
+        if visit is not None:  # there is none if an earlier hook has answered
+            failed = response.status_code >= SERVER_ERROR
+            effects = visit.blocking_effects(failed=failed)
+            if effects is NO_EFFECTS and not has_vary(response.headers):
+                for field in self._vary:  # most responses: keep the headers object
+                    response.headers.add("vary", field)
+            else:
+                response.headers = Headers(amended(response.headers, effects, self.auth.vary))
+        return response
+
+    def for_templates(self) -> dict[str, Any]:
+        """Return the variable of templates."""
+        return {self.auth.current_user_key: self.visits.proxy}
+
+
+def installed_for(key: str) -> Installed[Any, Any] | None:
+    """Return the installed extension of the current app for a ``current_user_key``."""
+    installed: Installed[Any, Any] | None = current_app.extensions.get(EXTENSION, {}).get(key)
+    return installed
+
+
+def request_auth(current_user_key: str = "current_user") -> FlaskRequestAuth[Any, Any, Any]:
+    """Return the request-bound object of the current request.
+
+    Raises:
+        ConfigError: if the app has no `PowAuth` with that ``current_user_key``.
+    """
+    environ = request.environ
+    if current_user_key not in environ.get(HOLDER_KEY, {}):  # no hook has run, as in ``test_request_context``
+        installed = installed_for(current_user_key)
+        if installed is not None:
+            installed.fetch()
+    visits, states = bound_in(environ, current_user_key, "add PowAuth(app, auth)")
+    if not isinstance(visits, FlaskVisits):  # a middleware around the app has begun the visit
+        installed = installed_for(current_user_key)
+        if installed is None:
+            return FlaskRequestAuth(RequestAuth(visits.auth, FlaskConnection(environ, states)), None)
+        visits = installed.visits
+    return FlaskRequestAuth(RequestAuth(visits.auth, visits.connect(environ, states)), visits.session)
