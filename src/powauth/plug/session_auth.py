@@ -179,15 +179,13 @@ class SessionAuth(Authenticator[U, I]):
         presence = self._reader.look_at_once(connection)
         if presence is None:
             return False
-        connection.assign(key, self._identity_in(connection, presence))
+        identity = presence.identity
+        connection.assign(key, identity if identity is not None and self.admits(connection, identity) else None)
         return True
 
     async def fetch(self, connection: Connection) -> I | None:
         """Return the identity of the request's user. Takes one read of the store, and none without a valid id."""
-        return self._identity_in(connection, await self._reader.look_again(connection))
-
-    def _identity_in(self, connection: Connection, presence: Presence[I]) -> I | None:
-        identity = presence.identity
+        identity = (await self._reader.look_again(connection)).identity
         return identity if identity is not None and self.admits(connection, identity) else None
 
     async def create(self, connection: Connection, account: Account[I], grant: Grant = AS_BEFORE) -> Account[I] | None:
@@ -212,7 +210,7 @@ class SessionAuth(Authenticator[U, I]):
 
     def is_due(self, connection: Connection) -> bool:
         """See `Authenticator.is_due`. If a subclass's `respond` changes more responses, override this too."""
-        presence = self._reader.presence(connection)
+        presence: Presence[I] | None = connection.states.get(self._reader)  # one call fewer for every response
         return presence is not None and presence.is_due
 
     async def respond(self, connection: Connection, *, failed: bool = False) -> Effects:

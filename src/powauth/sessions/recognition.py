@@ -36,8 +36,8 @@ class Anonymous(msgspec.Struct, frozen=True):
 
     forged: bool = False
 
-    needs_read: ClassVar[bool] = False
-    is_due: ClassVar[bool] = False
+    needs_read: bool = False
+    is_due: bool = False
     stored: ClassVar[None] = None
     identity: ClassVar[None] = None
 
@@ -65,8 +65,8 @@ class Unchanged(msgspec.Struct, Generic[I], frozen=True):
     since: Millis
     until: Millis
 
-    needs_read: ClassVar[bool] = False
-    is_due: ClassVar[bool] = False
+    needs_read: bool = False
+    is_due: bool = False
 
     __repr__ = object.__repr__  # ``seen`` holds secrets: error reporters record the repr of local variables
 
@@ -96,8 +96,8 @@ class NeedsRead(msgspec.Struct, Generic[I]):
     record: Record | None = None
     missing: bool = False
 
-    needs_read: ClassVar[bool] = True
-    is_due: ClassVar[bool] = False
+    needs_read: bool = True
+    is_due: bool = False
     stored: ClassVar[None] = None
     identity: ClassVar[None] = None
 
