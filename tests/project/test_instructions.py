@@ -1,5 +1,8 @@
 """The gate on the instructions of a request, without the counting: `make gate` counts, under valgrind."""
 
+import re
+from pathlib import Path
+
 import pytest
 from benchmarks import instructions
 from benchmarks.instruction_scenarios import ADDED, BLOCKS, FLOOR, REQUESTS
@@ -25,6 +28,23 @@ def test_each_record_is_of_the_scenarios_and_passes_its_own_gate() -> None:
     for counts in instructions.records().values():
         assert counts.keys() == ADDED.keys(), "scenarios have changed: python -m benchmarks.instructions --record"
         assert instructions.verdict(counts, counts) == []
+
+
+def test_the_page_has_the_counts_on_record() -> None:
+    records = instructions.records()
+    page = Path("docs/performance.md").read_text(encoding="utf-8")
+    head, *rows = (line for line in page.splitlines() if re.match(r"\| (added|ASGI|WSGI|Flask)", line))
+    builds = [f"cpython-{version} x86_64" for version in re.findall(r"Python (\d+\.\d+)", head)]
+    assert sorted(builds) == sorted(records)
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    found = {name: [int(number.replace(",", "")) for number in numbers] for name, *numbers in cells}
+    assert found.keys() == ADDED.keys() - {instructions.NEEDLESS}
+    assert found == {name: [records[build][name] for build in builds] for name in found}
+
+
+def test_each_supported_version_of_python_has_a_record() -> None:
+    classifiers = re.findall(r"Python :: (3\.\d+)", Path("pyproject.toml").read_text(encoding="utf-8"))
+    assert {f"cpython-{version} x86_64" for version in classifiers} == instructions.records().keys()
 
 
 @pytest.mark.parametrize(
