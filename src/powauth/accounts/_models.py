@@ -21,10 +21,17 @@ class UTCDateTime(TypeDecorator[datetime]):
     """An aware time in UTC, to the microsecond. This holds on every database, even if the column has no time zone.
 
     It refuses naive values, because they mean a different time on each machine.
+
+    In a migration it is `powauth.accounts.sqlalchemy.UTCDateTime`; see `powauth.accounts.migrations`.
     """
+
+    __module__ = "powauth.accounts.sqlalchemy"  # the public name, which migrations import
 
     impl = DateTime(timezone=True)
     cache_ok = True
+
+    def __repr__(self) -> str:
+        return "UTCDateTime()"
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         """Return the type for a database. MariaDB stores whole seconds unless the column type asks for fractions."""

@@ -245,6 +245,19 @@ class AccountService(Generic[I]):
 
     # --- accounts in the app's own code -------------------------------------------------------------------------------
 
+    async def create_account(self, params: Params) -> I:
+        """Create a user, by the rules of a registration. Nobody is signed in, and no hook runs.
+
+        This is for the app's own code.
+
+        Raises:
+            InvalidParams: what is wrong with ``params``.
+        """
+        check_params(params)
+        account = await self.users.create(params)
+        self._port.note("registered", None, key=account.key)
+        return account.identity
+
     async def update_account(self, key: Key, params: Params) -> I:
         """Change any field of any user, without a current password. This is for the app's own code.
 

@@ -41,6 +41,7 @@ with needs("users", "SQLAlchemyUsers", "sqlalchemy", "greenlet"):
 from powauth.accounts._comparing import compare_with_rows
 from powauth.accounts._database import database_of
 from powauth.accounts._forms import INVALID, UserForm
+from powauth.accounts._listing import ListedTable, UserLister
 from powauth.accounts._mapped import MappedUsers, plain_key
 from powauth.accounts._models import AccountMixin, EmailMixin, UserMixin, UsernameMixin, UTCDateTime, utc_now
 from powauth.accounts._reading import AccountReader, Found, proof_of
@@ -58,7 +59,7 @@ _GONE = {"base": ["the user no longer exists"]}
 _OVERTAKEN = {"base": ["was changed at the same time; try again"]}
 
 
-class SQLAlchemyUsers(UsersContext[U, I], Generic[U, I]):
+class SQLAlchemyUsers(UsersContext[U, I], ListedTable, Generic[U, I]):
     """Users in a table of the app, through the app's declarative model.
 
     The model has `UserMixin`, or the same attributes: a single primary key, a unique user id, a nullable password hash,
@@ -150,6 +151,7 @@ class SQLAlchemyUsers(UsersContext[U, I], Generic[U, I]):
         reader = AccountReader(self._users, identity)
         self._table = UserTable(database, self._users, reader, self._form)
         self.row_reader = SQLAlchemyRows(self._users, reader, database)
+        self._lister = UserLister(database, self._users)
         self.model = model
         self.key_name = self._users.key
         self.identity = reader.identity

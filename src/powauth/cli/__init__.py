@@ -1,8 +1,9 @@
-"""``powauth``: a secret, the pages' templates, and the administration of sessions over a backend's URL.
+"""``powauth``: a secret, the pages' templates, and the administration of sessions and users.
 
     powauth secret
     powauth templates app/templates/auth
     powauth sessions --backend lmdb:///var/lib/app/sessions list --user 42
+    powauth --app shop.main:auth users deactivate mia@example.com
 
 The printed ids are public: nobody can use a session with them. The exit status tells a script what happened; see
 `Status`.
@@ -15,8 +16,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from powauth.cli.status import Status, status_of
-from powauth.errors import PowauthError
+from powauth.cli.status import AppError, Status, status_of
+from powauth.errors import InvalidParams, PowauthError
 
 __all__ = ["Status", "main"]
 
@@ -63,8 +64,21 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         return int(options.run(options))
     except PowauthError as error:
-        _complain(str(error))
+        if isinstance(error, AppError) and error.__cause__ is not None:
+            traceback.print_exception(error.__cause__)
+        for sentence in _sentences(error):
+            _complain(sentence)
         return status_of(error)
+
+
+def _sentences(error: PowauthError) -> list[str]:
+    if not isinstance(error, InvalidParams):
+        return [str(error)]
+    return [
+        message if field == "base" else f"{field}: {message}"
+        for field, messages in error.errors.items()
+        for message in messages
+    ]
 
 
 def _complain(sentence: str) -> None:

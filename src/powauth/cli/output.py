@@ -1,6 +1,7 @@
 """Output of the commands: tables for people, JSON for programs, and progress on stderr."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -50,7 +51,7 @@ class Table:
 
 def print_json(value: object) -> None:
     """Print a value as one line."""
-    print(msgspec.json.encode(value).decode())
+    print(escaped(msgspec.json.encode(value).decode()))
 
 
 def print_result(options: argparse.Namespace, result: dict[str, int], text: str) -> None:
@@ -62,15 +63,27 @@ def print_result(options: argparse.Namespace, result: dict[str, int], text: str)
 
 
 def printable(value: object) -> str:
-    """Return the text of a value, with ``?`` for unprintable characters. They could control the terminal."""
-    text = "-" if value is None else str(value)
-    return "".join(character if character.isprintable() else "?" for character in text)
+    r"""Return the text of a value in a table; see `escaped`.
+
+    >>> print(printable(None), printable(True), printable("mia\x1b"))
+    - yes mia\u001b
+    """
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else escaped(str(value))
+
+
+def escaped(text: str) -> str:
+    """Return a text with the escapes of JSON for unprintable characters, which could control the terminal."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text)
 
 
 def progress(text: str) -> None:
     """Show the progress of a command on stderr if it is a terminal. A text that ends its line is always shown."""
     if sys.stderr is not None and (sys.stderr.isatty() or text.endswith("\n")):
-        print(f"\r{text}" if sys.stderr.isatty() else text, end="", file=sys.stderr, flush=True)
+        print(f"\r\x1b[K{text}" if sys.stderr.isatty() else text, end="", file=sys.stderr, flush=True)
 
 
 def no_such_session() -> Status:
@@ -79,6 +92,13 @@ def no_such_session() -> Status:
     return Status.NO_SESSION
 
 
+def no_such_user() -> Status:
+    """Report that there is no such user."""
+    print("powauth: no such user", file=sys.stderr)
+    return Status.NO_USER
+
+
 def iso(moment: datetime) -> str:
-    """Return a time in UTC, to the second."""
+    """Return a time in UTC, to the second. A time without a zone counts as UTC."""
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,4 +1,4 @@
-"""``powauth sessions``: list, count and end the sessions of a store."""
+"""``powauth sessions``: list, count and end the sessions of a store, or of an app."""
 
 import argparse
 import asyncio
@@ -7,13 +7,15 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from time import time
 from typing import Any
-from uuid import UUID
 
+from powauth.accounts.identity import stored_key
 from powauth.backends import EXAMPLES, backend_from_url
-from powauth.backends.anywhere import AnywhereBackend
 from powauth.backends.base import Millis, drive
+from powauth.backends.wrapping import BackendWrapper
+from powauth.cli.app import is_per_process, load_auth, run_with
 from powauth.cli.output import Row, Table, iso, no_such_session, print_json, print_result, printable, progress
-from powauth.cli.status import Status
+from powauth.cli.status import Status, UsageError
+from powauth.cli.users import end_all_of, keys_of
 from powauth.errors import ConfigError
 from powauth.sessions.ids import decode_sid
 from powauth.sessions.info import session_info
@@ -26,6 +28,8 @@ BACKEND_VARIABLE = "POWAUTH_BACKEND"
 PURGE_STEP = 500
 """Records removed in one step. Other clients can run between the steps."""
 
+IN_MEMORY = "memory:// is inside of the app's process, where no command can look"
+
 COLUMNS = ("sid", "user", "created_at", "renewed_at", "expires_at", "ip", "user_agent")
 
 
@@ -35,18 +39,30 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         PowauthError: if the store cannot be used.
     """
+    if options.app:
+        return _run_in_app(options)
     url = options.backend or os.environ.get(BACKEND_VARIABLE)
     if not url:
-        print(f"powauth: give --backend or set {BACKEND_VARIABLE}: {EXAMPLES}", file=sys.stderr)
+        print(f"powauth: give --backend, or set {BACKEND_VARIABLE}, or give --app: {EXAMPLES}", file=sys.stderr)
         return Status.USAGE
     if url.lower().startswith("memory:"):
-        raise ConfigError("memory:// is inside of the app's process, where no command can look")
+        raise ConfigError(IN_MEMORY)
     # A missing store is probably a typo, so do not create it. Only `create-tables` may create a SQLite file.
     makes_file = options.action is create_tables and url.lower().startswith("sqlite")
     backend = backend_from_url(url, create=makes_file)
-    store = CredentialsCache(backend, namespace=options.namespace)
+    store = CredentialsCache(backend, namespace=options.namespace or "credentials")
     run_it: Callable[[Coroutine[Any, Any, int]], int] = asyncio.run if backend.mode == "async" else drive
     return run_it(_closing(store, options.action(store, options)))
+
+
+def _run_in_app(options: argparse.Namespace) -> int:
+    if options.backend or options.namespace:
+        raise UsageError("--app brings its own backend and namespace: leave --backend and --namespace out")
+    auth = load_auth(options.app)
+    if is_per_process(auth):
+        raise ConfigError(IN_MEMORY)
+    options.auth = auth
+    return run_with(auth, options.action(auth.store, options))
 
 
 async def _closing(store: CredentialsCache, work: Coroutine[Any, Any, int]) -> int:
@@ -86,12 +102,8 @@ async def _found(store: CredentialsCache, user: str | None) -> AsyncIterator[Sto
 
 
 def _keys(text: str) -> list[str]:
-    """Return the keys that ``text`` may mean: the text itself, and its plain form if it is a UUID."""
-    try:
-        plain = UUID(text).hex
-    except ValueError:
-        return [text]
-    return list(dict.fromkeys((text, plain)))
+    """Return the keys that ``text`` may mean, as records name them."""
+    return list(dict.fromkeys(key_text(stored_key(key)) for key in keys_of(text)))
 
 
 async def show(store: CredentialsCache, options: argparse.Namespace) -> int:
@@ -118,10 +130,11 @@ async def revoke(store: CredentialsCache, options: argparse.Namespace) -> int:
 
 
 async def revoke_user(store: CredentialsCache, options: argparse.Namespace) -> int:
-    """End all sessions of a user."""
-    ended = 0
-    for key in _keys(options.user):
-        ended += await store.delete_user(key, _now())
+    """End all sessions of a user. In an app, end everything that signs the user in."""
+    if options.auth is not None:
+        ended = await end_all_of(options.auth, options.user)
+    else:
+        ended = sum([await store.delete_user(key, _now()) for key in _keys(options.user)])
     print_result(options, {"revoked": ended}, f"{ended} ended")
     return Status.DONE
 
@@ -151,7 +164,9 @@ async def create_tables(store: CredentialsCache, options: argparse.Namespace) ->
     Raises:
         ConfigError: if the backend has no tables.
     """
-    backend = store.backend.here() if isinstance(store.backend, AnywhereBackend) else store.backend
+    backend = store.backend
+    while isinstance(backend, BackendWrapper):
+        backend = backend.here()
     create = getattr(backend, "create_tables", None)
     if create is None:
         raise ConfigError("this backend has no tables: create-tables is for SQL")

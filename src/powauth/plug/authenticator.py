@@ -274,6 +274,10 @@ class Authenticator(ABC, Generic[U, I]):
             stored_key(key)  # raises if it is no key
         return key
 
+    async def create_account(self, params: Mapping[str, object] | None = None, /, **fields: object) -> I:
+        """Create a user without a request; see `AccountService.create_account`."""
+        return await self.accounts.create_account({**(params or {}), **fields})
+
     async def update_account(self, user: object, params: Mapping[str, object] | None = None, /, **fields: object) -> I:
         """Change any user; see `AccountService.update_account`. ``user`` is an identity, a row, or a key."""
         return await self.accounts.update_account(self.key_of(user), {**(params or {}), **fields})

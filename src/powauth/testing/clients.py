@@ -17,6 +17,7 @@ from powauth.backends.base import drive
 from powauth.errors import ConfigError, NotSignedIn
 from powauth.http.carriers import CookieCarrier
 from powauth.http.connection import MISSING, Connection
+from powauth.integrations._finding import authenticators_of
 from powauth.plug import Authenticator, SessionAuth
 from powauth.request_auth import RequestAuth
 
@@ -253,28 +254,12 @@ def _transport(client: Any) -> Any:
 
 def _authenticator_of(client: Any, key: str | None) -> Authenticator[Any, Any]:
     app = getattr(client, "application", None) or getattr(client, "app", None) or getattr(_transport(client), "app", 0)
-    found = {auth.current_user_key: auth for auth in _authenticators(app)}
+    found = {auth.current_user_key: auth for auth in authenticators_of(app)}
     wanted = key or ("current_user" if len(found) > 1 else next(iter(found), ""))
     if wanted not in found:
         which = f" for {key!r}" if key is not None else ""
         raise ConfigError(f"no authenticator{which} on the client's app: pass it as auth=")
     return found[wanted]
-
-
-def _authenticators(app: Any) -> Iterator[Authenticator[Any, Any]]:
-    """Return the authenticators in an app's middleware, extensions and plugins, and in the apps that it wraps."""
-    seen: set[int] = set()
-    while app and id(app) not in seen:
-        seen.add(id(app))
-        extensions = getattr(app, "extensions", None)
-        parts = [app, *(extensions.get("powauth", {}).values() if isinstance(extensions, dict) else ())]
-        parts += getattr(app, "plugins", ())
-        values = [getattr(part, "auth", None) for part in parts]
-        for middleware in getattr(app, "user_middleware", ()):
-            values += [*middleware.args, *middleware.kwargs.values()]
-        yield from (value for value in values if isinstance(value, Authenticator))
-        wrapped = getattr(app, "wsgi_app", None)
-        app = wrapped if hasattr(wrapped, "app") else getattr(app, "app", None)
 
 
 def _run(client: Any, auth: Authenticator[Any, Any], work: Callable[[], Coroutine[Any, Any, T]]) -> T:
