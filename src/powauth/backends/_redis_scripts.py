@@ -50,7 +50,7 @@ local function sweep(index, records, now)
   elseif #ids > 0 then
     local keys = {{}}
     for i, id in ipairs(ids) do keys[i] = records .. id end
-    -- Refused while the slot is on the move; another time will do.
+    -- A cluster refuses this while it moves the slot. A later sweep then removes the records.
     if type(redis.pcall('UNLINK', unpack(keys))) == 'number' then redis.call('ZREM', index, unpack(ids)) end
   end
 end
@@ -145,8 +145,8 @@ else
   end
 end
 for i, id in ipairs(ids) do keys[i] = ARGV[2] .. id end
--- The index is among the keys, as a value that is none, for a cluster's sake: of several keys none may be missing while
--- the slot is on the move, of a single one it would say that it does not exist.
+-- MGET reads the index, too, although it holds no value. While a cluster moves the slot, it refuses a command of
+-- several keys if one is missing. For a single key it would answer that the key does not exist.
 local values = redis.call('MGET', KEYS[1], unpack(keys))
 table.remove(values, 1)
 return {position, ids, values}
@@ -171,7 +171,8 @@ for i = 1, #found, 2 do
     all[#all + 1] = ARGV[2] .. found[i]
   end
 end
--- In a cluster this fails while some of them are on the move: nothing may be forgotten that is not removed.
+-- While a cluster moves some of the keys, this fails before the script removes anything from the index. Otherwise the
+-- index would lose records that still exist.
 redis.call('EXISTS', unpack(all))
 local went = 0
 if #dead > 0 then redis.call('UNLINK', unpack(dead)) end
