@@ -50,7 +50,7 @@ class PlainSuite(BackendConformance):
 
 
 def names_in(part: type[Any]) -> list[str]:
-    return sorted(name for name in vars(part) if name.startswith("test_"))
+    return sorted(name for name in dir(part) if name.startswith("test_"))
 
 
 def why_skipped(test: Callable[[], object]) -> str | None:

@@ -30,10 +30,8 @@ from powauth.testing.stepping import Race
 _ABSENT = object()
 
 
-class AbilityTests(Suite):
-    """Tests of `ReadsInPlace`, `ServesCopies`, `CountsEpochs` and `Transactional`."""
-
-    # Reads in place
+class InPlaceTests(Suite):
+    """Tests of `ReadsInPlace` and `ServesCopies`."""
 
     def _in_place(self, backend: Backend) -> ReadsInPlace:
         """Return the backend; skip the test if it lacks the ability."""
@@ -184,7 +182,9 @@ class AbilityTests(Suite):
         finally:
             await other.close()
 
-    # A common count of epochs
+
+class LatestEpochTests(Suite):
+    """Tests of `CountsEpochs`."""
 
     async def _latest(self, backend: Backend, now: Millis = NOW) -> int:
         if not isinstance(backend, CountsEpochs):
@@ -265,7 +265,9 @@ class AbilityTests(Suite):
 
         await self.at_each_step(backend, prepare)
 
-    # Transactions
+
+class TransactionTests(Suite):
+    """Tests of `Transactional`."""
 
     def _transactional(self, backend: Backend) -> Transactional:
         """Return the backend; skip the test if it lacks the ability."""
@@ -350,3 +352,7 @@ class AbilityTests(Suite):
             )
 
         await self.at_each_step(backend, prepare)
+
+
+class AbilityTests(InPlaceTests, LatestEpochTests, TransactionTests):
+    """Tests of all abilities."""

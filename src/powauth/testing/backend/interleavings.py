@@ -9,8 +9,8 @@ from powauth.testing.backend.suite import NOW, TTL, Suite, scenario
 from powauth.testing.stepping import Race
 
 
-class InterleavingTests(Suite):
-    """Two parallel verbs, with one stopped at each of its steps."""
+class _SteppedTests(Suite):
+    """Checks that the classes below share."""
 
     async def _assert_gone(self, backend: Backend, record: Record, now: int = NOW) -> None:
         assert await self.find(backend, record.key, now) is None
@@ -19,6 +19,10 @@ class InterleavingTests(Suite):
     async def _assert_only(self, backend: Backend, record: Record, now: int = NOW) -> None:
         assert await self.find(backend, record.key, now) == record
         assert await backend.list(record.owner, now) == [record]
+
+
+class WriteInterleavingTests(_SteppedTests):
+    """Two parallel writes of live records."""
 
     # A sign-in and a revocation
 
@@ -231,6 +235,10 @@ class InterleavingTests(Suite):
 
         await self.at_each_step(backend, prepare)
 
+
+class ReadInterleavingTests(_SteppedTests):
+    """A write during a read, or during the removal of expired records."""
+
     # Expired records
 
     @scenario
@@ -350,3 +358,7 @@ class InterleavingTests(Suite):
             return Race(lambda: backend.list(owner, NOW), lambda: backend.delete(goes.key, NOW), check)
 
         await self.at_each_step(backend, prepare)
+
+
+class InterleavingTests(WriteInterleavingTests, ReadInterleavingTests):
+    """Two parallel verbs, with one stopped at each of its steps."""
