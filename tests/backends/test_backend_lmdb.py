@@ -794,6 +794,14 @@ def test_backends_on_one_directory_share_it(path: Path, tmp_path: Path) -> None:
     drive(again.close())
 
 
+def test_a_path_through_a_link_and_its_parent_is_the_one_that_the_system_finds(tmp_path: Path) -> None:
+    (tmp_path / "far" / "inner").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "inner")
+    drive(LMDBBackend(f"{tmp_path}/link/../store").close())
+    assert (tmp_path / "far" / "store" / "data.mdb").is_file()
+    assert not (tmp_path / "store").exists()
+
+
 def test_backends_on_one_directory_have_the_same_options(path: Path) -> None:
     backend = LMDBBackend(path)
     with pytest.raises(ConfigError, match="other options"):

@@ -338,3 +338,11 @@ def test_an_extension_that_adds_nothing_changes_nothing() -> None:
             client.sign_in()
         assert client.send(work).status == 200
     assert app.users.rows == {key: row for key, row in app.users.rows.items() if row.email == "bob@example.org"}
+
+
+def test_an_extension_does_not_take_the_name_of_the_counters() -> None:
+    class Counting(Extension[Me]):
+        name = "throttle"
+
+    with pytest.raises(ConfigError, match="must not have the name 'throttle'"):
+        SmallApp(extensions=[Counting()])

@@ -13,7 +13,7 @@ import pytest
 from fastapi import Depends, FastAPI
 
 from harness.support import SECRET, Clock, Me, MemoryUsers, User
-from powauth import RequestAuth, SessionAuth
+from powauth import ConfigError, RequestAuth, SessionAuth
 from powauth.backends.base import drive
 from powauth.backends.memory import MemoryBackend
 from powauth.integrations.asgi import SessionAuthMiddleware
@@ -259,3 +259,15 @@ def test_each_guard_sends_people_to_its_own_sign_in_page(browser: OneBrowser) ->
     for path, page in (("/fresh", "/login"), ("/admin/fresh", "/admin/login")):
         refused = browser.request("GET", path, headers=PAGE)
         assert (refused.status_code, refused.headers["location"]) == (303, f"{page}?next={path}")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"backend": MemoryBackend(), "session_key": "throttle"},
+        {"store": CredentialsCache(MemoryBackend(), namespace="credentials.throttle")},
+    ],
+)
+def test_no_sessions_live_among_the_counters_of_another(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="must not end in 'throttle': choose another session_key"):
+        SessionAuth(secret_key=SECRET, users=MemoryUsers(), **options)

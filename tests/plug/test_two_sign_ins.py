@@ -7,6 +7,7 @@ import pytest
 
 from harness.core_support import KINDS, Site
 from harness.support import Browser, Kind, Request, Response, User
+from harness.visits import PASSWORD, SmallApp
 from powauth import AnyOf, BearerCarrier, ConfigError, CookieCarrier, Remember
 from powauth.backends.base import drive
 from powauth.backends.memory import MemoryBackend
@@ -237,3 +238,31 @@ def test_a_program_that_changes_its_password_in_the_request_of_its_sign_in_gets_
     token = shop.send(both)
     assert (shop.response.set_cookies, shop.user_of_token(token)) == ([], shop.user.email)
     assert len(shop.sessions()) == 1
+
+
+def test_a_sign_in_that_cannot_end_the_session_before_it_leaves_no_session_that_nobody_holds() -> None:
+    app = SmallApp()
+    client = app.client()
+    client.sign_in()
+    (before,) = app.stored()
+    failures = [StoreUnavailable("down")]
+
+    async def fail_once(verb: str) -> None:
+        if verb == "delete" and failures:
+            raise failures.pop()
+
+    app.backend.before = fail_once
+    request = client.begin()
+    with pytest.raises(StoreUnavailable):
+        drive(request.auth.sign_in(email="ada@example.org", password=PASSWORD))
+    assert app.stored() == [before]
+
+
+def test_a_sign_in_that_ends_nothing_in_a_store_that_is_down_reports_the_first_failure() -> None:
+    app = SmallApp()
+    client = app.client()
+    client.sign_in()
+    app.backend.fail["delete"] = StoreUnavailable("down")
+    with pytest.raises(StoreUnavailable, match="down"):
+        drive(client.begin().auth.sign_in(email="ada@example.org", password=PASSWORD))
+    assert len(app.stored()) == 2  # the store takes no change, so the new one lives until it expires

@@ -133,7 +133,8 @@ class Extension(Generic[I]):
     coroutine in one step.
 
     Attributes:
-        name: the purpose of its keys, and the last part of its namespace.
+        name: the purpose of its keys, and the last part of its namespace. It must not be ``"throttle"``, nor the
+            ``session_key`` of another authenticator over the same store.
         needs: mixins that the app's model must have. `SessionAuth` raises `ConfigError` if one is missing.
     """
 

@@ -147,7 +147,7 @@ class LMDBBackend(Backend, ReadsInPlace, Transactional, CountsEpochs):
         group_access: bool = False,
     ) -> None:
         try:
-            directory = Path(os.path.abspath(path))  # noqa: PTH100 does not follow symbolic links
+            directory = Path(path).absolute()  # keeps "..": after a symbolic link, only the system knows its parent
         except TypeError:
             raise wrong_type("path", "a str or a path", path) from None
         if isinstance(path, bytes) or not os.fspath(path) or "\0" in os.fspath(path):

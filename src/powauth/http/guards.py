@@ -91,8 +91,8 @@ def require_same_origin(auth: Guarded[Any], defence: CrossSiteDefence = OWN_ORIG
 
     Use it in handlers that change something, including sign-in and sign-out. A browser sends the user's cookie also
     with requests that other pages make: pages of any site with ``same_site="None"``, otherwise pages of a sibling host.
-    `CrossSiteDefence` has the rules. A program without a JSON body must send an ``Origin`` or ``Sec-Fetch-Site``,
-    unless it presents a bearer token.
+    `CrossSiteDefence` has the rules. A program without a JSON body must send an ``Origin``, a ``Sec-Fetch-Site`` or
+    a ``Referer``, unless it presents a bearer token.
 
     Args:
         auth: the request-bound object.

@@ -16,6 +16,7 @@ from powauth.accounts.hooks import Extension, FlowHooks, Hooks
 from powauth.accounts.identity import I, Key, stored_key
 from powauth.accounts.records import UserRecords
 from powauth.accounts.service import AS_BEFORE, AccountService, Grant
+from powauth.accounts.throttle import PURPOSE as COUNTERS
 from powauth.errors import ConfigError, StoreUnavailable
 from powauth.events import EventName, log
 from powauth.http.connection import MISSING, NO_EFFECTS, Connection, Effects
@@ -314,6 +315,8 @@ def check_extension(extension: Extension[I], users: UsersContext[Any, I]) -> Ext
         ConfigError: if it is not an `Extension`, or the app's model lacks a mixin that the extension needs.
     """
     instance("each of the extensions", extension, Extension, "an Extension")
+    if extension.name == COUNTERS:
+        raise ConfigError(f"an extension must not have the name {COUNTERS!r}: the counters of attempts have it")
     model = getattr(users, "model", None)  # of a users context over an app's own table
     missing = [each.__name__ for each in extension.needs if not (isinstance(model, type) and issubclass(model, each))]
     if missing:

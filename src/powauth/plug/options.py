@@ -7,6 +7,7 @@ import msgspec
 
 from powauth._options import instance, wrong_type
 from powauth._times import duration
+from powauth.accounts.throttle import PURPOSE as COUNTERS
 from powauth.backends.base import Backend
 from powauth.errors import ConfigError
 from powauth.sessions.record import Policy, Remembered
@@ -34,10 +35,13 @@ def store_of(backend: Backend | str | None, store: CredentialsCache | None, name
     """Return the store of the sessions of a name, within the store or backend that a `SessionAuth` was given.
 
     Raises:
-        ConfigError: if it was given none, or two.
+        ConfigError: if it was given none, or two, or if the sessions would be among the counters of attempts.
     """
     given = _given(backend, store)
-    return given if name == DEFAULT_SESSION_KEY else given.within(short(name))
+    named = given if name == DEFAULT_SESSION_KEY else given.within(short(name))
+    if named.namespace.endswith(f".{COUNTERS}"):
+        raise ConfigError(f"session_key and namespace must not end in {COUNTERS!r}: choose another session_key")
+    return named
 
 
 def _given(backend: Backend | str | None, store: CredentialsCache | None) -> CredentialsCache:

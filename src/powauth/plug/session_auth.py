@@ -58,7 +58,8 @@ class SessionAuth(Authenticator[U, I]):
         grace: how long an id is accepted after its successor was first presented, for requests in flight.
         on_reuse: the action when a client presents an older id than that: ``"revoke"`` ends the session, because
             either its user or a thief presented it; ``"reject"`` refuses the request only.
-        max_sessions: the most sessions per user. A further one ends the oldest. ``None`` means no limit.
+        max_sessions: the most sessions per user. A further sign-in ends the session with the oldest sign-in, even if
+            that is in use or remembered. ``None`` means no limit.
         carrier: moves the id between client and server. The default is a `CookieCarrier`.
         hooks: the app's own functions before and after each flow.
         extensions: features around the plug.

@@ -1,5 +1,6 @@
 """`Signer`: signs accounts in and out on a request, and makes the changes to its response."""
 
+import contextlib
 from collections.abc import Callable
 from itertools import chain
 from typing import Any, Generic
@@ -74,10 +75,15 @@ class Signer(Generic[I]):
         if made is None:
             return None
         stored, fresh = made
-        for sid in chain.from_iterable(map(sids_in, replaced)):
-            await self._store.delete(sid, self._now())
+        try:
+            for sid in chain.from_iterable(map(sids_in, replaced)):
+                await self._store.delete(sid, self._now())
+            await self._sessions.end_oldest(key, self._log.note(connection))
+        except StoreUnavailable:
+            with contextlib.suppress(StoreUnavailable):  # no client gets its id, so do not leave it in the store
+                await self._store.delete(stored.session.sid, self._now())
+            raise
         self._reader.set_presence(connection, Began(stored, fresh.identity, channel.position))
-        await self._sessions.end_oldest(key, self._log.note(connection))
         self._log.emit("signed_in", connection, stored.session)
         return fresh
 
