@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 from powauth._extras import is_missing
+from powauth.errors import ConfigError
 
 T = TypeVar("T")
 
@@ -87,3 +88,31 @@ async def shielded(coroutine: Coroutine[Any, Any, T]) -> T:
     _unfinished.add(task)
     task.add_done_callback(_unfinished.discard)
     return await asyncio.shield(task)
+
+
+def on_loop_of_worker(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine on the event loop that runs this worker thread, and wait for it.
+
+    Raises:
+        ConfigError: if this is no worker thread of anyio. Frameworks run plain handlers in such threads.
+    """
+    why = "this needs an event loop, and there is none here: use an AsyncSession, or give powauth a synchronous store"
+    try:
+        import anyio.from_thread
+    except ImportError as error:
+        if not is_missing(error, "anyio"):
+            raise
+        raise ConfigError(why) from error
+    began = False
+
+    async def run() -> T:
+        nonlocal began
+        began = True
+        return await work()
+
+    try:
+        return anyio.from_thread.run(run)
+    except RuntimeError as error:
+        if began:
+            raise
+        raise ConfigError(why) from error

@@ -7,7 +7,7 @@ coroutine around each round trip. With an `Engine` the coroutine never suspends.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Final, TypeVar
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
@@ -29,6 +29,9 @@ _DATA_EXCEPTION = "22"
 
 _POSTGRESQL_OTHER_TYPE = ("42883", "42846")
 """SQLSTATEs: undefined_function, cannot_coerce."""
+
+OWN: Final = "powauth"
+"""The key in ``Session.info`` of powauth's own database sessions. `powauth.accounts.following` passes them over."""
 
 _USERS = Subject("the users' database", "run the app's migrations, or its metadata.create_all(engine)")
 
@@ -143,7 +146,7 @@ def _sqlstate(error: StatementError) -> str:
 
 
 def _in_session(work: Callable[[Session], T], connection: Connection) -> T:
-    with Session(connection, expire_on_commit=False, autoflush=False) as session:
+    with Session(connection, expire_on_commit=False, autoflush=False, info={OWN: True}) as session:
         return work(session)
 
 

@@ -64,6 +64,7 @@ class AccountReader(Generic[U, I]):
     Attributes:
         identity: the identity class.
         needs_row: whether an account needs a property of the model.
+        names: the attributes of the model that an account needs.
 
     Raises:
         ConfigError: if the identity class is wrong for this model.
@@ -78,8 +79,8 @@ class AccountReader(Generic[U, I]):
         names = [users.key, *users.user_ids, users.password_hash, *self._codec.field_names]
         # If the class has a plain constant, nothing needs to be read.
         self._always = isinstance(inspect.getattr_static(users.model, _ACTIVE), bool)
-        self._names = tuple(dict.fromkeys(names if self._always else [*names, _ACTIVE]))
-        self.needs_row = not all(name in users.mapper.column_attrs for name in self._names)
+        self.names = tuple(dict.fromkeys(names if self._always else [*names, _ACTIVE]))
+        self.needs_row = not all(name in users.mapper.column_attrs for name in self.names)
         self._queries: dict[tuple[str, ...], sa.Select[Any]] = {}
         self._typed_query: sa.Select[Any] | None = None
 
@@ -101,7 +102,7 @@ class AccountReader(Generic[U, I]):
             wanted: values by attribute name. No value may be ``None``.
             also: further columns to read.
         """
-        names = dict.fromkeys([*self._names, *wanted, *also])
+        names = dict.fromkeys([*self.names, *wanted, *also])
         parameters = {f"wanted_{name}": value for name, value in wanted.items()}
         try:
             # A client chooses the further columns, so statements with them are not cached.
@@ -138,7 +139,7 @@ class AccountReader(Generic[U, I]):
             if refuses_values(error):
                 return None
             raise
-        rows = self._rows(result, self._names)
+        rows = self._rows(result, self.names)
         for name, texts in typed.spellings.items():
             for text in texts:
                 exact = [each for each in rows if each[0][name] == text]  # a collation may find others
@@ -212,7 +213,7 @@ class AccountReader(Generic[U, I]):
         """
         query = self._queries.get(wanted)
         if query is None:
-            query = self._queries[wanted] = self._query(wanted, (*self._names, *wanted))
+            query = self._queries[wanted] = self._query(wanted, (*self.names, *wanted))
         return query
 
     def _query(self, wanted: Iterable[str], names: Iterable[str]) -> "sa.Select[Any]":
@@ -229,7 +230,7 @@ class AccountReader(Generic[U, I]):
             for number in range(MOST_SPELLINGS)
         ]
         # Unique columns have at most one row for each value.
-        return self._selection(self._names).where(sa.or_(*clauses)).limit(len(clauses) + 1)
+        return self._selection(self.names).where(sa.or_(*clauses)).limit(len(clauses) + 1)
 
     def _selection(self, names: Iterable[str]) -> "sa.Select[Any]":
         users = self._users

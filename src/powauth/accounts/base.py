@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from powauth.accounts.changes import ChangeListener
 from powauth.accounts.identity import I, Key
 from powauth.backends.base import Mode
 
@@ -248,6 +249,14 @@ class UsersContext(ABC, Generic[U, I]):
             key: Key | None = getattr(subject, "id", None)
             return key
         return None
+
+    def add_listener(self, listener: ChangeListener) -> None:
+        """Take an authenticator that uses this context. Each authenticator calls this once, when it is made.
+
+        A context that notices changes by the app's own code tells its listeners of them. The default notices none. A
+        context that wraps another one passes the listener on.
+        """
+        del listener
 
     async def close(self) -> None:
         """Close the resources that the context opened itself."""

@@ -12,6 +12,7 @@ from powauth.accounts.base import Account
 from powauth.accounts.identity import I, Key
 from powauth.accounts.throttle import UNCOUNTED, Admission
 from powauth.backends.base import Millis
+from powauth.sessions.record import Session
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -89,11 +90,11 @@ class UserRecords(Generic[I]):
         """
         del key
 
-    async def end_sessions(self, key: Key, why: str) -> int:
-        """End all sessions of a user. Return how many ended. Apps call `credentials_changed` instead.
+    async def end_sessions(self, key: Key, why: str, keep: Session | None = None) -> int:
+        """End all sessions of a user but ``keep``. Return how many ended. Apps call `credentials_changed` instead.
 
         Raises:
             StoreUnavailable: if any may still be live.
         """
-        del key, why
+        del key, why, keep
         return 0

@@ -15,6 +15,7 @@ from powauth.accounts.identity import I, Key
 from powauth.accounts.records import Attempt, UserRecords
 from powauth.errors import InvalidParams, MoreNeeded, NotSignedIn, Overloaded, Refused, StoreUnavailable
 from powauth.events import EventName
+from powauth.sessions.record import Session
 
 T = TypeVar("T")
 
@@ -286,8 +287,8 @@ class AccountService(Generic[I]):
         await self.credentials_changed(key, "user deleted")
         return existed
 
-    async def credentials_changed(self, key: Key, why: str) -> int:
-        """End everything that a user holds, and return the number of ended sessions.
+    async def credentials_changed(self, key: Key, why: str, keep: Session | None = None) -> int:
+        """End everything that a user holds, except the session ``keep``. Return the number of ended sessions.
 
         The extensions come first and the sessions last, so nothing can create a session after the sessions are gone.
 
@@ -297,7 +298,7 @@ class AccountService(Generic[I]):
         try:
             await self.hooks.credentials_changed(key, why)
         finally:
-            ended = await self.records.end_sessions(key, why)
+            ended = await self.records.end_sessions(key, why, keep)
         return ended
 
     # --- inside -------------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ import msgspec
 from powauth._extras import needs
 from powauth._options import wrong
 from powauth.accounts.base import Account, Rehash, U, UsersContext
+from powauth.accounts.changes import ChangeListener
 from powauth.accounts.checking import Ids, UserIdCheck, UserIdProblem
 from powauth.accounts.identifiers import Identifier
 from powauth.accounts.identity import I, Key, key_text, stored_key
@@ -46,6 +47,8 @@ from powauth.accounts._mapped import MappedUsers, plain_key
 from powauth.accounts._models import AccountMixin, EmailMixin, UserMixin, UsernameMixin, UTCDateTime, utc_now
 from powauth.accounts._reading import AccountReader, Found, proof_of
 from powauth.accounts._table import UserTable
+from powauth.accounts._watched import WatchedColumns
+from powauth.accounts.following import Following, Sessions
 from powauth.accounts.rows import SQLAlchemyRows
 
 __all__ = ["AccountMixin", "EmailMixin", "SQLAlchemyUsers", "UTCDateTime", "UserMixin", "UsernameMixin", "drive"]
@@ -152,6 +155,8 @@ class SQLAlchemyUsers(UsersContext[U, I], ListedTable, Generic[U, I]):
         self._table = UserTable(database, self._users, reader, self._form)
         self.row_reader = SQLAlchemyRows(self._users, reader, database)
         self._lister = UserLister(database, self._users)
+        self._listeners: list[ChangeListener] = []
+        self._following = Following(WatchedColumns(self._users, reader.names), self._listeners)
         self.model = model
         self.key_name = self._users.key
         self.identity = reader.identity
@@ -323,6 +328,38 @@ class SQLAlchemyUsers(UsersContext[U, I], ListedTable, Generic[U, I]):
             if await self._table.delete(found):
                 return True
         raise InvalidParams(_OVERTAKEN)
+
+    # --- changes by the app's own code --------------------------------------------------------------------------------
+
+    def follow(self, sessions: Sessions) -> None:
+        """Listen to the app's database sessions, so that powauth's sessions follow changes that the app commits.
+
+        - If a password hash, a user id or ``is_active`` changes, or a user is deleted, the user's sessions end. The
+          session of the request that makes the change stays.
+        - If another column of the identity changes, the next request of each session reads the user.
+
+        If the session store is unreachable, a commit that changes credentials fails before anything is written. powauth
+        does not see SQL text, upserts, ``bulk_update_mappings``, or changes that the database makes by itself. Sessions
+        then end wherever the user is loaded.
+
+        Args:
+            sessions: ``Session`` or a subclass, a ``sessionmaker``, an ``async_sessionmaker``, or a ``scoped_session``,
+                such as ``db.session`` of Flask-SQLAlchemy. Following one twice has no effect.
+
+        Raises:
+            ConfigError: if it is none of these.
+        """
+        self._following.follow(sessions)
+
+    def unfollow(self) -> None:
+        """Undo every `follow` of this users context, for tests that make several of them."""
+        self._following.unfollow()
+
+    def add_listener(self, listener: ChangeListener) -> None:
+        """See `UsersContext.add_listener`."""
+        self._listeners.append(listener)
+        if self._following.active:
+            listener.track_requests()
 
     async def close(self) -> None:
         """Close the hasher's threads, if the hasher is the context's own."""

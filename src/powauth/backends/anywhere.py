@@ -33,12 +33,17 @@ def anywhere(backend: Backend | str) -> Backend:
 
 
 class AnywhereBackend(BackendWrapper):
-    """See the module. A backend made from a URL opens on first use, even after `close`."""
+    """See the module. A backend made from a URL opens on first use, even after `close`.
+
+    Attributes:
+        given: the wrapped backend, or one that was made from the URL and has opened nothing.
+    """
 
     mode: Mode = "anywhere"
 
     def __init__(self, given: Backend, url: str | None = None) -> None:
         self._url = url
+        self.given = given
         self.given_mode: Mode = given.mode
         self._reads_in_place = reads_engine_in_place(given)
         self._async: Backend | None = given if given.mode == "async" and url is None else None

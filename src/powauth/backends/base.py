@@ -29,6 +29,8 @@ ability            adds                                        a backend has it 
 `CountsEpochs`     ``latest_epoch``                            the epochs of all owners come from one count
 `PerProcess`       nothing                                     each process has records of its own
 =================  ==========================================  ======================================================
+
+`JoinsTransactions` is one more. It is not for callers of the verbs, so a `BackendWrapper` does not take it over.
 """
 
 import hashlib
@@ -276,6 +278,25 @@ class CountsEpochs(ABC):
         """Return a number that is at least every present epoch, and below every epoch that advances from now on.
 
         A `Backend.create` with it succeeds for any owner whose epoch has not advanced after this call.
+        """
+
+
+class JoinsTransactions(ABC):
+    """An ability: a transaction of the app can end sessions, if the app's database is the backend's own."""
+
+    @abstractmethod
+    def shares_database(self, connection: Any) -> bool:
+        """Return whether a SQLAlchemy ``Connection`` is one of the backend's database, and takes part in transactions.
+
+        The answer is ``False`` if that is not certain.
+        """
+
+    @abstractmethod
+    def delete_owner_in(self, session: Any, owner: bytes, now: Millis, keep: bytes | None = None) -> Any:
+        """Do the same as `Backend.delete_owner` in the transaction of a connection for which `shares_database` holds.
+
+        Raises:
+            StoreUnavailable: if the database refuses.
         """
 
 

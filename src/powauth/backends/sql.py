@@ -80,6 +80,7 @@ from powauth.backends._sql_engine import check_exists, engine_from_url, is_memor
 from powauth.backends._sql_errors import Subject, sql_unavailable
 from powauth.backends._sql_forks import separate_processes
 from powauth.backends._sql_running import AnswerLostError, Runner
+from powauth.backends._sql_sharing import joins
 from powauth.backends._sql_statements import Tables, build_statements, create_tables, sessions_table
 from powauth.backends._sqlite_reader import SQLiteReader
 from powauth.backends.base import (
@@ -87,6 +88,7 @@ from powauth.backends.base import (
     MAX_OWNER_BYTES,
     MAX_TIMEOUT,
     Backend,
+    JoinsTransactions,
     Millis,
     Mode,
     Page,
@@ -116,7 +118,7 @@ DEFAULT_TABLE = "powauth_sessions"
 """The table of sessions, unless the app names another."""
 
 
-class SQLBackend(Backend):
+class SQLBackend(Backend, JoinsTransactions):
     """Records in SQLite, PostgreSQL or MariaDB. The module's docstring explains the design and an engine's options.
 
     Args:
@@ -314,6 +316,10 @@ class SQLBackend(Backend):
             return self._delete_owner(session, owner, now, keep)
         except DBAPIError as error:
             raise sql_unavailable(error, self._subject) from error
+
+    def shares_database(self, connection: Connection) -> bool:
+        """See `JoinsTransactions.shares_database`. The engines may differ, if their URLs name the same database."""
+        return joins(connection, self._engine if self._engine is not None else self._async_engine)
 
     async def purge(self, limit: int, now: Millis) -> int:
         """See `Backend.purge`. One statement, and one for the epochs if the first removes fewer than ``limit``."""

@@ -11,7 +11,9 @@ An integration makes a `Connection` for its protocol and a `Visits` for its midd
 ``holder`` is the mapping that a protocol passes along with a request: an ASGI scope or a WSGI environ.
 """
 
+import weakref
 from collections.abc import Callable, Iterable, MutableMapping
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 import msgspec
@@ -61,7 +63,7 @@ class Plug(Protocol):
         ...
 
 
-class Visit(msgspec.Struct):
+class Visit(msgspec.Struct, weakref=True):
     """One request in front of one authenticator."""
 
     auth: Plug
@@ -132,7 +134,42 @@ class Visits:
             raise ConfigError(
                 f"another authenticator assigns {self._key!r} already: give each its own current_user_key"
             )
-        return Visit(self.auth, self.connect(holder, states), holder, self.answers)
+        visit = Visit(self.auth, self.connect(holder, states), holder, self.answers)
+        if _tracking:
+            _current.set(weakref.ref(visit))
+        return visit
+
+
+_current: ContextVar["weakref.ref[Visit] | None"] = ContextVar("powauth visit", default=None)
+"""The latest visit that began in this context. Frameworks run a request's handlers in it, also in worker threads.
+
+The reference is weak. A task that a request has started keeps a copy of the context, perhaps for ever. When the request
+is over, its visit is gone, and the task acts for no request.
+"""
+
+_tracking: list[bool] = []
+"""Not empty once `track_requests` was called."""
+
+
+def track_requests() -> None:
+    """Let `current_connection` work, from the next request on. It costs each request a little time."""
+    _tracking[:] = [True]
+
+
+def current_connection(auth: object) -> Connection | None:
+    """Return an authenticator's connection of the request that the calling code serves; ``None`` if it serves none.
+
+    This is for code that is not given the request, such as an event of a database session.
+    """
+    reference = _current.get()
+    visit = None if reference is None else reference()
+    if visit is None:
+        return None
+    bound: dict[str, Bound] = visit.holder[HOLDER_KEY]
+    for visits, states in bound.values():
+        if visits.auth is auth:
+            return visits.connect(visit.holder, states)
+    return None
 
 
 Bound = tuple[Visits, States]

@@ -6,12 +6,14 @@ header that a trusted proxy sets. `powauth.plug.session_auth.SessionAuth` is the
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Generic, TypeVar, cast
 
 from powauth._options import instance, wrong
 from powauth.accounts.anywhere import anywhere
 from powauth.accounts.base import Account, U, UsersContext
+from powauth.accounts.changes import ChangeListener
+from powauth.accounts.fan_out import FanOut
 from powauth.accounts.hooks import Extension, FlowHooks, Hooks
 from powauth.accounts.identity import I, Key, stored_key
 from powauth.accounts.records import UserRecords
@@ -41,6 +43,7 @@ class Authenticator(ABC, Generic[U, I]):
         hooks: the app's own functions before and after each flow.
         extensions: features around the plug, in the order in which they run.
         records: follows changes of accounts, and counts attempts to sign in. ``None`` does neither.
+        following: makes the listener for changes that the app's own code makes; see `UsersContext.add_listener`.
 
     Attributes:
         accounts: the flows: sign in, register, change, delete, sign out.
@@ -63,6 +66,7 @@ class Authenticator(ABC, Generic[U, I]):
         hooks: Hooks[I] | None = None,
         extensions: Sequence[Extension[I]] = (),
         records: UserRecords[I] | None = None,
+        following: Callable[[AccountService[I]], ChangeListener] = FanOut,
     ) -> None:
         check_users(users)
         if not isinstance(current_user_key, str) or not current_user_key.isidentifier():
@@ -78,6 +82,7 @@ class Authenticator(ABC, Generic[U, I]):
             self,
             UserRecords() if records is None else records,
         )
+        users.add_listener(following(self.accounts))
 
     def __setattr__(self, name: str, value: object) -> None:
         if self._sealed:

@@ -8,7 +8,7 @@ import msgspec
 from powauth._times import duration
 from powauth.accounts.base import Account
 from powauth.accounts.identity import I, Key, loaded_key, stored_key
-from powauth.errors import NotSignedIn, StoreUnavailable
+from powauth.errors import NotSignedIn
 from powauth.events import EventName
 from powauth.http.connection import Connection
 from powauth.plug.authenticator import Authenticator
@@ -20,7 +20,7 @@ from powauth.sessions.info import SessionInfo, session_info
 from powauth.sessions.manager import SessionManager
 from powauth.sessions.presence import Began, Presence, Recognized, last_moment, stored_in
 from powauth.sessions.recognition import NO_ID, Unchanged
-from powauth.sessions.record import Metadata, Outcome, is_fresh
+from powauth.sessions.record import Metadata, Outcome, Session, is_fresh, stale
 from powauth.sessions.store import Stored
 
 
@@ -62,6 +62,11 @@ class CurrentSession(Generic[I]):
         stored = stored_in(self._reader.presence(connection))
         return None if stored is None else loaded_key(stored.session.user_key)
 
+    def session_of(self, connection: Connection, key: Key) -> Session | None:
+        """Return the session in the record, if it is one of this user."""
+        stored = stored_in(self._reader.presence(connection))
+        return stored.session if stored is not None and stored.session.user_key == stored_key(key) else None
+
     def is_of(self, connection: Connection, account: Account[I]) -> bool:
         """Return whether an account has the proof in the session's record, or without a session, is active."""
         stored = stored_in(self._reader.presence(connection))
@@ -83,9 +88,8 @@ class CurrentSession(Generic[I]):
 
     def note(self, name: EventName, connection: Connection | None, key: Key | None, detail: str | None) -> None:
         """Emit an event about a user. It names the session of the connection if that belongs to this user."""
-        stored = None if connection is None else stored_in(self._reader.presence(connection))
+        session = None if connection is None or key is None else self.session_of(connection, key)
         owner = None if key is None else stored_key(key)
-        session = stored.session if stored is not None and stored.session.user_key == owner else None
         self._log.emit(name, connection, session, user_key=owner, detail=detail)
 
     # --- another look -------------------------------------------------------------------------------------------------
@@ -99,9 +103,9 @@ class CurrentSession(Generic[I]):
         if self._auth.current_identity(connection) is None or stored is None:
             return False
         alive = await self._sessions.alive(stored.session)
-        if alive is not None and self._store.reload:
-            confirmed = await self._reader.confirm(connection, alive, keep=False)
-            alive = None if confirmed is None else alive
+        if alive is not None and (self._store.reload or self._subjects.identity_in(alive.session) is None):
+            confirmed = await self._reader.confirm(connection, alive, keep=not self._store.reload)
+            alive = None if confirmed is None else confirmed[0]
         if self._reader.presence(connection) is not presence:
             return await self.recheck(connection)  # a sign-in or sign-out meanwhile has precedence
         if alive is None:
@@ -153,15 +157,29 @@ class CurrentSession(Generic[I]):
 
     async def reseal(self, connection: Connection) -> None:
         """See `RequestAuth.reseal`."""
-        current = self._required(connection)
-        account = await self._auth.accounts.users.get(loaded_key(current.session.user_key))
-        if account is None or account.active is not True:
-            raise NotSignedIn("the account no longer exists, or is locked")
-        session = self._subjects.resealed(current.session, account)
-        done = await self._store.update(current, session, current.expires_at, self._sessions.now())
-        if done is None:
-            raise StoreUnavailable("the session was changed at the same time; try again")
-        self._replace(connection, done)
+        if not await self.seal(connection, self._required(connection).session):
+            raise NotSignedIn("the session has ended, or the account is gone or locked")
+
+    async def seal(self, connection: Connection, session: Session) -> bool:
+        """Write the user's present proof into a session of the connection, and mark its identity stale.
+
+        Return ``False`` if the session has ended, or its user is gone or locked.
+
+        Raises:
+            StoreUnavailable: if the store or the users cannot be reached.
+        """
+
+        async def load() -> Account[I] | None:
+            account = await self._auth.accounts.users.get(loaded_key(session.user_key))
+            return account if isinstance(account, Account) and account.active is True else None
+
+        def change(session: Session, account: Account[I]) -> Session:
+            return stale(self._subjects.resealed(session, account))
+
+        done = await self._store.rewrite_one(session.sid, load, change, self._sessions.now())
+        if done is not None:
+            self._replace(connection, done)
+        return done is not None
 
     def _required(self, connection: Connection) -> Stored:
         if self._auth.current_identity(connection) is None:

@@ -23,6 +23,7 @@ from powauth.http.metadata import MetadataSource, default_metadata
 from powauth.plug.authenticator import Authenticator, check_extension, check_users
 from powauth.plug.current_session import CurrentSession
 from powauth.plug.event_log import EventLog
+from powauth.plug.following import Follower
 from powauth.plug.options import DEFAULT_SESSION_KEY, Remember, policy_of, store_of
 from powauth.plug.reader import Channel, RequestReader, channels_of
 from powauth.plug.signing import Signer
@@ -120,18 +121,19 @@ class SessionAuth(Authenticator[U, I]):
         counters = None if throttle is None else Counters(throttle, self.keyring, self.store.namespace)
         subjects: Subjects[I] = Subjects(users, self.keyring.mac(PROOF_PURPOSE, self.store.namespace))
         self._records: Final = StoredUserRecords(self.sessions, counters, subjects, everywhere, self._log, self.now)
+        channels: list[Channel[I]] = channels_of(self.carrier, self.sessions, self.keyring, name, app_name)
+        self._reader: Final = RequestReader(channels, self.sessions, subjects, everywhere, self._log, self.now)
+        self.current_session: Final = CurrentSession(self, self._reader, self.sessions, subjects, self._log)
         super().__init__(
             users,
             current_user_key=current_user_key,
             hooks=hooks,
             extensions=self._bound(extensions, users),
             records=self._records,
+            following=lambda flows: Follower(flows, self.sessions, self.current_session, self._log, self),
         )
         self.vary, self.secure = self.carrier.vary, self.carrier.secure
-        channels: list[Channel[I]] = channels_of(self.carrier, self.sessions, self.keyring, name, app_name)
-        self._reader: Final = RequestReader(channels, self.sessions, subjects, everywhere, self._log, self.now)
         self._signer: Final = Signer(self._reader, self.sessions, subjects, everywhere, self._log, metadata, self.now)
-        self.current_session: Final = CurrentSession(self, self._reader, self.sessions, subjects, self._log)
         self._sealed = True
 
     def _bound(self, extensions: Sequence[Extension[I]], users: UsersContext[U, I]) -> list[Extension[I]]:

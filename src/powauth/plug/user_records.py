@@ -124,6 +124,6 @@ class StoredUserRecords(UserRecords[I]):
 
         await self._store.rewrite(stored_key(key), load, self._subjects.merged, self._now())
 
-    async def end_sessions(self, key: Key, why: str) -> int:
+    async def end_sessions(self, key: Key, why: str, keep: Session | None = None) -> int:
         """See `UserRecords.end_sessions`."""
-        return await self._sessions.end_all(stored_key(key), self._log.note(None), why)
+        return await self._sessions.end_all(stored_key(key), self._log.note(None), why, keep=keep)

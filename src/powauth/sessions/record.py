@@ -179,6 +179,14 @@ def new_session(
     )
 
 
+def stale(session: Session) -> Session:
+    """Return the record without its identity. The next request reads the user, and compares the proof.
+
+    Values that workers of other versions stored are out of date, too, so all of them go.
+    """
+    return msgspec.structs.replace(session, names=b"", identity=b"")
+
+
 def expires_at(session: Session, policy: Policy) -> Millis:
     """Return the time at which the session ends if it is not renewed."""
     times: Policy | Remembered = policy

@@ -8,7 +8,7 @@ import contextlib
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -20,6 +20,7 @@ from powauth.backends.base import (
     Change,
     CountsEpochs,
     Create,
+    JoinsTransactions,
     Millis,
     Record,
     ServesCopies,
@@ -31,7 +32,7 @@ from powauth.backends.base import (
     split_key,
 )
 from powauth.errors import ConfigError, ConfigWarning, PowauthError, StoreUnavailable
-from powauth.sessions.record import MAX_TIME, Session, StoredKey, key_text
+from powauth.sessions.record import MAX_TIME, Session, StoredKey, key_text, stale
 
 T = TypeVar("T")
 
@@ -123,6 +124,8 @@ class CredentialsCache:
         self._copies = backend if isinstance(backend, ServesCopies) else None
         self._epochs = backend if isinstance(backend, CountsEpochs) else None
         self.transactional = isinstance(backend, Transactional)
+        given = backend.given if isinstance(backend, AnywhereBackend) else backend
+        self._joins = given if isinstance(given, JoinsTransactions) else None
         self.namespace = namespace
         self._prefix = make_key(namespace, b"")
 
@@ -197,6 +200,22 @@ class CredentialsCache:
         kept = None if keep is None else self.key(keep)
         return await self.backend.delete_owner(self.owner(user_key), now, kept)
 
+    def delete_user_in(
+        self, connection: Any, user_key: StoredKey, now: Millis, keep: bytes | None = None
+    ) -> int | None:
+        """Do the same as `delete_user` in the app's transaction, on its SQLAlchemy connection.
+
+        Return ``None``, and do nothing, if the sessions are not in that database.
+
+        Raises:
+            StoreUnavailable: if the database refuses.
+        """
+        if self._joins is None or not self._joins.shares_database(connection):
+            return None
+        kept = None if keep is None else self.key(keep)
+        ended: int = self._joins.delete_owner_in(connection, self.owner(user_key), now, kept)
+        return ended
+
     async def rewrite(
         self,
         user_key: StoredKey,
@@ -214,23 +233,74 @@ class CredentialsCache:
             StoreUnavailable: if the store cannot be reached, or a session changes too fast.
         """
         await self.epoch(user_key, now, advance=True)
-        pending = await self.sessions(user_key, now)
-        total = len(pending)
+        found = await self.sessions(user_key, now)
+        await self._rewrite(found, load, change, now)
+        return len(found)
+
+    async def rewrite_one(
+        self,
+        sid: bytes,
+        load: Callable[[], Awaitable[T | None]],
+        change: Callable[[Session, T], Session],
+        now: Millis,
+    ) -> Stored | None:
+        """Do the same as `rewrite` for one session. Return it; ``None`` if it has ended or nothing was loaded.
+
+        Raises:
+            StoreUnavailable: if the store cannot be reached, or the session changes too fast.
+        """
+        found = await self.get_fresh(sid, now)
+        done = await self._rewrite([] if found is None else [found], load, change, now)
+        return done[0] if done else None
+
+    async def mark_stale(self, user_key: StoredKey, now: Millis) -> int:
+        """Drop the identities in all of a user's sessions, so that each next request reads the user.
+
+        This writes no value of the user. If two changes race, the requests after them read what the database has. Every
+        record gets a new version, so a request that has read the user before cannot write an older identity.
+
+        Raises:
+            StoreUnavailable: if the store cannot be reached, or a session changes too fast.
+        """
+
+        async def load() -> bool:
+            return True
+
+        await self.epoch(user_key, now, advance=True)
+        found = await self.sessions(user_key, now)
+        await self._rewrite(found, load, lambda session, _: stale(session), now, always=True)
+        return len(found)
+
+    async def _rewrite(
+        self,
+        pending: list[Stored],
+        load: Callable[[], Awaitable[T | None]],
+        change: Callable[[Session, T], Session],
+        now: Millis,
+        *,
+        always: bool = False,
+    ) -> list[Stored]:
+        """Change sessions, and return those that there still are. ``always``: write also a session that stays equal."""
+        done: list[Stored] = []
         for _ in range(REWRITE_ATTEMPTS):
             if not pending:
-                break
+                return done
             loaded = await load()
             if loaded is None:
-                return total
+                return []
             lost = []
             for stored in pending:
                 session = change(stored.session, loaded)
-                if session != stored.session and await self.update(stored, session, stored.expires_at, now) is None:
+                unchanged = session == stored.session and not always
+                written = stored if unchanged else await self.update(stored, session, stored.expires_at, now)
+                if written is None:
                     lost.append(session.sid)
+                else:
+                    done.append(written)
             pending = [again for sid in lost if (again := await self.get_fresh(sid, now)) is not None]
         if pending:
             raise StoreUnavailable("a session changed too fast to be rewritten; try again")
-        return total
+        return done
 
     async def users(self, now: Millis) -> AsyncIterator[StoredKey]:
         """Yield the keys of all users with a live session, each once. For administrators: reads every session.

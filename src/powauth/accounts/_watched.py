@@ -1,0 +1,163 @@
+"""The columns of an app's model whose changes concern sessions, and the users whom a bulk statement changes."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Generic, cast
+
+import sqlalchemy as sa
+from sqlalchemy import orm
+
+from powauth.accounts._mapped import MappedUsers, plain_key
+from powauth.accounts.base import U
+from powauth.accounts.changes import Change
+from powauth.accounts.identity import Key
+
+_ACTIVE = "is_active"
+_MARIADB = ("mysql", "mariadb")
+
+
+class WatchedColumns(Generic[U]):
+    """Finds out who is changed, and how.
+
+    Args:
+        users: the model.
+        names: the attributes of the model that an account needs.
+
+    Attributes:
+        mapper: the mapper of the model.
+    """
+
+    def __init__(self, users: MappedUsers[U], names: Iterable[str]) -> None:
+        self._users = users
+        self.mapper = users.mapper
+        table = users.mapper.local_table
+        self._key = cast("sa.Column[Any]", users.mapper.primary_key[0])
+        self._columns = {column.name: column for column in table.columns if isinstance(column, sa.Column)}
+        wanted = {name: self._column_of(name) for name in names}
+        credentials = {self._key, *map(wanted.get, (*users.user_ids, users.password_hash, _ACTIVE))}
+        self._credentials = {column for column in credentials if column is not None}
+        self._identity = {column for column in wanted.values() if column is not None}
+        # The columns behind a property are unknown, and so are those that the database or SQLAlchemy sets by itself.
+        self._any = any(column is None for column in wanted.values()) or any(
+            _sets_itself(each, users.mapper) for each in self._identity
+        )
+        self._reads_active = _ACTIVE in wanted and wanted[_ACTIVE] is None
+
+    def _column_of(self, name: str) -> "sa.Column[Any] | None":
+        if name not in self._users.mapper.column_attrs:
+            return None
+        (first, *_) = self._users.mapper.column_attrs[name].columns
+        return first if isinstance(first, sa.Column) and first.table is self._key.table else None
+
+    def covers(self, mapper: "orm.Mapper[Any]") -> bool:
+        """Return whether objects of a mapper are users: of the model, or of another class over the same table."""
+        return mapper.isa(self._users.mapper) or mapper.local_table is self._key.table
+
+    def key_of(self, state: "orm.InstanceState[Any]") -> Key | None:
+        """Return the key under which the user of a persistent object was loaded."""
+        return None if state.identity is None else plain_key(state.identity[0])
+
+    def change_of(self, state: "orm.InstanceState[Any]") -> Change | None:
+        """Return the kind of the changes of an object that were just flushed; ``None`` if they concern no session."""
+        changed: set[sa.Column[Any]] = set()
+        for attribute in state.mapper.column_attrs:
+            own = [column for column in attribute.columns if isinstance(column, sa.Column)]
+            if own and state.attrs[attribute.key].history.has_changes():
+                changed.update(column for column in own if column.table is self._key.table)
+        change = self._kind(changed)
+        if change is Change.IDENTITY and self._reads_active and state.mapper.isa(self._users.mapper):
+            return change if getattr(state.object, _ACTIVE) is True else Change.CREDENTIALS
+        return change
+
+    def _kind(self, changed: "set[sa.Column[Any]]") -> Change | None:
+        if changed & self._credentials:
+            return Change.CREDENTIALS
+        return Change.IDENTITY if changed & self._identity or (changed and self._any) else None
+
+    # --- bulk statements ----------------------------------------------------------------------------------------------
+
+    def changes_by(self, state: "orm.ORMExecuteState") -> Iterator[tuple[Key, Change]]:
+        """Yield the users whom a statement is about to change, with the kind of the change.
+
+        One SELECT finds them by the statement's own condition. It goes past the app's own filters, such as those that
+        hide users of another tenant from its queries.
+        """
+        statement = state.statement
+        if not isinstance(statement, sa.Update | sa.Delete):
+            return
+        key = statement.table.corresponding_column(self._key)
+        if key is None:
+            return
+        several = _parameters(state)
+        by_key = state.is_orm_statement and state.is_executemany and statement.whereclause is None
+        if by_key and isinstance(statement, sa.Update):
+            yield from self._by_key(state, several)
+            return
+        change: Change | None = Change.CREDENTIALS
+        if isinstance(statement, sa.Update):
+            change = self._kind(self._set_by(statement, state, several[0]))
+        if change is None:
+            return
+        connection = state.session.connection(bind_arguments={**state.bind_arguments})
+        query = sa.select(key)
+        if statement.whereclause is not None:
+            query = query.where(statement.whereclause)
+        if connection.dialect.name in _MARIADB:
+            query = query.with_for_update()  # a plain SELECT would read an older snapshot than the UPDATE
+        for parameters in several:
+            for (value,) in connection.execute(query, parameters).all():
+                yield plain_key(value), change
+
+    def _by_key(
+        self, state: "orm.ORMExecuteState", several: Sequence[Mapping[str, Any]]
+    ) -> Iterator[tuple[Key, Change]]:
+        """Yield the users of ``session.execute(update(User), [{"id": …, "name": …}, …])``."""
+        mapper = state.bind_mapper or self._users.mapper
+        name = mapper.get_property_by_column(self._key).key
+        for parameters in several:
+            change = self._kind(self._named(mapper, parameters.keys() - {name}))
+            if change is not None and name in parameters:
+                yield plain_key(parameters[name]), change
+
+    def _set_by(
+        self, statement: "sa.Update", state: "orm.ORMExecuteState", parameters: Mapping[str, Any]
+    ) -> "set[sa.Column[Any]]":
+        """Return the columns that an UPDATE sets: in its text, and those that its parameters name.
+
+        SQLAlchemy has no public name for them, but it renders each as ``name=`` after ``SET`` or a comma. It puts
+        spaces around the sign in a comparison.
+        """
+        mapper = state.bind_mapper or self._users.mapper
+        dialect = state.session.get_bind(**state.bind_arguments).dialect
+        text = str(statement.compile(dialect=dialect, column_keys=list(parameters) or None))
+        quoted = dialect.identifier_preparer.format_column
+        found = {column for column in self._columns.values() if _is_set(quoted(column), text)}
+        return found | self._named(mapper, parameters.keys())
+
+    def _named(self, mapper: "orm.Mapper[Any]", names: Iterable[str]) -> "set[sa.Column[Any]]":
+        """Return the columns that parameters name, by attribute or by column."""
+        found: set[sa.Column[Any]] = set()
+        for name in names:
+            if name in mapper.column_attrs:
+                found.update(each for each in mapper.column_attrs[name].columns if isinstance(each, sa.Column))
+            if name in self._columns:
+                found.add(self._columns[name])
+        return {column for column in found if column.table is self._key.table}
+
+
+def _is_set(name: str, text: str) -> bool:
+    return re.search(rf"(?:SET |, )(?:[^\s,=]+\.)?{re.escape(name)}=", text) is not None
+
+
+def _sets_itself(column: "sa.Column[Any]", mapper: "orm.Mapper[Any]") -> bool:
+    return bool(
+        column.onupdate is not None
+        or column.server_onupdate is not None
+        or column.computed is not None
+        or column is mapper.version_id_col
+    )
+
+
+def _parameters(state: "orm.ORMExecuteState") -> Sequence[Mapping[str, Any]]:
+    given = state.parameters or {}
+    return [given] if isinstance(given, Mapping) else given
