@@ -46,7 +46,7 @@ def user_json(user: Me) -> dict[str, Any]:
 def session_json(session: SessionInfo) -> dict[str, Any]:
     """Return the JSON of a session, for its user."""
     return {
-        "sid": session.sid,
+        "id": session.sid,
         "current": session.current,
         "created_at": _iso(session.created_at),
         "renewed_at": _iso(session.renewed_at),

@@ -125,9 +125,9 @@ def test_devices_are_shown_and_ended(here: Site) -> None:
     assert "curl/8" in page.text
     (button,) = [each for each in page.find("button") if "curl/8" in str(each.get("aria-label"))]
     assert button["aria-label"] == "Sign out curl/8, signed in 2030-03-17 17:47 UTC"
-    ids = [each["value"] for each in page.find("input", name="sid")]
+    ids = [each["value"] for each in page.find("input", name="id")]
     assert len(ids) == 2
-    ended = browser.follow(browser.post("/account/sessions", {"action": "end", "sid": str(ids[1])}))
+    ended = browser.follow(browser.post("/account/sessions", {"action": "end", "id": str(ids[1])}))
     assert "signed out" in ended.text
     assert not phone.is_signed_in()
     assert third.is_signed_in()
@@ -207,7 +207,7 @@ def test_programs_get_the_same_in_json(here: Site) -> None:
     assert signed_in.json()["user"] == made.json()["user"] == program.get("/account").json()["user"]
     sessions = program.get("/account/sessions").json()["sessions"]
     assert sorted(each["current"] for each in sessions) == [False, True]
-    ended = program.post("/account/sessions", json={"sid": signed_in.json()["session"]["sid"]})
+    ended = program.post("/account/sessions", json={"id": signed_in.json()["session"]["id"]})
     assert (ended.status_code, ended.content) == (204, b"")
     assert other.get("/account").status_code == 401
     other.post("/login", json={"email": EMAIL, "password": PASSWORD})

@@ -65,7 +65,7 @@ def test_signed_in_on_one_is_known_on_the_other_and_signed_out_on_one_is_gone_on
     one, other = both
     assert browser.get(f"{one}/session").status_code == 401
     email = register(browser, one)
-    ids = {browser.get(f"{app}/session").json()["session"]["sid"] for app in both for _ in range(6)}
+    ids = {browser.get(f"{app}/session").json()["session"]["id"] for app in both for _ in range(6)}
     assert len(ids) == 1
     stolen = dict(browser.cookies)
     response = browser.delete(f"{other}/session")
@@ -105,11 +105,11 @@ def test_devices_are_listed_and_ended(both: tuple[str, str], browser: httpx.Clie
         assert all(session["ip"] == "127.0.0.1" for session in found)
         assert all(session["created_at"].endswith("Z") and session["renewed_at"] for session in found)
         register(stranger, one)
-        for foreign in (found[0]["sid"], "A" * 24, "nonsense"):
+        for foreign in (found[0]["id"], "A" * 24, "nonsense"):
             refused = stranger.delete(f"{other}/sessions/{foreign}")
             assert (refused.status_code, refused.json()) == (404, {"error": "not_found"})
         assert known(phone, one)
-        assert browser.delete(f"{one}/sessions/{found[0]['sid']}").status_code == 204
+        assert browser.delete(f"{one}/sessions/{found[0]['id']}").status_code == 204
         assert not known(phone, other)
         assert phone.post(f"{one}/session", json={"email": email, "password": PASSWORD}).status_code == 200
         assert browser.delete(f"{other}/sessions").status_code == 204
@@ -123,14 +123,14 @@ def test_an_account_is_changed_and_deleted(both: tuple[str, str], browser: httpx
     email = register(browser, one)
     with httpx.Client() as elsewhere:
         elsewhere.post(f"{one}/session", json={"email": email, "password": PASSWORD})
-        before = browser.get(f"{one}/session").json()["session"]["sid"]
+        before = browser.get(f"{one}/session").json()["session"]["id"]
         new = {"password": "ten grey herons wade"}
         refused = browser.patch(f"{other}/registration", json=new)
         assert refused.status_code == 422
         assert "current_password" in refused.json()["errors"]
         changed = browser.patch(f"{other}/registration", json={**new, "current_password": PASSWORD})
         assert changed.status_code == 200
-        assert changed.json()["session"]["sid"] != before
+        assert changed.json()["session"]["id"] != before
         assert known(browser, one)
         assert not known(elsewhere, one)
         assert not known(elsewhere, other)

@@ -20,7 +20,7 @@ UNSAFE: list[tuple[str, dict[str, str]]] = [
     ("/account", {"action": "password", "password": "nine grey herons", "current_password": PASSWORD}),
     ("/account", {"action": "delete", "current_password": PASSWORD}),
     ("/account/sessions", {"action": "end_others"}),
-    ("/account/sessions", {"action": "end", "sid": "A" * 24}),
+    ("/account/sessions", {"action": "end", "id": "A" * 24}),
 ]
 
 

@@ -47,7 +47,7 @@ def test_trm_06_every_signed_in_page_offers_to_sign_out(browser: Browser, here: 
         browser.get("/login?next=/x"),
         browser.send(browser.get("/account"), "delete", current_password="wrong"),
         browser.post("/login", {"email": EMAIL, "password": "wrong"}),
-        browser.post("/account/sessions", {"action": "end", "sid": "x"}),
+        browser.post("/account/sessions", {"action": "end", "id": "x"}),
         browser.get("/logout"),
         browser.post("/account", {}, sec_fetch_site="cross-site"),
     ]
@@ -71,7 +71,7 @@ def handles(here: Site, client: httpx.Client) -> list[str]:
     found: list[dict[str, Any]] = client.get("/account/sessions", headers={"accept": "application/json"}).json()[
         "sessions"
     ]
-    return [session["sid"] for session in found]
+    return [session["id"] for session in found]
 
 
 def test_ses_12_a_foreign_handle_looks_like_one_that_never_was(browser: Browser, here: Site) -> None:
@@ -80,13 +80,13 @@ def test_ses_12_a_foreign_handle_looks_like_one_that_never_was(browser: Browser,
     (foreign,) = handles(here, eve.client)
     answers = []
     for handle in (foreign, "A" * 24, "nonsense", "", foreign.lower(), foreign + "A", "../" + foreign):
-        page = browser.post("/account/sessions", {"action": "end", "sid": handle})
-        program = browser.client.post("/account/sessions", json={"sid": handle}, headers={"accept": "application/json"})
+        page = browser.post("/account/sessions", {"action": "end", "id": handle})
+        program = browser.client.post("/account/sessions", json={"id": handle}, headers={"accept": "application/json"})
         answers.append((page.status, page.html, program.status_code, program.content))
     assert len(set(answers)) == 1
     assert (answers[0][0], answers[0][2:]) == (404, (404, b'{"error":"not_found"}'))
-    for value in (None, 1, ["x"], {"sid": foreign}, True):
-        program = browser.client.post("/account/sessions", json={"sid": value})
+    for value in (None, 1, ["x"], {"id": foreign}, True):
+        program = browser.client.post("/account/sessions", json={"id": value})
         assert program.status_code == 404
     assert eve.is_signed_in()
     assert foreign not in handles(here, browser.client)
@@ -96,7 +96,7 @@ def test_ses_12_a_foreign_handle_looks_like_one_that_never_was(browser: Browser,
 
 def test_ses_12_ending_the_own_session_signs_out(browser: Browser, here: Site) -> None:
     (own,) = handles(here, browser.client)
-    page = browser.post("/account/sessions", {"action": "end", "sid": own})
+    page = browser.post("/account/sessions", {"action": "end", "id": own})
     assert page.location == "/login?done=signed_out"
     assert browser.cookies == {}
 
@@ -104,7 +104,7 @@ def test_ses_12_ending_the_own_session_signs_out(browser: Browser, here: Site) -
 def test_ses_12_anonymous_requests_list_and_end_nothing(here: Site, browser: Browser) -> None:
     (handle,) = handles(here, browser.client)
     nobody = here.program()
-    for body in ({"sid": handle}, {"action": "end_others"}):
+    for body in ({"id": handle}, {"action": "end_others"}):
         assert nobody.post("/account/sessions", json=body).status_code == 401
     assert nobody.get("/account/sessions").status_code == 401
     assert browser.is_signed_in()

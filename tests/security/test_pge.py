@@ -223,7 +223,7 @@ def test_pge_04_every_answer_has_the_headers(here: Site, browser: Browser) -> No
         nobody.post("/register", {"email": "", "password": ""}).response,
         nobody.post("/register", {}, sec_fetch_site="cross-site").response,
         browser.send(browser.get("/account"), "delete", current_password="wrong").response,
-        browser.post("/account/sessions", {"action": "end", "sid": "A" * 24}).response,
+        browser.post("/account/sessions", {"action": "end", "id": "A" * 24}).response,
         program.get("/account"),
         program.get("/login"),
         program.post("/login", json={}),

@@ -38,7 +38,7 @@ async def end(visit: PageVisit) -> Answer:
         return Answer(json={"ended": ended}, to=visit.link("sessions", "ended_others"))
     if action != "end":
         raise InvalidParams({"action": ["is unknown"]})
-    if not await visit.auth.revoke(params.get("sid")):
+    if not await visit.auth.revoke(params.get("id")):
         failure = visit.messages.failures.get("no_such_session")
         context = {**_devices(visit, await visit.auth.sessions()), "failure": failure}
         return Answer(status=404, json={"error": "not_found"}, context=context)
@@ -56,7 +56,7 @@ def _devices(visit: PageVisit, found: list[SessionInfo]) -> dict[str, Any]:
 
 def _device(session: SessionInfo, messages: Messages) -> dict[str, Any]:
     return {
-        "sid": session.sid,
+        "id": session.sid,
         "current": session.current,
         "remembered": session.remembered,
         "name": device_name(session.metadata.get("user_agent"), messages),

@@ -21,7 +21,7 @@ def signed_in_json(visit: PageVisit, user: Any) -> dict[str, Any]:
 def session_json(session: SessionInfo) -> dict[str, Any]:
     """Return a session as its user may see it."""
     return {
-        "sid": session.sid,
+        "id": session.sid,
         "current": session.current,
         "created_at": iso(session.created_at),
         "renewed_at": iso(session.renewed_at),
