@@ -9,7 +9,7 @@ from powauth import RequestAuth
 from powauth.integrations.fastapi import Auth, SessionAuthMiddleware
 
 session = Auth(auth)
-CurrentUser = Annotated[Me, Depends(session.current_user)]
+CurrentUser = Annotated[Me, Depends(session.identity)]
 Session = Annotated[RequestAuth[User, Me], Depends(session.request_auth)]
 app = FastAPI(lifespan=auth.lifespan)
 app.add_middleware(SessionAuthMiddleware, auth=auth)

@@ -27,7 +27,7 @@ def who_on_flask() -> ResponseReturnValue:
 
 
 @api.get("/me")
-async def who_on_fastapi(user: Annotated[Me, Depends(session.current_user)]) -> dict[str, str]:
+async def who_on_fastapi(user: Annotated[Me, Depends(session.identity)]) -> dict[str, str]:
     return {"email": user.email}
 
 

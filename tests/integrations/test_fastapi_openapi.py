@@ -62,7 +62,7 @@ def app_of(auth: SessionAuth[Any, Me]) -> FastAPI:
         return {"access_token": auth.access_token, "device": device}
 
     @app.get("/me")
-    async def me(user: Annotated[Me, Depends(session.current_user)]) -> Me:
+    async def me(user: Annotated[Me, Depends(session.identity)]) -> Me:
         return user
 
     return app

@@ -113,7 +113,7 @@ SCHEMA: dict[str, Any] = {
 
 def fastapi_app(parts: Parts) -> FastAPI:
     session = Auth(parts.auth)
-    current_user = Annotated[Me, Depends(session.current_user)]
+    current_user = Annotated[Me, Depends(session.identity)]
     app = FastAPI()
     app.add_middleware(SessionAuthMiddleware, auth=parts.auth)
 
@@ -125,7 +125,7 @@ def fastapi_app(parts: Parts) -> FastAPI:
         return user
 
     @app.get("/maybe")
-    async def maybe(user: Annotated[Me | None, Depends(session.optional_user)]) -> Me | None:
+    async def maybe(user: Annotated[Me | None, Depends(session.optional_identity)]) -> Me | None:
         return user
 
     @app.get("/all")

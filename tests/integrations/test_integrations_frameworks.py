@@ -84,11 +84,11 @@ class Api(Parts):
         app.add_middleware(SessionAuthMiddleware, auth=self.auth, **middleware or {})
 
         @app.get("/user")
-        async def user(user: Annotated[User, Depends(session.current_user)]) -> str:
+        async def user(user: Annotated[User, Depends(session.identity)]) -> str:
             return user.email
 
         @app.get("/optional")
-        async def optional(user: Annotated[User | None, Depends(session.optional_user)]) -> str | None:
+        async def optional(user: Annotated[User | None, Depends(session.optional_identity)]) -> str | None:
             return None if user is None else user.email
 
         @app.get("/fresh")
@@ -101,7 +101,7 @@ class Api(Parts):
 
         @app.get("/plain")
         def plain(
-            user: Annotated[Me, Depends(session.current_user)],
+            user: Annotated[Me, Depends(session.identity)],
             auth: Annotated[BlockingRequestAuth[User, Me], Depends(session.blocking_request_auth)],
         ) -> int:
             assert auth.current_user == user
@@ -209,7 +209,7 @@ def test_fastapi_shows_the_cookie_as_a_security_scheme() -> None:
 def test_fastapi_shows_the_frameworks_cookie_where_that_carries_the_id() -> None:
     auth = Parts(carrier=FrameworkSessionCarrier()).auth
     app = FastAPI()
-    app.get("/", dependencies=[Depends(Auth(auth, cookie_name="my_session").current_user)])(lambda: None)
+    app.get("/", dependencies=[Depends(Auth(auth, cookie_name="my_session").identity)])(lambda: None)
     assert app.openapi()["components"]["securitySchemes"]["my_session"]["name"] == "my_session"
 
 
@@ -226,7 +226,7 @@ def test_fastapi_shows_nothing_for_an_authenticator_without_a_cookie() -> None:
         async def delete(self, connection: Connection) -> None: ...
 
     app = FastAPI()
-    app.get("/", dependencies=[Depends(Auth(ProxyAuth(MemoryUsers())).current_user)])(lambda: None)
+    app.get("/", dependencies=[Depends(Auth(ProxyAuth(MemoryUsers())).identity)])(lambda: None)
     assert "components" not in app.openapi()
 
 
@@ -237,7 +237,7 @@ def test_fastapi_refuses_what_is_wrong() -> None:
         Auth(Parts().auth).fresh(timedelta(0))
     app = FastAPI()
     app.get("/")(lambda user: user)
-    app.get("/user", dependencies=[Depends(Auth(Parts().auth).current_user)])(lambda: None)
+    app.get("/user", dependencies=[Depends(Auth(Parts().auth).identity)])(lambda: None)
     with pytest.raises(ConfigError, match="no SessionAuthMiddleware"):
         TestClient(app).get("/user")
 

@@ -73,7 +73,7 @@ def fastapi_app(auth: SessionAuth[User, Any], **options: Any) -> FastAPI:
         app = FastAPI(**options)
 
     @app.get("/guard")
-    async def guard(user: Annotated[User, Depends(Auth(auth).current_user)]) -> str:
+    async def guard(user: Annotated[User, Depends(Auth(auth).identity)]) -> str:
         return user.email
 
     @app.get("/handler")

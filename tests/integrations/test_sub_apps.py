@@ -266,7 +266,7 @@ def test_rep_44_guards_of_a_mounted_app_send_people_to_sign_in(auth: SessionAuth
     sub = FastAPI()
 
     @sub.get("/me")
-    async def me(user: Annotated[User, Depends(Auth(auth).current_user)]) -> str:
+    async def me(user: Annotated[User, Depends(Auth(auth).identity)]) -> str:
         return user.email
 
     @litestar.get("/me", guards=[litestar_guard])

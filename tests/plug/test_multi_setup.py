@@ -61,7 +61,7 @@ def fastapi_app(setups: Setups) -> Any:
 
     def add(prefix: str, auth: Auth[User, Me]) -> None:
         @app.get(f"{prefix}/me")
-        async def me(user: Annotated[User, Depends(auth.current_user)]) -> dict[str, str]:
+        async def me(user: Annotated[User, Depends(auth.identity)]) -> dict[str, str]:
             return {"email": user.email}
 
         @app.get(f"{prefix}/fresh")

@@ -23,8 +23,8 @@ app = FastAPI()
 app.add_middleware(SessionAuthMiddleware, auth=auth)
 session = Auth(auth)
 
-CurrentUser = Annotated[Me, Depends(session.current_user)]
-MaybeUser = Annotated[Me | None, Depends(session.optional_user)]
+CurrentUser = Annotated[Me, Depends(session.identity)]
+MaybeUser = Annotated[Me | None, Depends(session.optional_identity)]
 FreshUser = Annotated[Me, Depends(session.fresh(timedelta(minutes=5)))]
 Session = Annotated[RequestAuth[User, Me], Depends(session.request_auth)]
 SignInBody = Annotated[dict[str, Any], session.sign_in_body]
@@ -33,8 +33,8 @@ BlockingSession = Annotated[BlockingRequestAuth[User, Me], Depends(session.block
 
 assert_type(auth, SessionAuth[User, Me])
 assert_type(session, Auth[User, Me])
-assert_type(session.current_user, Callable[[HTTPConnection], Awaitable[Me]])
-assert_type(session.optional_user, Callable[[HTTPConnection], Awaitable[Me | None]])
+assert_type(session.identity, Callable[[HTTPConnection], Awaitable[Me]])
+assert_type(session.optional_identity, Callable[[HTTPConnection], Awaitable[Me | None]])
 assert_type(session.no_user, Callable[[HTTPConnection], Awaitable[None]])
 assert_type(session.fresh(), Callable[[HTTPConnection], Awaitable[Me]])
 assert_type(response_model(Me), type[Me])

@@ -5,11 +5,12 @@ The dependencies are coroutines, because FastAPI would give each plain function 
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from inspect import Parameter, Signature
+from functools import partial
+from inspect import Parameter, Signature, isasyncgenfunction, iscoroutinefunction
 from typing import Annotated, Any, Final, Generic, TypeAlias, TypeVar
 
 from powauth._extras import needs
-from powauth._options import instance
+from powauth._options import instance, wrong_type
 from powauth._times import duration
 from powauth.accounts.base import U, UsersContext
 from powauth.accounts.identity import I
@@ -24,11 +25,13 @@ from powauth.integrations import asgi
 from powauth.integrations._pydantic import BodySchema, response_model
 from powauth.integrations.asgi import SessionAuthMiddleware
 from powauth.plug import Authenticator, SessionAuth
+from powauth.plug.rows import rows_of
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
 
 with needs("fastapi", "the FastAPI integration", "fastapi", "starlette"):
     from fastapi import Depends, HTTPException
     from fastapi.openapi.models import SecurityBase as SecurityScheme
+    from fastapi.params import Depends as DependsMarker
     from fastapi.requests import HTTPConnection
     from fastapi.security import APIKeyCookie, HTTPBearer
     from fastapi.security.base import SecurityBase
@@ -52,6 +55,9 @@ R = TypeVar("R")
 
 Dependency: TypeAlias = Callable[[HTTPConnection], Awaitable[R]]
 """A function that FastAPI calls with the request, to make an argument of a handler."""
+
+SessionDependency: TypeAlias = Callable[..., Any] | DependsMarker
+"""The app's dependency of a database session: ``get_db``, or ``Depends(get_db, scope="function")``."""
 
 
 INVALID_PARAMS: dict[int | str, dict[str, Any]] = {
@@ -111,9 +117,10 @@ class Auth(Generic[U, I]):
 
     Define them once as types, and use the types in routes::
 
-        session = Auth(auth)  # auth: SessionAuth[User]
-        CurrentUser = Annotated[User, Depends(session.current_user)]
-        FreshUser = Annotated[User, Depends(session.fresh(timedelta(minutes=5)))]
+        session = Auth(auth)  # auth: SessionAuth[User, Me]
+        CurrentUser = Annotated[User, Depends(session.row(get_db))]  # the row, in the handler's own database session
+        CurrentIdentity = Annotated[Me, Depends(session.identity)]  # needs no database
+        FreshIdentity = Annotated[Me, Depends(session.fresh(timedelta(minutes=5)))]
 
     Routes that use them show the cookie, the bearer token or both as their security schemes in the OpenAPI document.
     A guard refuses a request by an `HTTPException` (401, 403), unless the middleware has its own answer: from
@@ -132,8 +139,8 @@ class Auth(Generic[U, I]):
         cookie_name: the cookie that the OpenAPI document shows if the framework's session carries the id.
 
     Attributes:
-        current_user: the current user; refuses if nobody is signed in.
-        optional_user: the current user or ``None``.
+        identity: the identity of the current user; refuses if nobody is signed in. This needs no database.
+        optional_identity: the identity of the current user, or ``None``.
         no_user: refuses if somebody is signed in.
         request_auth: the request-bound object, for handlers that are coroutines.
         blocking_request_auth: the same for handlers that are plain functions.
@@ -148,14 +155,38 @@ class Auth(Generic[U, I]):
     def __init__(self, auth: Authenticator[U, I], *, cookie_name: str = "session") -> None:
         instance("auth", auth, Authenticator, "an Authenticator, such as a SessionAuth")
         response_model(auth.users.identity)
+        self._auth = auth
         self._key = auth.current_user_key
         carriers = each_of(auth.carrier) if isinstance(auth, SessionAuth) else ()
         self._schemes = [_scheme(carrier, cookie_name) for carrier in carriers]
-        self.current_user: Dependency[I] = self._dependency(RequestAuth[U, I].require_user)
-        self.optional_user: Dependency[I | None] = self._dependency(_current_user)
+        self.identity: Dependency[I] = self._dependency(RequestAuth[U, I].require_user)
+        self.optional_identity: Dependency[I | None] = self._dependency(_identity)
         self.no_user: Dependency[None] = self._dependency(require_no_user)
         self.sign_in_body = _sign_in_body(auth.users)
         self.registration_body = _registration_body(auth.users)
+
+    def row(self, db: SessionDependency) -> Callable[..., Any]:
+        """Return a dependency: the current user's row, in the database session that the handler itself has.
+
+        It refuses if nobody is signed in, or the user is gone, is locked, or has another password; see
+        `RequestAuth.load_user`. One SELECT.
+
+        FastAPI must give the handler the same session. So the handler's own ``Depends(get_db)`` must not have
+        ``use_cache=False`` or another scope. If it has a scope, give the same object here:
+        ``session.row(Depends(get_db, scope="function"))``.
+
+        Args:
+            db: the app's dependency of a database session, such as ``get_db``: of a ``Session``, an ``AsyncSession``,
+                or SQLModel's sessions.
+
+        Raises:
+            ConfigError: if ``db`` is no dependency, or the users are not rows of a table.
+        """
+        return self._row(db, self.identity)
+
+    def optional_row(self, db: SessionDependency) -> Callable[..., Any]:
+        """Return a dependency: the current user's row, or ``None``; see `row`."""
+        return self._row(db, self.optional_identity)
 
     def fresh(self, within: timedelta = FRESH) -> Dependency[I]:
         """Return a dependency: the current user, who signed in no longer than ``within`` ago."""
@@ -177,6 +208,14 @@ class Auth(Generic[U, I]):
         """Return the request-bound object, for handlers that are plain functions."""
         return asgi.blocking_request_auth(connection.scope, self._key)
 
+    def _row(self, db: SessionDependency, guard: Dependency[Any]) -> Callable[..., Any]:
+        rows_of(self._auth)
+        session = db if isinstance(db, DependsMarker) else Depends(db) if callable(db) else None
+        if session is None or session.dependency is None:
+            raise wrong_type("db", "the app's dependency of a database session, such as get_db", db)
+        kind = _AsyncRow if _is_coroutine(session.dependency) else _BlockingRow
+        return kind(self._key, guard, session, required=guard is self.identity)
+
     def _dependency(self, guard: Callable[[RequestAuth[U, I]], R]) -> "_Dependency[R]":
         if not self._schemes:
             return _Dependency(self._key, guard)
@@ -196,6 +235,53 @@ class _Dependency(Generic[R]):
             return self._guard(bound)
         except (Refused, CrossSiteRequest) as error:
             raise _as_fastapi_raises_it(error, bound, connection) from None
+
+
+class _Row:
+    """The row of the current user as a dependency. It depends on a guard and on the app's database session.
+
+    The guard comes first, so a request of nobody opens no database session.
+    """
+
+    def __init__(self, key: str, guard: Dependency[Any], session: DependsMarker, *, required: bool) -> None:
+        self._key = key
+        self._required = required
+        self.__signature__ = Signature(
+            [
+                Parameter("connection", Parameter.POSITIONAL_OR_KEYWORD, annotation=HTTPConnection),
+                Parameter("identity", Parameter.KEYWORD_ONLY, default=Depends(guard)),
+                Parameter("db", Parameter.KEYWORD_ONLY, default=session),
+            ]
+        )
+
+    def _checked(self, row: Any, connection: HTTPConnection) -> Any:
+        """Return the row. Refuse if the guard has accepted a user whom the row refutes."""
+        if row is None and self._required:
+            error = NotSignedIn("the user is gone or has changed", current_user_key=self._key)
+            raise _as_fastapi_raises_it(error, asgi.request_auth(connection.scope, self._key), connection)
+        return row
+
+
+class _AsyncRow(_Row):
+    async def __call__(self, connection: HTTPConnection, *, identity: object, db: object) -> Any:
+        row = await asgi.request_auth(connection.scope, self._key).load_user(db)
+        return self._checked(row, connection)
+
+
+class _BlockingRow(_Row):
+    """FastAPI runs it in a worker thread, as it does with the app's own plain functions."""
+
+    def __call__(self, connection: HTTPConnection, *, identity: object, db: object) -> Any:
+        row = asgi.blocking_request_auth(connection.scope, self._key).load_user(db)
+        return self._checked(row, connection)
+
+
+def _is_coroutine(call: Any) -> bool:
+    """Return whether FastAPI awaits a dependency on the event loop."""
+    while isinstance(call, partial):
+        call = call.func
+    calls = (call, getattr(call, "__call__", None))  # noqa: B004 - an object may have a coroutine as `__call__`
+    return any(iscoroutinefunction(each) or isasyncgenfunction(each) for each in calls)
 
 
 class _Scheme(SecurityBase):
@@ -277,8 +363,8 @@ def _as_fastapi_raises_it(
     return FreshSignInRequired(error) if isinstance(error, NotFresh) else Forbidden(error)
 
 
-def _current_user(auth: RequestAuth[U, I]) -> I | None:
-    return auth.current_user
+def _identity(auth: RequestAuth[U, I]) -> I | None:
+    return auth.identity
 
 
 async def request_auth(connection: HTTPConnection) -> RequestAuth[Any, Any]:
@@ -292,12 +378,12 @@ async def blocking_request_auth(connection: HTTPConnection) -> BlockingRequestAu
 
 
 async def optional_auth_dependency(connection: HTTPConnection) -> Any:
-    """Return the current user, or ``None``: ``user: Annotated[User | None, Depends(optional_auth_dependency)]``."""
-    return asgi.request_auth(connection.scope).current_user
+    """Return the identity, or ``None``: ``me: Annotated[Me | None, Depends(optional_auth_dependency)]``."""
+    return asgi.request_auth(connection.scope).identity
 
 
 async def auth_dependency(connection: HTTPConnection) -> Any:
-    """Return the current user: ``Annotated[User, Depends(auth_dependency)]``. Refuses as `Auth.current_user` does."""
+    """Return the identity: ``Annotated[Me, Depends(auth_dependency)]``. Refuses as `Auth.identity` does."""
     return await _require_user(connection)
 
 
