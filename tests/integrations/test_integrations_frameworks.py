@@ -251,6 +251,43 @@ def test_fastapi_in_an_outage() -> None:
     assert client.get("/public").status_code == 200
 
 
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda state: state.current_user is None,
+        lambda state: getattr(state, "current_user", None) is None,
+        lambda state: hasattr(state, "current_user"),
+        lambda state: state["current_user"],
+    ],
+    ids=["attribute", "getattr", "hasattr", "item"],
+)
+@pytest.mark.parametrize("app", [FastAPI, Starlette])
+def test_in_an_outage_reading_the_state_is_503(app: Any, read: Callable[[Any], object]) -> None:
+    parts = Parts()
+
+    async def guarded(request: Request) -> JSONResponse:
+        return JSONResponse(str(read(request.state)))
+
+    async def public(request: Request) -> JSONResponse:
+        request.state.seen = True
+        return JSONResponse(request.state.seen)
+
+    site = app()
+    site.add_route("/guarded", guarded)
+    site.add_route("/public", public)
+    site.add_middleware(SessionAuthMiddleware, auth=parts.auth)
+    client = TestClient(site, base_url=HTTPS)
+    sign_in(client, parts.ada)
+    assert client.get("/guarded").status_code == 200
+    parts.backend.fail["*"] = StoreUnavailable("down")
+    refused = client.get("/guarded")
+    assert (refused.status_code, refused.json()) == (503, {"error": "store_unavailable"})
+    assert refused.headers["retry-after"] == "5"
+    assert client.get("/public").json() is True
+    parts.backend.fail.clear()
+    assert client.get("/guarded").status_code == 200
+
+
 def test_fastapi_guards_a_websocket() -> None:
     api = Api()
 
@@ -531,11 +568,10 @@ def test_litestar_in_an_outage() -> None:
     with site.client() as client:
         sign_in(client, site.ada)
         site.backend.fail["*"] = StoreUnavailable("down")
-        for path in ("/user", "/fresh", "/nobody", "/plain"):
+        for path in ("/user", "/fresh", "/nobody", "/plain", "/who", "/state"):
             refused = client.get(path)
             assert (refused.status_code, refused.json()) == (503, {"error": "store_unavailable"}), path
-        for path in ("/who", "/state"):  # there is no user to read, not even one that is None
-            assert client.get(path).status_code == 500
+            assert refused.headers["retry-after"] == "5"
         assert client.get("/public").status_code == 200
 
 

@@ -10,13 +10,15 @@ from typing import Any
 import jinja2
 import msgspec
 import pytest
+from litestar.datastructures import State as LitestarState
+from starlette.datastructures import State as StarletteState
 
 from harness.core_support import KINDS, Site
 from harness.support import Browser, FakeConnection, Kind, User, account_of
 from powauth.backends.base import drive
 from powauth.backends.memory import MemoryBackend
 from powauth.errors import StoreUnavailable
-from powauth.http.unreachable import Unreachable
+from powauth.http.unreachable import StateInOutage, Unreachable
 from powauth.integrations import asgi, wsgi
 
 
@@ -151,51 +153,127 @@ def outage(kind: Kind) -> tuple[Site, Browser]:
     return site, browser
 
 
-def test_asgi_state_does_not_say_that_somebody_is_there() -> None:
+READS: dict[str, Callable[[Any], object]] = {
+    "[]": lambda state: state["current_user"],
+    "get": lambda state: state.get("current_user"),
+    "get with a default": lambda state: state.get("current_user", 1),
+    "in": lambda state: "current_user" in state,
+    "setdefault": lambda state: state.setdefault("current_user", None),
+    "pop": lambda state: state.pop("current_user", None),
+    "is None": lambda state: state["current_user"] is None,
+    "Starlette's State": lambda state: StarletteState(state).current_user is None,
+    "Starlette's State, with a default": lambda state: getattr(StarletteState(state), "current_user", None),
+    "Litestar's State": lambda state: LitestarState(state).current_user is None,
+    "Litestar's State, []": lambda state: LitestarState(state)["current_user"],
+    "Litestar's State, get": lambda state: LitestarState(state).get("current_user"),
+}
+
+
+def serve_in_an_outage(handle: Callable[[Any], object], state: dict[str, Any] | None = None) -> list[Any]:
+    """Serve a request of a signed-in user on ASGI while the store is unreachable. Return what was sent."""
     site, browser = outage("asgi")
-    asked: list[str] = []
 
     async def handler(scope: Any, receive: Any, send: Any) -> None:
-        del receive, send
-        state = scope["state"]
-        with pytest.raises(KeyError):
-            asked.append("guarded" if state["current_user"] is not None else "anonymous")
-        assert state == {"other": 1}
-        asgi.request_auth(scope).require_user()
+        del receive
+        handle(scope)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
 
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
         sent.append(message)
 
-    state = {"other": 1}
-    headers = [(b"cookie", (browser.cookie_header() or "").encode())]
-    scope = {"type": "http", "path": "/", "headers": headers, "state": state}
+    scope: Any = {"type": "http", "path": "/", "headers": [(b"cookie", (browser.cookie_header() or "").encode())]}
+    if state is not None:
+        scope["state"] = state
     asyncio.run(asgi.SessionAuthMiddleware(handler, site.auth)(scope, None, send))  # type: ignore[arg-type]
-    assert asked == []
-    assert sent[0]["status"] == 503
+    return sent
 
 
-def test_starlettes_state_does_not_say_that_somebody_is_there() -> None:
-    from starlette.requests import Request
+@pytest.mark.parametrize("read", READS)
+def test_reading_the_user_in_an_asgi_state_raises_and_is_503(read: str) -> None:
+    raised: list[BaseException] = []
 
+    def handle(scope: Any) -> None:
+        try:
+            READS[read](scope["state"])
+        except StoreUnavailable as error:
+            raised.append(error)
+            raise
+
+    assert serve_in_an_outage(handle)[0]["status"] == 503
+    assert [str(error) for error in raised] == ["down"]
+
+
+def test_the_other_keys_of_an_asgi_state_stay_and_changes_reach_the_state_outside() -> None:
+    outside: dict[str, Any] = {"other": 1, "gone": 2, "popped": 3}
+
+    def handle(scope: Any) -> None:
+        state = scope["state"]
+        assert state == {"other": 1, "gone": 2, "popped": 3}
+        assert [*state] == ["other", "gone", "popped"]
+        assert ("other" in state, "missing" in state) == (True, False)
+        assert (state["other"], state.get("other"), state.get("missing"), state.get("missing", 4)) == (1, 1, None, 4)
+        with pytest.raises(KeyError):
+            state["missing"]
+        with pytest.raises(KeyError):
+            state.pop("missing")
+        with pytest.raises(AttributeError):
+            StarletteState(state).missing  # noqa: B018
+        StarletteState(state).new = 5
+        state.update(newer=6)
+        assert (state.setdefault("newest", 7), state.setdefault("other", 8)) == (7, 1)
+        del state["gone"]
+        assert (state.pop("popped"), state.pop("missing", None)) == (3, None)
+
+    assert serve_in_an_outage(handle, outside)[0]["status"] == 204
+    assert outside == {"other": 1, "new": 5, "newer": 6, "newest": 7}
+
+
+def test_a_state_with_two_unknown_users_raises_for_both_until_one_is_assigned() -> None:
+    state = StateInOutage.of({"other": 1}, "current_user", unreachable())
+    assert StateInOutage.of(state, "admin", unreachable()) is state
+    for key in ("current_user", "admin"):
+        with pytest.raises(StoreUnavailable):
+            state[key]
+    state["admin"] = None
+    assert state["admin"] is None
+    with pytest.raises(StoreUnavailable):
+        state.get("current_user")
+    state.clear()
+    assert state == {}
+
+
+def test_a_scope_that_loses_the_state_makes_nobody_anonymous() -> None:
     site, browser = outage("asgi")
-    reached: list[str] = []
+    connection = asgi.ASGIConnection({"headers": [(b"cookie", (browser.cookie_header() or "").encode())]})
+    drive(site.auth.call(connection))
+    connection.scope["state"] = {}
+    with pytest.raises(StoreUnavailable):
+        site.auth.current_identity(connection)
 
-    async def handler(scope: Any, receive: Any, send: Any) -> None:
-        del receive, send
-        if Request(scope).state.current_user is None:
-            reached.append("anonymous")
-        reached.append("past the guard")
 
-    async def send(message: Any) -> None:
-        reached.append(str(message.get("status", "body")))
+def test_a_wsgi_environ_raises_at_each_use_and_is_503() -> None:
+    site, browser = outage("wsgi")
+    seen: list[object] = []
 
-    headers = [(b"cookie", (browser.cookie_header() or "").encode())]
-    scope = {"type": "http", "path": "/", "headers": headers}
-    with pytest.raises(AttributeError):
-        asyncio.run(asgi.SessionAuthMiddleware(handler, site.auth)(scope, None, send))  # type: ignore[arg-type]
-    assert reached == []
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        user = environ["powauth.current_user"]
+        seen.append(user is None)
+        if not user:
+            seen.append("anonymous")
+        start_response("204 No Content", [])
+        return []
+
+    started: list[str] = []
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "HTTP_COOKIE": browser.cookie_header() or ""}
+
+    def start_response(status: str, *_: Any) -> Any:
+        started.append(status)
+
+    [*wsgi.SessionAuthMiddleware(app, site.auth)(environ, start_response)]
+    assert (seen, started) == ([False], ["503 Service Unavailable"])
 
 
 @pytest.mark.parametrize("kind", KINDS)

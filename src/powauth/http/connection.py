@@ -10,6 +10,8 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from powauth.http.unreachable import Unreachable
+
 Headers = list[tuple[bytes, bytes]]
 """Names and values as on the wire. The case of names does not matter."""
 
@@ -116,8 +118,12 @@ class Connection(ABC):
         """
         self.states[key] = value
 
-    def assign_unreachable(self, key: str, unreachable: object) -> None:
-        """Assign the placeholder for the user while the store is unreachable; see `http.unreachable`."""
+    def assign_unreachable(self, key: str, unreachable: Unreachable) -> None:
+        """Assign the placeholder for the user while the store is unreachable.
+
+        Override this if reading the user can raise `StoreUnavailable` at once; see `http.unreachable`. In both cases
+        `assigned` returns the placeholder.
+        """
         self.assign(key, unreachable)
 
 

@@ -1,5 +1,6 @@
-"""The placeholder for the current user while the store is unreachable."""
+"""The current user while the store is unreachable: reading it raises `StoreUnavailable`."""
 
+from collections.abc import MutableMapping
 from typing import Any, NoReturn
 
 from powauth._outages import report
@@ -10,7 +11,8 @@ class Unreachable:
     """Takes the place of the current user. Any use raises `StoreUnavailable`, so an outage makes nobody anonymous.
 
     A handler that tests whether somebody is signed in gets an error, never the answer "nobody". Only ``is None`` cannot
-    raise: the result is false, and the next use of the user raises.
+    raise: the result is false, and the next use of the user raises. `StateInOutage` has no such gap, so protocols whose
+    mappings may be subclasses of dict use that.
     """
 
     __slots__ = ("_cause",)
@@ -47,3 +49,71 @@ class Unreachable:
 
     def __repr__(self) -> str:
         return "<current user unknown: the session store is out of reach>"
+
+
+class StateInOutage(dict[str, Any]):
+    """Takes the place of a mapping in which handlers read the current user. Reading the user raises `StoreUnavailable`.
+
+    Every way to read the key raises, so a handler never finds "nobody is signed in" or a placeholder for the user. All
+    other keys are as in the mapping that this one replaces. Changes reach both, because a middleware outside of
+    powauth's may hold the other one.
+    """
+
+    __slots__ = ("_replaced", "_unknown")
+
+    def __init__(self, replaced: MutableMapping[str, Any]) -> None:
+        super().__init__(replaced)
+        self._replaced = replaced
+        self._unknown: dict[object, Unreachable] = {}
+
+    @classmethod
+    def of(cls, mapping: MutableMapping[str, Any], key: str, unreachable: Unreachable) -> "StateInOutage":
+        """Return the mapping to use in place of another, in which reading ``key`` raises until a value is assigned."""
+        state = mapping if isinstance(mapping, cls) else cls(mapping)
+        state._unknown[key] = unreachable
+        return state
+
+    def __missing__(self, key: object) -> NoReturn:
+        if key in self._unknown:
+            self._unknown[key].raise_cause()
+        raise KeyError(key)
+
+    def __contains__(self, key: object) -> bool:
+        try:
+            self[key]  # type: ignore[index]
+        except KeyError:
+            return False
+        return True
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """See `dict.get`."""
+        try:
+            return self[key]
+        except KeyError:
+            return default
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """See `dict.setdefault`."""
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def pop(self, key: str, *default: Any) -> Any:
+        """See `dict.pop`."""
+        value = self.get(key, *default) if default else self[key]
+        if key in self:
+            del self[key]
+        return value
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        self._replaced[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        super().__delitem__(key)
+        self._replaced.pop(key, None)
+
+    # `MutableMapping` writes these with the methods above. Those of a dict would bypass them.
+    clear = MutableMapping.clear
+    popitem = MutableMapping.popitem
+    update = MutableMapping.update

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
 from datetime import timedelta
-from typing import Any, ClassVar, Final, TypeVar, overload
+from typing import Any, ClassVar, Final, TypeVar, cast, overload
 from urllib.parse import quote, unquote
 
 import msgspec
@@ -12,7 +12,7 @@ from powauth._extras import is_missing
 from powauth._options import instance
 from powauth.accounts.base import U
 from powauth.accounts.identity import I
-from powauth.errors import ConfigError, PowauthError
+from powauth.errors import ConfigError, PowauthError, StoreUnavailable
 from powauth.http.answers import Answers, OnError
 from powauth.http.connection import (
     MISSING,
@@ -23,6 +23,7 @@ from powauth.http.connection import (
     States,
     with_effects,
 )
+from powauth.http.unreachable import StateInOutage, Unreachable
 from powauth.http.visit import HOLDER_KEY, Bound, Visit, Visits, bound_in
 from powauth.integrations._cors import warn_if_cors_is_inside
 from powauth.integrations.websockets import POLICY_VIOLATION, RECHECK, Sockets
@@ -118,8 +119,11 @@ class ASGIConnection(Connection, msgspec.Struct, metaclass=ConnectionStruct, eq=
     def assigned(self, key: str) -> object:
         """See `Connection.assigned`."""
         state = self.scope.get("state")
-        if state is None or key not in state:
-            return self.states.get(key, MISSING)
+        try:
+            if state is None or key not in state:
+                return self.states.get(key, MISSING)
+        except StoreUnavailable:
+            return self.states[key]
         return state[key]
 
     def assign(self, key: str, value: object) -> None:
@@ -130,13 +134,14 @@ class ASGIConnection(Connection, msgspec.Struct, metaclass=ConnectionStruct, eq=
         else:
             state[key] = value
 
-    def assign_unreachable(self, key: str, unreachable: object) -> None:
+    def assign_unreachable(self, key: str, unreachable: Unreachable) -> None:
         """See `Connection.assign_unreachable`.
 
         The scope's state gets no value. With one, a handler that tests ``state["current_user"] is None`` would conclude
-        that somebody is signed in. Without one, its look-up fails. `request_auth` raises `StoreUnavailable`.
+        that somebody is signed in. Reading the key raises `StoreUnavailable` instead.
         """
         self.states[key] = unreachable
+        self.scope["state"] = StateInOutage.of(self.scope.get("state", {}), key, unreachable)
 
 
 def _deployed_at(scope: Scope) -> str:
@@ -200,6 +205,7 @@ class SessionAuthMiddleware:
             return
         if not self.auth.call_at_once(visit.connection):
             await visit.begin()
+            scope = cast("ASGIConnection", visit.connection).scope  # in an outage the connection may have made another
         if kind == "websocket":
             await self.sockets.serve(self.app, scope, visit.connection, receive, send)
             return

@@ -23,6 +23,7 @@ from powauth.http.guards import require_no_user as no_user
 from powauth.http.guards import require_same_origin as same_origin
 from powauth.http.guards import require_user as user
 from powauth.http.own_path import path_below
+from powauth.http.unreachable import StateInOutage, Unreachable
 from powauth.http.visit import HOLDER_KEY, Bound, answers_in
 from powauth.integrations import asgi
 from powauth.integrations.websockets import POLICY_VIOLATION, RECHECK, TRY_AGAIN_LATER
@@ -78,6 +79,11 @@ class LitestarConnection(asgi.ASGIConnection):
         """See `Connection.assign`."""
         super().assign(key, value)
         self.scope["user"] = value
+
+    def assign_unreachable(self, key: str, unreachable: Unreachable) -> None:
+        """See `Connection.assign_unreachable`. Reading ``request.user`` raises the error, too."""
+        super().assign_unreachable(key, unreachable)
+        self.scope = StateInOutage.of(self.scope, "user", unreachable)
 
     def renew_session(self) -> bool:
         """See `Connection.renew_session`. `PowAuthPlugin` rejects sessions on the server. Others have no id."""
