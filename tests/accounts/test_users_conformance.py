@@ -99,6 +99,13 @@ class Common(UsersConformance):
     async def remove_password(self, users: Users, account: Account[Any]) -> None:
         await users.update(account.key, {"password_hash": None}, trusted=True)
 
+    async def store_user_id(self, users: Users, account: Account[Any], user_id: str) -> None:
+        own = self.model.id == account.key
+        await self.write(sa.update(self.model).where(own).values(email=user_id))
+
+    async def write(self, statement: sa.Update) -> None:
+        raise NotImplementedError
+
     async def weaken_hash(self, users: Users, account: Account[Any]) -> None:
         await users.update(account.key, {"password_hash": WEAK.hash(GOOD)}, trusted=True)
 
@@ -107,6 +114,10 @@ class Common(UsersConformance):
 
 
 class Blocking(Common):
+    async def write(self, statement: sa.Update) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(statement)
+
     def make_users(self) -> Users:
         self.engine = sa.create_engine(url_of(self.driver, self.folder))
         Base.metadata.create_all(self.engine, TABLES)
@@ -133,6 +144,10 @@ class Blocking(Common):
 
 
 class Async(Common):
+    async def write(self, statement: sa.Update) -> None:
+        async with self.engine.begin() as connection:
+            await connection.execute(statement)
+
     async def make_users(self) -> Users:
         self.engine = create_async_engine(url_of(self.driver, self.folder))
         await self.mend_database(None)

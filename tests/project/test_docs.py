@@ -42,7 +42,7 @@ NEEDED_BY = {
     "starlette": r"from starlette\.applications import",
     "litestar": r"from litestar import",
     "flask": r"from flask import",
-    "users": r"from powauth\.accounts\.(sqlalchemy|passwords|identifiers) import",
+    "users": r"from powauth\.accounts\.(sqlalchemy|passwords|identifiers|schemes) import",
     "lmdb": r"backend=\"lmdb:",
     "pages": r"from powauth\.pages\.",
 }
@@ -241,7 +241,7 @@ class Account(UserMixin, Base):
 def test_old_hashes_sign_in_once_and_are_replaced(names: dict[str, Any], method: str) -> None:
     engine = create_engine("sqlite://")
     Base.metadata.create_all(engine)
-    hasher = names["MovingHasher"](time_cost=1, memory_cost=64, cheap_and_unsafe=True)
+    hasher = names["hasher"]
     users = SQLAlchemyUsers(engine, Account, hasher=hasher)
     params: dict[str, object] = {"email": "mia@example.org", "password": "five brown owls hoot"}
     drive(users.create(params))

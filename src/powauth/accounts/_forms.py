@@ -120,7 +120,7 @@ class UserForm:
         return self._columns[name].check(value, trusted=trusted)
 
     def check(
-        self, params: Mapping[str, object], *, changing: bool, trusted: bool = False
+        self, params: Mapping[str, object], *, changing: bool, trusted: bool = False, proven: bool = False
     ) -> tuple[dict[str, Any], Errors]:
         """Return the valid values, with the password as given, and the errors by field.
 
@@ -128,6 +128,7 @@ class UserForm:
             params: the parameters: from outside, or with ``trusted`` from the app's own code.
             changing: whether they change a user. Otherwise they register one.
             trusted: whether they may set any column except the key.
+            proven: whether a change needs no current password. It then sets a first one.
         """
         values: dict[str, Any] = {}
         errors: Errors = {}
@@ -143,10 +144,12 @@ class UserForm:
                 errors[name] = [str(error)]
         if trusted:
             errors |= {str(name): ["cannot be set"] for name in params if name not in allowed and name != "password"}
-        elif changing and is_blank(params.get("current_password")):
+        elif changing and not proven and is_blank(params.get("current_password")):
             errors["current_password"] = [BLANK]
         password = params.get("password")
-        if not changing or ("password" in params and password != ""):  # an empty field of a form changes nothing
+        if (
+            not changing or proven or ("password" in params and password != "")
+        ):  # an empty field of a form changes nothing
             values["password"] = password
         return values, errors
 
@@ -182,6 +185,11 @@ def _by_name(identifier: object, user_ids: Sequence[str]) -> Mapping[str, Identi
     if len(user_ids) > 1:
         raise ConfigError(f"identifier must be a mapping for several user ids, such as {{{user_ids[0]!r}: ...}}")
     return {user_ids[0]: identifier}  # type: ignore[dict-item] # the caller checks its method
+
+
+def lacks_password(stored: str | None) -> bool:
+    """Return whether a user has no password. Django marks such users with a "!"."""
+    return not stored or stored.startswith("!")
 
 
 def is_blank(value: object) -> bool:

@@ -62,6 +62,10 @@ class AnywhereUsers(UsersContext[Any, I]):
         """See `UsersContext.update`."""
         return await self._here().update(key, params, trusted=trusted)
 
+    async def set_first_password(self, key: Key, params: Mapping[str, object]) -> Account[I] | None:
+        """See `UsersContext.set_first_password`."""
+        return await self._here().set_first_password(key, params)
+
     async def delete(self, key: Key, params: Mapping[str, object] | None = None) -> bool:
         """See `UsersContext.delete`."""
         return await self._here().delete(key, params)

@@ -190,6 +190,21 @@ class UsersContext(ABC, Generic[U, I]):
                 no longer exists, the error is ``{"base": [...]}``.
         """
 
+    async def set_first_password(self, key: Key, params: Mapping[str, object]) -> Account[I] | None:
+        """Change a user who has no password yet, and return the account as it is now.
+
+        powauth calls it instead of `update` if the user has just signed in, and gives a ``password`` without a
+        ``current_password``. Return ``None`` if the user has a password. powauth then calls `update`, which demands it.
+        Check this and write the password in one step, so that a second request cannot replace the first password.
+
+        By default it returns ``None``: the context has no users without a password.
+
+        Raises:
+            InvalidParams: as `update` does.
+        """
+        del key, params
+        return None
+
     @abstractmethod
     async def delete(self, key: Key, params: Mapping[str, object] | None = None) -> bool:
         """Delete a user, and return whether the user still existed.

@@ -48,6 +48,10 @@ class OffloadedUsers(UsersContext[Any, I]):
         """See `UsersContext.update`."""
         return await self._in_thread(lambda: drive(self._users.update(key, params, trusted=trusted)))
 
+    async def set_first_password(self, key: Key, params: Mapping[str, object]) -> Account[I] | None:
+        """See `UsersContext.set_first_password`."""
+        return await self._in_thread(lambda: drive(self._users.set_first_password(key, params)))
+
     async def delete(self, key: Key, params: Mapping[str, object] | None = None) -> bool:
         """See `UsersContext.delete`."""
         return await self._in_thread(lambda: drive(self._users.delete(key, params)))

@@ -75,6 +75,10 @@ class SignInPort(Protocol[I]):
         """Return whether an account that was just read still has the proof with which the current user signed in."""
         ...
 
+    def signed_in_recently(self, request: Any) -> bool:
+        """Return whether the current user has just signed in, so that the sign-in proves who sets a first password."""
+        ...
+
     def assign(self, request: Any, identity: I | None) -> None:
         """Make an identity the current user for the request's handlers."""
         ...
@@ -192,7 +196,8 @@ class AccountService(Generic[I]):
     async def update_user(self, request: Any, params: Params) -> I:
         """Change the current user (``params`` hold ``current_password``), and return the identity as it is now.
 
-        A change of password or user id ends all the user's sessions, and signs this request in again.
+        A change of password or user id ends all the user's sessions, and signs this request in again. A user without a
+        password sets one after a fresh sign-in, without ``current_password``.
 
         Raises:
             InvalidParams: what is wrong with ``params``.
@@ -204,7 +209,9 @@ class AccountService(Generic[I]):
         before = await self._current(request)
         await self._before("update", request, before.key, before.identity, params)
         await self.records.check_ready(before.key)
-        after = await self._proven(request, before.key, params, lambda: self.users.update(before.key, params))
+        after = await self._first_password(request, before, params)
+        if after is None:
+            after = await self._proven(request, before.key, params, lambda: self.users.update(before.key, params))
         ended = await self._changed(request, before, after)
         await self._after("update", request, after.key, after.identity)
         if not ended:
@@ -356,6 +363,17 @@ class AccountService(Generic[I]):
             await self._port.do_delete(request)
             raise NotSignedIn(GONE)
         return account
+
+    async def _first_password(self, request: Any, before: Account[I], params: Params) -> Account[I] | None:
+        """Set the password of a user who has none yet; ``None`` if ``current_password`` must prove the change.
+
+        The fresh sign-in is the proof. Whoever only finds an open browser cannot set a password.
+        """
+        if params.get("password") in (None, "") or params.get("current_password") not in (None, ""):
+            return None
+        if not self._port.signed_in_recently(request):
+            return None
+        return await self.users.set_first_password(before.key, params)
 
     async def _proven(self, request: Any, key: Key, params: Params | None, work: Callable[[], Awaitable[T]]) -> T:
         """Count an attempt, then do ``work``, in which the users context checks ``current_password``."""

@@ -41,7 +41,7 @@ with needs("users", "SQLAlchemyUsers", "sqlalchemy", "greenlet"):
 
 from powauth.accounts._comparing import compare_with_rows
 from powauth.accounts._database import database_of
-from powauth.accounts._forms import INVALID, UserForm
+from powauth.accounts._forms import INVALID, UserForm, lacks_password
 from powauth.accounts._listing import ListedTable, UserLister
 from powauth.accounts._mapped import MappedUsers, plain_key
 from powauth.accounts._models import AccountMixin, EmailMixin, UserMixin, UsernameMixin, UTCDateTime, utc_now
@@ -289,29 +289,16 @@ class SQLAlchemyUsers(UsersContext[U, I], ListedTable, Generic[U, I]):
 
     async def update(self, key: Key, params: Mapping[str, object], *, trusted: bool = False) -> Account[I]:
         """See `UsersContext.update`. SELECT, UPDATE of the changed columns, SELECT. A new user id takes one more."""
-        also = [name for name in self._users.columns if name in params]
-        for _ in range(_ATTEMPTS):
-            read = await self._table.read(self._key_clause(key), also)
-            if read is None or not (trusted or read[1].active):
-                raise InvalidParams(_GONE)
-            found, account = read
-            changed_params = self._form.unchanged(params, found.values)
-            values, errors = self._form.check(changed_params, changing=True, trusted=trusted)
-            user_id = found.user_id
-            errors |= await self._ask(
-                lambda values=values, user_id=user_id: self._form.password_errors(values, user_id)  # type: ignore[misc]
-            )
-            if errors:
-                raise InvalidParams(errors)
-            if not trusted:
-                await self._prove(found, params)
-            changes = await self._changes(found, values)
-            if not changes:
-                return account
-            changed = await self._table.change(found, changes)
-            if changed is not None:
-                return changed
-        raise InvalidParams(_OVERTAKEN)
+        account = await self._update(key, params, trusted=trusted, first=False)
+        assert account is not None  # noqa: S101 - only a first password may be refused so
+        return account
+
+    async def set_first_password(self, key: Key, params: Mapping[str, object]) -> Account[I] | None:
+        """See `UsersContext.set_first_password`. The statements are those of `update`.
+
+        A user has no password if the hash is ``NULL``, empty, or begins with "!" as Django's unusable passwords do.
+        """
+        return await self._update(key, params, trusted=False, first=True)
 
     async def delete(self, key: Key, params: Mapping[str, object] | None = None) -> bool:
         """See `UsersContext.delete`. The ORM deletes the row, so the model's cascades apply.
@@ -376,6 +363,34 @@ class SQLAlchemyUsers(UsersContext[U, I], ListedTable, Generic[U, I]):
                 for key, *ids in rows
             ]
             after = rows[-1][0]
+
+    async def _update(self, key: Key, params: Mapping[str, object], *, trusted: bool, first: bool) -> Account[I] | None:
+        """Change a user. With ``first``, return ``None`` if the user has a password. It needs no current one."""
+        also = [name for name in self._users.columns if name in params]
+        for _ in range(_ATTEMPTS):
+            read = await self._table.read(self._key_clause(key), also)
+            if read is None or not (trusted or read[1].active):
+                raise InvalidParams(_GONE)
+            found, account = read
+            if first and not lacks_password(found.password_hash):
+                return None
+            wanted = self._form.unchanged(params, found.values)
+            values, errors = self._form.check(wanted, changing=True, trusted=trusted, proven=first)
+            user_id = found.user_id
+            errors |= await self._ask(
+                lambda values=values, user_id=user_id: self._form.password_errors(values, user_id)  # type: ignore[misc]
+            )
+            if errors:
+                raise InvalidParams(errors)
+            if not (trusted or first):
+                await self._prove(found, params)
+            changes = await self._changes(found, values)
+            if not changes:
+                return account
+            changed = await self._table.change(found, changes)
+            if changed is not None:
+                return changed
+        raise InvalidParams(_OVERTAKEN)
 
     def _key_clause(self, key: Key) -> Mapping[str, object] | None:
         try:

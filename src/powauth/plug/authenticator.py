@@ -255,6 +255,14 @@ class Authenticator(ABC, Generic[U, I]):
         """Make a request anonymous whose user is gone, is locked, or has another proof."""
         self.assign(connection, None)
 
+    def signed_in_recently(self, request: Connection) -> bool:
+        """Return whether the current user has just signed in. Such a user may set a first password.
+
+        By default it returns ``False``: an authenticator without sessions does not know.
+        """
+        del request
+        return False
+
     # --- for the app's own code ---------------------------------------------------------------------------------------
 
     def extension(self, kind: type[E]) -> E:

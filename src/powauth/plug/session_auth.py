@@ -19,6 +19,7 @@ from powauth.errors import ConfigError
 from powauth.events import EventName, Listener, log
 from powauth.http.carriers import AnyOf, Carrier, CookieCarrier, SeveralIds
 from powauth.http.connection import MISSING, Connection, Effects
+from powauth.http.guards import FRESH
 from powauth.http.metadata import MetadataSource, default_metadata
 from powauth.plug.authenticator import Authenticator, check_extension, check_users
 from powauth.plug.current_session import CurrentSession
@@ -306,6 +307,10 @@ class SessionAuth(Authenticator[U, I]):
     ) -> None:
         """See `Authenticator.note`. The event names the session if it belongs to this user."""
         self.current_session.note(name, request, key, detail)
+
+    def signed_in_recently(self, request: Connection) -> bool:
+        """See `Authenticator.signed_in_recently`: within `powauth.http.guards.FRESH`."""
+        return self.current_session.is_fresh(request, FRESH)
 
     async def dismiss(self, connection: Connection) -> None:
         """See `Authenticator.dismiss`. This ends the session: row 12."""

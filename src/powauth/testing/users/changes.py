@@ -2,6 +2,8 @@
 
 # ruff: noqa: D102 the name of a test is its sentence
 
+from unittest import SkipTest
+
 from powauth.errors import InvalidParams
 from powauth.testing.users.suite import (
     BETTER,
@@ -26,6 +28,23 @@ class ChangeTests(Suite):
         assert changed.proof != created.proof
         assert await users.authenticate(self.params()) is None
         await self.assert_signs_in(users, self.params(password=BETTER), changed)
+
+    @scenario
+    async def test_rep_30_only_a_user_without_a_password_sets_a_first_one(self, users: Users) -> None:
+        created = await users.create(self.params())
+        assert await users.set_first_password(created.key, {"password": BETTER}) is None
+        await self.assert_signs_in(users, self.params(), created)
+        await self.remove_password(users, created)
+        without = await self.got(users, created.key)
+        changed = await users.set_first_password(created.key, {"password": BETTER})
+        if changed is None:
+            raise SkipTest("this context sets no first password: override `set_first_password` if it should")
+        assert changed.proof != without.proof
+        await self.assert_signs_in(users, self.params(password=BETTER), changed)
+        assert await users.set_first_password(created.key, {"password": GOOD}) is None
+        for bad in NO_PASSWORDS:
+            await self.remove_password(users, created)
+            assert list(await self.refused(users.set_first_password(created.key, {"password": bad}))) == ["password"]
 
     @scenario
     async def test_a_new_user_id_replaces_the_old_one(self, users: Users) -> None:

@@ -144,6 +144,45 @@ class SignInTests(Suite):
                 assert users.login_key(params) == key
         assert users.login_key({}) is None
 
+    @scenario
+    async def test_rep_62_failures_of_every_spelling_count_together(self, users: Users) -> None:
+        created = await users.create(self.params())
+        expected = await users.throttle_key(self.params())
+        assert isinstance(expected, str)
+        for spelling in spellings_of(self.user_id()):
+            found = await users.find(spelling)
+            if found is not None:
+                assert found.key == created.key
+                assert await users.throttle_key(self.named(spelling)) == expected, f"{spelling!r} has its own limit"
+        assert await users.throttle_key({}) is None
+
+    # User ids that an older release has stored
+
+    @scenario
+    async def test_rep_28_a_user_id_signs_in_as_it_is_stored(self, users: Users) -> None:
+        created = await users.create(self.params())
+        for stored in (self.user_id().title(), f"{self.name} Lee", f"{self.name}@localhost"):
+            await self.store_user_id(users, created, stored)
+            params = {self.user_id_field: stored, "password": GOOD}
+            found = await users.authenticate(params)
+            assert found is not None, f"{stored!r} does not sign in"
+            assert found.key == created.key
+            assert await users.authenticate(params | {"password": BETTER}) is None
+            assert isinstance(await users.throttle_key(params), str), f"guesses at {stored!r} are not counted"
+
+    @scenario
+    async def test_rep_28_nobody_registers_another_case_of_a_stored_user_id(self, users: Users) -> None:
+        created = await users.create(self.params())
+        noa = await users.create(self.params("noa"))
+        await self.store_user_id(users, created, self.user_id().title())
+        for spelling in (self.user_id(), self.user_id().title(), self.user_id().upper()):
+            attempt = self.named(spelling) | {"password": BETTER}
+            assert list(await self.refused(users.create(attempt))) == [self.user_id_field]
+            change = self.named(spelling) | {"current_password": GOOD}
+            assert list(await self.refused(users.update(noa.key, change))) == [self.user_id_field]
+        assert await users.authenticate(self.named(self.user_id()) | {"password": BETTER}) is None
+        assert_same(await self.got(users, noa.key), noa)
+
     # Inactive users, and users without a password
 
     @scenario

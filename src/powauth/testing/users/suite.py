@@ -153,6 +153,13 @@ class Suite:
         """
         raise SkipTest("this suite cannot remove a password: override `remove_password` if users can lack one")
 
+    async def store_user_id(self, users: Users, account: Account[Any], user_id: str) -> None:
+        """Store a user id as it is, without normalising it, as an older release of the app would have.
+
+        Without this method, the tests of such user ids are skipped.
+        """
+        raise SkipTest("this suite stores no user id as it is: override `store_user_id` if old rows may hold some")
+
     async def weaken_hash(self, users: Users, account: Account[Any]) -> None:
         """Store a weaker hash of the password `GOOD`, as an older release of the app would have.
 
