@@ -57,7 +57,7 @@ def test_an_error_of_a_context_in_a_thread_of_the_suite_is_the_tests_error() -> 
         small(CrowdedUsers)().test_parallel_registrations_of_one_user_id_make_one_user()
 
 
-HOOKS = ["deactivate", "remove_password", "weaken_hash", "hashing_work", "second", "break_database"]
+HOOKS = ["deactivate", "remove_password", "store_user_id", "weaken_hash", "hashing_work", "second", "break_database"]
 
 
 class BareSuite(UsersConformance):
