@@ -171,6 +171,26 @@ def test_rep_28_two_users_whose_ids_differ_only_by_case_sign_in_with_their_own(e
     assert key_for(users, "MIA@example.com", OTHER_PASSWORD) == lower
 
 
+def test_get_by_finds_a_user_id_as_it_is_stored_and_in_its_normalised_form(engine: sa.Engine) -> None:
+    users = people(engine)
+    mia = add(engine, Person, email="Mia@Example.com")
+    ann = add(engine, Person, email="Ann Lee")
+    noa = add(engine, Person, email="noa@example.com")
+    for given, key, queries in (
+        ({"email": "Mia@Example.com"}, mia, 2),
+        ({"email": "Ann Lee", "is_active": True}, ann, 1),
+        ({"email": "NOA@example.com"}, noa, 1),
+        ({"email": "tom@example.com"}, None, 1),
+        ({"email": "Ann Lee", "is_active": "perhaps"}, None, 0),
+        ({"email": 7}, None, 0),
+        ({"id": noa}, noa, 1),
+    ):
+        with statements(engine) as seen:
+            found = drive(users.get_by(**given))
+        assert (None if found is None else found.key) == key
+        assert len(seen) == queries
+
+
 def test_an_old_user_id_stays_valid_in_a_form_that_does_not_change_it(engine: sa.Engine) -> None:
     users = people(engine)
     key = add(engine, Person, email="root@localhost")

@@ -92,6 +92,21 @@ class UserForm:
         found = {name: spellings_of(self.identifiers[name], value) for name in self._users.user_ids}
         return TypedId(found) if all(found.values()) else None
 
+    def look_ups(self, clauses: Mapping[str, object]) -> list[Mapping[str, object]]:
+        """Return the values to look for, by attribute name: with user ids in normalised form, and as they are given."""
+        ids = [name for name in clauses if name in self._users.user_ids]
+        given = {name: clauses[name] for name in ids if login_key(self.identifiers[name], clauses[name]) is not None}
+        found: list[Mapping[str, object]] = []
+        try:
+            rest = {name: self.cleaned(name, clauses[name], trusted=True) for name in clauses if name not in ids}
+            if len(given) == len(ids):
+                found.append(rest | {name: self.normalized(name, str(value)) or value for name, value in given.items()})
+                if given:
+                    found.append(rest | given)
+        except ValueError:
+            return []
+        return found if len(found) < 2 or found[0] != found[1] else found[:1]  # noqa: PLR2004
+
     def unchanged(self, params: Mapping[str, object], stored: Mapping[str, object]) -> Mapping[str, object]:
         """Return the params without user ids that are equal to the stored ones.
 

@@ -203,6 +203,8 @@ class SQLAlchemyUsers(UsersContext[U, I], ListedTable, Generic[U, I]):
     async def get_by(self, **clauses: object) -> Account[I] | None:
         """Return the account whose columns have these values, active or not; ``None`` if there is none, or several.
 
+        A user id is looked for in its normalised form, and then as it is given. One SELECT for each of the two.
+
         Raises:
             ConfigError: if there is no clause, a clause names no column, or a value is ``None`` or blank. A blank
                 value, such as a missing token, would find a row that was not meant.
@@ -214,11 +216,11 @@ class SQLAlchemyUsers(UsersContext[U, I], ListedTable, Generic[U, I]):
                 raise ConfigError(f"get_by: {self.model.__name__} has no column {name!r}")
             if value is None or (isinstance(value, str | bytes) and not value.strip()):
                 raise ConfigError(f"get_by: {name} is blank, which identifies nobody; check the value first")
-        try:
-            wanted = {name: self._form.cleaned(name, value, trusted=True) for name, value in clauses.items()}
-        except ValueError:
-            return None
-        return _account_in(await self._table.read(wanted))
+        for wanted in self._form.look_ups(clauses):
+            read = await self._table.read(wanted)
+            if read is not None:
+                return read[1]
+        return None
 
     def login_key(self, params: Mapping[str, object]) -> str | None:
         """Return one form of the user id; see `UsersContext.login_key`. It is the normalised form, if there is one."""
