@@ -176,7 +176,7 @@ def test_get_by_finds_a_user_id_as_it_is_stored_and_in_its_normalised_form(engin
     mia = add(engine, Person, email="Mia@Example.com")
     ann = add(engine, Person, email="Ann Lee")
     noa = add(engine, Person, email="noa@example.com")
-    for given, key, queries in (
+    cases: list[tuple[dict[str, object], Key | None, int]] = [
         ({"email": "Mia@Example.com"}, mia, 2),
         ({"email": "Ann Lee", "is_active": True}, ann, 1),
         ({"email": "NOA@example.com"}, noa, 1),
@@ -184,9 +184,10 @@ def test_get_by_finds_a_user_id_as_it_is_stored_and_in_its_normalised_form(engin
         ({"email": "Ann Lee", "is_active": "perhaps"}, None, 0),
         ({"email": 7}, None, 0),
         ({"id": noa}, noa, 1),
-    ):
+    ]
+    for clauses, key, queries in cases:
         with statements(engine) as seen:
-            found = drive(users.get_by(**given))
+            found = drive(users.get_by(**clauses))
         assert (None if found is None else found.key) == key
         assert len(seen) == queries
 
