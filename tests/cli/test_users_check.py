@@ -9,9 +9,12 @@ import msgspec
 import pytest
 
 from harness.cli_apps import App, app_in, forget
+from powauth.backends.base import drive
 from powauth.cli import Status
 
 KINDS = ["sqlite", "psycopg", "mariadb_pymysql", "aiosqlite", "asyncpg", "asyncmy"]
+
+HASH = f"$argon2id$v=19$m=64,t=1,p=1$c2FsdHNhbHRzYWx0c2FsdA${'A' * 43}"
 
 OF_ACTIVE = {"sqlite": "1", "postgresql": "true", "mysql": "1", "mariadb": "1"}
 
@@ -24,7 +27,7 @@ def _in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     forget()
 
 
-def insert(app: App, *emails: str, password_hash: str | None = "none that a hasher reads") -> None:
+def insert(app: App, *emails: str, password_hash: str | None = HASH) -> None:
     for email in emails:
         number = app.rows("SELECT COUNT(*) FROM {users}")[0][0]
         active = OF_ACTIVE[app.server.get_backend_name()]
@@ -71,6 +74,22 @@ def test_a_user_id_that_a_registration_would_refuse(tmp_path: Path, capsys: pyte
         assert (row["problem"], row["detail"]) == ("refused", "email: a registration would refuse it")
 
 
+@pytest.mark.parametrize("text", ["", "!", "$2b$12$abcdefghijklmnopqrstuv", "plain text"])
+def test_a_hash_that_no_format_reads_is_found_and_not_printed(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with app_in(tmp_path, capsys) as app:
+        app.users("check")
+        insert(app, "mia@example.com", password_hash=text)
+        insert(app, "zoe@example.com")
+        status, out, _ = app.users("check", "--json")
+        (row, _) = rows(out)
+        assert status == Status.FOUND
+        assert (row["problem"], row["user_id"]) == ("unreadable hash", "mia@example.com")
+        assert not text or text not in out
+        assert "unreadable hash" in app.users("check")[1]
+
+
 @pytest.mark.parametrize("driver", ["sqlite", "psycopg", "mariadb_pymysql"])
 def test_the_database_must_refuse_a_second_user_id(
     driver: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -111,3 +130,35 @@ def test_progress_is_for_terminals(
         monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
         clear = "\r\x1b[K"
         assert app.users("check")[2] == f"{clear}reading the user ids{clear}{clear}{clear}1 users{clear}2 users{clear}"
+
+
+OWN_USERS = """
+from harness.support import SECRET, MemoryUsers
+from powauth import SessionAuth
+from powauth.accounts.listing import Listed, ListsUsers
+
+
+class Own(MemoryUsers, ListsUsers):
+    async def list_users(self, after=None, limit=500):
+        return [Listed(key=1, user_id="mia@example.com", active=True, has_password=False)]
+
+
+auth = SessionAuth(secret_key=SECRET, users=Own(), backend="lmdb:store")
+"""
+
+
+def test_a_users_context_of_your_own_has_only_to_list_its_users(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with app_in(tmp_path, capsys) as app:
+        (tmp_path / "shop_app.py").write_text(OWN_USERS)
+        assert app.users("check") == (0, "0 problems, 1 users, 1 without a password\n", "")
+
+
+def test_no_user_follows_a_key_that_no_user_can_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with app_in(tmp_path, capsys) as app:
+        app.users("check")
+        insert(app, "mia@example.com")
+        users = sys.modules["shop_app"].auth.users
+        assert [user.user_id for user in drive(users.list_users())] == ["mia@example.com"]
+        assert drive(users.list_users("no UUID")) == []

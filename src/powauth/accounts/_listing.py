@@ -3,7 +3,7 @@
 import inspect
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Generic
 
@@ -26,10 +26,12 @@ class UserLister(Generic[U]):
     Args:
         database: runs the work.
         users: the model.
+        reads: returns whether a sign-in can verify a stored hash.
     """
 
-    def __init__(self, database: Database, users: MappedUsers[U]) -> None:
+    def __init__(self, database: Database, users: MappedUsers[U], reads: Callable[[str], bool]) -> None:
         self._database = database
+        self._reads = reads
         self._users = users
         constant = inspect.getattr_static(users.model, _ACTIVE)
         self._active = constant if isinstance(constant, bool) else None
@@ -63,11 +65,13 @@ class UserLister(Generic[U]):
         users = self._users
         active = values[_ACTIVE] if self._active is None else self._active
         created_at = values.get(_CREATED)
+        password_hash = values[users.password_hash]
         return Listed(
             key=plain_key(values[users.key]),
             user_id=values[users.user_id],
             active=active is True,  # as in a sign-in
-            has_password=values[users.password_hash] is not None,
+            has_password=password_hash is not None,
+            is_readable=password_hash is None or self._reads(password_hash),
             created_at=created_at if isinstance(created_at, datetime) else None,
         )
 

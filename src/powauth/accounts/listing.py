@@ -21,6 +21,7 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
         user_id: the user id as it is stored.
         active: whether the user may sign in and stay signed in.
         has_password: whether the user has a password hash.
+        is_readable: whether the hash, if any, is of a format that a sign-in can verify.
         created_at: the time of registration; ``None`` if the users have no such time.
     """
 
@@ -28,6 +29,7 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
     user_id: str | None
     active: bool
     has_password: bool
+    is_readable: bool = True
     created_at: datetime | None = None
 
 

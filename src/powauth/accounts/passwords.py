@@ -252,9 +252,13 @@ class PasswordHasher:
                 scheme.spend(scheme.cost - spent, secret)
         return matched
 
+    def reads(self, stored: str) -> bool:
+        """Return whether a stored text is a hash that `verify` can compare with a password. It costs no hashing."""
+        return self._parse(stored) is not None or any(is_affordable(each, stored) for each in self.existing)
+
     def _report(self, stored: str) -> None:
         """Log once that the table holds hashes of a format that no scheme reads. Their users cannot sign in."""
-        if not stored or self._parse(stored) is not None or any(is_affordable(each, stored) for each in self.existing):
+        if not stored or self.reads(stored):
             return
         kind = kind_of(stored)
         if kind is not None and kind not in self._reported:

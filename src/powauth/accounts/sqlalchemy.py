@@ -154,7 +154,6 @@ class SQLAlchemyUsers(UsersContext[U, I], ListedTable, Generic[U, I]):
         reader = AccountReader(self._users, identity)
         self._table = UserTable(database, self._users, reader, self._form)
         self.row_reader = SQLAlchemyRows(self._users, reader, database)
-        self._lister = UserLister(database, self._users)
         self._listeners: list[ChangeListener] = []
         self._following = Following(WatchedColumns(self._users, reader.names), self._listeners)
         self.model = model
@@ -166,6 +165,7 @@ class SQLAlchemyUsers(UsersContext[U, I], ListedTable, Generic[U, I]):
         self.fields = tuple(fields)
         self._owns_hasher = hasher is None
         self._hasher = PasswordHasher() if hasher is None else hasher
+        self._lister = UserLister(database, self._users, self._hasher.reads)
         self._users.check_room_for_hash(self._hasher.max_length)
         if not callable(clock):
             raise wrong("clock", "a function that returns an aware datetime", clock)

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import AsyncIterator
-from typing import Any
 
 from powauth.accounts.checking import UserIdProblem
 from powauth.accounts.identity import Key, key_text, stored_key
@@ -14,6 +13,8 @@ from powauth.cli.users import every_user, lister_of
 
 COLUMNS = ("problem", "key", "user_id", "detail")
 
+UNREADABLE = "no format of the hasher reads it: give PasswordHasher(existing=[...]), or the user needs a new password"
+
 PROGRESS_STEP = 500
 """Users between two lines of progress."""
 
@@ -23,24 +24,34 @@ async def check(auth: Auth, options: argparse.Namespace) -> int:
 
     The result is `Status.FOUND` if there is a problem. A user without a password is none.
     """
-    lister = lister_of(auth)
     table = None if options.json else Table(COLUMNS)
-    found = 0
-    async for row in _problems(lister):
+    found = read = without = 0
+
+    def show(row: Row) -> None:
+        nonlocal found
         found += 1
         progress("")
         if table is None:
             print_json(row)
         else:
             table.add(row)
+
+    async for row in _problems(lister_of(auth)):
+        show(row)
+    async for user in every_user(auth):
+        read += 1
+        without += not user.has_password
+        if not user.is_readable:
+            show(_row("unreadable hash", user.key, user.user_id, UNREADABLE))
+        if read % PROGRESS_STEP == 0:
+            progress(f"{read} users")
+    progress("")
     if table is not None and found:
         table.end()
-    read, without = await _count(auth)
-    summary = f"{found} problems, {read} users, {without} without a password"
     if options.json:
         print_json({"problems": found, "users": read, "without_password": without})
     else:
-        print(summary)
+        print(f"{found} problems, {read} users, {without} without a password")
     return Status.FOUND if found else Status.DONE
 
 
@@ -65,18 +76,7 @@ def _of_user_id(problem: UserIdProblem) -> list[tuple[str, str]]:
     return found
 
 
-async def _count(auth: Auth) -> tuple[int, int]:
-    read = without = 0
-    async for user in every_user(auth):
-        read += 1
-        without += not user.has_password
-        if read % PROGRESS_STEP == 0:
-            progress(f"{read} users")
-    progress("")
-    return read, without
-
-
-def _row(problem: str, key: Key | None, user_id: str | None, detail: Any) -> Row:
+def _row(problem: str, key: Key | None, user_id: str | None, detail: str) -> Row:
     return {"problem": problem, "key": None if key is None else _text(key), "user_id": user_id, "detail": detail}
 
 
