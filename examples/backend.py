@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from powauth import StoreUnavailable
-from powauth.backends.base import EPOCH_LIFETIME, Backend, Millis, Mode, Page, Record, key_in_cursor
+from powauth.backends.base import EPOCH_LIFETIME, Backend, Millis, Mode, Record, ScanPage, key_in_cursor
 
 TABLES = """
 PRAGMA journal_mode = WAL;
@@ -81,11 +81,11 @@ class FileBackend(Backend):
         went = len(self._run(PURGE, now=now, limit=limit))
         return went + len(self._run(FORGET, now=now - EPOCH_LIFETIME, limit=limit - went))
 
-    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
+    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> ScanPage:
         after = f"{namespace}:".encode() if cursor is None else key_in_cursor(cursor, namespace)
         rest = f"SELECT * {LIVE} key > :after AND key < :end ORDER BY key LIMIT :limit"
         rows = self._run(rest, after=after, end=f"{namespace};".encode(), limit=limit, now=now)
-        return Page([Record(*row) for row in rows], rows[-1][0].hex() if len(rows) == limit else None)
+        return ScanPage([Record(*row) for row in rows], rows[-1][0].hex() if len(rows) == limit else None)
 
     async def count(self, namespace: str, now: Millis) -> int:
         first, end = f"{namespace}:".encode(), f"{namespace};".encode()

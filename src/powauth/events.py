@@ -3,6 +3,8 @@
 If a log or a listener fails, the operation that the event reports is not affected: it neither fails nor lets anything
 through (ASVS 16.5.2). An event names a session by its sid, which opens nothing, and a user by the user's key. It never
 holds an id, a salt, a password or input from a client.
+
+docs/operating.md lists the events with their levels and meanings.
 """
 
 import contextlib

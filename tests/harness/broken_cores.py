@@ -12,7 +12,7 @@ from powauth.accounts.service import AS_BEFORE, Grant
 from powauth.backends.base import Millis, Record
 from powauth.http.connection import Connection
 from powauth.sessions.ids import PresentedId
-from powauth.sessions.manager import Note
+from powauth.sessions.manager import Emit
 from powauth.sessions.presence import Recognized
 from powauth.sessions.recognition import NO_ID
 from powauth.sessions.record import Outcome, Session, StoredKey, Subject, expires_at, renewed
@@ -74,10 +74,10 @@ class ResendsUnseen(SessionAuth[User, Me]):
         super().__init__(**options)
         carry_on = self.sessions.carry_on
 
-        async def broken(stored: Stored, presented: PresentedId, note: Note) -> tuple[Stored, Session | None]:
+        async def broken(stored: Stored, presented: PresentedId, emit: Emit) -> tuple[Stored, Session | None]:
             if presented.generation < stored.session.generation:
                 return stored, stored.session
-            return await carry_on(stored, presented, note)
+            return await carry_on(stored, presented, emit)
 
         self.sessions.carry_on = broken  # type: ignore[method-assign]
 
@@ -88,8 +88,8 @@ class SignsInUnseen(SessionAuth[User, Me]):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
 
-        async def broken(session: Session, note: Note) -> bool:
-            del session, note
+        async def broken(session: Session, emit: Emit) -> bool:
+            del session, emit
             return True
 
         self.sessions.seen_alive = broken  # type: ignore[method-assign]
@@ -101,8 +101,8 @@ class RenewsEach(SessionAuth[User, Me]):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
 
-        async def broken(stored: Stored, presented: PresentedId, note: Note) -> tuple[Stored, Session | None]:
-            del presented, note
+        async def broken(stored: Stored, presented: PresentedId, emit: Emit) -> tuple[Stored, Session | None]:
+            del presented, emit
             found: Stored | None = stored
             while found is not None:
                 now = self.now()
@@ -123,9 +123,9 @@ class ForgetsThePause(SessionAuth[User, Me]):
         super().__init__(**options)
         carry_on = self.sessions.carry_on
 
-        async def broken(stored: Stored, presented: PresentedId, note: Note) -> tuple[Stored, Session | None]:
+        async def broken(stored: Stored, presented: PresentedId, emit: Emit) -> tuple[Stored, Session | None]:
             resumed_at = stored.session.resumed_at
-            done, sent = await carry_on(stored, presented, note)
+            done, sent = await carry_on(stored, presented, emit)
             forgotten = msgspec.structs.replace(done.session, resumed_at=resumed_at)
             again = await self.store.update(done, forgotten, done.expires_at, self.now())
             return again or done, sent
@@ -228,8 +228,8 @@ class TrimsFirst(SessionAuth[User, Me]):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
 
-        async def broken(user_key: StoredKey, note: Note) -> None:
-            del user_key, note
+        async def broken(user_key: StoredKey, emit: Emit) -> None:
+            del user_key, emit
 
         self.sessions.end_oldest = broken  # type: ignore[method-assign]
 
@@ -252,7 +252,7 @@ class NeverAsksAgain(SessionAuth[User, Me]):
             del connection, keep
             return stored, msgspec.msgpack.decode(stored.session.identity, type=Me)
 
-        self._reader.confirm = broken  # type: ignore[method-assign]  # no public name stands between
+        self._reader.check_proof = broken  # type: ignore[method-assign]  # no public name stands between
 
 
 class ReadsTheUserFirst(CredentialsCache):

@@ -36,9 +36,9 @@ from powauth.backends.base import (
     CountsEpochs,
     Millis,
     Mode,
-    Page,
     PerProcess,
     Record,
+    ScanPage,
     ServesCopies,
     drive,
     make_key,
@@ -148,7 +148,7 @@ class SteppingBackend(BackendWrapper):
         await self._step("purge", (), (b"record:", b"epoch:"))
         return await self.inner.purge(limit, now)
 
-    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
+    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> ScanPage:
         await self._step("scan", (b"record:",))
         return await self.inner.scan(namespace, cursor, limit, now)
 

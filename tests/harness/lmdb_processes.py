@@ -25,7 +25,7 @@ import pytest
 from harness.forks import fork_in_c, in_children
 from powauth.backends import _lmdb_engine as engines  # to hold its locks at the moment of a fork
 from powauth.backends._lmdb_records import decode, place_of  # to check the indexes of a file, entry by entry
-from powauth.backends.base import Backend, Millis, Mode, Page, Record, drive, make_key, make_owner, shard_of
+from powauth.backends.base import Backend, Millis, Mode, Record, ScanPage, drive, make_key, make_owner, shard_of
 from powauth.backends.lmdb import LMDBBackend
 from powauth.errors import ConfigError, StoreUnavailable
 
@@ -190,9 +190,9 @@ class ElsewhereBackend(Backend):
     async def purge(self, limit: int, now: Millis) -> int:
         return int(self._call("purge", limit, now))
 
-    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
+    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> ScanPage:
         page = self._call("scan", namespace, cursor, limit, now)
-        assert isinstance(page, Page)
+        assert isinstance(page, ScanPage)
         return page
 
     async def count(self, namespace: str, now: Millis) -> int:

@@ -19,9 +19,9 @@ from powauth.backends.base import (
     CountsEpochs,
     Millis,
     Mode,
-    Page,
     ReadsInPlace,
     Record,
+    ScanPage,
     ServesCopies,
     Transactional,
     WouldWaitError,
@@ -210,7 +210,7 @@ class SmallBackend(Backend, CountsEpochs):
     def forgotten(self, store: Store, now: Millis) -> Sequence[bytes]:
         return [owner for owner, (_, moved_at) in store.epochs.items() if moved_at + EPOCH_LIFETIME <= now]
 
-    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
+    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> ScanPage:
         await self.wait()
         after = b"" if cursor is None else self.key_in(cursor)
         with self.command() as store:
@@ -218,7 +218,7 @@ class SmallBackend(Backend, CountsEpochs):
         await self.wait()
         rest = [record for record in found if record.key > after]
         page = rest[:limit]
-        return Page(page, page[-1].key.hex() if len(rest) > limit else None)
+        return ScanPage(page, page[-1].key.hex() if len(rest) > limit else None)
 
     def key_in(self, cursor: str) -> bytes:
         if not re.fullmatch("([0-9a-f]{2})+", cursor):

@@ -247,7 +247,7 @@ def test_rep_40_rep_41_a_sign_in_renews_the_frameworks_session(kept: dict[str, A
     carrier, connection = in_framework(**kept)
     renewed: list[bool] = []
     connection.renew_session = lambda: renewed.append(True) or True  # type: ignore[method-assign,func-returns-value]
-    carrier.begin(connection, "ada")
+    carrier.prepare(connection, "ada")
     assert renewed == [True]
     assert connection.framework_session == {**left, "auth.user": "ada"}
 
@@ -256,7 +256,7 @@ def test_rep_40_a_session_whose_id_cannot_be_renewed_is_refused() -> None:
     carrier, connection = in_framework()
     connection.renew_session = lambda: False  # type: ignore[method-assign]
     with pytest.raises(ConfigError, match="session fixation"):
-        carrier.begin(connection, "ada")
+        carrier.prepare(connection, "ada")
 
 
 # --- bearer tokens ------------------------------------------------------------------------------------------------

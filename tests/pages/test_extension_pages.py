@@ -10,7 +10,7 @@ from harness.pages_support import EMAIL, MOUNTS, PASSWORD, Site, site
 from harness.support import SECRET, MemoryUsers
 from powauth import ConfigError, Extension, SessionAuth, Step
 from powauth.backends.memory import MemoryBackend
-from powauth.pages import Answer, Flows, Messages, Page, PageResponse, PageVisit
+from powauth.pages import Flows, Messages, Page, PageAnswer, PageResponse, PageVisit
 
 TEMPLATE = """{% extends "base.html" %}
 {% block heading %}{{ texts.activity_heading }}{% endblock %}
@@ -50,17 +50,17 @@ class Activity(Extension[Any]):
             Page(name="activity_script", path="/activity.js", get=self.script),
         ]
 
-    async def show(self, visit: PageVisit) -> Answer:
+    async def show(self, visit: PageVisit) -> PageAnswer:
         visit.auth.require_user()
-        return Answer(json={"activity": self.seen}, context={"seen": self.seen})
+        return PageAnswer(json={"activity": self.seen}, context={"seen": self.seen})
 
-    async def clear(self, visit: PageVisit) -> Answer:
+    async def clear(self, visit: PageVisit) -> PageAnswer:
         visit.auth.require_user()
         params = await visit.params()
         if params.get("all") == "no":
-            return Answer(status=422, json={"errors": {"all": ["is refused"]}}, context={"seen": ["refused"]})
+            return PageAnswer(status=422, json={"errors": {"all": ["is refused"]}}, context={"seen": ["refused"]})
         self.seen.clear()
-        return Answer(status=204, to=visit.link("activity", "cleared"))
+        return PageAnswer(status=204, to=visit.link("activity", "cleared"))
 
     async def script(self, visit: PageVisit) -> PageResponse:
         del visit
@@ -141,9 +141,9 @@ def test_texts_and_templates_of_an_extension_are_replaced_by_the_app(tmp_path: P
         assert browser.get("/account/activity").html == "mine"
 
 
-async def empty(visit: PageVisit) -> Answer:
+async def empty(visit: PageVisit) -> PageAnswer:
     del visit
-    return Answer(json={})
+    return PageAnswer(json={})
 
 
 GOOD: dict[str, Any] = {"name": "extra", "path": "/extra", "get": empty}

@@ -1,6 +1,8 @@
 """The page on the design names what there is: its modules, its packages and its options."""
 
+import importlib
 import inspect
+import operator
 import re
 
 import pytest
@@ -18,7 +20,7 @@ def section(title: str) -> str:
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\b\w+(?:/\w+)*\.py\b", PAGE))))
 def test_each_module_that_the_page_names_is_there(path: str) -> None:
-    assert (SOURCE / path).is_file()
+    assert (SOURCE / path).is_file() or (ROOT / path).is_file()
 
 
 def test_the_house_has_all_packages_and_no_others() -> None:
@@ -33,6 +35,14 @@ def test_all_options_are_in_the_table() -> None:
     assert shown == [name for name in inspect.signature(SessionAuth).parameters]  # noqa: C416 - a list to compare
 
 
+@pytest.mark.parametrize(("path", "name"), re.findall(r"`([\w/]+)\.py:([\w.]+)`", PAGE))
+def test_each_function_on_a_requests_way_is_there(path: str, name: str) -> None:
+    module = importlib.import_module(f"powauth.{path.replace('/', '.')}")
+    owner, _, function = f"{name}".rpartition(".")
+    holder = operator.attrgetter(owner)(module) if owner else module
+    assert function in vars(holder)  # defined there, and not in a base class or another module
+
+
 @pytest.mark.parametrize("row", range(1, 14))
 def test_the_table_of_the_life_has_every_row(row: int) -> None:
     assert f"\n| {row} | " in section("The life of a session")
@@ -42,7 +52,18 @@ def test_the_table_of_the_life_has_every_row(row: int) -> None:
     ("what", "where"),
     [
         ("the cookie's name", "http/carriers.py"),
+        ("the cookie's name", "signs everybody out"),
         ("what happens at reuse", "sessions/record.py"),
+        ("what happens at reuse", "plug/reader.py"),
+        ("a new backend", "examples/backend.py"),
+        ("a new backend", "backends/_schemes.py"),
+        ("a new field of the identity", "accounts/_reading.py"),
+        ("a header for bearer clients", "BearerCarrier._sent"),
+        ("what a wrong password says", "accounts/_forms.py"),
+        ("what a wrong password says", "pages/sign_in.py"),
+        ("a new page", "pages/routes.py"),
+        ("a new page", "Extension.pages()"),
+        ("a new event", "operating.md#events"),
         ("a new backend", "backends/base.py"),
         ("a new field of the identity", "accounts/identity.py"),
         ("a header for bearer clients", "http/carriers.py"),

@@ -19,9 +19,9 @@ from powauth.backends.base import (
     Create,
     Millis,
     Mode,
-    Page,
     ReadsInPlace,
     Record,
+    ScanPage,
     Transactional,
     WouldWaitError,
     make_one_by_one,
@@ -320,7 +320,7 @@ class LeaksFromAMove(SmallBackend):
 class HidesTheCause(SmallBackend):
     """StoreUnavailable comes without the driver's error as its cause."""
 
-    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
+    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> ScanPage:
         try:
             return await super().scan(namespace, cursor, limit, now)
         except StoreUnavailable:

@@ -7,7 +7,7 @@ import pytest
 from harness.mutants import Mutant, Mutants, assert_caught
 from harness.small_backend import SmallBackend, Store
 from harness.small_suites import small
-from powauth.backends.base import EPOCH_LIFETIME, Millis, Mode, Page, Record
+from powauth.backends.base import EPOCH_LIFETIME, Millis, Mode, Record, ScanPage
 
 mutants = Mutants(small=small)
 
@@ -350,7 +350,7 @@ class CountsAllThereIs(SmallBackend):
 class ScansWhatHasExpired(SmallBackend):
     """A scan shows expired records."""
 
-    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
+    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> ScanPage:
         return await super().scan(namespace, cursor, limit, 0)
 
 
@@ -366,58 +366,58 @@ class CountsAPage(SmallBackend):
 class ScansAPage(SmallBackend):
     """A page that was cut at 500 records counts as the last one."""
 
-    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
+    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> ScanPage:
         page = await super().scan(namespace, cursor, limit, now)
-        return Page(page.records[:500], page.cursor)
+        return ScanPage(page.records[:500], page.cursor)
 
 
 @mutants.caught_by("test_scan_sees_every_live_record_of_its_namespace_alone")
 class SkipsBetweenPages(SmallBackend):
     """The record after each page is skipped."""
 
-    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
+    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> ScanPage:
         page = await super().scan(namespace, cursor, limit + 1, now)
-        return Page(page.records[:limit], page.cursor)
+        return ScanPage(page.records[:limit], page.cursor)
 
 
 @mutants.caught_by("test_scan_misses_nothing_if_what_it_has_shown_goes")
 class ScansByPosition(SmallBackend):
     """A cursor is a number of records, so what leaves before it makes a scan skip others."""
 
-    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
+    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> ScanPage:
         with self.command() as store:
             found = sorted(self.in_namespace(store, namespace, now), key=lambda record: record.key)
         start = int(cursor or 0)
-        return Page(found[start : start + limit], str(start + limit) if start + limit < len(found) else None)
+        return ScanPage(found[start : start + limit], str(start + limit) if start + limit < len(found) else None)
 
 
 @mutants.caught_by("test_scan_sees_every_live_record_of_its_namespace_alone")
 class ScansForEver(SmallBackend):
     """A scan of nothing begins again."""
 
-    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
+    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> ScanPage:
         page = await super().scan(namespace, cursor, limit, now)
-        return Page(page.records, page.cursor or f"{namespace}:".encode().hex())
+        return ScanPage(page.records, page.cursor or f"{namespace}:".encode().hex())
 
 
 @mutants.caught_by("test_scan_sees_what_is_renewed_meanwhile")
 class ScansByExpiry(SmallBackend):
     """A scan goes by the expiry, so a record that is renewed meanwhile leaves its way."""
 
-    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
+    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> ScanPage:
         with self.command() as store:
             found = sorted(self.in_namespace(store, namespace, now), key=lambda record: -record.expires_at)
         if cursor is not None:
             found = [record for record in found if record.expires_at < int(cursor)]
         page = found[:limit]
-        return Page(page, str(page[-1].expires_at) if len(found) > limit else None)
+        return ScanPage(page, str(page[-1].expires_at) if len(found) > limit else None)
 
 
 @mutants.caught_by("test_no_page_of_a_scan_is_longer_than_the_limit")
 class ScansMoreThanTheLimit(SmallBackend):
     """A page holds a record more than was asked for."""
 
-    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
+    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> ScanPage:
         return await super().scan(namespace, cursor, limit + 1, now)
 
 
@@ -425,7 +425,7 @@ class ScansMoreThanTheLimit(SmallBackend):
 class BeginsAgainAtGarbage(SmallBackend):
     """A cursor that cannot be read begins the scan again."""
 
-    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
+    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> ScanPage:
         try:
             return await super().scan(namespace, cursor, limit, now)
         except ValueError:
@@ -436,7 +436,7 @@ class BeginsAgainAtGarbage(SmallBackend):
 class SaysOnlyThatADigitIsWrong(SmallBackend):
     """The error of a cursor that cannot be read is the decoder's own."""
 
-    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
+    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> ScanPage:
         bytes.fromhex(cursor or "")
         return await super().scan(namespace, cursor, limit, now)
 
@@ -445,11 +445,11 @@ class SaysOnlyThatADigitIsWrong(SmallBackend):
 class EndsAtGarbage(SmallBackend):
     """A cursor that cannot be read is the end of the scan."""
 
-    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
+    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> ScanPage:
         try:
             return await super().scan(namespace, cursor, limit, now)
         except ValueError:
-            return Page([], None)
+            return ScanPage([], None)
 
 
 @pytest.mark.untraced

@@ -83,7 +83,7 @@ class SignInPort(Protocol[I]):
         """Make an identity the current user for the request's handlers."""
         ...
 
-    def note(self, name: EventName, request: Any, *, key: Key | None = None, detail: str | None = None) -> None:
+    def emit(self, name: EventName, request: Any, *, key: Key | None = None, detail: str | None = None) -> None:
         """Emit an event."""
         ...
 
@@ -125,7 +125,7 @@ class AccountService(Generic[I]):
             for _ in range(SIGN_IN_ATTEMPTS):
                 account = await self._authenticated(params)
                 if account is None:
-                    self._port.note("sign_in_refused", request)
+                    self._port.emit("sign_in_refused", request)
                     return None
                 if account.rehash is not None:
                     account = await self._rehashed(account)
@@ -155,7 +155,7 @@ class AccountService(Generic[I]):
         account = await self.users.get(key)
         identity = await self._port.do_create(request, account, grant) if isinstance(account, Account) else None
         if identity is None:
-            self._port.note("sign_in_refused", request, key=key)
+            self._port.emit("sign_in_refused", request, key=key)
         return identity
 
     async def sign_out(self, request: Any) -> None:
@@ -186,7 +186,7 @@ class AccountService(Generic[I]):
         check_params(params)
         await self._before("registration", request, params=params)
         account = await self.users.create(params)
-        self._port.note("registered", request, key=account.key)
+        self._port.emit("registered", request, key=account.key)
         await self._after("registration", request, account.key, account.identity)
         identity = await self._port.do_create(request, account, grant)
         if identity is None:
@@ -246,7 +246,7 @@ class AccountService(Generic[I]):
         await self._before("deletion", request, account.key, account.identity, params)
         await self.records.check_ready(account.key)
         await self._proven(request, account.key, params, lambda: self.users.delete(account.key, params))
-        self._port.note("deleted", request, key=account.key)
+        self._port.emit("deleted", request, key=account.key)
         await self.credentials_changed(account.key, "user deleted")
         await self._port.do_delete(request)
         await self._after("deletion", request, account.key, account.identity)
@@ -263,7 +263,7 @@ class AccountService(Generic[I]):
         """
         check_params(params)
         account = await self.users.create(params)
-        self._port.note("registered", None, key=account.key)
+        self._port.emit("registered", None, key=account.key)
         return account.identity
 
     async def update_account(self, key: Key, params: Params) -> I:
@@ -290,7 +290,7 @@ class AccountService(Generic[I]):
         await self.records.check_ready(key)
         existed = await self.users.delete(key)
         if existed:
-            self._port.note("deleted", None, key=key)
+            self._port.emit("deleted", None, key=key)
         await self.credentials_changed(key, "user deleted")
         return existed
 
@@ -340,7 +340,7 @@ class AccountService(Generic[I]):
         """Apply a change of an account to its sessions. Return whether it ended them."""
         same = before is not None and before.proof == after.proof
         detail = "locked" if not after.active else "profile" if same else "credentials"
-        self._port.note("updated", request, key=after.key, detail=detail)
+        self._port.emit("updated", request, key=after.key, detail=detail)
         if not same or not after.active:
             await self.credentials_changed(after.key, "credentials changed")
             return True
@@ -405,10 +405,10 @@ class AccountService(Generic[I]):
         try:
             await self.hooks.before(Step(flow=flow, request=request, key=key, identity=identity, params=params))
         except MoreNeeded:
-            self._port.note("second_factor_required", request, key=key, detail=flow)
+            self._port.emit("second_factor_required", request, key=key, detail=flow)
             raise
         except Refused:
-            self._port.note("refused", request, key=key, detail=flow)
+            self._port.emit("refused", request, key=key, detail=flow)
             raise
 
     async def _after(self, flow: Flow, request: Any, key: Key | None, identity: I | None) -> None:

@@ -95,7 +95,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
         return f"<Record {self.key!r} of {self.owner!r} version {self.version}>"
 
 
-class Page(msgspec.Struct, frozen=True):
+class ScanPage(msgspec.Struct, frozen=True):
     """One step of `Backend.scan`: some live records, and the cursor of the next step (``None`` at the end)."""
 
     records: list[Record]
@@ -181,7 +181,7 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
+    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> ScanPage:
         """Return one page of a namespace's live records, from ``cursor`` (``None`` is the start). For administrators.
 
         The pages hold each record that is live during the whole scan at least once, even if it is updated meanwhile.
@@ -402,9 +402,8 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
     WSGI and the worker threads of ASGI run the one asynchronous code path in this way.
 
     Raises:
-        ConfigError: if the coroutine suspends: a component is ``async`` or suspends against its declared `Mode`, or
-        this
-            thread runs an event loop, which blocking work would stop.
+        ConfigError: if the coroutine suspends: a component is ``async`` or suspends against its declared `Mode`,
+            or this thread runs an event loop, which blocking work would stop.
     """
     try:
         coroutine.send(None)

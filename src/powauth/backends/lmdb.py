@@ -70,9 +70,9 @@ from powauth.backends.base import (
     Delete,
     Millis,
     Mode,
-    Page,
     ReadsInPlace,
     Record,
+    ScanPage,
     Transactional,
     WouldWaitError,
 )
@@ -268,7 +268,7 @@ class LMDBBackend(Backend, ReadsInPlace, Transactional, CountsEpochs):
                 break
         return limit - left
 
-    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
+    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> ScanPage:
         """See `Backend.scan`. Any page may hold fewer records than ``limit``.
 
         Raises:
@@ -279,17 +279,17 @@ class LMDBBackend(Backend, ReadsInPlace, Transactional, CountsEpochs):
         if limit < 1 or len(start) > tree.LMDB_KEY_BYTES:
             raise ValueError("limit must be positive, and cursor one of a page")
 
-        def work(txn: Transaction) -> Page:
+        def work(txn: Transaction) -> ScanPage:
             records: list[Record] = []
             last = b""
             for visited, (entry, raw) in enumerate(tree.walk(txn, start, prefix)):
                 if visited == limit:
-                    return Page(records, tree.to_cursor(last[len(prefix) :]))
+                    return ScanPage(records, tree.to_cursor(last[len(prefix) :]))
                 record = tree.decode(entry[1:], raw)
                 if record is not None and record.expires_at > now:
                     records.append(record)
                 last = entry
-            return Page(records, None)
+            return ScanPage(records, None)
 
         return self._open().read(work)
 

@@ -20,10 +20,10 @@ from powauth.backends.base import (
     CountsEpochs,
     Millis,
     Mode,
-    Page,
     PerProcess,
     ReadsInPlace,
     Record,
+    ScanPage,
     key_in_cursor,
 )
 from powauth.errors import ConfigError, StoreUnavailable
@@ -229,7 +229,7 @@ class MemoryBackend(Backend, ReadsInPlace, CountsEpochs, PerProcess):
             self._check_open()
             return self._sweep(limit, now)
 
-    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
+    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> ScanPage:
         """See `Backend.scan`. It goes in the order of the keys. Each step examines every record of the store.
 
         Raises:
@@ -240,7 +240,7 @@ class MemoryBackend(Backend, ReadsInPlace, CountsEpochs, PerProcess):
         limit = max(limit, 1)
         rest = (record for record in self._live(prefix, now) if record.key > after)
         found = nsmallest(limit + 1, rest, key=lambda record: record.key)
-        return Page(found[:limit], found[limit - 1].key.hex() if len(found) > limit else None)
+        return ScanPage(found[:limit], found[limit - 1].key.hex() if len(found) > limit else None)
 
     async def count(self, namespace: str, now: Millis) -> int:
         """See `Backend.count`. It examines every record of the store."""

@@ -86,9 +86,9 @@ from powauth.backends.base import (
     Backend,
     Millis,
     Mode,
-    Page,
     ReadsInPlace,
     Record,
+    ScanPage,
     ServesCopies,
     WouldWaitError,
     check_namespace,
@@ -282,7 +282,7 @@ class RedisBackend(Backend, ReadsInPlace, ServesCopies):
         self._check_open()
         return 0
 
-    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
+    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> ScanPage:
         """See `Backend.scan`: one ``SCAN`` of `SCAN_COUNT` keys or ``limit``, whichever is more, and one ``MGET``.
 
         A page may be empty before the end of the scan, because the server's other keys are examined, too. In a cluster
@@ -302,7 +302,7 @@ class RedisBackend(Backend, ReadsInPlace, ServesCopies):
         now_due, waiting = waiting[:limit], waiting[limit:]
         records = await self._scanner.fetch(namespace, now_due, now)
         done = position is None and not waiting
-        return Page([*records], None if done else format_cursor(node, position, waiting))
+        return ScanPage([*records], None if done else format_cursor(node, position, waiting))
 
     async def count(self, namespace: str, now: Millis) -> int:
         """See `Backend.count`: a whole scan in steps of `CHUNK`."""

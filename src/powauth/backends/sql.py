@@ -91,9 +91,9 @@ from powauth.backends.base import (
     JoinsTransactions,
     Millis,
     Mode,
-    Page,
     ReadsInPlace,
     Record,
+    ScanPage,
     WouldWaitError,
     check_namespace,
     key_in_cursor,
@@ -332,7 +332,7 @@ class SQLBackend(Backend, JoinsTransactions):
 
         return await self._runner.write(work, again=work)
 
-    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
+    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> ScanPage:
         """See `Backend.scan`. One statement that reads ``limit`` records. A page has fewer if some have expired.
 
         Raises:
@@ -343,7 +343,7 @@ class SQLBackend(Backend, JoinsTransactions):
         rows = await self._runner.read(self._statements.scan, start=start, end=_after(first), limit=limit)
         records = [record for row in rows if (record := _record(row)) is not None and record.expires_at > now]
         # The cursor is the least key that is greater than the last one.
-        return Page(records, (rows[-1][0] + b"\x00").hex() if len(rows) == limit else None)
+        return ScanPage(records, (rows[-1][0] + b"\x00").hex() if len(rows) == limit else None)
 
     async def count(self, namespace: str, now: Millis) -> int:
         """See `Backend.count`. One statement."""

@@ -13,10 +13,10 @@ from powauth.backends.base import (
     Change,
     CountsEpochs,
     Millis,
-    Page,
     PerProcess,
     ReadsInPlace,
     Record,
+    ScanPage,
     ServesCopies,
     Transactional,
 )
@@ -97,7 +97,7 @@ class BackendWrapper(Backend):
         """See `Backend.purge`."""
         return await self.ask("purge", lambda backend: backend.purge(limit, now))
 
-    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> Page:
+    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> ScanPage:
         """See `Backend.scan`."""
         return await self.ask("scan", lambda backend: backend.scan(namespace, cursor, limit, now))
 

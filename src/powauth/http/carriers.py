@@ -88,7 +88,7 @@ class Carrier(ABC):
     def clear(self, connection: Connection) -> Effects:
         """Remove the id from the client."""
 
-    def begin(self, connection: Connection, user: str) -> None:
+    def prepare(self, connection: Connection, user: str) -> None:
         """Prepare for a sign-in. ``user`` is a text that identifies the user, the same at each of their sign-ins.
 
         Raises:
@@ -244,11 +244,15 @@ class BearerCarrier(Carrier):
 
     def write(self, connection: Connection, value: str, max_age: int | None = None) -> Effects:
         """See `Carrier.write`."""
-        return self._sent(self.prefix + value)
+        return self._sent(self.token(value))
 
     def clear(self, connection: Connection) -> Effects:
         """See `Carrier.clear`."""
         return self._sent("")
+
+    def token(self, value: str) -> str:
+        """Return the token that the client keeps for an id."""
+        return self.prefix + value
 
     def _sent(self, token: str) -> Effects:
         return Effects(headers=((self.header, token), ("Access-Control-Expose-Headers", self.header)), no_store=True)
@@ -280,8 +284,8 @@ class FrameworkSessionCarrier(Carrier):
         self._session(connection).pop(self.name, None)
         return Effects(no_store=True)
 
-    def begin(self, connection: Connection, user: str) -> None:
-        """See `Carrier.begin`. This renews the session's id, because an attacker may have planted the present one.
+    def prepare(self, connection: Connection, user: str) -> None:
+        """See `Carrier.prepare`. This renews the session's id, because an attacker may have planted the present one.
 
         The session keeps ``user`` beside the id, because an expired id does not tell whose data the session holds.
         """

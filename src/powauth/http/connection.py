@@ -46,7 +46,11 @@ PREFIX: Final = "prefix"
 """The key in a connection's states of the path under which the middleware is mounted, if there is one."""
 
 States = dict[object, Any]
-"""The state that each authenticator keeps between a request and its response, by its ``identity``."""
+"""The state that is kept between a request and its response.
+
+The keys are the `RequestReader` of each `SessionAuth` (its value is the presence), `PREFIX`, and each
+``current_user_key`` whose value is not assigned to an object of the protocol.
+"""
 
 
 class Connection(ABC):

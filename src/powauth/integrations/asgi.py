@@ -27,7 +27,7 @@ from powauth.http.unreachable import StateInOutage, Unreachable
 from powauth.http.visit import HOLDER_KEY, Bound, Visit, Visits, bound_in
 from powauth.integrations._cors import warn_if_cors_is_inside
 from powauth.integrations.websockets import POLICY_VIOLATION, RECHECK, Sockets
-from powauth.plug import Authenticator, key_of
+from powauth.plug import Authenticator, current_user_key_of
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
 
 try:
@@ -337,7 +337,7 @@ def request_auth(
     Raises:
         ConfigError: if no middleware with that ``current_user_key`` has run. A protected route then serves nobody.
     """
-    visits, states = bound_in(scope, key_of(current_user_key), "add it to the app")
+    visits, states = bound_in(scope, current_user_key_of(current_user_key), "add it to the app")
     return RequestAuth(visits.auth, visits.connect(scope, states))
 
 
@@ -359,7 +359,7 @@ def blocking_request_auth(
     """
     if not HAS_ANYIO:
         raise ConfigError("handlers that are plain functions need anyio: pip install anyio")
-    return BlockingRequestAuth(request_auth(scope, key_of(current_user_key)), _run_from_thread)
+    return BlockingRequestAuth(request_auth(scope, current_user_key_of(current_user_key)), _run_from_thread)
 
 
 def _run_from_thread(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -14,7 +14,7 @@ from powauth.http.guards import OWN_ORIGIN, require_same_origin
 from powauth.http.unreachable import Unreachable
 from powauth.integrations import asgi
 from powauth.integrations.asgi import SessionAuthMiddleware
-from powauth.plug import Authenticator, key_of
+from powauth.plug import Authenticator, current_user_key_of
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
 
 with needs("starlette", "the Starlette integration", "starlette"):
@@ -103,7 +103,7 @@ def request_auth(
     Raises:
         ConfigError: if no middleware with that ``current_user_key`` has run.
     """
-    return asgi.request_auth(connection.scope, key_of(current_user_key))
+    return asgi.request_auth(connection.scope, current_user_key_of(current_user_key))
 
 
 @overload
@@ -122,7 +122,7 @@ def blocking_request_auth(
     Raises:
         ConfigError: if no middleware with that ``current_user_key`` has run.
     """
-    return asgi.blocking_request_auth(connection.scope, key_of(current_user_key))
+    return asgi.blocking_request_auth(connection.scope, current_user_key_of(current_user_key))
 
 
 @overload

@@ -17,7 +17,7 @@ from powauth.http.answers import Answers, OnError
 from powauth.http.connection import MISSING, PREFIX, Connection, ConnectionStruct, States, amended
 from powauth.http.visit import Visit, Visits, bound_in
 from powauth.integrations._cors import warn_if_cors_is_inside
-from powauth.plug import Authenticator, key_of
+from powauth.plug import Authenticator, current_user_key_of
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
 
 if TYPE_CHECKING:
@@ -237,5 +237,5 @@ def request_auth(
     Raises:
         ConfigError: if no middleware with that ``current_user_key`` has run. A protected route then serves nobody.
     """
-    visits, states = bound_in(environ, key_of(current_user_key), "wrap the app in it")
+    visits, states = bound_in(environ, current_user_key_of(current_user_key), "wrap the app in it")
     return BlockingRequestAuth(RequestAuth(visits.auth, visits.connect(environ, states)), drive)

@@ -7,10 +7,10 @@ from powauth.pages.page import Handler, Page
 from powauth.pages.request import PageRequest, PageResponse
 from powauth.pages.routes import Routes
 from powauth.pages.site import Pages
-from powauth.pages.visit import Answer, PageVisit
+from powauth.pages.visit import PageAnswer, PageVisit
 
 __all__ = [
-    "Answer",
+    "PageAnswer",
     "CrossSiteDefence",
     "Flows",
     "Handler",

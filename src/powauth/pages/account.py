@@ -4,7 +4,7 @@ from powauth.errors import InvalidParams
 from powauth.pages.page import Page
 from powauth.pages.request import Params, account_fields
 from powauth.pages.routes import Routes
-from powauth.pages.visit import Answer, PageVisit
+from powauth.pages.visit import PageAnswer, PageVisit
 from powauth.pages.wire import signed_in_json
 
 ACTIONS = ("update", "user_id", "password", "delete")
@@ -16,13 +16,13 @@ def page(routes: Routes) -> Page:
     return Page(name="account", path=routes.account, get=show, post=change, template="account")
 
 
-async def show(visit: PageVisit) -> Answer:
+async def show(visit: PageVisit) -> PageAnswer:
     """Show the forms."""
     user = visit.auth.require_user()
-    return Answer(json=signed_in_json(visit, user), context=visit.form(action="update"))
+    return PageAnswer(json=signed_in_json(visit, user), context=visit.form(action="update"))
 
 
-async def change(visit: PageVisit) -> Answer:
+async def change(visit: PageVisit) -> PageAnswer:
     """Change the account of the current user, or delete it."""
     visit.auth.require_user()
     params = await visit.params()
@@ -36,13 +36,13 @@ async def change(visit: PageVisit) -> Answer:
     except InvalidParams as error:
         return visit.refused(error, context=visit.form(params, error.errors, action=str(action)))
     to = visit.link("account", "updated" if action == "update" else action)
-    return Answer(json=signed_in_json(visit, user), to=to)
+    return PageAnswer(json=signed_in_json(visit, user), to=to)
 
 
-async def _delete(visit: PageVisit, params: Params) -> Answer:
+async def _delete(visit: PageVisit, params: Params) -> PageAnswer:
     await visit.auth.delete_user({"current_password": params.get("current_password")})
     to = visit.destination(visit.settings.routes.after_delete, done="deleted", default="login")
-    return Answer(status=204, to=to)
+    return PageAnswer(status=204, to=to)
 
 
 def _changes(user_id_field: str, action: str, params: Params) -> dict[str, object]:

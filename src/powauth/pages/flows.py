@@ -25,7 +25,7 @@ from powauth.pages.registry import by_path
 from powauth.pages.replies import STRICT, json_reply, redirect, security_policy, typed
 from powauth.pages.request import BadRequest, PageRequest, PageResponse
 from powauth.pages.routes import Routes
-from powauth.pages.visit import Answer, PageVisit, Settings
+from powauth.pages.visit import PageAnswer, PageVisit, Settings
 from powauth.plug import SessionAuth
 
 logger = logging.getLogger("powauth")
@@ -137,7 +137,7 @@ class Flows:
         answer = await handler(visit)
         return answer if isinstance(answer, PageResponse) else self._reply(visit, page, answer)
 
-    def _reply(self, visit: PageVisit, page: Page, answer: Answer) -> PageResponse:
+    def _reply(self, visit: PageVisit, page: Page, answer: PageAnswer) -> PageResponse:
         if self._for_program(visit):
             return json_reply(answer.status, answer.json)
         if answer.to is not None:

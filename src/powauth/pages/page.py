@@ -10,9 +10,9 @@ from powauth.errors import ConfigError
 from powauth.pages.replies import security_policy
 from powauth.pages.request import PageResponse
 from powauth.pages.routes import is_path
-from powauth.pages.visit import Answer, PageVisit
+from powauth.pages.visit import PageAnswer, PageVisit
 
-Handler = Callable[[PageVisit], Awaitable[Answer | PageResponse]]
+Handler = Callable[[PageVisit], Awaitable[PageAnswer | PageResponse]]
 """Answers a request. A `PageResponse`, such as a style sheet or an image, is sent unchanged to people and programs."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
@@ -22,8 +22,8 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 class Page:
     """One path and its handlers.
 
-    A handler is a coroutine function. It returns one `Answer` for people and for programs, so each page has a JSON twin
-    on the same path. It can raise powauth's errors, such as `NotSignedIn`. The pages answer them.
+    A handler is a coroutine function. It returns one `PageAnswer` for people and for programs, so each page has a JSON
+    twin on the same path. It can raise powauth's errors, such as `NotSignedIn`. The pages answer them.
 
     Attributes:
         name: the name of its link in templates, unique among the pages.

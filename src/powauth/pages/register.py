@@ -8,7 +8,7 @@ from powauth.http.own_path import own_path
 from powauth.pages.page import Page
 from powauth.pages.request import Params, account_fields
 from powauth.pages.routes import Routes
-from powauth.pages.visit import Answer, PageVisit
+from powauth.pages.visit import PageAnswer, PageVisit
 from powauth.pages.wire import signed_in_json
 
 
@@ -17,15 +17,15 @@ def page(routes: Routes) -> Page:
     return Page(name="register", path=routes.register, get=show, post=register, template="register")
 
 
-async def show(visit: PageVisit) -> Answer:
+async def show(visit: PageVisit) -> PageAnswer:
     """Show the form."""
     if visit.auth.current_user is not None:
         return _already_signed_in(visit)
     context = _form(visit, visit.request.query_value("next"))
-    return Answer(json={"fields": [visit.user_id_field, "password"]}, context=context)
+    return PageAnswer(json={"fields": [visit.user_id_field, "password"]}, context=context)
 
 
-async def register(visit: PageVisit) -> Answer:
+async def register(visit: PageVisit) -> PageAnswer:
     """Register a user and sign in."""
     params = await visit.params()
     if visit.auth.current_user is not None:
@@ -35,12 +35,12 @@ async def register(visit: PageVisit) -> Answer:
     except InvalidParams as error:
         return visit.refused(error, context=_form(visit, params.get("next"), params, error.errors))
     except NotSignedIn:  # the account exists, and must be activated before its user can sign in
-        return Answer(status=201, json={"user": None, "session": None}, to=visit.link("login", "created"))
+        return PageAnswer(status=201, json={"user": None, "session": None}, to=visit.link("login", "created"))
     to = visit.destination(visit.settings.routes.after_register, params.get("next"), done="registered")
-    return Answer(status=201, json=signed_in_json(visit, user), to=to)
+    return PageAnswer(status=201, json=signed_in_json(visit, user), to=to)
 
 
-def _already_signed_in(visit: PageVisit) -> Answer:
+def _already_signed_in(visit: PageVisit) -> PageAnswer:
     to = visit.destination(visit.settings.routes.after_register)
     return visit.refused(AlreadySignedIn("somebody is signed in"), to=to)
 

@@ -1,4 +1,8 @@
-"""The paths of the pages, and the destination of each step."""
+"""The paths of the pages, and the destination of each step.
+
+The pages of signing in and out are named ``login`` and ``logout``, as in other libraries, and so are their paths and
+templates. The functions behind them are named ``sign_in`` and ``sign_out``, as everywhere in powauth.
+"""
 
 import re
 from dataclasses import dataclass, fields

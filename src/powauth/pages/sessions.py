@@ -9,7 +9,7 @@ from powauth.pages.devices import device_name
 from powauth.pages.messages import Messages
 from powauth.pages.page import Page
 from powauth.pages.routes import Routes
-from powauth.pages.visit import Answer, PageVisit
+from powauth.pages.visit import PageAnswer, PageVisit
 from powauth.pages.wire import iso, session_json
 from powauth.sessions.info import SessionInfo
 
@@ -19,14 +19,14 @@ def page(routes: Routes) -> Page:
     return Page(name="sessions", path=routes.sessions, get=show, post=end, template="sessions")
 
 
-async def show(visit: PageVisit) -> Answer:
+async def show(visit: PageVisit) -> PageAnswer:
     """List the sessions of the current user."""
     visit.auth.require_user()
     found = await visit.auth.sessions()
-    return Answer(json={"sessions": [session_json(each) for each in found]}, context=_devices(visit, found))
+    return PageAnswer(json={"sessions": [session_json(each) for each in found]}, context=_devices(visit, found))
 
 
-async def end(visit: PageVisit) -> Answer:
+async def end(visit: PageVisit) -> PageAnswer:
     """End one session, or all except the current one. This needs a fresh sign-in (ASVS 7.5.2)."""
     visit.auth.require_user()
     params = await visit.params()
@@ -35,17 +35,17 @@ async def end(visit: PageVisit) -> Answer:
     action = params.get("action", "end")
     if action == "end_others":
         ended = await visit.auth.revoke_others()
-        return Answer(json={"ended": ended}, to=visit.link("sessions", "ended_others"))
+        return PageAnswer(json={"ended": ended}, to=visit.link("sessions", "ended_others"))
     if action != "end":
         raise InvalidParams({"action": ["is unknown"]})
     if not await visit.auth.revoke(params.get("id")):
         failure = visit.messages.failures.get("no_such_session")
         context = {**_devices(visit, await visit.auth.sessions()), "failure": failure}
-        return Answer(status=404, json={"error": "not_found"}, context=context)
+        return PageAnswer(status=404, json={"error": "not_found"}, context=context)
     if visit.auth.current_user is None:
         to = visit.destination(visit.settings.routes.after_logout, done="signed_out", default="login")
-        return Answer(status=204, to=to)
-    return Answer(status=204, to=visit.link("sessions", "ended"))
+        return PageAnswer(status=204, to=to)
+    return PageAnswer(status=204, to=visit.link("sessions", "ended"))
 
 
 def _devices(visit: PageVisit, found: list[SessionInfo]) -> dict[str, Any]:

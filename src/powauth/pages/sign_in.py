@@ -7,7 +7,7 @@ from powauth.http.own_path import own_path
 from powauth.pages.page import Page
 from powauth.pages.request import Params, account_fields
 from powauth.pages.routes import Routes
-from powauth.pages.visit import Answer, PageVisit
+from powauth.pages.visit import PageAnswer, PageVisit
 from powauth.pages.wire import signed_in_json
 
 REMEMBER = "remember"
@@ -22,7 +22,7 @@ def page(routes: Routes) -> Page:
     return Page(name="login", path=routes.login, get=show, post=sign_in, template="login")
 
 
-async def show(visit: PageVisit) -> Answer:
+async def show(visit: PageVisit) -> PageAnswer:
     """Show the form.
 
     Users who are signed in and were sent here by another page must sign in again. A redirect to it would be a loop.
@@ -35,10 +35,10 @@ async def show(visit: PageVisit) -> Answer:
         notice = visit.messages.sign_in_again if signed_in else visit.messages.sign_in_first
     elif signed_in:
         to = visit.destination(visit.settings.routes.after_login)
-    return Answer(json={"fields": fields}, to=to, context=_form(visit, target, notice=notice))
+    return PageAnswer(json={"fields": fields}, to=to, context=_form(visit, target, notice=notice))
 
 
-async def sign_in(visit: PageVisit) -> Answer:
+async def sign_in(visit: PageVisit) -> PageAnswer:
     """Sign in with a user id and a password."""
     params = await visit.params()
     target = params.get("next")
@@ -52,9 +52,9 @@ async def sign_in(visit: PageVisit) -> Answer:
     if user is None:
         refused = {"base": [visit.messages.sign_in_refused]}
         context = _form(visit, target, params, refused)
-        return Answer(status=401, json={"error": "invalid_credentials"}, context=context)
+        return PageAnswer(status=401, json={"error": "invalid_credentials"}, context=context)
     to = visit.destination(visit.settings.routes.after_login, target)
-    return Answer(json=signed_in_json(visit, user), to=to)
+    return PageAnswer(json=signed_in_json(visit, user), to=to)
 
 
 def _remember(visit: PageVisit, params: Params) -> bool | None:

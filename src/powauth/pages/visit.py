@@ -1,4 +1,4 @@
-"""`PageVisit`, the request that a page's handler gets, and `Answer`, the result of a handler."""
+"""`PageVisit`, the request that a page's handler gets, and `PageAnswer`, the result of a handler."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from powauth.request_auth import RequestAuth
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class PageAnswer:
     """The result of a handler: one decision, for people and for programs.
 
     Attributes:
@@ -158,7 +158,9 @@ class PageVisit:
         return {"values": values, "errors": sentences, **context}
 
     @staticmethod
-    def refused(error: PowauthError, *, to: str | None = None, context: Mapping[str, object] | None = None) -> Answer:
+    def refused(
+        error: PowauthError, *, to: str | None = None, context: Mapping[str, object] | None = None
+    ) -> PageAnswer:
         """Return the answer to an error. People see the error in the page itself, or are redirected to ``to``.
 
         Programs get the same response as if the handler had raised the error.
@@ -166,4 +168,4 @@ class PageVisit:
         answer = answer_to(error)
         if answer is None:
             raise error
-        return Answer(status=answer.status, json=msgspec.Raw(answer.body), to=to, context=context or {})
+        return PageAnswer(status=answer.status, json=msgspec.Raw(answer.body), to=to, context=context or {})

@@ -2,6 +2,11 @@
 
 A subclass that implements `fetch`, `create` and `delete` is another way to authenticate requests: by a token, or by a
 header that a trusted proxy sets. `powauth.plug.session_auth.SessionAuth` is the session plug.
+
+A middleware calls ``call_at_once`` for each request. If that returns false, it awaits ``call``, which calls
+``do_fetch``, which calls ``fetch``. Only ``fetch`` is for the subclass. ``call`` turns an outage into a placeholder for
+the user, and ``do_fetch`` assigns the user. ``call_at_once`` is a shortcut for subclasses that can do all this without
+waiting.
 """
 
 import logging
@@ -27,7 +32,7 @@ from powauth.http.unreachable import Unreachable
 E = TypeVar("E", bound=Extension[Any])
 
 
-def key_of(authenticator: "str | Authenticator[Any, Any]") -> str:
+def current_user_key_of(authenticator: "str | Authenticator[Any, Any]") -> str:
     """Return the ``current_user_key`` of an authenticator. Return a key unchanged."""
     return authenticator if isinstance(authenticator, str) else authenticator.current_user_key
 
@@ -143,7 +148,7 @@ class Authenticator(ABC, Generic[U, I]):
         del connection
         return False
 
-    def note(
+    def emit(
         self, name: EventName, request: Connection | None, *, key: Key | None = None, detail: str | None = None
     ) -> None:
         """Emit an event of a flow."""

@@ -32,7 +32,7 @@ class CurrentSession(Generic[I]):
         reader: the state of requests.
         sessions: lists and ends sessions.
         subjects: compares accounts with sessions.
-        log: emits events.
+        events: emits them to the log and the app's listener.
     """
 
     def __init__(
@@ -41,14 +41,14 @@ class CurrentSession(Generic[I]):
         reader: RequestReader[I],
         sessions: SessionManager,
         subjects: Subjects[I],
-        log: EventLog,
+        events: EventLog,
     ) -> None:
         self._auth = auth
         self._reader = reader
         self._sessions = sessions
         self._store = sessions.store
         self._subjects = subjects
-        self._log = log
+        self._events = events
 
     # --- as it was last read ------------------------------------------------------------------------------------------
 
@@ -86,11 +86,11 @@ class CurrentSession(Generic[I]):
         last = last_moment(presence)
         return last is None or self._sessions.now() >= last
 
-    def note(self, name: EventName, connection: Connection | None, key: Key | None, detail: str | None) -> None:
+    def emit(self, name: EventName, connection: Connection | None, key: Key | None, detail: str | None) -> None:
         """Emit an event about a user. It names the session of the connection if that belongs to this user."""
         session = None if connection is None or key is None else self.session_of(connection, key)
         owner = None if key is None else stored_key(key)
-        self._log.emit(name, connection, session, user_key=owner, detail=detail)
+        self._events.emit(name, connection, session, user_key=owner, detail=detail)
 
     # --- another look -------------------------------------------------------------------------------------------------
 
@@ -104,8 +104,8 @@ class CurrentSession(Generic[I]):
             return False
         alive = await self._sessions.alive(stored.session)
         if alive is not None and (self._store.reload or self._subjects.identity_in(alive.session) is None):
-            confirmed = await self._reader.confirm(connection, alive, keep=not self._store.reload)
-            alive = None if confirmed is None else confirmed[0]
+            proven = await self._reader.check_proof(connection, alive, keep=not self._store.reload)
+            alive = None if proven is None else proven[0]
         if self._reader.presence(connection) is not presence:
             return await self.recheck(connection)  # a sign-in or sign-out meanwhile has precedence
         if alive is None:
@@ -132,18 +132,18 @@ class CurrentSession(Generic[I]):
         if found == current.sid:
             await self._auth.do_delete(connection)
             return True
-        return await self._sessions.end_one(current.user_key, found, self._log.note(connection))
+        return await self._sessions.end_one(current.user_key, found, self._events.about(connection))
 
     async def revoke_others(self, connection: Connection) -> int:
         """See `RequestAuth.revoke_others`."""
         current = self._required(connection).session
-        note = self._log.note(connection)
-        return await self._sessions.end_all(current.user_key, note, "all others", keep=current)
+        emit = self._events.about(connection)
+        return await self._sessions.end_all(current.user_key, emit, "all others", keep=current)
 
     async def revoke_all(self, connection: Connection) -> int:
         """See `RequestAuth.revoke_all`."""
         current = self._required(connection).session
-        ended = await self._sessions.end_all(current.user_key, self._log.note(connection), "all")
+        ended = await self._sessions.end_all(current.user_key, self._events.about(connection), "all")
         await self._auth.do_delete(connection)
         return ended
 

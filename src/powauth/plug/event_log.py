@@ -8,7 +8,7 @@ from powauth.events import Event, EventName, Listener, emit
 from powauth.http.connection import Connection
 from powauth.http.metadata import shown_address
 from powauth.sessions.ids import encode_sid
-from powauth.sessions.manager import Note
+from powauth.sessions.manager import Emit
 from powauth.sessions.record import Session, StoredKey, key_text
 
 
@@ -51,10 +51,10 @@ class EventLog:
         )
         emit(event, self._listener)
 
-    def note(self, connection: Connection | None) -> Note:
+    def about(self, connection: Connection | None) -> Emit:
         """Return a function that emits events about one request."""
 
-        def note(
+        def emit_about(
             name: EventName,
             session: Session | None = None,
             *,
@@ -64,4 +64,4 @@ class EventLog:
         ) -> None:
             self.emit(name, connection, session, user_key=user_key, sid=sid, detail=detail)
 
-        return note
+        return emit_about

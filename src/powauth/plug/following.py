@@ -24,7 +24,7 @@ class Follower(FanOut[I]):
         accounts: the flows, which end everything that a user holds.
         sessions: ends sessions.
         current: knows and re-seals the session of a request.
-        log: emits events.
+        events: emits them to the log and the app's listener.
         auth: the authenticator, to find its part of the request that is served.
     """
 
@@ -33,14 +33,14 @@ class Follower(FanOut[I]):
         accounts: AccountService[I],
         sessions: SessionManager,
         current: CurrentSession[I],
-        log: EventLog,
+        events: EventLog,
         auth: object,
     ) -> None:
         super().__init__(accounts)
         self._sessions = sessions
         self._store = sessions.store
         self._current = current
-        self._log = log
+        self._events = events
         self._auth = auth
 
     def track_requests(self) -> None:
@@ -72,7 +72,7 @@ class Follower(FanOut[I]):
             await self._end(key, own, joined=joined)
         finally:
             if joined:
-                self._log.emit("revoked", request, own, user_key=stored_key(key), detail=FOLLOWED)
+                self._events.emit("revoked", request, own, user_key=stored_key(key), detail=FOLLOWED)
             if request is not None and own is not None and not await self._current.seal(request, own):
                 await self._store.delete(own.sid, self._sessions.now())
 

@@ -60,7 +60,7 @@ class RequestReader(Generic[I]):
         sessions: carries out decisions.
         subjects: decodes identities and compares proofs.
         users: loads accounts.
-        log: emits events.
+        events: emits them to the log and the app's listener.
         now: the time in milliseconds.
     """
 
@@ -70,7 +70,7 @@ class RequestReader(Generic[I]):
         sessions: SessionManager,
         subjects: Subjects[I],
         users: UsersContext[Any, I],
-        log: EventLog,
+        events: EventLog,
         now: Callable[[], Millis],
     ) -> None:
         self.channels = tuple(channels)
@@ -80,7 +80,7 @@ class RequestReader(Generic[I]):
         self._reload = sessions.store.reload
         self._subjects = subjects
         self._users = users
-        self._log = log
+        self._events = events
         self._now = now
 
     def presence(self, connection: Connection) -> Presence[I] | None:
@@ -110,7 +110,7 @@ class RequestReader(Generic[I]):
             return None
         presence = channel.recognizer.recognize(value, self._now())
         if presence is FORGED:
-            self._log.emit("forged_id", connection)
+            self._events.emit("forged_id", connection)
         connection.states[self] = presence
         return None if presence.needs_read else presence
 
@@ -152,7 +152,7 @@ class RequestReader(Generic[I]):
             return await self._read(connection, channel, presence)
         return presence
 
-    async def confirm(self, connection: Connection, stored: Stored, *, keep: bool) -> tuple[Stored, I] | None:
+    async def check_proof(self, connection: Connection, stored: Stored, *, keep: bool) -> tuple[Stored, I] | None:
         """Load the user of a session from the users context, and compare the proof: row 12.
 
         If the user is gone, is locked, or has another proof, end the session and return ``None``. With ``keep``, merge
@@ -185,12 +185,12 @@ class RequestReader(Generic[I]):
 
     async def _drop(self, connection: Connection, session: Session) -> None:
         await self._store.delete(session.sid, self._now())
-        self._log.emit("revoked", connection, session, detail="user gone, locked or changed")
+        self._events.emit("revoked", connection, session, detail="user gone, locked or changed")
 
     def _recognize(self, connection: Connection, channel: Channel[I]) -> Anonymous | Unchanged[I] | NeedsRead[I]:
         presence = channel.recognizer.recognize(channel.carrier.read(connection), self._now())
         if presence is FORGED:
-            self._log.emit("forged_id", connection)
+            self._events.emit("forged_id", connection)
         return presence
 
     async def _read(self, connection: Connection, channel: Channel[I], needs: NeedsRead[I]) -> Presence[I]:
@@ -198,14 +198,14 @@ class RequestReader(Generic[I]):
         try:
             found = await channel.recognizer.read(needs, self._now())
             if found is None:
-                self._log.emit("unknown_id", connection, sid=presented.sid)
+                self._events.emit("unknown_id", connection, sid=presented.sid)
                 return NO_ID
             return await self._decided(connection, channel, needs, *found)
         except UnreadableRecord:
-            self._log.emit("unreadable_record", connection, detail=encode_sid(presented.sid))
+            self._events.emit("unreadable_record", connection, detail=encode_sid(presented.sid))
             return Unknown(presented)
         except StoreUnavailable as error:
-            self._log.emit("store_unavailable", connection, detail="fetch")
+            self._events.emit("store_unavailable", connection, detail="fetch")
             return Unknown(presented, error)
 
     async def _decided(
@@ -213,15 +213,15 @@ class RequestReader(Generic[I]):
     ) -> Presence[I]:
         session = stored.session
         if not outcome.accepted:
-            await self._sessions.refuse(session, outcome, self._log.note(connection))
+            await self._sessions.reject(session, outcome, self._events.about(connection))
             return NO_ID
         identity = self._subjects.identity_in(session)
         presented = needs.known.presented
         if identity is None or self._reload or resumes(session, self._now(), self._sessions.policy):
-            confirmed = await self.confirm(connection, stored, keep=not self._reload)
-            return NO_ID if confirmed is None else Recognized(presented, *confirmed, outcome)
+            proven = await self.check_proof(connection, stored, keep=not self._reload)
+            return NO_ID if proven is None else Recognized(presented, *proven, outcome)
         if outcome is Outcome.CURRENT:
-            channel.recognizer.remember(needs, stored, identity)
+            channel.recognizer.keep(needs, stored, identity)
         return Recognized(presented, stored, identity, outcome)
 
     async def _one_of(self, connection: Connection, channel: Channel[I], values: Sequence[str]) -> Presence[I]:
@@ -255,7 +255,7 @@ class RequestReader(Generic[I]):
         if len(live) == 1:
             return live[0]
         if live or not newest:
-            self._log.emit("conflicting_ids", connection)
+            self._events.emit("conflicting_ids", connection)
         return SeveralLive(tuple(each.stored.session.sid for each in live)) if live else NO_ID
 
 

@@ -59,7 +59,7 @@ class SessionAuth(Authenticator[U, I]):
         remember: the lifetimes of sessions that `sign_in` is asked to remember. ``None`` offers no such sessions.
         grace: how long an id is accepted after its successor was first presented, for requests in flight.
         on_reuse: the action when a client presents an older id than that: ``"revoke"`` ends the session, because
-            either its user or a thief presented it; ``"reject"`` refuses the request only.
+            either its user or a thief presented it; ``"reject"`` treats only this request as anonymous.
         max_sessions: the most sessions per user. A further sign-in ends the session with the oldest sign-in, even if
             that is in use or remembered. ``None`` means no limit.
         carrier: moves the id between client and server. The default is a `CookieCarrier`.
@@ -118,23 +118,25 @@ class SessionAuth(Authenticator[U, I]):
         self.policy: Final = policy_of(self.store.ttl, session_ttl_renewal, max_lifetime, grace, remember)
         self.sessions: Final = SessionManager(self.store, self.policy, on_reuse, max_sessions, self.now)
         everywhere = anywhere(users)
-        self._log: Final = EventLog(self.now, on_event, with_ip=metadata is not None)
+        self._events: Final = EventLog(self.now, on_event, with_ip=metadata is not None)
         counters = None if throttle is None else Counters(throttle, self.keyring, self.store.namespace)
         subjects: Subjects[I] = Subjects(users, self.keyring.mac(PROOF_PURPOSE, self.store.namespace))
-        self._records: Final = StoredUserRecords(self.sessions, counters, subjects, everywhere, self._log, self.now)
+        self._records: Final = StoredUserRecords(self.sessions, counters, subjects, everywhere, self._events, self.now)
         channels: list[Channel[I]] = channels_of(self.carrier, self.sessions, self.keyring, name, app_name)
-        self._reader: Final = RequestReader(channels, self.sessions, subjects, everywhere, self._log, self.now)
-        self.current_session: Final = CurrentSession(self, self._reader, self.sessions, subjects, self._log)
+        self._reader: Final = RequestReader(channels, self.sessions, subjects, everywhere, self._events, self.now)
+        self.current_session: Final = CurrentSession(self, self._reader, self.sessions, subjects, self._events)
         super().__init__(
             users,
             current_user_key=current_user_key,
             hooks=hooks,
             extensions=self._bound(extensions, users),
             records=self._records,
-            following=lambda flows: Follower(flows, self.sessions, self.current_session, self._log, self),
+            following=lambda flows: Follower(flows, self.sessions, self.current_session, self._events, self),
         )
         self.vary, self.secure = self.carrier.vary, self.carrier.secure
-        self._signer: Final = Signer(self._reader, self.sessions, subjects, everywhere, self._log, metadata, self.now)
+        self._signer: Final = Signer(
+            self._reader, self.sessions, subjects, everywhere, self._events, metadata, self.now
+        )
         self._sealed = True
 
     def _bound(self, extensions: Sequence[Extension[I]], users: UsersContext[U, I]) -> list[Extension[I]]:
@@ -144,7 +146,7 @@ class SessionAuth(Authenticator[U, I]):
             keyring=self.keyring,
             users=anywhere(users),
             now=self.now,
-            emit=lambda event, key, detail: self.note(event, None, key=key, detail=detail),
+            emit=lambda event, key, detail: self.emit(event, None, key=key, detail=detail),
         )
         return [check_extension(each, users).bind(parts) for each in extensions]
 
@@ -264,7 +266,7 @@ class SessionAuth(Authenticator[U, I]):
 
     async def revoke_everyone(self) -> int:
         """End all sessions of all users. Return how many ended. This reads every session once."""
-        return await self.sessions.end_everyone(self._log.note(None))
+        return await self.sessions.end_everyone(self._events.about(None))
 
     async def forget_failures(self, params: Mapping[str, object] | None = None, /, **fields: object) -> bool:
         """Reset an account's failed sign-ins, so that it can sign in at once. Return whether there were any.
@@ -302,11 +304,11 @@ class SessionAuth(Authenticator[U, I]):
         """See `Authenticator.is_current`: whether the account has the proof in the session's record."""
         return self.current_session.is_of(request, account)
 
-    def note(
+    def emit(
         self, name: EventName, request: Connection | None, *, key: Key | None = None, detail: str | None = None
     ) -> None:
-        """See `Authenticator.note`. The event names the session if it belongs to this user."""
-        self.current_session.note(name, request, key, detail)
+        """See `Authenticator.emit`. The event names the session if it belongs to this user."""
+        self.current_session.emit(name, request, key, detail)
 
     def signed_in_recently(self, request: Connection) -> bool:
         """See `Authenticator.signed_in_recently`: within `powauth.http.guards.FRESH`."""

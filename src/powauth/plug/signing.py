@@ -37,7 +37,7 @@ class Signer(Generic[I]):
         sessions: begins and continues sessions.
         subjects: turns accounts into the fields of records.
         users: reads accounts again.
-        log: emits events.
+        events: emits them to the log and the app's listener.
         metadata: returns the metadata of a new session.
         now: the time in milliseconds.
     """
@@ -48,7 +48,7 @@ class Signer(Generic[I]):
         sessions: SessionManager,
         subjects: Subjects[I],
         users: UsersContext[Any, I],
-        log: EventLog,
+        events: EventLog,
         metadata: MetadataSource | None,
         now: Callable[[], Millis],
     ) -> None:
@@ -58,7 +58,7 @@ class Signer(Generic[I]):
         self._store = sessions.store
         self._subjects = subjects
         self._users = users
-        self._log = log
+        self._events = events
         self._metadata = metadata
         self._now = now
 
@@ -70,7 +70,7 @@ class Signer(Generic[I]):
         replaced = await self._replaced_by(connection, channel)
         key = stored_key(account.key)
         remembered = self._to_remember(grant, key, replaced)
-        channel.carrier.begin(connection, self._subjects.mark(account.key))
+        channel.carrier.prepare(connection, self._subjects.mark(account.key))
         made = await self._begun(connection, account, grant, remembered=remembered)
         if made is None:
             return None
@@ -78,13 +78,13 @@ class Signer(Generic[I]):
         try:
             for sid in chain.from_iterable(map(sids_in, replaced)):
                 await self._store.delete(sid, self._now())
-            await self._sessions.end_oldest(key, self._log.note(connection))
+            await self._sessions.end_oldest(key, self._events.about(connection))
         except StoreUnavailable:
             with contextlib.suppress(StoreUnavailable):  # no client gets its id, so do not leave it in the store
                 await self._store.delete(stored.session.sid, self._now())
             raise
         self._reader.set_presence(connection, Began(stored, fresh.identity, channel.position))
-        self._log.emit("signed_in", connection, stored.session)
+        self._events.emit("signed_in", connection, stored.session)
         return fresh
 
     async def _begun(
@@ -194,10 +194,10 @@ class Signer(Generic[I]):
             try:
                 await self._store.delete(sid, self._now())
             except StoreUnavailable:
-                self._log.emit("sign_out_failed", connection, detail=encode_sid(sid))
+                self._events.emit("sign_out_failed", connection, detail=encode_sid(sid))
                 raise
         self._reader.set_presence(connection, Ended(channel.position))
-        self._log.emit("signed_out", connection, None if stored is None else stored.session)
+        self._events.emit("signed_out", connection, None if stored is None else stored.session)
 
     # --- the response -------------------------------------------------------------------------------------------------
 
@@ -208,13 +208,13 @@ class Signer(Generic[I]):
             return self._channels[presence.channel].carrier.clear(connection)
         if failed:
             return NO_EFFECTS
-        note = self._log.note(connection)
+        emit = self._events.about(connection)
         if isinstance(presence, Began):
             session = presence.stored.session
-            alive = await self._sessions.seen_alive(session, note)
+            alive = await self._sessions.seen_alive(session, emit)
             return self._sent(connection, self._channels[presence.channel], session) if alive else NO_EFFECTS
         if isinstance(presence, Recognized) and presence.outcome is not Outcome.CURRENT:
-            stored, to_send = await self._sessions.carry_on(presence.stored, presence.presented, note)
+            stored, to_send = await self._sessions.carry_on(presence.stored, presence.presented, emit)
             self._reader.set_presence(connection, msgspec.structs.replace(presence, stored=stored))
             if to_send is not None:
                 return self._sent(connection, self._reader.channel_of(connection), to_send)
@@ -234,5 +234,5 @@ class Signer(Generic[I]):
             channel, session = self._channels[presence.channel], presence.stored.session
             if isinstance(channel.carrier, BearerCarrier):
                 value = channel.ids.encode(session.sid, session.salt, session.generation)
-                return channel.carrier.prefix + value
+                return channel.carrier.token(value)
         raise ConfigError("there is a token only for a session that began in this request, with bearer=True")

@@ -24,7 +24,7 @@ class StoredUserRecords(UserRecords[I]):
         counters: counts attempts. ``None`` counts nothing.
         subjects: writes accounts into sessions.
         users: reads accounts.
-        log: emits events.
+        events: emits them to the log and the app's listener.
         now: the time in milliseconds.
     """
 
@@ -34,7 +34,7 @@ class StoredUserRecords(UserRecords[I]):
         counters: Counters | None,
         subjects: Subjects[I],
         users: UsersContext[Any, I],
-        log: EventLog,
+        events: EventLog,
         now: Callable[[], Millis],
     ) -> None:
         self._sessions = sessions
@@ -42,7 +42,7 @@ class StoredUserRecords(UserRecords[I]):
         self._counters = counters
         self._subjects = subjects
         self._users = users
-        self._log = log
+        self._events = events
         self._now = now
 
     # --- attempts -----------------------------------------------------------------------------------------------------
@@ -59,7 +59,7 @@ class StoredUserRecords(UserRecords[I]):
             try:
                 admission = await self._counters.admit(self._store.backend, self._now, account=account, source=source)
             except Throttled as error:
-                self._log.emit("throttled", request, detail=error.scope)
+                self._events.emit("throttled", request, detail=error.scope)
                 raise
         begun = self._now()
         if waits:
@@ -78,7 +78,7 @@ class StoredUserRecords(UserRecords[I]):
         try:
             return await self._counters.admit_current_password(self._store.backend, self._now, text)
         except Throttled as error:
-            self._log.emit("throttled", request, user_key=stored_key(key), detail=error.scope)
+            self._events.emit("throttled", request, user_key=stored_key(key), detail=error.scope)
             raise
 
     async def admit_second_factor(self, request: Connection, params: Mapping[str, object]) -> None:
@@ -89,7 +89,7 @@ class StoredUserRecords(UserRecords[I]):
         try:
             await self._counters.admit_second_factor(self._store.backend, self._now, account)
         except Throttled as error:
-            self._log.emit("throttled", request, detail=error.scope)
+            self._events.emit("throttled", request, detail=error.scope)
             raise
 
     async def forget_failures(self, params: Mapping[str, object]) -> bool:
@@ -126,4 +126,4 @@ class StoredUserRecords(UserRecords[I]):
 
     async def end_sessions(self, key: Key, why: str, keep: Session | None = None) -> int:
         """See `UserRecords.end_sessions`."""
-        return await self._sessions.end_all(stored_key(key), self._log.note(None), why, keep=keep)
+        return await self._sessions.end_all(stored_key(key), self._events.about(None), why, keep=keep)

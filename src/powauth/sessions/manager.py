@@ -1,6 +1,6 @@
 """`SessionManager`: carries out the decisions of `powauth.sessions.record` on the sessions in a store.
 
-It knows only sessions: no users and no requests. It reports events to a `Note`.
+It knows only sessions: no users and no requests. It reports events to an `Emit`.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ METADATA_ATTEMPTS = 16
 """The most attempts to change metadata while other writers are faster."""
 
 
-class Note(Protocol):
+class Emit(Protocol):
     """A function that emits an `Event`, for example about one request."""
 
     def __call__(
@@ -97,20 +97,20 @@ class SessionManager:
         made = await self.store.create(session, epoch, ends, now, also)
         return (Stored(session, 0, ends), made - 1) if made else (None, 0)
 
-    async def refuse(self, session: Session, outcome: Outcome, note: Note) -> None:
+    async def reject(self, session: Session, outcome: Outcome, emit: Emit) -> None:
         """Carry out an outcome that leaves the request anonymous: rows 2, 8, 9 and 11."""
         now = self.now()
         if outcome is Outcome.REUSE:
             if self.on_reuse == "revoke":
                 await self.store.delete(session.sid, now)
-            note("reuse_detected", session, detail=self.on_reuse)
+            emit("reuse_detected", session, detail=self.on_reuse)
         elif outcome is Outcome.EXPIRED:
             await self.store.delete(session.sid, now)
-            note("expired", session)
+            emit("expired", session)
         else:
-            note("unknown_id", session)
+            emit("unknown_id", session)
 
-    async def carry_on(self, stored: Stored, presented: PresentedId, note: Note) -> tuple[Stored, Session | None]:
+    async def carry_on(self, stored: Stored, presented: PresentedId, emit: Emit) -> tuple[Stored, Session | None]:
         """Carry out at the response the decision of the request: rows 4 to 7 and 10.
 
         A request that loses a compare-and-set reads and decides again, so all requests end with the same id.
@@ -133,13 +133,13 @@ class SessionManager:
                 if changed is not None:
                     done = await self.store.update(stored, changed, expires_at(changed, self.policy), now)
                     if done is not None:
-                        return done, _told(note, outcome, changed)
+                        return done, _told(emit, outcome, changed)
                 again = await self.store.get_fresh(session.sid, now)
                 if again is None:
                     return stored, None
                 stored, read_again = again, True
         except StoreUnavailable:
-            note("store_unavailable", detail="respond")
+            emit("store_unavailable", detail="respond")
         return stored, None
 
     def _next(self, session: Session, outcome: Outcome, presented: PresentedId, now: Millis) -> Session | None:
@@ -151,7 +151,7 @@ class SessionManager:
             return forwarded(session, presented.generation, now, self.policy)
         return None
 
-    async def seen_alive(self, session: Session, note: Note) -> bool:
+    async def seen_alive(self, session: Session, emit: Emit) -> bool:
         """Return whether a session that has just begun still exists. `max_sessions` may have ended it for a newer one.
 
         Two sign-ins of one browser may overlap. The id of an ended session must not overwrite the other id.
@@ -162,10 +162,10 @@ class SessionManager:
             return await self.store.get_fresh(session.sid, self.now()) is not None
         except StoreUnavailable:
             # The store has just acknowledged the session. Send its id, or the client would lose the session.
-            note("store_unavailable", detail="respond")
+            emit("store_unavailable", detail="respond")
             return True
 
-    async def end_oldest(self, user_key: StoredKey, note: Note) -> None:
+    async def end_oldest(self, user_key: StoredKey, emit: Emit) -> None:
         """End the sessions over `max_sessions`.
 
         Overlapping sign-ins all do so in the same order, so the last one leaves exactly the newest sessions.
@@ -174,7 +174,7 @@ class SessionManager:
             return
         for extra in (await self.live(user_key))[self.max_sessions :]:
             await self.store.delete(extra.session.sid, self.now())
-            note("revoked", extra.session, detail="over max_sessions")
+            emit("revoked", extra.session, detail="over max_sessions")
 
     def in_force(self, stored: Stored) -> Stored:
         """Return a session with its end under the current policy. Its record may be written under longer times."""
@@ -199,7 +199,7 @@ class SessionManager:
         current = PresentedId(session.sid, session.salt, stored.session.generation)
         return stored if decide(stored.session, current, now, self.policy).accepted else None
 
-    async def end_one(self, user_key: StoredKey, sid: bytes, note: Note) -> bool:
+    async def end_one(self, user_key: StoredKey, sid: bytes, emit: Emit) -> bool:
         """End one session of a user, and return whether there was one. Another user's session counts as none."""
         now = self.now()
         try:
@@ -209,21 +209,21 @@ class SessionManager:
         if found is None or found.session.user_key != user_key:
             return False
         existed = await self.store.delete(sid, now)
-        note("revoked", found.session)
+        emit("revoked", found.session)
         return existed
 
-    async def end_all(self, user_key: StoredKey, note: Note, why: str, *, keep: Session | None = None) -> int:
+    async def end_all(self, user_key: StoredKey, emit: Emit, why: str, *, keep: Session | None = None) -> int:
         """End all sessions of a user but ``keep``, and sign-ins in flight. Return how many ended."""
         ended = await self.store.delete_user(user_key, self.now(), None if keep is None else keep.sid)
-        note("revoked", keep, user_key=user_key, detail=f"{why}: {ended}")
+        emit("revoked", keep, user_key=user_key, detail=f"{why}: {ended}")
         return ended
 
-    async def end_everyone(self, note: Note) -> int:
+    async def end_everyone(self, emit: Emit) -> int:
         """End all sessions of all users. Return how many ended. This reads every session once."""
         ended = 0
         async for key in self.store.users(self.now()):
             ended += await self.store.delete_user(key, self.now())
-        note("revoked", detail=f"everyone: {ended}")
+        emit("revoked", detail=f"everyone: {ended}")
         return ended
 
     async def change_metadata(self, stored: Stored, changes: Metadata) -> Stored:
@@ -247,11 +247,11 @@ class SessionManager:
         raise StoreUnavailable("the session changed too fast to take the metadata; try again")
 
 
-def _told(note: Note, outcome: Outcome, session: Session) -> Session | None:
+def _told(emit: Emit, outcome: Outcome, session: Session) -> Session | None:
     """Emit the event of a write. Return the session whose id is to be sent, if any."""
     if outcome is Outcome.RENEW:
-        note("renewed", session)
+        emit("renewed", session)
         return session
     if outcome is Outcome.AHEAD:
-        note("forwarded", session)
+        emit("forwarded", session)
     return None

@@ -143,7 +143,7 @@ class Recognizer(Generic[I]):
             return NeedsRead(known)
         return NeedsRead(known, seen, record, missing=record is None)
 
-    def remember(self, needs: NeedsRead[I], stored: Stored, identity: I) -> None:
+    def keep(self, needs: NeedsRead[I], stored: Stored, identity: I) -> None:
         """Cache the session, if the store can show in place whether the record has changed."""
         record = needs.record
         if needs.seen is None or record is None or len(record.value) > MAX_CACHED_BYTES:
@@ -163,7 +163,7 @@ class Recognizer(Generic[I]):
         if record is None:
             if needs.missing:
                 return None
-            record = await self._store.backend.get(needs.known.key, now)
+            record = await self._store.backend.get(needs.known.key, now)  # the key is cached with the id
             if record is None:
                 return None
         stored = self._store.read(record)

@@ -62,7 +62,10 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
 
 
 class CredentialsCache:
-    """Sessions and their users, over a backend.
+    """The store of sessions: it turns them into records of a backend, and back.
+
+    The name is Pow's, for its store of who is signed in. It is no cache of yours to clear: it holds the only copy of
+    each session, and no password.
 
     Args:
         backend: where records live, or the URL of one (see `powauth.backends.backend_from_url`).
