@@ -182,6 +182,9 @@ ALLOWED = {("_forks.py", "ctypes")}
 NAMES_A_MODULE = {"import_module": {"greenlet"}}
 """What imports by name, and the names that it is given."""
 
+OPERATOR_NAMES_A_MODULE = {"cli/app.py"}
+"""``powauth --app MODULE:AUTH`` imports what the operator types. No stored data reaches that call."""
+
 
 @pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
 def test_sto_01_nothing_that_runs_data_is_in_the_source(path: Path) -> None:
@@ -195,7 +198,7 @@ def test_sto_01_nothing_that_runs_data_is_in_the_source(path: Path) -> None:
             assert node.id not in BANNED_CALLS
         elif isinstance(node, ast.Call):
             name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
-            if name in NAMES_A_MODULE:
+            if name in NAMES_A_MODULE and str(path.relative_to(SOURCE)) not in OPERATOR_NAMES_A_MODULE:
                 (argument,) = node.args
                 assert isinstance(argument, ast.Constant)
                 assert argument.value in NAMES_A_MODULE[name]
