@@ -3,15 +3,20 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+import redis
 import sqlalchemy as sa
 from sqlalchemy import orm
 from sqlalchemy.orm import Session
 
 from harness.following import EMAILS, NEW_HASH, NEW_PASSWORD, App, Citizen, following_app, named, who
+from harness.redis_servers import SHARED, clear_shared, shared_answers, unique_prefix
+from harness.tcp_proxy import Proxy
 from harness.users_databases import PASSWORD, statements
 from powauth.backends.base import drive
+from powauth.backends.redis import RedisBackend
 from powauth.errors import StoreUnavailable
 
 MIA, NOA = EMAILS
@@ -297,6 +302,38 @@ def test_a_store_that_comes_back_lets_the_same_transaction_commit(app: App) -> N
                 session.commit()
         session.commit()
     assert who(browser) is None
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_outage_of_redis_around_the_commit(when: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    if not shared_answers():
+        pytest.skip("needs Redis")
+    prefix, address = unique_prefix(), urlsplit(SHARED)
+    with Proxy(str(address.hostname), address.port or 6379) as proxy:
+        client = redis.Redis(port=proxy.port, socket_timeout=2)
+        with following_app("sqlite", str(tmp_path), RedisBackend(client, prefix=prefix)) as app:
+            before, browser = app.row(), app.browser()
+
+            def fail(session: object) -> None:
+                proxy.refuse()
+                proxy.cut()
+
+            with app.maker() as session:
+                new_hash(app, session)
+                session.flush()
+                if when == "before":
+                    fail(session)
+                    with pytest.raises(StoreUnavailable):
+                        session.commit()
+                else:
+                    sa.event.listen(app.maker, "after_commit", fail)
+                    session.commit()
+                    assert "the sessions may not have followed it" in caplog.text
+            assert (app.row() == before) == (when == "before")
+            proxy.refuse(refusing=False)
+            assert who(browser) == (MIA if when == "before" else None)  # they ended before the commit
+        client.close()
+    clear_shared(prefix)
 
 
 async def refuse(*_: Any) -> int:

@@ -183,6 +183,21 @@ def test_a_plain_session_on_the_event_loops_thread(driver: str, tmp_path: Path) 
         assert (who(first), who(second)) == (None, None)
 
 
+def test_an_outage_fails_the_commit_of_a_plain_session_on_the_event_loops_thread(tmp_path: Path) -> None:
+    with following_app("sqlite", str(tmp_path), MemoryBackend()) as app:
+        before = app.row()
+
+        async def commit() -> None:
+            with app.maker() as session:
+                app.user(session).password_hash = NEW_HASH
+                await app.auth.store.given_backend.close()
+                with pytest.raises(StoreUnavailable):
+                    session.commit()
+
+        asyncio.run(commit())
+        assert app.row() == before
+
+
 def test_a_plain_session_where_the_store_needs_an_event_loop(tmp_path: Path) -> None:
     """On the loop's own thread it is refused, in a worker thread of the loop it works, elsewhere it is refused."""
     if not shared_answers():
