@@ -25,7 +25,7 @@ from powauth.accounts.sqlalchemy import SQLAlchemyUsers, UserMixin
 from powauth.backends.memory import MemoryBackend
 from powauth.integrations import asgi, wsgi
 from powauth.integrations.flask import PowAuth
-from powauth.pages import Flows, Pages
+from powauth.pages import BasePages, Pages
 from powauth.pages import asgi as asgi_pages
 from powauth.pages import fastapi as fastapi_pages
 from powauth.pages import flask as flask_pages
@@ -70,7 +70,7 @@ class SyncASGI(httpx.BaseTransport):
         return asyncio.run(send())
 
 
-def _asgi(auth: SessionAuth[User, Any], flows: Flows, mount: str) -> httpx.BaseTransport:
+def _asgi(auth: SessionAuth[User, Any], flows: BasePages, mount: str) -> httpx.BaseTransport:
     pages = asgi_pages.PagesApp(flows)
 
     async def mounted(scope: Any, receive: Any, send: Any) -> None:
@@ -79,7 +79,7 @@ def _asgi(auth: SessionAuth[User, Any], flows: Flows, mount: str) -> httpx.BaseT
     return SyncASGI(asgi.SessionAuthMiddleware(mounted if mount else pages, auth))
 
 
-def _wsgi(auth: SessionAuth[User, Any], flows: Flows, mount: str) -> httpx.BaseTransport:
+def _wsgi(auth: SessionAuth[User, Any], flows: BasePages, mount: str) -> httpx.BaseTransport:
     pages = wsgi_pages.PagesApp(flows)
 
     def mounted(environ: Any, start_response: Any) -> Any:
@@ -89,7 +89,7 @@ def _wsgi(auth: SessionAuth[User, Any], flows: Flows, mount: str) -> httpx.BaseT
     return httpx.WSGITransport(wsgi.SessionAuthMiddleware(mounted if mount else pages, auth))
 
 
-def _starlette(auth: SessionAuth[User, Any], flows: Flows, mount: str) -> httpx.BaseTransport:
+def _starlette(auth: SessionAuth[User, Any], flows: BasePages, mount: str) -> httpx.BaseTransport:
     routes: Any = starlette_pages.pages(flows)
     if mount:
         routes = [starlette.routing.Mount(mount, routes=routes)]
@@ -98,26 +98,26 @@ def _starlette(auth: SessionAuth[User, Any], flows: Flows, mount: str) -> httpx.
     return SyncASGI(app)
 
 
-def _fastapi(auth: SessionAuth[User, Any], flows: Flows, mount: str) -> httpx.BaseTransport:
+def _fastapi(auth: SessionAuth[User, Any], flows: BasePages, mount: str) -> httpx.BaseTransport:
     app = fastapi.FastAPI()
     app.add_middleware(asgi.SessionAuthMiddleware, auth=auth)
     app.include_router(fastapi_pages.pages(flows), prefix=mount)
     return SyncASGI(app)
 
 
-def _litestar(auth: SessionAuth[User, Any], flows: Flows, mount: str) -> httpx.BaseTransport:
+def _litestar(auth: SessionAuth[User, Any], flows: BasePages, mount: str) -> httpx.BaseTransport:
     app = litestar.Litestar([litestar_pages.pages(flows, path=mount or "/")], openapi_config=None)
     return SyncASGI(asgi.SessionAuthMiddleware(app, auth))  # type: ignore[arg-type]
 
 
-def _flask(auth: SessionAuth[User, Any], flows: Flows, mount: str) -> httpx.BaseTransport:
+def _flask(auth: SessionAuth[User, Any], flows: BasePages, mount: str) -> httpx.BaseTransport:
     app = flask.Flask(__name__)
     PowAuth(app, auth)
     app.register_blueprint(flask_pages.pages(flows), url_prefix=mount or None)
     return httpx.WSGITransport(app)
 
 
-MOUNTS: dict[str, Callable[[SessionAuth[User, Any], Flows, str], httpx.BaseTransport]] = {
+MOUNTS: dict[str, Callable[[SessionAuth[User, Any], BasePages, str], httpx.BaseTransport]] = {
     "asgi": _asgi,
     "wsgi": _wsgi,
     "starlette": _starlette,

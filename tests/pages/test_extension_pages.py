@@ -10,7 +10,7 @@ from harness.pages_support import EMAIL, MOUNTS, PASSWORD, Site, site
 from harness.support import SECRET, MemoryUsers
 from powauth import ConfigError, Extension, SessionAuth, Step
 from powauth.backends.memory import MemoryBackend
-from powauth.pages import Flows, Messages, Page, PageAnswer, PageResponse, PageVisit
+from powauth.pages import BasePages, Messages, Page, PageAnswer, PageResponse, PageVisit
 
 TEMPLATE = """{% extends "base.html" %}
 {% block heading %}{{ texts.activity_heading }}{% endblock %}
@@ -194,7 +194,7 @@ def test_pages_that_collide_are_refused(given: list[Any], message: str) -> None:
         secret_key=SECRET, users=MemoryUsers(), backend=MemoryBackend(), extensions=[Contributes(*given)]
     )
     with pytest.raises(ConfigError, match=message):
-        Flows(auth)
+        BasePages(auth)
 
 
 def test_a_page_without_a_template_must_send_people_elsewhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

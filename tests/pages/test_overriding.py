@@ -187,7 +187,7 @@ def test_what_is_missing_is_named_with_its_extra() -> None:
 import importlib, sys
 missing, module = sys.argv[1:]
 sys.modules[missing] = None
-from powauth.pages import Flows, Messages, Routes
+from powauth.pages import BasePages, Messages, Routes
 from powauth.pages.asgi import PagesApp
 from powauth.pages.wsgi import PagesApp
 try:

@@ -16,7 +16,7 @@ from powauth.errors import ConfigWarning, StoreUnavailable
 from powauth.http.connection import Connection
 from powauth.integrations import wsgi
 from powauth.integrations.asgi import SessionAuthMiddleware
-from powauth.pages import Flows, Messages
+from powauth.pages import BasePages, Messages
 from powauth.pages.asgi import PagesApp
 from powauth.pages.request import MAX_BODY_BYTES
 from powauth.pages.wsgi import PagesApp as WSGIPages
@@ -537,7 +537,7 @@ def test_pge_09_in_development_mode_the_own_origin_is_on_http(tmp_path: Path) ->
 
 
 def test_flows_alone_serve_programs_and_need_no_template_engine(tmp_path: Path) -> None:
-    with site("wsgi", tmp_path, flows=Flows) as here:
+    with site("wsgi", tmp_path, flows=BasePages) as here:
         browser = here.browser()
         assert browser.get("/powauth.css").status == 404
         assert browser.get("/account").response.json() == {"error": "not_signed_in"}

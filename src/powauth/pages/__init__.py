@@ -1,7 +1,7 @@
 """Ready-made pages to register, sign in, sign out, edit the account and list its devices, and their JSON twins."""
 
 from powauth.http.cross_site import CrossSiteDefence
-from powauth.pages.flows import Flows, Renderer
+from powauth.pages.base import BasePages, Renderer
 from powauth.pages.messages import Messages
 from powauth.pages.page import Handler, Page
 from powauth.pages.request import PageRequest, PageResponse
@@ -12,7 +12,7 @@ from powauth.pages.visit import PageAnswer, PageVisit
 __all__ = [
     "PageAnswer",
     "CrossSiteDefence",
-    "Flows",
+    "BasePages",
     "Handler",
     "Messages",
     "Page",

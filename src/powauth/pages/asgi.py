@@ -4,9 +4,9 @@ from typing import Any, Unpack
 from urllib.parse import quote
 
 from powauth.integrations.asgi import Receive, Scope, Send, request_auth
-from powauth.pages.flows import Flows
+from powauth.pages.base import BasePages
 from powauth.pages.request import PageRequest, PageResponse
-from powauth.pages.site import PagesOptions, flows_of
+from powauth.pages.site import PagesOptions, pages_of
 from powauth.plug import SessionAuth
 
 
@@ -17,18 +17,18 @@ class PagesApp:
     that path.
 
     Args:
-        auth: the authenticator, or `Flows` (such as `Pages`) made from it.
+        auth: the authenticator, or `BasePages` (such as `Pages`) made from it.
         options: the options of `Pages`, if ``auth`` is an authenticator.
     """
 
-    def __init__(self, auth: SessionAuth[Any, Any] | Flows, **options: Unpack[PagesOptions]) -> None:
-        self.flows = flows_of(auth, options)
+    def __init__(self, auth: SessionAuth[Any, Any] | BasePages, **options: Unpack[PagesOptions]) -> None:
+        self.site = pages_of(auth, options)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         if scope["type"] == "http":
             path, mount = _below_mount(scope)
-            await respond(self.flows, scope, receive, send, path, mount)
+            await respond(self.site, scope, receive, send, path, mount)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000})
         elif scope["type"] == "lifespan":
@@ -38,27 +38,27 @@ class PagesApp:
 class PageApp:
     """One page as an ASGI app, for a router that has matched its path."""
 
-    def __init__(self, flows: Flows, path: str) -> None:
-        self.flows = flows
+    def __init__(self, site: BasePages, path: str) -> None:
+        self.site = site
         self.path = path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         full = full_path(scope)
         mount = full.removesuffix(self.path)
-        await respond(self.flows, scope, receive, send, self.path if mount != full else full, mount)
+        await respond(self.site, scope, receive, send, self.path if mount != full else full, mount)
 
 
-async def respond(flows: Flows, scope: Scope, receive: Receive, send: Send, path: str, mount: str) -> None:
-    """Answer a request with the flows. ``path`` is its path below ``mount``; both are decoded.
+async def respond(site: BasePages, scope: Scope, receive: Receive, send: Send, path: str, mount: str) -> None:
+    """Answer a request with its page. ``path`` is its path below ``mount``; both are decoded.
 
     Raises:
         ConfigError: if the authenticator's middleware has not run.
     """
     reader = _Body(receive)
-    auth = request_auth(scope, flows.current_user_key)
+    auth = request_auth(scope, site.current_user_key)
     query = scope.get("query_string", b"").decode("latin-1")
-    response = await flows.respond(PageRequest(path, quote(mount), query, auth, reader.read))
+    response = await site.respond(PageRequest(path, quote(mount), query, auth, reader.read))
     await _send(send, response)
 
 

@@ -3,7 +3,7 @@
 from typing import Any, Unpack
 
 from powauth._extras import needs
-from powauth.pages.flows import Flows
+from powauth.pages.base import BasePages
 from powauth.pages.site import PagesOptions
 from powauth.plug import SessionAuth
 
@@ -13,11 +13,11 @@ with needs("fastapi", "the pages' router", "fastapi"):
 from powauth.pages import starlette
 
 
-def pages(auth: SessionAuth[Any, Any] | Flows, **options: Unpack[PagesOptions]) -> APIRouter:
+def pages(auth: SessionAuth[Any, Any] | BasePages, **options: Unpack[PagesOptions]) -> APIRouter:
     """Return a router with all pages, for ``app.include_router(pages(auth))``. A ``prefix`` is optional.
 
     Args:
-        auth: the authenticator, or `Flows` (such as `Pages`) made from it.
+        auth: the authenticator, or `BasePages` (such as `Pages`) made from it.
         options: the options of `Pages`, if ``auth`` is an authenticator.
     """
     router = APIRouter()

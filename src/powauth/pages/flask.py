@@ -4,8 +4,8 @@ from typing import Any, Unpack
 
 from powauth._extras import needs
 from powauth.pages import wsgi
-from powauth.pages.flows import Flows
-from powauth.pages.site import PagesOptions, flows_of
+from powauth.pages.base import BasePages
+from powauth.pages.site import PagesOptions, pages_of
 from powauth.plug import SessionAuth
 
 with needs("flask", "the pages' blueprint", "flask"):
@@ -13,24 +13,26 @@ with needs("flask", "the pages' blueprint", "flask"):
     from flask.sansio.blueprints import BlueprintSetupState
 
 
-def pages(auth: SessionAuth[Any, Any] | Flows, *, name: str = "powauth", **options: Unpack[PagesOptions]) -> Blueprint:
+def pages(
+    auth: SessionAuth[Any, Any] | BasePages, *, name: str = "powauth", **options: Unpack[PagesOptions]
+) -> Blueprint:
     """Return a blueprint with all pages, for ``app.register_blueprint(pages(auth))``. A ``url_prefix`` is optional.
 
     Args:
-        auth: the authenticator, or `Flows` (such as `Pages`) made from it.
+        auth: the authenticator, or `BasePages` (such as `Pages`) made from it.
         name: the name of the blueprint, unique in the app.
         options: the options of `Pages`, if ``auth`` is an authenticator.
     """
-    flows = flows_of(auth, options)
+    site = pages_of(auth, options)
     blueprint = Blueprint(name, __name__)
 
     def add(state: BlueprintSetupState) -> None:
-        for path in flows.paths:
+        for path in site.paths:
             endpoint = f"{state.name}.{path.strip('/').replace('/', '_').replace('.', '_')}"
             rule = (state.url_prefix or "").rstrip("/") + path
-            # `add_url_rule` would set methods. A rule without methods accepts all, and the flows refuse the others.
+            # `add_url_rule` would set methods. A rule without methods accepts all, and the pages refuse the others.
             state.app.url_map.add(state.app.url_rule_class(rule, endpoint=endpoint, subdomain=state.subdomain))
-            state.app.view_functions[endpoint] = _View(flows, path)
+            state.app.view_functions[endpoint] = _View(site, path)
 
     blueprint.record(add)
     return blueprint
@@ -43,12 +45,12 @@ class _Answer(Response):
 class _View:
     """One page."""
 
-    def __init__(self, flows: Flows, path: str) -> None:
-        self.flows = flows
+    def __init__(self, site: BasePages, path: str) -> None:
+        self.site = site
         self.path = path
         self.__name__ = path
 
     def __call__(self) -> Response:
         full = request.environ.get("SCRIPT_NAME", "").rstrip("/") + request.environ.get("PATH_INFO", "")
-        answer = wsgi.respond(self.flows, request.environ, self.path, full.removesuffix(self.path))
+        answer = wsgi.respond(self.site, request.environ, self.path, full.removesuffix(self.path))
         return _Answer(answer.body, answer.status, answer.headers)

@@ -4,8 +4,8 @@ from typing import Any, Unpack
 
 from powauth._extras import needs
 from powauth.pages.asgi import PageApp
-from powauth.pages.flows import Flows
-from powauth.pages.site import PagesOptions, flows_of
+from powauth.pages.base import BasePages
+from powauth.pages.site import PagesOptions, pages_of
 from powauth.plug import SessionAuth
 
 with needs("litestar", "the pages' router", "litestar"):
@@ -13,16 +13,16 @@ with needs("litestar", "the pages' router", "litestar"):
     from litestar.types import Receive, Scope, Send
 
 
-def pages(auth: SessionAuth[Any, Any] | Flows, *, path: str = "/", **options: Unpack[PagesOptions]) -> Router:
+def pages(auth: SessionAuth[Any, Any] | BasePages, *, path: str = "/", **options: Unpack[PagesOptions]) -> Router:
     """Return a router with all pages, for ``Litestar(route_handlers=[pages(auth)])``.
 
     Args:
-        auth: the authenticator, or `Flows` (such as `Pages`) made from it.
+        auth: the authenticator, or `BasePages` (such as `Pages`) made from it.
         path: the path below which the pages are mounted.
         options: the options of `Pages`, if ``auth`` is an authenticator.
     """
-    flows = flows_of(auth, options)
-    return Router(path, route_handlers=[_handler(PageApp(flows, page)) for page in flows.paths])
+    site = pages_of(auth, options)
+    return Router(path, route_handlers=[_handler(PageApp(site, page)) for page in site.paths])
 
 
 def _handler(app: PageApp) -> asgi:

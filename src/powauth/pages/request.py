@@ -1,4 +1,4 @@
-"""Requests and responses of the flows, independent of any framework."""
+"""Requests and responses of the pages, independent of any framework."""
 
 import json
 import re

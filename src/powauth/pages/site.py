@@ -1,4 +1,4 @@
-"""`Pages`: the flows with the templates."""
+"""`Pages`: the pages with their templates."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -8,14 +8,14 @@ from typing import Any, TypedDict
 from powauth.http.connection import Connection
 from powauth.http.cross_site import CrossSiteDefence
 from powauth.http.guards import FRESH
-from powauth.pages.flows import Flows
+from powauth.pages.base import BasePages
 from powauth.pages.messages import Messages
 from powauth.pages.registry import contributed
 from powauth.pages.routes import Routes
 from powauth.plug import SessionAuth
 
 
-class Pages(Flows):
+class Pages(BasePages):
     """The ready-made pages and their JSON twins.
 
     Args:
@@ -42,7 +42,7 @@ class Pages(Flows):
         fresh: timedelta | None = FRESH,
         title: str = "Account",
     ) -> None:
-        from powauth.pages.rendering import Templates  # flows alone need no Jinja2
+        from powauth.pages.rendering import Templates  # `BasePages` needs no Jinja2
 
         folders = {page.folder for page in contributed(auth) if page.folder} if isinstance(auth, SessionAuth) else set()
         super().__init__(
@@ -67,6 +67,6 @@ class PagesOptions(TypedDict, total=False):
     title: str
 
 
-def flows_of(auth: SessionAuth[Any, Any] | Flows, options: PagesOptions) -> Flows:
-    """Return ``auth`` if it is `Flows`. Otherwise make `Pages` with the options."""
-    return auth if isinstance(auth, Flows) else Pages(auth, **options)
+def pages_of(auth: SessionAuth[Any, Any] | BasePages, options: PagesOptions) -> BasePages:
+    """Return ``auth`` if it is `BasePages`. Otherwise make `Pages` with the options."""
+    return auth if isinstance(auth, BasePages) else Pages(auth, **options)

@@ -4,24 +4,24 @@ from typing import Any, Unpack
 
 from powauth._extras import needs
 from powauth.pages.asgi import PageApp
-from powauth.pages.flows import Flows
-from powauth.pages.site import PagesOptions, flows_of
+from powauth.pages.base import BasePages
+from powauth.pages.site import PagesOptions, pages_of
 from powauth.plug import SessionAuth
 
 with needs("starlette", "the pages' routes", "starlette"):
     from starlette.routing import Route
 
 
-def pages(auth: SessionAuth[Any, Any] | Flows, **options: Unpack[PagesOptions]) -> list[Route]:
+def pages(auth: SessionAuth[Any, Any] | BasePages, **options: Unpack[PagesOptions]) -> list[Route]:
     """Return a route for each page, for ``Starlette(routes=[*pages(auth), …])`` or for a ``Mount``.
 
     Args:
-        auth: the authenticator, or `Flows` (such as `Pages`) made from it.
+        auth: the authenticator, or `BasePages` (such as `Pages`) made from it.
         options: the options of `Pages`, if ``auth`` is an authenticator.
     """
-    flows = flows_of(auth, options)
-    # The flows answer every method, so that a 405 lists the allowed methods and looks like the other pages.
-    return [Route(path, PageApp(flows, path), include_in_schema=False, name=_name(path)) for path in flows.paths]
+    site = pages_of(auth, options)
+    # The pages answer every method, so that a 405 lists the allowed methods and looks like the other pages.
+    return [Route(path, PageApp(site, path), include_in_schema=False, name=_name(path)) for path in site.paths]
 
 
 def _name(path: str) -> str:

@@ -7,9 +7,9 @@ from urllib.parse import quote
 
 from powauth.backends.base import drive
 from powauth.integrations.wsgi import request_auth
-from powauth.pages.flows import Flows
+from powauth.pages.base import BasePages
 from powauth.pages.request import MAX_LENGTH_DIGITS, PageRequest, PageResponse
-from powauth.pages.site import PagesOptions, flows_of
+from powauth.pages.site import PagesOptions, pages_of
 from powauth.plug import SessionAuth
 from powauth.request_auth import RequestAuth
 
@@ -26,32 +26,32 @@ class PagesApp:
     redirects include that path.
 
     Args:
-        auth: the authenticator, or `Flows` (such as `Pages`) made from it.
+        auth: the authenticator, or `BasePages` (such as `Pages`) made from it.
         options: the options of `Pages`, if ``auth`` is an authenticator.
     """
 
-    def __init__(self, auth: SessionAuth[Any, Any] | Flows, **options: Unpack[PagesOptions]) -> None:
-        self.flows = flows_of(auth, options)
+    def __init__(self, auth: SessionAuth[Any, Any] | BasePages, **options: Unpack[PagesOptions]) -> None:
+        self.site = pages_of(auth, options)
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Serve one request."""
         mount = environ.get("SCRIPT_NAME", "").rstrip("/")
-        response = respond(self.flows, environ, environ.get("PATH_INFO", ""), mount)
+        response = respond(self.site, environ, environ.get("PATH_INFO", ""), mount)
         start_response(f"{response.status} {HTTPStatus(response.status).phrase}", response.headers)
         return [response.body]
 
 
-def respond(flows: Flows, environ: "WSGIEnvironment", path: str, mount: str) -> PageResponse:
-    """Answer a request with the flows. ``path`` is its path below ``mount``; both are WSGI's latin-1 strings.
+def respond(site: BasePages, environ: "WSGIEnvironment", path: str, mount: str) -> PageResponse:
+    """Answer a request with its page. ``path`` is its path below ``mount``; both are WSGI's latin-1 strings.
 
     Raises:
         ConfigError: if the authenticator's middleware has not run.
     """
-    bound = request_auth(environ, flows.current_user_key)
+    bound = request_auth(environ, site.current_user_key)
     auth = RequestAuth(bound.auth, bound.connection)
     query = environ.get("QUERY_STRING", "")
     reader = _Body(environ)
-    return drive(flows.respond(PageRequest(path, quote(mount.encode("latin-1")), query, auth, reader.read)))
+    return drive(site.respond(PageRequest(path, quote(mount.encode("latin-1")), query, auth, reader.read)))
 
 
 class _Body:

@@ -1,6 +1,6 @@
-"""`Flows`: answers requests with the pages of the registry, for people and for programs.
+"""`BasePages`: answers requests with the pages of the registry, for people and for programs.
 
-This module knows no framework and no template engine. `Flows.respond` takes a `PageRequest` and returns a
+This module knows no framework and no template engine. `BasePages.respond` takes a `PageRequest` and returns a
 `PageResponse`. A renderer makes the pages for people. Without a renderer, all clients get JSON.
 """
 
@@ -46,7 +46,7 @@ class Renderer(Protocol):
         """Return the page with a name. The name is ``failure``, or the template of a `Page`."""
 
 
-class Flows:
+class BasePages:
     """The pages, for people and for programs.
 
     Args:
