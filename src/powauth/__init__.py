@@ -29,7 +29,7 @@ from powauth.events import Event
 from powauth.http.carriers import AnyOf, BearerCarrier, CookieCarrier, FrameworkSessionCarrier
 from powauth.http.cross_site import CrossSiteDefence
 from powauth.plug import Authenticator, Remember, SessionAuth
-from powauth.request_auth import BlockingRequestAuth, RequestAuth
+from powauth.request_auth import BlockingAuth, BlockingRequestAuth, RequestAuth
 from powauth.sessions.info import SessionInfo
 from powauth.sessions.keyring import Keyring
 from powauth.sessions.store import CredentialsCache
@@ -40,6 +40,7 @@ __all__ = [
     "AnyOf",
     "Authenticator",
     "BearerCarrier",
+    "BlockingAuth",
     "BlockingRequestAuth",
     "ConfigError",
     "ConfigWarning",

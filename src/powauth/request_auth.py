@@ -14,6 +14,7 @@ from powauth.accounts.base import U
 from powauth.accounts.hooks import Extension
 from powauth.accounts.identity import I
 from powauth.accounts.service import Grant
+from powauth.backends.base import drive
 from powauth.errors import ConfigError, NotSignedIn
 from powauth.http.connection import Connection
 from powauth.plug import Authenticator, SessionAuth
@@ -26,6 +27,17 @@ R = TypeVar("R")
 E = TypeVar("E", bound=Extension[Any])
 
 Params = Mapping[str, object]
+
+
+def with_sessions(auth: Authenticator[U, I]) -> SessionAuth[U, I]:
+    """Return an authenticator that keeps sessions.
+
+    Raises:
+        ConfigError: if it keeps none.
+    """
+    if not isinstance(auth, SessionAuth):
+        raise ConfigError(f"{type(auth).__name__} keeps no sessions; use a SessionAuth")
+    return auth
 
 
 class BoundAuth(Generic[U, I]):
@@ -103,9 +115,7 @@ class BoundAuth(Generic[U, I]):
         Raises:
             ConfigError: if it keeps no sessions.
         """
-        if not isinstance(self.auth, SessionAuth):
-            raise ConfigError(f"{type(self.auth).__name__} keeps no sessions; use a SessionAuth")
-        return self.auth
+        return with_sessions(self.auth)
 
 
 class RequestAuth(BoundAuth[U, I]):
@@ -258,7 +268,71 @@ def _blocking(
     return call
 
 
-class BlockingRequestAuth(BoundAuth[U, I]):
+def _operation(
+    method: Callable[Concatenate[Authenticator[U, I], P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate["BlockingOperations[U, I]", P], R]:
+    """Return a method that runs a coroutine method of the authenticator to its end."""
+
+    @wraps(method)
+    def call(self: "BlockingOperations[U, I]", /, *args: P.args, **kwargs: P.kwargs) -> R:
+        result: R = self.run(method(self.auth, *args, **kwargs))
+        return result
+
+    return call
+
+
+def _session_operation(
+    method: Callable[Concatenate[SessionAuth[U, I], P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate["BlockingOperations[U, I]", P], R]:
+    """Return a method that runs a coroutine method of an authenticator with sessions to its end."""
+
+    @wraps(method)
+    def call(self: "BlockingOperations[U, I]", /, *args: P.args, **kwargs: P.kwargs) -> R:
+        result: R = self.run(method(with_sessions(self.auth), *args, **kwargs))
+        return result
+
+    return call
+
+
+class BlockingOperations(Generic[U, I]):
+    """The operations of an authenticator on any user, for plain functions. Each call returns when it is done."""
+
+    __slots__ = ()
+
+    auth: Authenticator[U, I]
+    run: Run
+
+    credentials_changed = _operation(Authenticator[U, I].credentials_changed)
+    delete_account = _operation(Authenticator[U, I].delete_account)
+    update_account = _operation(Authenticator[U, I].update_account)
+    forget_failures = _session_operation(SessionAuth[U, I].forget_failures)
+    revoke_everyone = _session_operation(SessionAuth[U, I].revoke_everyone)
+    revoke_user = _session_operation(SessionAuth[U, I].revoke_user)
+
+
+class BlockingAuth(BlockingOperations[U, I]):
+    """An authenticator for plain functions outside a request: commands, jobs, scripts.
+
+    A view of Flask or of a WSGI app calls the same methods on its request-bound object.
+
+    >>> from powauth import BlockingAuth
+    >>> def revoke(auth: SessionAuth[Any, Any], user: object) -> int:
+    ...     return BlockingAuth(auth).revoke_user(user)
+
+    Args:
+        auth: the authenticator. Its parts must work without an event loop.
+    """
+
+    __slots__ = ("auth", "run")
+
+    def __init__(self, auth: Authenticator[U, I]) -> None:
+        self.auth = auth
+        self.run = drive
+
+    close = _session_operation(SessionAuth[U, I].aclose)
+
+
+class BlockingRequestAuth(BoundAuth[U, I], BlockingOperations[U, I]):
     """`RequestAuth` for handlers that are plain functions: each call returns when it is done.
 
     Args:

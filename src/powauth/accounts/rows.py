@@ -72,7 +72,8 @@ class SQLAlchemyRows(Rows[U], Generic[U]):
 
     async def run(self, db: object, work: Callable[[Any], T]) -> T:
         """See `Rows.run`."""
-        return await cast("AsyncSession", db).run_sync(work)
+        session: AsyncSession = db() if isinstance(db, async_scoped_session) else cast("AsyncSession", db)
+        return await session.run_sync(work)
 
     def name(self, session: orm.Session) -> int:
         """See `Rows.name`."""

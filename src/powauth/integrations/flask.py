@@ -85,6 +85,9 @@ class PowAuth(Generic[U, I, C]):
     """
 
     @overload
+    def __init__(self, *, on_error: OnError | None = None, sign_in_path: str | None = None) -> None: ...
+
+    @overload
     def __init__(
         self: "PowAuth[U, I, I]",
         app: Flask | None = None,

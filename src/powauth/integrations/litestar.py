@@ -12,7 +12,7 @@ from powauth._options import instance
 from powauth._times import duration
 from powauth.accounts.base import U
 from powauth.accounts.identity import I
-from powauth.errors import ConfigError, PowauthError, Refused, StoreUnavailable
+from powauth.errors import ConfigError, NotSignedIn, PowauthError, Refused, StoreUnavailable
 from powauth.http.answers import Answers, OnError, chosen, reason
 from powauth.http.carriers import FrameworkSessionCarrier
 from powauth.http.connection import NO_EFFECTS, with_effects
@@ -28,14 +28,17 @@ from powauth.http.visit import HOLDER_KEY, Bound, answers_in
 from powauth.integrations import asgi
 from powauth.integrations.websockets import POLICY_VIOLATION, RECHECK, TRY_AGAIN_LATER
 from powauth.plug import Authenticator, SessionAuth
+from powauth.plug.rows import rows_of
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
 
 with needs("litestar", "PowAuthPlugin", "litestar", "anyio"):
     import anyio.from_thread
+    import anyio.to_thread
     from anyio.lowlevel import current_token
     from litestar import di, params
     from litestar.config.app import AppConfig
     from litestar.connection import ASGIConnection, Request
+    from litestar.datastructures import State
     from litestar.di import Provide
     from litestar.exceptions import WebSocketException
     from litestar.handlers import BaseRouteHandler
@@ -72,6 +75,13 @@ CurrentBlockingRequestAuth: TypeAlias = Annotated[BlockingRequestAuth[U, I], _BY
 """The same for plain functions: ``blocking_request_auth: CurrentBlockingRequestAuth[User, Me]``."""
 
 
+CurrentUser: TypeAlias = Annotated[U, _BY_NAME]
+"""The current user's row as a parameter's type: ``current_user: CurrentUser[User]``.
+
+It needs ``PowAuthPlugin(auth, session=…)``. Litestar also accepts ``current_user: User``, and warns from release 2.23.
+"""
+
+
 class LitestarConnection(asgi.ASGIConnection):
     """A Litestar connection as the plug sees it: the current user is ``request.user`` too."""
 
@@ -106,6 +116,10 @@ class PowAuthPlugin(InitPlugin, Generic[U, I]):
 
     Args:
         auth: the authenticator.
+        session: the app's database session: the config of advanced-alchemy's plugin (``alchemy_config``), or a function
+            of Litestar's ``state`` and ``scope`` that returns the session of the request. Then there are two more
+            dependencies: ``current_user``, the current user's row in the handler's own database session, and
+            ``optional_current_user``, the row or ``None``. Their names come from ``current_user_key``.
         dependency: the name of the dependency. The other one has the prefix ``blocking_``.
         on_error: the app's own answers to powauth's errors; see `Answers`. Exception handlers that the app gives to
             Litestar for them have precedence.
@@ -120,6 +134,7 @@ class PowAuthPlugin(InitPlugin, Generic[U, I]):
         self,
         auth: Authenticator[U, I],
         *,
+        session: object | None = None,
         dependency: str = "request_auth",
         on_error: OnError | None = None,
         sign_in_path: str | None = None,
@@ -128,6 +143,7 @@ class PowAuthPlugin(InitPlugin, Generic[U, I]):
     ) -> None:
         instance("auth", auth, Authenticator, "an Authenticator, such as a SessionAuth")
         self.auth = auth
+        self._session = None if session is None else _source(auth, session)
         self.dependency = dependency
         Answers(on_error, sign_in_path)  # reject wrong options here, not only when an app installs the plugin
         self._options: dict[str, Any] = {
@@ -177,11 +193,29 @@ class PowAuthPlugin(InitPlugin, Generic[U, I]):
         app_config.middleware.insert(len(app_config.middleware) if inmost else 0, cast("Any", around))
         app_config.dependencies[self.dependency] = Provide(self._request_auth, sync_to_thread=False)
         app_config.dependencies[f"blocking_{self.dependency}"] = Provide(self._blocking, sync_to_thread=False)
+        if self._session is not None:
+            app_config.dependencies.setdefault(key, Provide(self._row))
+            app_config.dependencies.setdefault(f"optional_{key}", Provide(self._optional_row))
         if app_config.cors_config is not None and _keep_vary not in app_config.before_send:
             app_config.before_send.append(_keep_vary)
         if plugins[0] is self:
             app_config.exception_handlers.setdefault(PowauthError, partial(_answer, prototype.answers))
         return app_config
+
+    async def _optional_row(self, state: State, scope: Scope) -> Any:
+        bound = asgi.request_auth(cast("asgi.Scope", scope), self.auth.current_user_key)
+        if bound.identity is None or self._session is None:
+            return None
+        session = self._session(state, scope)
+        if rows_of(self.auth).plain(session) is None:
+            return await bound.load_user(session)
+        return await anyio.to_thread.run_sync(self._blocking(scope).load_user, session)
+
+    async def _row(self, state: State, scope: Scope) -> Any:
+        row = await self._optional_row(state, scope)
+        if row is None:
+            raise NotSignedIn("sign in first", current_user_key=self.auth.current_user_key)
+        return row
 
     def _request_auth(self, scope: Scope) -> Any:
         return asgi.request_auth(cast("asgi.Scope", scope), self.auth.current_user_key)
@@ -202,6 +236,16 @@ class PowAuthPlugin(InitPlugin, Generic[U, I]):
                 coroutine.close()
 
         return BlockingRequestAuth(bound, run)
+
+
+def _source(auth: Authenticator[Any, Any], given: object) -> Callable[[State, Scope], object]:
+    """Return a function that returns the database session of a request.
+
+    Raises:
+        ConfigError: if ``given`` would open a new session at each call, or the users are not rows of a table.
+    """
+    source = rows_of(auth).source(getattr(given, "provide_session", given))
+    return cast("Callable[[State, Scope], object]", source)
 
 
 def _answer(own: Answers, request: Request[Any, Any, Any], error: PowauthError) -> Response[bytes]:
