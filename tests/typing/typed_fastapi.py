@@ -1,12 +1,13 @@
 """FastAPI: each dependency has the app's own types."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
 from typing import Annotated, Any, assert_type
 
 from fastapi import Depends, FastAPI
 from fastapi.requests import HTTPConnection
-from model import Me, User, auth
+from model import Me, User, auth, engine
+from sqlalchemy import orm
 
 from powauth import BlockingRequestAuth, RequestAuth, SessionAuth
 from powauth.integrations.fastapi import (
@@ -45,6 +46,29 @@ async def me(user: CurrentUser, maybe: MaybeUser, fresh: FreshUser) -> str:
     assert_type(maybe, Me | None)
     assert_type(fresh, Me)
     return user.nick
+
+
+def get_db() -> Iterator[orm.Session]:
+    with orm.Session(engine) as db:
+        yield db
+
+
+CurrentRow = Annotated[User, Depends(session.row(get_db))]
+MaybeRow = Annotated[User | None, Depends(session.optional_row(get_db))]
+
+
+@app.patch("/me")
+def rename(user: CurrentRow, maybe: MaybeRow, db: Annotated[orm.Session, Depends(get_db)]) -> str:
+    assert_type(user, User)
+    assert_type(maybe, User | None)
+    user.nick = "x"
+    db.commit()
+    return user.nick
+
+
+@app.get("/row")
+async def row(session: CurrentRequestAuth[User, Me], db: Annotated[orm.Session, Depends(get_db)]) -> None:
+    assert_type(await session.load_user(db), User | None)
 
 
 @app.get("/identity")

@@ -4,7 +4,8 @@ from datetime import timedelta
 from typing import assert_type
 
 from flask import Flask, request
-from model import Me, User, auth
+from model import Me, User, auth, engine
+from sqlalchemy.orm import scoped_session, sessionmaker
 
 from powauth.integrations.flask import FlaskRequestAuth, PowAuth
 
@@ -17,6 +18,14 @@ assert_type(extension, PowAuth[User, Me, Me])
 assert_type(current_user, Me)
 assert_type(request_auth(), FlaskRequestAuth[User, Me, Me])
 assert_type(PowAuth(auth=auth).current_user, Me)
+
+rows = PowAuth(auth=auth, session=scoped_session(sessionmaker(engine)))
+factory: PowAuth[User, Me, User] = PowAuth()
+assert_type(rows, PowAuth[User, Me, User])
+assert_type(rows.current_user, User)
+assert_type(rows.current_identity, Me)
+assert_type(rows.request_auth().current_user, User | None)
+assert_type(factory.current_user, User)
 
 
 @app.post("/login")

@@ -11,6 +11,7 @@ from powauth import BlockingRequestAuth, RequestAuth
 from powauth.integrations.litestar import (
     CurrentBlockingRequestAuth,
     CurrentRequestAuth,
+    CurrentUser,
     PowAuthPlugin,
     require_fresh,
     require_user,
@@ -40,6 +41,13 @@ def logout(blocking_request_auth: CurrentBlockingRequestAuth[User, Me]) -> None:
     assert_type(blocking_request_auth, BlockingRequestAuth[User, Me])
     assert_type(blocking_request_auth.require_user(), Me)
     blocking_request_auth.sign_out()
+
+
+@get("/row")
+async def row(current_user: CurrentUser[User], optional_current_user: CurrentUser[User | None]) -> str:
+    assert_type(current_user, User)
+    assert_type(optional_current_user, User | None)
+    return current_user.nick
 
 
 @get("/me", guards=[require_user, plugin.require_fresh(timedelta(minutes=5)), require_fresh()])
