@@ -6,9 +6,11 @@ QUIETLY := --quiet --disable-pip-version-check
 PIP_INSTALL := $(BIN)/python -m pip install $(QUIETLY)
 UV := $(BIN)/uv
 BENCH_VENV := .venv-bench
+DOCS_VENV := .venv-docs
+SITE := .site
 BENCH_EXTRAS := lmdb users async redis starlette fastapi litestar flask
 
-.PHONY: test gate demo lint types bench faults processes install-lines matrix lock clean
+.PHONY: test gate demo lint types bench faults processes install-lines matrix docs lock clean
 
 test: $(VENV)/.ready lint types
 	scripts/system_packages.sh test
@@ -44,6 +46,12 @@ matrix: $(VENV)/.ready
 	scripts/system_packages.sh test
 	$(BIN)/python -m scripts.matrix $(ARGS)
 
+# The pages of docs/ as HTML. A broken link, a broken anchor and any other warning fail it. It does not fetch external links.
+docs: $(DOCS_VENV)/.ready
+	$(DOCS_VENV)/bin/python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet --jobs auto --doctree-dir $(SITE)/.doctrees \
+	  --builder html docs $(SITE) $(ARGS)
+	@echo "open $(SITE)/index.html"
+
 faults: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.faults
 
@@ -69,13 +77,25 @@ $(BENCH_VENV)/.ready: requirements/bench.lock pyproject.toml
 	$(BENCH_VENV)/bin/python -m pip --disable-pip-version-check check
 	touch $@
 
-# Remakes the lock files. That of the benchmark begins with the versions of the other.
+# The site needs other packages than the tests, and the tests are not to wait for them.
+$(DOCS_VENV)/.ready: requirements/docs.lock pyproject.toml
+	scripts/system_packages.sh build
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install $(QUIETLY) --no-deps --require-hashes -r requirements/docs.lock
+	$(DOCS_VENV)/bin/python -m pip install $(QUIETLY) --no-deps --no-build-isolation --editable .
+	$(DOCS_VENV)/bin/python -m pip --disable-pip-version-check check
+	touch $@
+
+# Remakes the lock files. Those of the benchmark and of the site begin with the versions of the first.
 lock:
 	$(UV) pip compile pyproject.toml --all-extras --group dev --group servers --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o requirements/dev.lock
 	cp requirements/dev.lock requirements/bench.lock
 	$(UV) pip compile pyproject.toml $(BENCH_EXTRAS:%=--extra %) --group bench --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o requirements/bench.lock
+	cp requirements/dev.lock requirements/docs.lock
+	$(UV) pip compile pyproject.toml --all-extras --group docs --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o requirements/docs.lock
 
 clean:
-	rm -rf $(VENV) $(BENCH_VENV) .matrix .coverage* .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BENCH_VENV) $(DOCS_VENV) $(SITE) .matrix .coverage* .mypy_cache .ruff_cache .hypothesis

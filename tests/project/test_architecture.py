@@ -62,11 +62,10 @@ WRAPPED = {
     "jinja2": ("pages.rendering",),
     "blinker": ("integrations.signals",),
     "pytest": ("testing",),
-    "_typeshed": ("integrations.wsgi", "pages.wsgi"),
 }
 """Who may import what is no part of Python; besides these, SQLAlchemy has its modules in two packages."""
 
-OPTIONAL = {*WRAPPED, "sqlalchemy", "aiosqlite", "asyncpg", "pymysql", "asyncmy", "trio", "httpx"} - {"_typeshed"}
+OPTIONAL = {*WRAPPED, "sqlalchemy", "aiosqlite", "asyncpg", "pymysql", "asyncmy", "trio", "httpx"}
 
 
 class Import(NamedTuple):

@@ -41,8 +41,8 @@ class Step(Generic[I]):
         request: the request and its coming response: a `powauth.http.connection.Connection`.
         key: the key of the flow's user; ``None`` before a registration and an authentication.
         identity: the identity of that user.
-        params: the client's parameters, before `authentication`, `registration`, `update` and `deletion`. They contain
-            passwords, so ``repr`` leaves them out. Do not log them. ``None`` after a flow.
+        params: the client's parameters, before ``authentication``, ``registration``, ``update`` and ``deletion``. They
+            contain passwords, so ``repr`` leaves them out. Do not log them. ``None`` after a flow.
     """
 
     flow: Flow

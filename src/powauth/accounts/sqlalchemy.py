@@ -77,7 +77,7 @@ class SQLAlchemyUsers(UsersContext[U, I], ListedTable, Generic[U, I]):
     the changed columns. The model's validators and its ORM events for updates do not run.
 
     Args:
-        engine: the app's `Engine` or `AsyncEngine`. With an `Engine`, the context is ``blocking``.
+        engine: the app's ``Engine`` or ``AsyncEngine``. With an ``Engine``, the context is ``blocking``.
         model: the declarative class. It must accept keyword arguments, as declarative classes do.
         identity: the class of identities: a frozen `msgspec.Struct`. Its fields are attributes of the model, and one of
             them is the primary key. By default powauth makes one from the primary key and the user id.

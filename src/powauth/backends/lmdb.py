@@ -23,7 +23,7 @@ The layout is one tree. The first byte of a key names the table:
 ====== ============================== ============================================== ==============================
 table  key                            value                                          for
 ====== ============================== ============================================== ==============================
-``!``  ``layout``                     one byte: `LAYOUT`                             refusing newer layouts
+``!``  ``layout``                     one byte: ``LAYOUT``                           refusing newer layouts
 ``!``  ``epoch``                      the last epoch given to any owner              ``latest_epoch``
 ``r``  record's key                   header, owner, value                           ``get``, ``scan``
 ``o``  digest of owner, created, key  nothing                                        ``list``, ``delete_owner``

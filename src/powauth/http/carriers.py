@@ -259,7 +259,7 @@ class BearerCarrier(Carrier):
 
 
 class FrameworkSessionCarrier(Carrier):
-    """Keeps the id in the framework's own session: Starlette's `SessionMiddleware`, Flask's ``session``.
+    """Keeps the id in the framework's own session: Starlette's ``SessionMiddleware``, Flask's ``session``.
 
     The framework's cookie then holds the id, and its rules apply. powauth still decides who is signed in.
 

@@ -67,7 +67,7 @@ class CrossSiteDefence:
             raise CrossSiteRequest("the request does not come from this app's own pages")
 
     def allows(self, connection: Connection, origin: str, *, secure: bool = True) -> bool:
-        """Return whether ``origin``, as a browser sends it, is the request's own or one of `origins`."""
+        """Return whether ``origin``, as a browser sends it, is the request's own or one of ``origins``."""
         normal = _normalized(origin)
         if normal is None or _has_several_hosts(connection):
             return False

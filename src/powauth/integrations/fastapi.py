@@ -383,7 +383,7 @@ async def optional_auth_dependency(connection: HTTPConnection) -> Any:
 
 
 async def auth_dependency(connection: HTTPConnection) -> Any:
-    """Return the identity: ``Annotated[Me, Depends(auth_dependency)]``. Refuses as `Auth.identity` does."""
+    """Return the identity: ``Annotated[Me, Depends(auth_dependency)]``. Refuses as ``Auth.identity`` does."""
     return await _require_user(connection)
 
 

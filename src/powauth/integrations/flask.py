@@ -64,7 +64,7 @@ class PowAuth(Generic[U, I, C]):
     ``environ["powauth.current_user"]``. With ``session`` it is the row of the app's table in the app's own database
     session. It is loaded when a handler first uses it, at most once per request. `current_identity` is the identity.
     `request_auth` returns the request-bound object. An app can have several extensions with different
-    ``current_user_key``. Each has its own `PowAuth.current_user`, `PowAuth.login_required` and so on. Those of the
+    ``current_user_key``. Each has its own ``current_user``, `PowAuth.login_required` and so on. Those of the
     module are for the extension whose key is ``current_user``.
 
     ``jsonify(current_identity)`` gives the identity as JSON, and ``null`` if nobody is signed in. If the app has its

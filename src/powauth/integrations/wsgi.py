@@ -3,8 +3,9 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from itertools import chain
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 from urllib.parse import quote
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import msgspec
 
@@ -20,9 +21,6 @@ from powauth.integrations._cors import warn_if_cors_is_inside
 from powauth.plug import Authenticator, current_user_key_of
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
 
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
-
 ENVIRON_PREFIX = "powauth."
 """``environ["powauth.current_user"]`` is the current user."""
 
@@ -36,7 +34,7 @@ _UNPREFIXED = frozenset({"CONTENT_TYPE", "CONTENT_LENGTH"})
 class WSGIConnection(Connection, msgspec.Struct, metaclass=ConnectionStruct, eq=False):
     """A WSGI environ as the plug sees it."""
 
-    environ: "WSGIEnvironment"
+    environ: WSGIEnvironment
     states: States = msgspec.field(default_factory=dict)
 
     __repr__ = object.__repr__  # the environ holds secrets: error reporters record the repr of local variables
@@ -100,7 +98,7 @@ class SessionAuthMiddleware:
 
     def __init__(
         self,
-        app: "WSGIApplication",
+        app: WSGIApplication,
         auth: Authenticator[Any, Any],
         *,
         on_error: OnError | None = None,
@@ -113,7 +111,7 @@ class SessionAuthMiddleware:
         self.auth = auth
         self.visits = Visits(auth, WSGIConnection, Answers(on_error, sign_in_path))
 
-    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
         visit = self.visits.enter(environ)
         if visit is None:  # a sub-app with the same authenticator: the outer middleware does all the work
@@ -153,7 +151,7 @@ class _Response(msgspec.Struct):
 
     visit: Visit
     vary: tuple[bytes, ...]
-    server: "StartResponse"
+    server: StartResponse
     started: bool = False
     answered: bytes | None = None
 
@@ -217,15 +215,15 @@ class _BegunBody:
 
 
 @overload
-def request_auth(environ: "WSGIEnvironment", auth: Authenticator[U, I], /) -> BlockingRequestAuth[U, I]: ...
+def request_auth(environ: WSGIEnvironment, auth: Authenticator[U, I], /) -> BlockingRequestAuth[U, I]: ...
 
 
 @overload
-def request_auth(environ: "WSGIEnvironment", current_user_key: str = ...) -> BlockingRequestAuth[Any, Any]: ...
+def request_auth(environ: WSGIEnvironment, current_user_key: str = ...) -> BlockingRequestAuth[Any, Any]: ...
 
 
 def request_auth(
-    environ: "WSGIEnvironment", current_user_key: str | Authenticator[Any, Any] = "current_user"
+    environ: WSGIEnvironment, current_user_key: str | Authenticator[Any, Any] = "current_user"
 ) -> BlockingRequestAuth[Any, Any]:
     """Return the request-bound object of an environ that the middleware has seen.
 

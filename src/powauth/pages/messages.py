@@ -81,7 +81,7 @@ class Messages:
     address: str = "Address"
     unknown: str = "unknown"
     time_format: str = "%Y-%m-%d %H:%M UTC"
-    """Format for `datetime.strftime`. Times are in UTC, because a page without a script cannot know the user's zone."""
+    """Format for ``strftime``. Times are in UTC, because a page without a script cannot know the user's zone."""
     end: str = "Sign out"
     end_of: str = "Sign out {device}, signed in {time}"
     """The name of the button for users who cannot see the device beside it."""
@@ -125,7 +125,7 @@ class Messages:
     """Texts shown instead of a page, by the error code that programs get."""
 
     more: Mapping[str, str] = field(default_factory=dict)
-    """Texts that replace those of the extensions' pages (`Page.messages`)."""
+    """Texts that replace those of the extensions' pages (`powauth.pages.Page`)."""
 
     failure: str = "That did not work"
     go_back: str = "Back to your account"

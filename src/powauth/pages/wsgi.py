@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 from urllib.parse import quote
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 from powauth.backends.base import drive
 from powauth.integrations.wsgi import request_auth
@@ -12,9 +13,6 @@ from powauth.pages.request import MAX_LENGTH_DIGITS, PageRequest, PageResponse
 from powauth.pages.site import PagesOptions, pages_of
 from powauth.plug import SessionAuth
 from powauth.request_auth import RequestAuth
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 PART_BYTES = 16_384
 
@@ -33,7 +31,7 @@ class PagesApp:
     def __init__(self, auth: SessionAuth[Any, Any] | BasePages, **options: Unpack[PagesOptions]) -> None:
         self.site = pages_of(auth, options)
 
-    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
         mount = environ.get("SCRIPT_NAME", "").rstrip("/")
         response = respond(self.site, environ, environ.get("PATH_INFO", ""), mount)
@@ -41,7 +39,7 @@ class PagesApp:
         return [response.body]
 
 
-def respond(site: BasePages, environ: "WSGIEnvironment", path: str, mount: str) -> PageResponse:
+def respond(site: BasePages, environ: WSGIEnvironment, path: str, mount: str) -> PageResponse:
     """Answer a request with its page. ``path`` is its path below ``mount``; both are WSGI's latin-1 strings.
 
     Raises:
@@ -57,7 +55,7 @@ def respond(site: BasePages, environ: "WSGIEnvironment", path: str, mount: str) 
 class _Body:
     """Reads ``wsgi.input`` up to the announced length, or to its end if the server guarantees that it ends."""
 
-    def __init__(self, environ: "WSGIEnvironment") -> None:
+    def __init__(self, environ: WSGIEnvironment) -> None:
         self._input = environ["wsgi.input"]
         announced = environ.get("CONTENT_LENGTH") or ""
         endless = environ.get("wsgi.input_terminated", False) and not announced

@@ -152,7 +152,7 @@ class SessionManager:
         return None
 
     async def seen_alive(self, session: Session, emit: Emit) -> bool:
-        """Return whether a session that has just begun still exists. `max_sessions` may have ended it for a newer one.
+        """Return whether a session that has just begun still exists. ``max_sessions`` may have ended it for a newer.
 
         Two sign-ins of one browser may overlap. The id of an ended session must not overwrite the other id.
         """
@@ -166,7 +166,7 @@ class SessionManager:
             return True
 
     async def end_oldest(self, user_key: StoredKey, emit: Emit) -> None:
-        """End the sessions over `max_sessions`.
+        """End the sessions over ``max_sessions``.
 
         Overlapping sign-ins all do so in the same order, so the last one leaves exactly the newest sessions.
         """
