@@ -251,6 +251,36 @@ def test_a_user_who_signs_out_or_in_meanwhile_has_precedence(world: World) -> No
         assert blocking.load_user(db) == other
 
 
+def test_a_sign_out_before_a_doubt_is_settled_has_precedence(world: World) -> None:
+    bound = RequestAuth(world.auth, world.connection())
+    world.lock()
+
+    def run(coroutine: Any) -> Any:
+        drive(bound.sign_out())
+        return drive(coroutine)
+
+    with world.maker() as db:
+        assert BlockingRequestAuth(bound, run).load_user(db) is None
+    assert bound.identity is None
+
+
+def test_a_sign_out_while_a_doubt_is_settled_has_precedence(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    bound = RequestAuth(world.auth, world.connection())
+    world.lock()
+    reader: Any = world.auth.users.row_reader
+    read = reader.standing
+
+    async def standing(key: Any) -> Any:
+        await bound.sign_out()
+        return await read(key)
+
+    monkeypatch.setattr(reader, "standing", standing)
+    with world.maker() as db:
+        assert BlockingRequestAuth(bound, drive).load_user(db) is None
+    assert bound.identity is None
+    assert drive(world.auth.sessions.live(world.me.id)) == []
+
+
 # --- a filter of the app, where `is_active` is a property -------------------------------------------------------------
 
 
