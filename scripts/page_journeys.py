@@ -60,7 +60,8 @@ class Browser:
             connection.request(method, path, body, headers)
             response = connection.getresponse()
             for field in response.headers.get_all("set-cookie", []):
-                for name, morsel in SimpleCookie(field).items():
+                # SimpleCookie reads no cookie with this attribute before Python 3.14.
+                for name, morsel in SimpleCookie(field.replace("; Partitioned", "")).items():
                     self.cookies[name] = morsel.value
                     if not morsel.value or morsel["max-age"] == "0":
                         del self.cookies[name]
