@@ -48,7 +48,7 @@ matrix: $(VENV)/.ready
 
 # The pages of docs/ as HTML. A broken link, a broken anchor and any other warning fail it. It does not fetch external links.
 docs: $(DOCS_VENV)/.ready
-	$(DOCS_VENV)/bin/python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet --jobs auto --doctree-dir $(SITE)/.doctrees \
+	$(DOCS_VENV)/bin/python -m sphinx --fail-on-warning --keep-going --quiet --jobs auto --doctree-dir $(SITE)/.doctrees \
 	  --builder html docs $(SITE) $(ARGS)
 	@echo "open $(SITE)/index.html"
 
