@@ -138,7 +138,7 @@ def test_fastapi_typed_dependencies() -> None:
 def test_fastapi_answers_401_as_it_does() -> None:
     client = Api().client()
     for path in ("/user", "/fresh", "/plain"):
-        refused = client.get(path, headers=PAGE)
+        refused = client.get(path)
         assert (refused.status_code, refused.json()) == (401, {"detail": "Not authenticated"})
         assert refused.headers["www-authenticate"] == "APIKey"
 
@@ -183,7 +183,8 @@ def test_fastapi_sends_people_to_sign_in_and_programs_nowhere() -> None:
     sign_in(client, api.ada)
     api.clock.advance(301)
     assert client.get("/fresh", headers=PAGE).headers["location"] == "/login?next=/fresh"
-    assert client.get("/nobody", headers=PAGE).json() == {"detail": "already_signed_in"}
+    assert client.get("/nobody").json() == {"detail": "already_signed_in"}
+    assert "You are signed in already." in client.get("/nobody", headers=PAGE).text
 
 
 def test_fastapi_leaves_answers_to_an_app_that_has_its_own() -> None:

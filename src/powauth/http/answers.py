@@ -1,4 +1,4 @@
-"""The responses to errors that a handler did not catch: JSON for programs, the sign-in page for people."""
+"""The responses to errors that a handler did not catch: JSON for programs, pages for people."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -12,6 +12,7 @@ from powauth._options import wrong
 from powauth._outages import report
 from powauth.errors import (
     AlreadySignedIn,
+    ConfigError,
     CrossSiteRequest,
     InvalidParams,
     MoreNeeded,
@@ -25,18 +26,28 @@ from powauth.errors import (
 )
 from powauth.http.connection import Connection, Headers
 from powauth.http.own_path import own_path, path_below
+from powauth.http.people import asked_page, for_people, page, sentences
 
 RETRY_AFTER = timedelta(seconds=5)
 """The ``Retry-After`` of an outage. Engines restart and fail over in seconds."""
 
 
+SEE_OTHER = 303
+"""The status of a redirect that the client follows with ``GET``."""
+
+
 class Answer(NamedTuple):
-    """A whole response."""
+    """A whole response.
+
+    Attributes:
+        message: what a person is told who is redirected. Frameworks with flash messages show it on the next page.
+    """
 
     status: int
     reason: str
     headers: Headers
     body: bytes
+    message: str = ""
 
     @property
     def fields(self) -> list[tuple[str, str]]:
@@ -48,42 +59,108 @@ OnError = Callable[[PowauthError, Connection], Answer | None]
 """An app's own response to an error. ``None`` leaves the response to powauth."""
 
 
+Resolve = Callable[[str, Connection], str]
+"""Returns the path of a route by its name, for a request. It raises `ConfigError` if there is no such route."""
+
+
 class Answers:
     """Makes the responses of one integration to errors.
 
+    People get a redirect to the sign-in page if signing in helps, and otherwise a plain page. Programs get JSON; see
+    `answer_to` and `powauth.http.people.for_people`.
+
     Args:
-        on_error: the app's own function, called first.
+        on_error: the app's own function, called first. With ``lambda error, connection: answer_to(error)`` people get
+            JSON, too.
         sign_in_path: the sign-in page, as a path of the app. powauth puts the ``root_path`` or ``SCRIPT_NAME`` of the
-            app in front of it. If a browser asks for a page that needs a sign-in, powauth redirects it there, with the
-            requested path as ``next``. Programs get 401 or 403. ``None`` turns the redirect off.
+            app in front of it. If a person asks for a page that needs a sign-in, powauth redirects to it, with the
+            requested path as ``next``. After a form, ``next`` is the page with the form. ``None`` turns the redirect
+            off.
+        sign_in_endpoint: the name of the sign-in page's route, instead of ``sign_in_path``.
+        resolve: finds the path of that route.
 
     Raises:
-        ConfigError: if ``sign_in_path`` is no path of this origin.
+        ConfigError: if ``sign_in_path`` is no path of this origin, or both are given.
     """
 
-    def __init__(self, on_error: OnError | None = None, sign_in_path: str | None = None) -> None:
+    def __init__(
+        self,
+        on_error: OnError | None = None,
+        sign_in_path: str | None = None,
+        *,
+        sign_in_endpoint: str | None = None,
+        resolve: Resolve | None = None,
+    ) -> None:
         if on_error is not None and not callable(on_error):
             raise wrong("on_error", "a function of an error and a connection", on_error)
-        if sign_in_path is not None and (own_path(sign_in_path) != sign_in_path or {*"?#"} & {*sign_in_path}):
+        if sign_in_path is not None and sign_in_endpoint is not None:
+            raise ConfigError("give sign_in_path or sign_in_endpoint, not both: they name the same page")
+        if sign_in_endpoint is not None and not (isinstance(sign_in_endpoint, str) and sign_in_endpoint):
+            raise wrong("sign_in_endpoint", "the name of a route, such as 'auth.login'", sign_in_endpoint)
+        if sign_in_endpoint is not None and resolve is None:
+            raise ConfigError("sign_in_endpoint needs a framework whose routes have names: give sign_in_path instead")
+        if sign_in_path is not None and not _is_page(sign_in_path):
             raise wrong("sign_in_path", "a path without a query, such as '/login'", sign_in_path)
         self.on_error = on_error
         self.sign_in_path = sign_in_path
+        self.sign_in_endpoint = sign_in_endpoint
+        self._resolve = resolve
 
     def __call__(self, error: PowauthError, connection: Connection) -> Answer | None:
         """Return the response, or ``None`` if the error is a mistake in the app."""
         answer = None if self.on_error is None else self.on_error(error, connection)
-        return answer or self.redirect(error, connection) or answer_to(error)
+        return answer or self.for_person(error, connection) or answer_to(error)
 
-    def redirect(self, error: PowauthError, connection: Connection) -> Answer | None:
-        """Return a redirect to the sign-in page if a person made the request and signing in would help."""
-        if self.sign_in_path is None or not isinstance(error, NotSignedIn | NotFresh):
+    def for_person(self, error: PowauthError, connection: Connection) -> Answer | None:
+        """Return the response if a person made the request; ``None`` for a program, and for a mistake in the app."""
+        if not for_people(connection):
             return None
-        target = own_path(connection.target())
-        sign_in_path = path_below(connection.prefix(), self.sign_in_path)
-        if not for_people(connection) or (target or "").partition("?")[0] == sign_in_path:
+        return self._redirect(error, connection) or self._page(error, connection)
+
+    def sign_in_page(self, connection: Connection) -> str | None:
+        """Return the path of the sign-in page for a request; ``None`` if the app names none.
+
+        Raises:
+            ConfigError: if no route has the name, or its path is no path of this origin.
+        """
+        path = self.sign_in_path
+        if self.sign_in_endpoint is not None and self._resolve is not None:
+            path = self._resolve(self.sign_in_endpoint, connection)
+            if not _is_page(path):
+                raise ConfigError(f"sign_in_endpoint {self.sign_in_endpoint!r} is no page of this origin: {path!r}")
+        return None if path is None else path_below(connection.prefix(), path)
+
+    def _redirect(self, error: PowauthError, connection: Connection) -> Answer | None:
+        if not isinstance(error, NotSignedIn | NotFresh) or connection.method() not in _REPEATABLE:
             return None
-        query = "" if target is None else f"?next={quote(target, safe='/')}"
-        return see_other(sign_in_path + query)
+        sign_in_page = self.sign_in_page(connection)
+        if sign_in_page is None or _without_query(own_path(connection.target())) == sign_in_page:
+            return None
+        target = asked_page(connection)
+        known = target is not None and _without_query(target) != sign_in_page
+        query = f"?next={quote(target or '', safe='/')}" if known else ""
+        return see_other(sign_in_page + query)._replace(message=" ".join(sentences(error)))
+
+    def _page(self, error: PowauthError, connection: Connection) -> Answer | None:
+        answer = answer_to(error)
+        if answer is None:
+            return None
+        headers, body = page(answer.status, error, self.sign_in_page(connection))
+        replaced = {name for name, _ in headers}
+        kept = [(name, value) for name, value in answer.headers if name not in replaced]
+        return answer._replace(headers=[*headers, *kept], body=body)
+
+
+_REPEATABLE = ("GET", "HEAD", "POST")
+"""Methods of links and forms. A browser turns a redirect of them into a ``GET``."""
+
+
+def _is_page(path: object) -> bool:
+    return isinstance(path, str) and own_path(path) == path and not {*"?#"} & {*path}
+
+
+def _without_query(path: str | None) -> str:
+    return (path or "").partition("?")[0]
 
 
 def chosen(answers: Mapping[str, Answers], error: PowauthError, own: Answers) -> Answers:
@@ -92,22 +169,10 @@ def chosen(answers: Mapping[str, Answers], error: PowauthError, own: Answers) ->
     return own if key is None else answers.get(key, own)
 
 
-def for_people(connection: Connection) -> bool:
-    """Return whether a browser asks for a page: a ``GET`` or ``HEAD`` whose ``Accept`` names ``text/html``."""
-    if connection.method() not in ("GET", "HEAD") or connection.header("x-requested-with") is not None:
-        return False
-    return any(_takes_html(part) for part in (connection.header("accept") or "").split(","))
-
-
-def _takes_html(part: str) -> bool:
-    media, *parameters = (piece.strip().lower() for piece in part.split(";"))
-    return media == "text/html" and not any(piece.replace(" ", "") in ("q=0", "q=0.0") for piece in parameters)
-
-
 def see_other(path: str) -> Answer:
     """Return a redirect to a path of this origin. The client follows it with ``GET`` (RFC 9110, section 15.4.4)."""
     headers = [(b"location", path.encode("ascii")), (b"content-length", b"0"), (b"cache-control", b"no-store")]
-    return Answer(303, "See Other", headers, b"")
+    return Answer(SEE_OTHER, "See Other", headers, b"")
 
 
 def answer_to(error: PowauthError) -> Answer | None:

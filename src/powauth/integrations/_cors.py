@@ -1,13 +1,10 @@
 """A warning about a CORS middleware inside powauth's middleware: powauth's own answers do not pass through it."""
 
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 from powauth.errors import ConfigWarning
-
-MAX_DEPTH = 100
-"""The most middlewares that are examined. A stack has about a dozen."""
+from powauth.integrations._parts import parts_of
 
 _NAMES = frozenset({"CORSMiddleware", "CORS"})
 """Classes of Starlette, Litestar and wsgicors."""
@@ -15,7 +12,7 @@ _NAMES = frozenset({"CORSMiddleware", "CORS"})
 
 def warn_if_cors_is_inside(app: object) -> None:
     """Warn if a CORS middleware is among the visible parts of ``app``."""
-    if any(_is_cors(part) for part in _parts(app)):
+    if any(_is_cors(part) for part in parts_of(app)):
         warnings.warn(
             "the CORS middleware is inside of powauth's, so powauth's own answers (401, 403, 422, 429, 503) carry no "
             "Access-Control-Allow-Origin, and scripts of the origins that you allow cannot read them: put it outside. "
@@ -23,17 +20,6 @@ def warn_if_cors_is_inside(app: object) -> None:
             ConfigWarning,
             stacklevel=3,
         )
-
-
-def _parts(app: object) -> Iterator[object]:
-    """Yield an app, and the apps to which it passes requests."""
-    part: object = app
-    for _ in range(MAX_DEPTH):
-        if part is None:
-            return
-        part = getattr(part, "__self__", part)  # ``app.wsgi_app`` of Flask is a method
-        yield part
-        part = getattr(part, "app", None) or getattr(part, "application", None)
 
 
 def _is_cors(part: Any) -> bool:

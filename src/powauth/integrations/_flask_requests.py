@@ -7,13 +7,14 @@ from typing import Any, Generic, TypeVar, cast
 from urllib.parse import quote
 
 from powauth._extras import needs
+from powauth._options import wrong
 from powauth._running import on_event_loop
 from powauth.accounts.base import U
 from powauth.accounts.identity import I
 from powauth.backends.base import drive
 from powauth.errors import ConfigError, NotSignedIn
-from powauth.http.answers import Answers
-from powauth.http.connection import MISSING, NO_EFFECTS, amended, has_vary
+from powauth.http.answers import Answer, Answers, OnError
+from powauth.http.connection import MISSING, NO_EFFECTS, Connection, amended, has_vary
 from powauth.http.unreachable import Unreachable
 from powauth.http.visit import HOLDER_KEY, Visit, Visits, bound_in
 from powauth.integrations import wsgi
@@ -22,9 +23,10 @@ from powauth.plug.rows import rows_of
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
 
 with needs("flask", "the Flask integration", "flask", "werkzeug"):
-    from flask import Response, current_app, g, request, session
-    from flask.sessions import SecureCookieSessionInterface
+    from flask import Response, current_app, flash, g, request, session, url_for
+    from flask.sessions import NullSession, SecureCookieSessionInterface
     from werkzeug.datastructures import Headers
+    from werkzeug.routing import BuildError
 
 C = TypeVar("C")
 """The type of ``current_user``: the app's rows, or the identities."""
@@ -70,6 +72,54 @@ class FlaskConnection(wsgi.WSGIConnection):
         """See `Connection.assign`."""
         super().assign(key, value)
         setattr(g, key, value)
+
+
+class FlaskAnswers(Answers):
+    """The answers of a Flask app: the sign-in page may have an endpoint, and redirects may flash a message.
+
+    Args:
+        on_error, sign_in_path, sign_in_endpoint: see `Answers`.
+        category: the category of the message; ``None`` flashes none.
+
+    Raises:
+        ConfigError: if an option is wrong.
+    """
+
+    def __init__(
+        self,
+        on_error: OnError | None = None,
+        sign_in_path: str | None = None,
+        sign_in_endpoint: str | None = None,
+        category: str | None = None,
+    ) -> None:
+        if category is not None and not (isinstance(category, str) and category):
+            raise wrong("flash", "a category, such as 'message'", category)
+        super().__init__(on_error, sign_in_path, sign_in_endpoint=sign_in_endpoint, resolve=_path_of)
+        self._category = category
+        self._checked = False
+
+    def check(self) -> None:
+        """Check the endpoint, once, at the first request: an app adds its routes after the extension.
+
+        Raises:
+            ConfigError: if there is no such endpoint, or its path is no page.
+        """
+        if not self._checked:
+            self.sign_in_page(FlaskConnection(request.environ))
+            self._checked = True
+
+    def tell(self, answer: Answer) -> None:
+        """Flash the message of a redirect. Without a secret key the app has no session."""
+        if self._category is not None and answer.message and not isinstance(session, NullSession):
+            flash(answer.message, self._category)
+
+
+def _path_of(endpoint: str, connection: Connection) -> str:
+    del connection
+    try:
+        return url_for(endpoint)
+    except BuildError as error:
+        raise ConfigError(f"sign_in_endpoint {endpoint!r}: no route has this endpoint, or it has parameters") from error
 
 
 class FlaskRowConnection(FlaskConnection):

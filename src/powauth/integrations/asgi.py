@@ -26,6 +26,7 @@ from powauth.http.connection import (
 from powauth.http.unreachable import StateInOutage, Unreachable
 from powauth.http.visit import HOLDER_KEY, Bound, Visit, Visits, bound_in
 from powauth.integrations._cors import warn_if_cors_is_inside
+from powauth.integrations._routes import path_of_route
 from powauth.integrations.websockets import POLICY_VIOLATION, RECHECK, Sockets
 from powauth.plug import Authenticator, current_user_key_of
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
@@ -163,6 +164,8 @@ class SessionAuthMiddleware:
         auth: the authenticator.
         on_error: the app's own answers to powauth's errors; see `Answers`.
         sign_in_path: the path of the sign-in page; see `Answers`.
+        sign_in_endpoint: the name of the sign-in page's route in a Starlette or FastAPI app, instead of
+            ``sign_in_path``. powauth looks it up when the app makes its middleware: before it serves the first request.
         origins: further origins whose pages may open WebSockets in the user's name, such as ``"https://app.example"``.
         websocket_recheck: the interval at which the session of an open WebSocket is read again.
 
@@ -179,6 +182,7 @@ class SessionAuthMiddleware:
         *,
         on_error: OnError | None = None,
         sign_in_path: str | None = None,
+        sign_in_endpoint: str | None = None,
         origins: Sequence[str] = (),
         websocket_recheck: timedelta = RECHECK,
     ) -> None:
@@ -187,9 +191,16 @@ class SessionAuthMiddleware:
         warn_if_cors_is_inside(app)
         self.app = app
         self.auth = auth
-        self.answers = Answers(on_error, sign_in_path)
+        self.answers = self._answers(app, on_error, sign_in_path, sign_in_endpoint)
         self.sockets = Sockets(auth, origins, websocket_recheck)
         self.visits = Visits(auth, self.connection_type, self.answers)
+
+    def _answers(
+        self, app: ASGIApp, on_error: OnError | None, sign_in_path: str | None, sign_in_endpoint: str | None
+    ) -> Answers:
+        if sign_in_endpoint is None or sign_in_path is not None:
+            return Answers(on_error, sign_in_path, sign_in_endpoint=sign_in_endpoint)
+        return Answers(on_error, path_of_route(app, sign_in_endpoint))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""

@@ -15,7 +15,7 @@ from powauth._times import duration
 from powauth.accounts.base import U, UsersContext
 from powauth.accounts.identity import I
 from powauth.errors import CrossSiteRequest, NotFresh, NotSignedIn, Refused
-from powauth.http.answers import reason
+from powauth.http.answers import SEE_OTHER, reason
 from powauth.http.carriers import BearerCarrier, Carrier, CookieCarrier, each_of
 from powauth.http.connection import PREFIX
 from powauth.http.cross_site import CrossSiteDefence
@@ -30,6 +30,7 @@ from powauth.request_auth import BlockingRequestAuth, RequestAuth
 
 with needs("fastapi", "the FastAPI integration", "fastapi", "starlette"):
     from fastapi import Depends, HTTPException
+    from fastapi.exception_handlers import http_exception_handler
     from fastapi.openapi.models import SecurityBase as SecurityScheme
     from fastapi.params import Depends as DependsMarker
     from fastapi.requests import HTTPConnection
@@ -353,14 +354,30 @@ def _as_fastapi_raises_it(
     if root and "app_root_path" not in connection.scope:
         # FastAPI puts its ``root_path`` into the scope only for the middleware inside it.
         bound.connection.states.setdefault(PREFIX, root)
+    raised = _as_http_exception(error)
     answers = answers_in(connection.scope).get(bound.auth.current_user_key)
-    if answers is not None and (answers.on_error or answers.redirect(error, bound.connection)):
+    if answers is None:
+        return raised
+    if answers.on_error:
         return error
+    answer = answers.for_person(error, bound.connection)
+    shown = answer is not None and (answer.status == SEE_OTHER or _is_left_to_fastapi(raised, connection))
+    return error if shown else raised
+
+
+def _as_http_exception(error: Refused | CrossSiteRequest) -> HTTPException:
     if isinstance(error, CrossSiteRequest):
         return FromElsewhere(error)
     if isinstance(error, NotSignedIn):
         return NotAuthenticated(error)
     return FreshSignInRequired(error) if isinstance(error, NotFresh) else Forbidden(error)
+
+
+def _is_left_to_fastapi(error: HTTPException, connection: HTTPConnection) -> bool:
+    """Return whether FastAPI's own handler would answer. The app's own handlers may have pages of their own."""
+    handlers = getattr(connection.scope.get("app"), "exception_handlers", {})
+    found = [handlers[key] for key in (error.status_code, *type(error).__mro__) if key in handlers]
+    return found[:1] in ([], [http_exception_handler])
 
 
 def _identity(auth: RequestAuth[U, I]) -> I | None:

@@ -26,6 +26,7 @@ from powauth.integrations._flask_requests import (
     EXTENSION,
     SERVER_ERROR,
     C,
+    FlaskAnswers,
     FlaskConnection,
     FlaskRequestAuth,
     FlaskVisits,
@@ -78,6 +79,10 @@ class PowAuth(Generic[U, I, C]):
         on_error: the app's own answers to powauth's errors; see `Answers`. Handlers that the app registers with Flask
             for powauth's errors have precedence.
         sign_in_path: the path of the sign-in page; see `Answers`.
+        sign_in_endpoint: the endpoint of the sign-in page, such as ``"auth.login"``, instead of ``sign_in_path``. The
+            first request checks it.
+        flash: the category of the flash message that a person gets who is redirected to the sign-in page. ``None``
+            flashes none. Without a secret key the app has no session, and so no message.
 
     Raises:
         ConfigError: if a part of the authenticator needs an event loop, the key is taken in this app, or an option is
@@ -96,6 +101,8 @@ class PowAuth(Generic[U, I, C]):
         session: None = None,
         on_error: OnError | None = None,
         sign_in_path: str | None = None,
+        sign_in_endpoint: str | None = None,
+        flash: str | None = None,
     ) -> None: ...
 
     @overload
@@ -107,6 +114,8 @@ class PowAuth(Generic[U, I, C]):
         session: Callable[[], Any],
         on_error: OnError | None = None,
         sign_in_path: str | None = None,
+        sign_in_endpoint: str | None = None,
+        flash: str | None = None,
     ) -> None: ...
 
     def __init__(
@@ -117,9 +126,11 @@ class PowAuth(Generic[U, I, C]):
         session: Callable[[], Any] | None = None,
         on_error: OnError | None = None,
         sign_in_path: str | None = None,
+        sign_in_endpoint: str | None = None,
+        flash: str | None = None,
     ) -> None:
         self._given: Any = (auth, session)
-        self._answers = Answers(on_error, sign_in_path)
+        self._answers = FlaskAnswers(on_error, sign_in_path, sign_in_endpoint, flash)
         if app is not None or auth is not None:
             _check(auth, session)
         # A proxy behaves like the object behind it, so it has the type of that object.
@@ -136,6 +147,8 @@ class PowAuth(Generic[U, I, C]):
         session: Callable[[], Any] | None = None,
         on_error: OnError | None = None,
         sign_in_path: str | None = None,
+        sign_in_endpoint: str | None = None,
+        flash: str | None = None,
     ) -> None:
         """Install the extension in an app. Options that the constructor did not get are given here.
 
@@ -144,8 +157,8 @@ class PowAuth(Generic[U, I, C]):
         """
         given_auth, given_session = self._given
         auth, source = _check(auth or given_auth, session or given_session)
-        own = on_error is None and sign_in_path is None
-        answers = self._answers if own else Answers(on_error, sign_in_path)
+        options = (on_error, sign_in_path, sign_in_endpoint, flash)
+        answers = self._answers if options == (None,) * len(options) else FlaskAnswers(*options)
         installed: dict[str, Installed[Any, Any]] = app.extensions.setdefault(EXTENSION, {})
         key = auth.current_user_key
         if key in installed:
@@ -163,6 +176,8 @@ class PowAuth(Generic[U, I, C]):
         def respond(response: Response) -> Response:
             return here.respond(response)
 
+        if answers.sign_in_endpoint is not None:
+            app.before_request(answers.check)
         app.context_processor(here.for_templates)
         if len(installed) == 1:
             if isinstance(app.json, DefaultJSONProvider):
@@ -272,9 +287,12 @@ def _handle_exception(app: Flask, handle: Callable[[Exception], Response], error
 
 def _answer(own: Answers, error: PowauthError) -> Response:
     answers = {key: installed.visits.answers for key, installed in current_app.extensions[EXTENSION].items()}
-    answer = chosen(answers, error, own)(error, FlaskConnection(request.environ))
+    used = chosen(answers, error, own)
+    answer = used(error, FlaskConnection(request.environ))
     if answer is None:
         raise error
+    if isinstance(used, FlaskAnswers):
+        used.tell(answer)
     return Response(answer.body, answer.status, answer.fields)
 
 

@@ -15,7 +15,7 @@ from powauth.accounts.identity import I
 from powauth.errors import ConfigError, NotSignedIn, PowauthError, Refused, StoreUnavailable
 from powauth.http.answers import Answers, OnError, chosen, reason
 from powauth.http.carriers import FrameworkSessionCarrier
-from powauth.http.connection import NO_EFFECTS, with_effects
+from powauth.http.connection import NO_EFFECTS, Connection, with_effects
 from powauth.http.cross_site import CrossSiteDefence
 from powauth.http.guards import FRESH, OWN_ORIGIN
 from powauth.http.guards import require_fresh as fresh_user
@@ -35,12 +35,12 @@ with needs("litestar", "PowAuthPlugin", "litestar", "anyio"):
     import anyio.from_thread
     import anyio.to_thread
     from anyio.lowlevel import current_token
-    from litestar import di, params
+    from litestar import Litestar, di, params
     from litestar.config.app import AppConfig
     from litestar.connection import ASGIConnection, Request
     from litestar.datastructures import State
     from litestar.di import Provide
-    from litestar.exceptions import WebSocketException
+    from litestar.exceptions import NoRouteMatchFoundException, WebSocketException
     from litestar.handlers import BaseRouteHandler
     from litestar.middleware import DefineMiddleware
     from litestar.middleware.session.server_side import ServerSideSessionBackend
@@ -124,6 +124,8 @@ class PowAuthPlugin(InitPlugin, Generic[U, I]):
         on_error: the app's own answers to powauth's errors; see `Answers`. Exception handlers that the app gives to
             Litestar for them have precedence.
         sign_in_path: the path of the sign-in page; see `Answers`.
+        sign_in_endpoint: the name of the sign-in page's handler, instead of ``sign_in_path``. powauth looks it up when
+            the app starts.
         origins, websocket_recheck: see `powauth.integrations.asgi.SessionAuthMiddleware`.
 
     Raises:
@@ -138,6 +140,7 @@ class PowAuthPlugin(InitPlugin, Generic[U, I]):
         dependency: str = "request_auth",
         on_error: OnError | None = None,
         sign_in_path: str | None = None,
+        sign_in_endpoint: str | None = None,
         origins: Sequence[str] = (),
         websocket_recheck: timedelta = RECHECK,
     ) -> None:
@@ -145,7 +148,8 @@ class PowAuthPlugin(InitPlugin, Generic[U, I]):
         self.auth = auth
         self._session = None if session is None else _source(auth, session)
         self.dependency = dependency
-        Answers(on_error, sign_in_path)  # reject wrong options here, not only when an app installs the plugin
+        # Reject wrong options here, not only when an app installs the plugin.
+        self._answers = Answers(on_error, sign_in_path, sign_in_endpoint=sign_in_endpoint, resolve=_path_of)
         self._options: dict[str, Any] = {
             "on_error": on_error,
             "sign_in_path": sign_in_path,
@@ -176,6 +180,9 @@ class PowAuthPlugin(InitPlugin, Generic[U, I]):
         middleware = SessionAuthMiddleware if plugins[0] is self else asgi.SessionAuthMiddleware
         options = {**self._options, "sign_in_path": _below(app_config.path, self._options["sign_in_path"])}
         prototype = middleware(_nothing, self.auth, **options)
+        if self._answers.sign_in_endpoint is not None:
+            prototype.answers = prototype.visits.answers = self._answers
+            app_config.on_startup.append(self._check_endpoint)
 
         def around(app: asgi.ASGIApp) -> asgi.ASGIApp:
             # Litestar makes one for each route. They share the authenticator and its clients.
@@ -217,6 +224,9 @@ class PowAuthPlugin(InitPlugin, Generic[U, I]):
             raise NotSignedIn("sign in first", current_user_key=self.auth.current_user_key)
         return row
 
+    def _check_endpoint(self, app: Litestar) -> None:
+        _path_in(app, self._answers.sign_in_endpoint or "")
+
     def _request_auth(self, scope: Scope) -> Any:
         return asgi.request_auth(cast("asgi.Scope", scope), self.auth.current_user_key)
 
@@ -254,7 +264,7 @@ def _answer(own: Answers, request: Request[Any, Any, Any], error: PowauthError) 
     if answer is None:
         raise error
     headers = dict(answer.fields)
-    media_type = headers.pop("content-type", None)
+    media_type = headers.pop("content-type", "").removesuffix("; charset=utf-8")  # Litestar adds it to text
     return Response(answer.body, status_code=answer.status, headers=headers, media_type=media_type)
 
 
@@ -267,6 +277,18 @@ async def _keep_vary(message: Message, scope: Scope) -> None:
     """Put back ``Vary: Cookie``. Litestar's CORS is outermost and replaces all of ``Vary`` by ``Origin``."""
     if message["type"] == "http.response.start" and HOLDER_KEY in scope:
         message["headers"] = with_effects(message["headers"], NO_EFFECTS, _vary_of(scope))
+
+
+def _path_of(name: str, connection: Connection) -> str:
+    scope = cast("LitestarConnection", connection).scope
+    return _path_in(scope.get("litestar_app") or scope["app"], name)
+
+
+def _path_in(app: Litestar, name: str) -> str:
+    try:
+        return app.route_reverse(name)
+    except NoRouteMatchFoundException as error:
+        raise ConfigError(f"sign_in_endpoint {name!r}: no handler has this name, or it has parameters") from error
 
 
 def _below(path: str | None, sign_in_path: str | None) -> str | None:

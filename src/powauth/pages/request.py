@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 
 from powauth.http.connection import Connection
 from powauth.http.cross_site import media_type
+from powauth.http.people import quality
 from powauth.request_auth import RequestAuth
 
 MAX_BODY_BYTES = 65_536
@@ -88,7 +89,7 @@ class PageRequest:
         if media_type(self.connection) == JSON:
             return True
         accept = self.connection.header("accept") or ""
-        return _quality(accept, JSON) > _quality(accept, "text/html")
+        return quality(accept, JSON) > quality(accept, "text/html")
 
     async def params(self) -> dict[str, object]:
         """Return the fields of the body.
@@ -176,19 +177,3 @@ def _no_number(name: str) -> NoReturn:
 
 def _is_broken(text: object) -> bool:
     return isinstance(text, str) and _SURROGATE.search(text) is not None
-
-
-def _quality(accept: str, wanted: str) -> float:
-    """Return the quality of a media type in ``Accept``. Wildcards do not count, so ``*/*`` asks for a page."""
-    for part in accept.lower().split(","):
-        media, *parameters = (piece.strip() for piece in part.split(";"))
-        if media == wanted:
-            return next((_number(text[2:]) for text in parameters if text.startswith("q=")), 1.0)
-    return 0.0
-
-
-def _number(text: str) -> float:
-    try:
-        return min(1.0, max(0.0, float(text)))
-    except ValueError:
-        return 0.0
