@@ -250,10 +250,10 @@ class Club(Base):
     __tablename__ = table_name()
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    members: Mapped[list["Member"]] = relationship(cascade="all, delete-orphan")
+    members: Mapped[list["TeamMember"]] = relationship(cascade="all, delete-orphan")
 
 
-class Member(UserMixin, Base):
+class TeamMember(UserMixin, Base):
     """Whether a member is active is a property, and so is the label."""
 
     __tablename__ = table_name()
@@ -280,8 +280,8 @@ class MemberIdentity(msgspec.Struct, frozen=True, kw_only=True):
 
 @pytest.fixture
 def club(tmp_path: Path) -> Iterator[App]:
-    with blocking_engine("sqlite", str(tmp_path), Club, Member) as engine:
-        made = App(engine, model=Member, identity=MemberIdentity)
+    with blocking_engine("sqlite", str(tmp_path), Club, TeamMember) as engine:
+        made = App(engine, model=TeamMember, identity=MemberIdentity)
         made.register()
         made.users.follow(made.maker)
         yield made
@@ -317,7 +317,7 @@ def test_any_column_may_be_behind_a_property(club: App) -> None:
         session.commit()
     assert named(browser) == "Mia"
     with club.maker() as session:
-        session.execute(sa.update(Member).where(Member.email == MIA).values(locked=True))
+        session.execute(sa.update(TeamMember).where(TeamMember.email == MIA).values(locked=True))
         session.commit()
     assert (who(browser), who(other)) == (None, NOA)  # the next request reads the user
 

@@ -10,7 +10,6 @@ from typing import Any
 import jinja2
 import msgspec
 import pytest
-from litestar.datastructures import State as LitestarState
 from starlette.datastructures import State as StarletteState
 
 from harness.core_support import KINDS, Site
@@ -163,9 +162,6 @@ READS: dict[str, Callable[[Any], object]] = {
     "is None": lambda state: state["current_user"] is None,
     "Starlette's State": lambda state: StarletteState(state).current_user is None,
     "Starlette's State, with a default": lambda state: getattr(StarletteState(state), "current_user", None),
-    "Litestar's State": lambda state: LitestarState(state).current_user is None,
-    "Litestar's State, []": lambda state: LitestarState(state)["current_user"],
-    "Litestar's State, get": lambda state: LitestarState(state).get("current_user"),
 }
 
 

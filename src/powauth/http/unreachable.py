@@ -1,6 +1,6 @@
 """The current user while the store is unreachable: reading it raises `StoreUnavailable`."""
 
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from typing import Any, NoReturn
 
 from powauth._outages import report
@@ -11,8 +11,7 @@ class Unreachable:
     """Takes the place of the current user. Any use raises `StoreUnavailable`, so an outage makes nobody anonymous.
 
     A handler that tests whether somebody is signed in gets an error, never the answer "nobody". Only ``is None`` cannot
-    raise: the result is false, and the next use of the user raises. `StateInOutage` has no such gap, so protocols whose
-    mappings may be subclasses of dict use that.
+    raise: the result is false, and the next use of the user raises. `StateInOutage` has no such gap. ASGI uses that.
     """
 
     __slots__ = ("_cause",)
@@ -51,18 +50,16 @@ class Unreachable:
         return "<current user unknown: the session store is out of reach>"
 
 
-class StateInOutage(dict[str, Any]):
+class StateInOutage(MutableMapping[str, Any]):
     """Takes the place of a mapping in which handlers read the current user. Reading the user raises `StoreUnavailable`.
 
     Every way to read the key raises, so a handler never finds "nobody is signed in" or a placeholder for the user. All
-    other keys are as in the mapping that this one replaces. Changes reach both, because a middleware outside of
-    powauth's may hold the other one.
+    other keys are those of the mapping that this one replaces, which takes the changes, too.
     """
 
     __slots__ = ("_replaced", "_unknown")
 
     def __init__(self, replaced: MutableMapping[str, Any]) -> None:
-        super().__init__(replaced)
         self._replaced = replaced
         self._unknown: dict[object, Unreachable] = {}
 
@@ -73,47 +70,19 @@ class StateInOutage(dict[str, Any]):
         state._unknown[key] = unreachable
         return state
 
-    def __missing__(self, key: object) -> NoReturn:
-        if key in self._unknown:
+    def __getitem__(self, key: str) -> Any:
+        if key in self._unknown and key not in self._replaced:
             self._unknown[key].raise_cause()
-        raise KeyError(key)
-
-    def __contains__(self, key: object) -> bool:
-        try:
-            self[key]  # type: ignore[index]
-        except KeyError:
-            return False
-        return True
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """See `dict.get`."""
-        try:
-            return self[key]
-        except KeyError:
-            return default
-
-    def setdefault(self, key: str, default: Any = None) -> Any:
-        """See `dict.setdefault`."""
-        if key not in self:
-            self[key] = default
-        return self[key]
-
-    def pop(self, key: str, *default: Any) -> Any:
-        """See `dict.pop`."""
-        value = self.get(key, *default) if default else self[key]
-        if key in self:
-            del self[key]
-        return value
+        return self._replaced[key]
 
     def __setitem__(self, key: str, value: Any) -> None:
-        super().__setitem__(key, value)
         self._replaced[key] = value
 
     def __delitem__(self, key: str) -> None:
-        super().__delitem__(key)
-        self._replaced.pop(key, None)
+        del self._replaced[key]
 
-    # `MutableMapping` writes these with the methods above. Those of a dict would bypass them.
-    clear = MutableMapping.clear
-    popitem = MutableMapping.popitem
-    update = MutableMapping.update
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._replaced)
+
+    def __len__(self) -> int:
+        return len(self._replaced)

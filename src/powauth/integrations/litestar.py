@@ -91,8 +91,12 @@ class LitestarConnection(asgi.ASGIConnection):
         self.scope["user"] = value
 
     def assign_unreachable(self, key: str, unreachable: Unreachable) -> None:
-        """See `Connection.assign_unreachable`. Reading ``request.user`` raises the error, too."""
-        super().assign_unreachable(key, unreachable)
+        """See `Connection.assign_unreachable`. Reading ``request.user`` raises the error, too.
+
+        Litestar copies a state that is no dict. So ``request.state`` has the placeholder, whose every use raises.
+        """
+        self.states[key] = unreachable
+        self.scope.setdefault("state", {})[key] = unreachable
         self.scope = StateInOutage.of(self.scope, "user", unreachable)
 
     def renew_session(self) -> bool:
