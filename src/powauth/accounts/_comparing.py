@@ -29,7 +29,7 @@ def compare_with_rows(identity: type[Any], model: type[Any], key_name: str, key_
     """
     if identity in _models:
         _models[identity][model] = (key_name, key_of)
-    elif getattr(identity, "__eq__") is _OF_STRUCTS:  # noqa: B009
+    elif getattr(identity, "__eq__") in (_OF_STRUCTS, _equal):  # noqa: B009 - a base class may be an identity, too
         _models[identity] = {model: (key_name, key_of)}
         # Type checkers must not see these: they describe the class as the app declares it.
         setattr(identity, "__eq__", _equal)  # noqa: B010
