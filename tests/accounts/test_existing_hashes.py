@@ -173,6 +173,7 @@ ABSURD = (
     "$argon2i$v=19$m=262145,t=1,p=1$c2FsdHNhbHQ$" + "A" * 43,
     "$argon2i$v=19$m=262144,t=99,p=1$c2FsdHNhbHQ$" + "A" * 43,
     "$argon2i$v=19$m=1024,t=1,p=65$c2FsdHNhbHQ$" + "A" * 43,
+    "argon2$argon2id$v=19$m=8,t=65,p=1$c2FsdHNhbHQ$" + "A" * 43,
 )
 
 
@@ -287,6 +288,7 @@ YES: Any = 1
         (lambda: WerkzeugScrypt(0), "n must be a whole number"),
         (lambda: WerkzeugScrypt(True), "n must be a whole number"),
         (lambda: WerkzeugScrypt(renew=YES), "renew must be True or False"),
+        (lambda: Argon2(65, 64), "time_cost must be at most 64; got 65"),
         (lambda: DjangoBcrypt(3), "rounds must be between 4 and 16"),
         (lambda: DjangoBcrypt(True), "rounds must be between 4 and 16"),
         (lambda: cheap_hasher(existing=Bcrypt()), "existing must be a list of schemes"),

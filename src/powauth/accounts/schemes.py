@@ -285,6 +285,8 @@ class Argon2(Scheme):
     _usual: ClassVar[Type] = Type.I
 
     def __init__(self, time_cost: int = 2, memory_cost: int = 102_400, *, renew: bool = True) -> None:
+        if time_cost > _MAX_PASSES:
+            raise ConfigError(f"time_cost must be at most {_MAX_PASSES}; got {time_cost!r}")
         super().__init__(time_cost * memory_cost, renew=renew)
 
     def cost_of(self, stored: str) -> int | None:
@@ -293,7 +295,8 @@ class Argon2(Scheme):
         if match is None:
             return None
         memory, time, lanes = (int(number) for number in match.group("m", "t", "p"))
-        return memory * time if 8 * lanes <= memory <= MAX_MEMORY // 1024 and lanes <= _MAX_LANES else None
+        valid = 8 * lanes <= memory <= MAX_MEMORY // 1024 and lanes <= _MAX_LANES and time <= _MAX_PASSES
+        return memory * time if valid else None
 
     def verify(self, stored: str, secret: bytes) -> bool:
         """See `Scheme.verify`."""
@@ -328,6 +331,9 @@ _DIGESTS = {"sha1": 20, "sha256": 32, "sha512": 64}
 
 _SCRYPT_BYTES = 64
 _MAX_LANES = 64
+_MAX_PASSES = 64
+"""Passes of Argon2. Many passes over little memory take far longer than as many blocks in few passes."""
+
 _ARGON2_TYPES = {"i": Type.I, "d": Type.D, "id": Type.ID}
 
 _NUMBER = "[1-9][0-9]{0,9}"
