@@ -44,6 +44,14 @@ def locked(app: App, session: Session) -> None:
     app.user(session).is_active = False
 
 
+def hash_that_the_database_computes(app: App, session: Session) -> None:
+    app.user(session).password_hash = sa.func.lower(NEW_HASH)
+
+
+def locked_by_an_expression(app: App, session: Session) -> None:
+    app.user(session).is_active = Citizen.visits > 0
+
+
 def new_user_id(app: App, session: Session) -> None:
     app.user(session).email = "maria@example.com"
 
@@ -56,7 +64,11 @@ def visited(app: App, session: Session) -> None:
     app.user(session).visits += 1
 
 
-ENDING = [new_hash, locked, new_user_id, deleted]
+def visited_by_an_expression(app: App, session: Session) -> None:
+    app.user(session).visits = Citizen.visits + 1
+
+
+ENDING = [new_hash, hash_that_the_database_computes, locked, locked_by_an_expression, new_user_id, deleted]
 
 
 def commit(app: App, *changes: Change) -> None:
@@ -90,6 +102,12 @@ def test_a_change_of_another_column_of_the_identity_is_seen_by_the_next_request(
     assert (named(first), named(second)) == ("Mia", "Mia")
 
 
+def test_an_identity_that_the_database_computes_is_seen_by_the_next_request(app: App) -> None:
+    browser = app.browser()
+    commit(app, lambda app, session: setattr(app.user(session), "name", sa.func.upper("mia")))
+    assert (who(browser), named(browser)) == (MIA, "MIA")
+
+
 def test_a_session_that_a_change_marks_stale_reads_the_user_once(app: App) -> None:
     browser = app.browser()
     commit(app, new_name)
@@ -98,7 +116,9 @@ def test_a_session_that_a_change_marks_stale_reads_the_user_once(app: App) -> No
     assert seen == ["SELECT"]
 
 
-@pytest.mark.parametrize("change", [visited, lambda app, session: app.user(session), lambda app, session: None])
+@pytest.mark.parametrize(
+    "change", [visited, visited_by_an_expression, lambda app, session: app.user(session), lambda app, session: None]
+)
 def test_a_commit_that_changes_no_user_adds_no_statement_and_touches_no_session(app: App, change: Change) -> None:
     browser = app.browser()
 

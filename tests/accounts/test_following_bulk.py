@@ -92,6 +92,13 @@ def by_subquery(app: App, session: Session) -> object:
     )
 
 
+def by_statement_that_returns_objects(app: App, session: Session) -> object:
+    change = update(Citizen).where(Citizen.email == MIA).values(password_hash=NEW_HASH)
+    if not session.get_bind().dialect.update_returning:
+        return session.execute(change)
+    return session.scalars(sa.select(Citizen).from_statement(change.returning(Citizen))).all()
+
+
 def by_delete(app: App, session: Session) -> object:
     return session.execute(delete(Citizen).where(Citizen.email == MIA))
 
@@ -111,6 +118,7 @@ ENDING = [
     by_table_and_many_parameters,
     by_query,
     by_subquery,
+    by_statement_that_returns_objects,
     by_delete,
     by_delete_of_a_query,
 ]

@@ -1,7 +1,7 @@
 """The columns of an app's model whose changes concern sessions, and the users whom a bulk statement changes."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, cast
 
 import sqlalchemy as sa
@@ -59,15 +59,23 @@ class WatchedColumns(Generic[U]):
 
     def change_of(self, state: "orm.InstanceState[Any]") -> Change | None:
         """Return the kind of the changes of an object that were just flushed; ``None`` if they concern no session."""
-        changed: set[sa.Column[Any]] = set()
-        for attribute in state.mapper.column_attrs:
-            own = [column for column in attribute.columns if isinstance(column, sa.Column)]
-            if own and state.attrs[attribute.key].history.has_changes():
-                changed.update(column for column in own if column.table is self._key.table)
-        change = self._kind(changed)
+        change = self._kind(self._own_columns(state, lambda name: state.attrs[name].history.has_changes()))
         if change is Change.IDENTITY and self._reads_active and state.mapper.isa(self._users.mapper):
             return change if getattr(state.object, _ACTIVE) is True else Change.CREDENTIALS
         return change
+
+    def computed_change_of(self, state: "orm.InstanceState[Any]") -> Change | None:
+        """Return the kind of the changes that are SQL expressions. After the flush, the object has no trace of them."""
+        return self._kind(self._own_columns(state, lambda name: _is_expression(state.dict.get(name))))
+
+    def _own_columns(self, state: "orm.InstanceState[Any]", chosen: Callable[[str], bool]) -> "set[sa.Column[Any]]":
+        """Return the columns of the users' table behind the chosen attributes of an object."""
+        found: set[sa.Column[Any]] = set()
+        for attribute in state.mapper.column_attrs:
+            own = [column for column in attribute.columns if isinstance(column, sa.Column)]
+            if own and chosen(attribute.key):
+                found.update(column for column in own if column.table is self._key.table)
+        return found
 
     def _kind(self, changed: "set[sa.Column[Any]]") -> Change | None:
         if changed & self._credentials:
@@ -82,7 +90,7 @@ class WatchedColumns(Generic[U]):
         One SELECT finds them by the statement's own condition. It goes past the app's own filters, such as those that
         hide users of another tenant from its queries.
         """
-        statement = state.statement
+        statement = getattr(state.statement, "element", state.statement)  # inside of `select(User).from_statement(…)`
         if not isinstance(statement, sa.Update | sa.Delete):
             return
         key = statement.table.corresponding_column(self._key)
@@ -143,6 +151,10 @@ class WatchedColumns(Generic[U]):
             if name in self._columns:
                 found.add(self._columns[name])
         return {column for column in found if column.table is self._key.table}
+
+
+def _is_expression(value: object) -> bool:
+    return isinstance(value, sa.ClauseElement) or hasattr(value, "__clause_element__")
 
 
 def _is_set(name: str, text: str) -> bool:

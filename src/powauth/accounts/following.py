@@ -45,6 +45,7 @@ Sessions = (
 """The kinds of what `SQLAlchemyUsers.follow` takes."""
 
 _EVENTS: Final = (
+    "before_flush",
     "after_flush",
     "persistent_to_deleted",
     "do_orm_execute",
@@ -151,6 +152,16 @@ class Following(Generic[U]):
         return handler
 
     # --- what SQLAlchemy calls ----------------------------------------------------------------------------------------
+
+    def before_flush(self, session: Session, context: object, instances: object) -> None:
+        """Note the users to whom the flush will write SQL expressions."""
+        del context, instances
+        if OWN in session.info:
+            return
+        for changed in session.dirty:
+            state = inspect(changed)
+            if self._watched.covers(state.mapper):
+                self._note(session, self._watched.key_of(state), self._watched.computed_change_of(state))
 
     def after_flush(self, session: Session, context: object) -> None:
         """Note the users whose columns were just written."""
