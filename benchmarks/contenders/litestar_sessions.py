@@ -81,7 +81,7 @@ async def _powauth(place: Place) -> AsyncIterator[Pair]:
     async def login(request_auth: CurrentRequestAuth[Any, Any]) -> None:
         assert await request_auth.sign_in(PARAMS) is not None
 
-    async with guarded(place, memory, asynchronous=True) as (auth, _, noted):
+    async with guarded(place, memory, asynchronous=True) as (auth, _, noted, _):
         app = Litestar([me, login], plugins=[PowAuthPlugin(auth)], openapi_config=None)
         yield Pair(app, _bare(), Login(), noted)
 

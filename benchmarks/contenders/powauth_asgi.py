@@ -65,7 +65,7 @@ def _open(
 ) -> Callable[[Place], AbstractAsyncContextManager[Pair]]:
     @asynccontextmanager
     async def open_pair(place: Place) -> AsyncIterator[Pair]:
-        async with guarded(place, make_backend, asynchronous=asynchronous) as (auth, backend, noted):
+        async with guarded(place, make_backend, asynchronous=asynchronous) as (auth, backend, noted, _):
             layered = SessionAuthMiddleware(asgi_app(email_of, _sign_in), auth)
             yield Pair(layered, asgi_app(anyone), noting=noted, settle=settle and partial(settle, backend))
 

@@ -22,28 +22,43 @@ def bare() -> Any:
     return app
 
 
-def _open(make_backend: MakeBackend, *, asynchronous: bool) -> Callable[[Place], AbstractAsyncContextManager[Pair]]:
+def _open(
+    make_backend: MakeBackend, *, asynchronous: bool, row: bool = False
+) -> Callable[[Place], AbstractAsyncContextManager[Pair]]:
     @asynccontextmanager
     async def open_pair(place: Place) -> AsyncIterator[Pair]:
         from fastapi import Depends, FastAPI
 
-        from powauth.integrations.fastapi import SessionAuthMiddleware, auth_dependency, request_auth
+        from powauth.integrations.fastapi import Auth, SessionAuthMiddleware, auth_dependency, request_auth
 
-        async with guarded(place, make_backend, asynchronous=asynchronous) as (auth, _, noted):
+        async with guarded(place, make_backend, asynchronous=asynchronous) as guard:
             app = FastAPI(openapi_url=None)
-            app.add_middleware(SessionAuthMiddleware, auth=auth)
+            app.add_middleware(SessionAuthMiddleware, auth=guard.auth)
+            current_user = Auth(guard.auth).row(_database(guard.engine)) if row else auth_dependency
 
             @app.get("/me")
-            async def me(user: Annotated[User, Depends(auth_dependency)]) -> dict[str, str]:
+            async def me(user: Annotated[User, Depends(current_user)]) -> dict[str, str]:
                 return {"email": user.email}
 
             @app.post("/login")
             async def login(session: Annotated[RequestAuth[User, Any], Depends(request_auth)]) -> None:
                 assert await session.sign_in(PARAMS) is not None
 
-            yield Pair(app, bare(), Login(), noted)
+            yield Pair(app, bare(), Login(), guard.noting)
 
     return open_pair
+
+
+def _database(engine: Any) -> Callable[[], AsyncIterator[Any]]:
+    from sqlalchemy.ext.asyncio import async_sessionmaker
+
+    sessions = async_sessionmaker(engine, expire_on_commit=False)
+
+    async def get_db() -> AsyncIterator[Any]:
+        async with sessions() as db:
+            yield db
+
+    return get_db
 
 
 def _row(name: str, where: str, make_backend: MakeBackend, *needs: str, on_redis: bool = False) -> Contender:
@@ -61,6 +76,15 @@ def _row(name: str, where: str, make_backend: MakeBackend, *needs: str, on_redis
 
 CONTENDERS = (
     _row("memory", "the process", memory),
+    Contender(
+        "powauth-fastapi-memory-row",
+        "powauth, memory, on FastAPI; the row read",
+        "asgi",
+        _open(memory, asynchronous=True, row=True),
+        keeps("the process") + "; the row from the app's SQLite, by SQLAlchemy",
+        CHECKS + "; the row's password hash, user id and active flag",
+        ("fastapi", "aiosqlite"),
+    ),
     _row("SQLite of the app", "the app's SQLite", sql),
     _row("Redis", "Redis", redis, "redis", on_redis=True),
 )

@@ -54,11 +54,13 @@ class Guarded(NamedTuple):
 
     Attributes:
         noting: of the database of its users, and of its sessions where they are there too.
+        engine: the engine of that database.
     """
 
     auth: SessionAuth[Any, Any]
     backend: Backend
     noting: Noting
+    engine: Any
 
 
 MakeBackend = Callable[[Place, "Engine | AsyncEngine"], Backend]
@@ -80,7 +82,7 @@ async def guarded(place: Place, make_backend: MakeBackend, *, asynchronous: bool
     try:
         if isinstance(backend, SQLBackend):
             await backend.create_tables()
-        yield Guarded(SessionAuth(secret_key=SECRET, users=users, backend=backend), backend, noted)
+        yield Guarded(SessionAuth(secret_key=SECRET, users=users, backend=backend), backend, noted, engine)
     finally:
         await backend.close()
         await users.close()

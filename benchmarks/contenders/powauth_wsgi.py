@@ -10,6 +10,7 @@ from benchmarks.contenders.plain import Headers, anyone, wsgi_app
 from benchmarks.contenders.powauth_users import (
     CHECKS,
     PARAMS,
+    Guarded,
     MakeBackend,
     User,
     guarded,
@@ -22,7 +23,7 @@ from benchmarks.contenders.powauth_users import (
 from powauth import SessionAuth
 from powauth.integrations.wsgi import SessionAuthMiddleware, request_auth
 
-Layer = Callable[[SessionAuth[User, Any]], Any]
+Layer = Callable[[Guarded], Any]
 
 
 def _email_of(environ: dict[str, Any]) -> str | None:
@@ -40,13 +41,36 @@ def plain(auth: SessionAuth[User, Any]) -> Any:
     return SessionAuthMiddleware(wsgi_app(_email_of, _sign_in), auth)
 
 
-def _flask(auth: SessionAuth[User, Any]) -> Any:
+def _plain(guard: Guarded) -> Any:
+    return plain(guard.auth)
+
+
+def _flask(guard: Guarded) -> Any:
+    return _on_flask(guard, None)
+
+
+def _flask_with_row(guard: Guarded) -> Any:
+    """``current_user`` is the row in the app's database session, which is closed after each request."""
+    from sqlalchemy.orm import scoped_session, sessionmaker
+
+    database = scoped_session(sessionmaker(guard.engine))
+    app = _on_flask(guard, database)
+
+    @app.teardown_appcontext
+    def close(error: BaseException | None) -> None:
+        del error
+        database.remove()
+
+    return app
+
+
+def _on_flask(guard: Guarded, database: Any) -> Any:
     from flask import Flask
 
     from powauth.integrations import flask as powauth_flask
 
     app = Flask(__name__)
-    powauth_flask.PowAuth(app, auth)
+    powauth_flask.PowAuth(app, guard.auth, session=database)
 
     @app.get("/me")
     @powauth_flask.login_required
@@ -67,15 +91,15 @@ def _open(
 ) -> Callable[[Place], AbstractAsyncContextManager[Pair]]:
     @asynccontextmanager
     async def open_pair(place: Place) -> AsyncIterator[Pair]:
-        async with guarded(place, make_backend, asynchronous=False) as (auth, _, noted):
-            yield Pair(layer(auth), bare_app(), Login(), noted)
+        async with guarded(place, make_backend, asynchronous=False) as guard:
+            yield Pair(layer(guard), bare_app(), Login(), guard.noting)
 
     return open_pair
 
 
 def _row(kind: str, name: str, where: str, make_backend: MakeBackend, *needs: str, on_redis: bool = False) -> Contender:
     flask = kind == "flask"
-    layer, bare_app = (_flask, bare) if flask else (plain, lambda: wsgi_app(anyone))
+    layer, bare_app = (_flask, bare) if flask else (_plain, lambda: wsgi_app(anyone))
     return Contender(
         f"powauth-{kind}-{name.lower().split()[0]}",
         f"powauth, {name}{', on Flask' if flask else ''}",
@@ -93,6 +117,15 @@ CONTENDERS = (
     _row("wsgi", "LMDB", "files of the machine", lmdb, "lmdb"),
     _row("wsgi", "SQLite of the app", "the app's SQLite", sql),
     _row("flask", "memory", "the process", memory),
+    Contender(
+        "powauth-flask-memory-row",
+        "powauth, memory, on Flask; the row read",
+        "wsgi",
+        _open(memory, _flask_with_row, bare),
+        keeps("the process") + "; the row from the app's SQLite, by SQLAlchemy",
+        CHECKS + "; the row's password hash, user id and active flag",
+        ("flask",),
+    ),
     _row("flask", "LMDB", "files of the machine", lmdb, "lmdb"),
     _row("flask", "SQLite of the app", "the app's SQLite", sql),
     _row("flask", "Redis", "Redis", redis, "redis", on_redis=True),

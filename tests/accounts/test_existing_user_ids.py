@@ -358,6 +358,14 @@ def test_rep_28_the_check_lists_rows_that_are_not_normalised_and_rows_that_colli
     assert [each for each in found if found[each].is_safe_to_normalize] == ["Tom@example.com"]
 
 
+def test_the_check_lists_a_user_id_with_which_nobody_can_sign_in(engine: sa.Engine) -> None:
+    users = people(engine, Exact)
+    add(engine, Exact, email="red\x07@example.com")
+    assert drive(users.find("red\x07@example.com")) is None
+    (problem,) = drive(problems_of(users))
+    assert (problem.user_id, problem.normalized, problem.is_safe_to_normalize) == ("red\x07@example.com", None, False)
+
+
 def test_the_check_runs_on_an_event_loop(tmp_path: Path) -> None:
     async def scenario(engine: Any) -> list[UserIdProblem]:
         async with engine.begin() as connection:

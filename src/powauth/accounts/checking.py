@@ -81,9 +81,15 @@ class UserIdCheck:
             keys = dict.fromkeys(each.key for each in group)
             for each in group:
                 others = tuple(key for key in keys if key != each.key)
-                # A text that a registration would refuse is found in lower case, and as stored.
-                if others or (each.user_id != shared if each.normalized is None else each.user_id != each.normalized):
+                if others or self._is_missed(each, shared):
                     yield msgspec.structs.replace(each, collides_with=others)
+
+    def _is_missed(self, each: UserIdProblem, shared: str) -> bool:
+        """Return whether a sign-in may miss a user id, or never finds it: one with control characters."""
+        if each.normalized is not None:
+            return each.user_id != each.normalized
+        # A text that a registration would refuse is found in lower case, and as stored.
+        return each.user_id != shared or self._form(each.user_id) is None
 
     def _shared(self, user_id: str) -> str:
         return self._form(user_id) or user_id
