@@ -1,6 +1,7 @@
 """What FastAPI's OpenAPI document shows of sign-in, registration and credentials."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
@@ -13,10 +14,25 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from starlette.testclient import TestClient
 
 from harness.support import SECRET, MemoryUsers
-from powauth import AnyOf, BearerCarrier, CookieCarrier, FrameworkSessionCarrier, RequestAuth, SessionAuth
+from powauth import (
+    AnyOf,
+    BearerCarrier,
+    ConfigError,
+    CookieCarrier,
+    FrameworkSessionCarrier,
+    InvalidParams,
+    MoreNeeded,
+    NotSignedIn,
+    PowauthError,
+    Refused,
+    RequestAuth,
+    SessionAuth,
+    StoreUnavailable,
+    Throttled,
+)
 from powauth.accounts.sqlalchemy import SQLAlchemyUsers, UserMixin
 from powauth.http.carriers import Carrier
-from powauth.integrations.fastapi import INVALID_PARAMS, Auth, SessionAuthMiddleware
+from powauth.integrations.fastapi import INVALID_PARAMS, Auth, SessionAuthMiddleware, refusals
 
 HTTPS = "https://app.example"
 WHO = {"email": "ada@example.org", "password": "five brown owls hoot", "nick": "ada"}
@@ -161,3 +177,50 @@ def test_the_credentials_that_count_are_shown(carrier: Carrier, schemes: Documen
     assert document["components"]["securitySchemes"] == schemes
     assert document["paths"]["/me"]["get"]["security"] == [{name: []} for name in schemes], "any one of them is enough"
     assert "security" not in document["paths"]["/login"]["post"]
+
+
+def matches(body: Any, schema: Document) -> bool:
+    """Whether a body has exactly the fields of one of the objects that a schema shows."""
+    shown = schema.get("anyOf", [schema])
+    return any(set(each["required"]) <= body.keys() <= each["properties"].keys() for each in shown)
+
+
+def raised(error: PowauthError) -> Any:
+    async def handler() -> None:
+        raise error
+
+    return handler
+
+
+def test_the_answers_that_are_shown_are_those_that_are_given() -> None:
+    users: Any = MemoryUsers()
+    auth: SessionAuth[Any, Any] = SessionAuth(secret_key=SECRET, users=users, backend="memory://")
+    session = Auth(auth)
+    app = FastAPI(responses=refusals(401, 403, 422, 429, 503))
+    app.add_middleware(SessionAuthMiddleware, auth=auth)
+    errors = [
+        (401, NotSignedIn("nobody")),
+        (401, MoreNeeded(["totp"])),
+        (403, Refused("the office is closed")),
+        (422, InvalidParams({"email": ["is taken"]})),
+        (429, Throttled(scope="account", retry_after=timedelta(seconds=60))),
+        (503, StoreUnavailable("down")),
+    ]
+    for number, (_, error) in enumerate(errors):
+        app.get(f"/{number}")(raised(error))
+    app.get("/guarded", dependencies=[Depends(session.identity)])(lambda: None)
+    app.post("/defended", dependencies=[Depends(session.same_origin())])(lambda: None)
+    client = TestClient(app, base_url=HTTPS)
+    given = [(f"/{number}", status, client.get(f"/{number}")) for number, (status, _) in enumerate(errors)]
+    given += [("/guarded", 401, client.get("/guarded")), ("/defended", 403, client.post("/defended"))]
+    for path, status, response in given:
+        assert response.status_code == status
+        (operation,) = app.openapi()["paths"][path].values()
+        shown = operation["responses"][str(status)]
+        assert matches(response.json(), shown["content"]["application/json"]["schema"]), path
+        assert ("retry-after" in response.headers) == ("headers" in shown)
+
+
+def test_a_status_that_powauth_does_not_give_is_refused() -> None:
+    with pytest.raises(ConfigError, match="a status must be 401, 403, 422, 429 or 503, not 404"):
+        refusals(401, 404)

@@ -23,6 +23,7 @@ from powauth.http.guards import FRESH, OWN_ORIGIN, require_fresh, require_no_use
 from powauth.http.visit import answers_in
 from powauth.integrations import asgi
 from powauth.integrations._pydantic import BodySchema, response_model
+from powauth.integrations._refusals import refusals
 from powauth.integrations.asgi import SessionAuthMiddleware
 from powauth.plug import Authenticator, SessionAuth
 from powauth.plug.rows import rows_of
@@ -48,6 +49,7 @@ __all__ = [
     "auth_dependency",
     "blocking_request_auth",
     "optional_auth_dependency",
+    "refusals",
     "request_auth",
     "response_model",
 ]
@@ -61,26 +63,7 @@ SessionDependency: TypeAlias = Callable[..., Any] | DependsMarker
 """The app's dependency of a database session: ``get_db``, or ``Depends(get_db, scope="function")``."""
 
 
-INVALID_PARAMS: dict[int | str, dict[str, Any]] = {
-    422: {
-        "description": "The messages about each field",
-        "content": {
-            "application/json": {
-                "schema": {
-                    "title": "InvalidParams",
-                    "type": "object",
-                    "properties": {
-                        "errors": {
-                            "type": "object",
-                            "additionalProperties": {"type": "array", "items": {"type": "string"}},
-                        }
-                    },
-                    "required": ["errors"],
-                }
-            }
-        },
-    }
-}
+INVALID_PARAMS: Final = refusals(422)
 """The answer to `InvalidParams`, for the OpenAPI document: ``@app.post("/register", responses=INVALID_PARAMS)``."""
 
 
