@@ -71,7 +71,7 @@ def _make() -> tuple[Any, Any]:
     from django.test.utils import override_settings
 
     call_command("migrate", verbosity=0)
-    get_user_model().objects.register("ada", EMAIL, PASSWORD)
+    get_user_model().objects.create_user("ada", EMAIL, PASSWORD)
 
     bare = WSGIHandler()
     with override_settings(MIDDLEWARE=MIDDLEWARE):  # a handler reads them when it is made
