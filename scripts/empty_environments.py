@@ -109,7 +109,9 @@ class Environments:
 
 
 NEW_ENOUGH = {
+    "advanced-alchemy": "1.4",
     "aiohttp": "3.14",
+    "flask-sqlalchemy": "3.1",
     "gunicorn": "23",
     "httpx": "0.28",
     "httpx2": "2",

@@ -272,7 +272,7 @@ def test_aut_05_a_subclass_has_a_say_in_every_request(kind: type[SessionAuth[Use
     assert seen == [None] * 6
 
 
-@pytest.mark.parametrize("name", ["fetch", "do_fetch", "call"])
+@pytest.mark.parametrize("name", ["fetch", "do_fetch", "call", "assign"])
 def test_aut_05_a_subclass_whose_say_would_not_be_heard_is_refused(name: str) -> None:
     async def own(self: object, connection: Connection) -> None:
         del self, connection

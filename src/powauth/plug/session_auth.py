@@ -151,9 +151,9 @@ class SessionAuth(Authenticator[U, I]):
         return [check_extension(each, users).bind(parts) for each in extensions]
 
     def __init_subclass__(cls, **options: object) -> None:
-        """Reject a subclass whose own `fetch`, `do_fetch` or `call` would not be called for every request."""
+        """Reject a subclass whose own `fetch`, `do_fetch`, `call` or `assign` would not be called for every request."""
         super().__init_subclass__(**options)
-        own = [name for name in ("fetch", "do_fetch", "call") if name in cls.__dict__]
+        own = [name for name in ("fetch", "do_fetch", "call", "assign") if name in cls.__dict__]
         if own and "call_at_once" not in cls.__dict__:
             raise ConfigError(
                 f"{cls.__name__} overrides {own[0]}, which is not called for a session that has not changed: "
