@@ -111,6 +111,7 @@ class Environments:
 NEW_ENOUGH = {
     "advanced-alchemy": "1.4",
     "aiohttp": "3.14",
+    "aiosqlite": "0.20",
     "flask-sqlalchemy": "3.1",
     "gunicorn": "23",
     "httpx": "0.28",
