@@ -233,7 +233,7 @@ def test_a_missing_driver_is_named_with_what_installs_it(
         ("sqlite:///file:x?mode=memory&uri=true", "memory://"),
         ("sqlite:///file:x.db?uri=true", "a plain path"),
         ("sqlite:////nowhere/at/all.db", "No such file"),
-        (42, "got int"),
+        (42, "not int"),
     ],
 )
 def test_an_engine_that_cannot_serve_is_refused(engine: str, message: str) -> None:
@@ -250,7 +250,7 @@ def test_an_engine_on_sqlite_in_memory_is_refused() -> None:
 
 def test_an_engine_on_another_database_is_refused() -> None:
     engine = create_mock_engine("mssql+pyodbc://", lambda *_: None)
-    with pytest.raises(ConfigError, match="got MockConnection"):
+    with pytest.raises(ConfigError, match="not MockConnection"):
         SQLBackend(engine)  # type: ignore[arg-type]
     sqlite = create_engine("sqlite:///unused.db")
     sqlite.dialect.name = "firebird"

@@ -182,17 +182,20 @@ def test_the_row_is_that_of_every_kind_of_dependency(world: World) -> None:
             assert world.get(f"/{number}/thread") == [True, world.me.email], get_db
 
 
+PEOPLE = unique("people")
+
+
+class Person(SQLModel, table=True):
+    __tablename__ = PEOPLE
+    id: int | None = Field(default=None, primary_key=True)
+    email: str = Field(unique=True)
+    password_hash: str
+    is_active: bool = True
+
+
 def test_the_row_is_in_a_session_of_sqlmodel(world: World) -> None:
-    table = unique("people")
-
-    class Person(SQLModel, table=True):
-        __tablename__ = table
-        id: int | None = Field(default=None, primary_key=True)
-        email: str = Field(unique=True)
-        password_hash: str
-        is_active: bool = True
-
-    SQLModel.metadata.create_all(world.engine, [SQLModel.metadata.tables[table]])
+    table = SQLModel.metadata.tables[PEOPLE]
+    SQLModel.metadata.create_all(world.engine, [table])
     auth = auth_over(world.engine, Person, identity=None)
     person = add_user(auth)
     app = FastAPI()
@@ -213,7 +216,7 @@ def test_the_row_is_in_a_session_of_sqlmodel(world: World) -> None:
     assert client.get("/").status_code == 401
     sign_in(client, person)
     assert client.get("/").json() == [True, person.email, True]
-    SQLModel.metadata.drop_all(world.engine, [SQLModel.metadata.tables[table]])
+    SQLModel.metadata.drop_all(world.engine, [table])
 
 
 def test_rep_21_the_identity_equals_the_row(world: World) -> None:

@@ -76,13 +76,10 @@ class AccountMixin:
     created_at: Mapped[datetime] = mapped_column(UTCDateTime(), default=utc_now, sort_order=1)
     updated_at: Mapped[datetime] = mapped_column(UTCDateTime(), default=utc_now, onupdate=utc_now, sort_order=1)
 
-    if TYPE_CHECKING:  # a model may override a property with a column
-
-        @property
-        def is_active(self) -> bool:
-            """Whether the user may sign in and stay signed in. Override it with a property or a boolean column."""
-    else:
-        is_active = True  # a constant, so that powauth need not load the row to read it
+    # Type checkers do not see it: a model may have a boolean column or a property of this name. The constant says that
+    # every user is active, and powauth need not load a row to read it.
+    if not TYPE_CHECKING:
+        is_active = True
 
 
 def _identifying(length: int) -> MappedColumn[str]:
