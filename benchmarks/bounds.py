@@ -69,15 +69,10 @@ PEERS = (
 """How many times powauth's cost a peer adds at least."""
 
 OWN = (
-    *_for_each("memory, ASGI, to the floor", "powauth-memory*", "floor", "at most", 1.8),
-    *_for_each("LMDB, ASGI, to the floor", "powauth-lmdb*", "floor", "at most", 2.2),
     *_for_each("Redis, asyncio, to a bare MGET", "powauth-redis*", "redis-mget", "at most", 1.15),
     *_for_each("Redis, asyncio, near cache, to the floor", "powauth-redis-near*", "floor", "at most", 2.5),
 )
 """How near powauth comes to the least that a layer can cost."""
-
-SIGN_IN_MICROSECONDS = 300
-"""The most that a sign-in may take besides the hash and lmdb's own commits, with the files in memory."""
 
 GROWTH_NOISE = 0.15
 """The share of a read's time in a small store that may be noise in the extra time of a large store."""
@@ -93,7 +88,7 @@ def peer_verdicts(results: Results) -> list[Verdict]:
 
 def verdicts(results: Results) -> list[Verdict]:
     """Return the verdicts on powauth's own bounds, as far as there are results."""
-    return [*_added(OWN, results), *_stores(results), *_sign_ins(results), *_beside(results)]
+    return [*_added(OWN, results), *_stores(results), *_beside(results)]
 
 
 def _added(limits: Sequence[Added], results: Results) -> list[Verdict]:
@@ -118,19 +113,6 @@ def _stores(results: Results) -> list[Verdict]:
         what = f"{name}: a read's growth from {least.sessions:,} to {most.sessions:,} sessions, in ns"
         found.append(Verdict(what, bound, str(grown), grown <= allowed))
     return found
-
-
-def _sign_ins(results: Results) -> list[Verdict]:
-    return [
-        Verdict(
-            f"sign-in on LMDB, {each.title}, without the hash and what lmdb alone takes for its commits, in µs",
-            f"under {SIGN_IN_MICROSECONDS}",
-            each.rest.text(0),
-            each.rest.median < SIGN_IN_MICROSECONDS,
-        )
-        for each in results.sign_ins
-        if each.in_memory
-    ]
 
 
 def _beside(results: Results) -> list[Verdict]:

@@ -56,7 +56,6 @@ class SignIn(NamedTuple):
 
     Attributes:
         title: the throttling, and the location of the files.
-        in_memory: whether the files are in memory.
         commits: transactions of LMDB that changed something, by its own count.
         whole: the whole request. It includes the hash, which is the cheapest one because it is subtracted again.
         hashing: the check of the password within it.
@@ -65,7 +64,6 @@ class SignIn(NamedTuple):
     """
 
     title: str
-    in_memory: bool
     commits: float
     whole: Spread
     hashing: Spread
@@ -135,7 +133,7 @@ def _measure(title: str, throttled: bool, parent: Path | None, times: int) -> Si
                 drive(backend.close())
                 engine.dispose()
     rest = [one - two - three for one, two, three in zip(whole, hasher.spent, syncing, strict=True)]
-    return SignIn(title, parent == MEMORY, commits, spread(whole), spread(hasher.spent), spread(syncing), spread(rest))
+    return SignIn(title, commits, spread(whole), spread(hasher.spent), spread(syncing), spread(rest))
 
 
 def disk_sync(times: int = TIMES) -> Spread:

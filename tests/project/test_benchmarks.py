@@ -19,7 +19,7 @@ from benchmarks.counting import count
 from benchmarks.figures import Measured, Spread, normal_yard, ratio, scaled, spread
 from benchmarks.requests import OTHER_COOKIE, cookie_header
 from benchmarks.servers import RedisServer, directory, redis_executable, running
-from benchmarks.signing_in import SignIn, commits_so_far
+from benchmarks.signing_in import commits_so_far
 from benchmarks.subject import SESSIONS, Counts, Sample, Subject, forged
 from benchmarks.workers import Worker, cores, turns
 
@@ -164,30 +164,28 @@ def a_load(passes: int, times_later: float) -> Beside:
     return Beside("memory", passes, some, some, some, some, spread([times_later]), 1, 1, refused=3, asked=9)
 
 
-def a_sign_in(rest: float, *, in_memory: bool) -> SignIn:
-    some = spread([1])
-    return SignIn("throttled", in_memory, 2, some, some, some, spread([rest]))
-
-
 def test_bounds_are_held_to_the_median_and_only_where_there_are_figures() -> None:
     results = Results(
-        {"floor": measured(2), "powauth-memory": measured(3), "starlette": measured(8)},
+        {
+            "floor": measured(2),
+            "powauth-memory": measured(3),
+            "powauth-redis-near": measured(3),
+            "starlette": measured(8),
+        },
         stores=[
             Row("memory", size, 700, read, bare, 1, 1, 1) for size, read, bare in ((1000, 90, 50), (9000, 173, 120))
         ],
-        sign_ins=[a_sign_in(299, in_memory=True), a_sign_in(900, in_memory=False)],
         beside=[a_load(DEFAULT_PASSES, 2.1), a_load(DEFAULT_PASSES - 2, 9)],
     )
     (peer,) = bounds.peer_verdicts(results)
     assert (peer.bound, peer.measured, peer.holds) == ("at least 3", "2.67 (2.67 - 2.67)", False)
     found = {verdict.what: verdict for verdict in bounds.verdicts(results)}
     assert [(verdict.bound, verdict.holds) for verdict in found.values()] == [
-        ("at most 1.8", True),
+        ("at most 2.5", True),
         ("at most 84 (that of a bare read, 70, and 15% of the smaller store's read)", True),
-        ("under 300", True),
         ("at most 2", False),
     ]
-    assert found["memory, ASGI, to the floor; the user read"].measured == "1.50 (1.50 - 1.50)"
+    assert found["Redis, asyncio, near cache, to the floor; the user read"].measured == "1.50 (1.50 - 1.50)"
     assert [row[-1] for row in bounds.rows(list(found.values()))].count("does not hold") == 1
 
 
@@ -223,7 +221,7 @@ def test_the_page_holds_what_was_measured_and_says_what_was_not() -> None:
     results = Results({contender.name: measured(2) for contender in found})
     text = report.page(found, results, {"crudauth-memory": "not installed: crudauth"})
     assert "| powauth, memory (ASGI) | 2.00 | 2.00 - 2.00 | 1.00 (1.00 - 1.00) | 1.00 | 1 | 0 | - |" in text
-    assert text.count(report.NOT_MEASURED) == 5
+    assert text.count(report.NOT_MEASURED) == 6
     assert "Left out here: crudauth-memory (not installed: crudauth)." in text
     assert "<!--" not in text
 
