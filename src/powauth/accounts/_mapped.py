@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 from sqlalchemy.exc import NoInspectionAvailable
 
+from powauth._options import wrong
 from powauth.accounts._columns import fields_of
 from powauth.accounts.base import U
 from powauth.accounts.identity import Key, loaded_key, stored_key
@@ -111,7 +112,7 @@ def plain_key(value: Any) -> Key:
 def _names_of(user_id: object) -> tuple[str, ...]:
     names = (user_id,) if isinstance(user_id, str) else tuple(user_id) if isinstance(user_id, Sequence) else ()
     if not names or len(set(names)) < len(names):
-        raise ConfigError(f"user_id_field must be a name, or a tuple of different names; got {user_id!r}")
+        raise wrong("user_id_field", "a name, or a tuple of different names", user_id)
     return names
 
 

@@ -26,6 +26,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
 from powauth._extras import needs
+from powauth._options import flag, whole_number
 from powauth.errors import ConfigError
 
 with needs("users", "PasswordHasher", "argon2"):
@@ -65,8 +66,7 @@ class Scheme(ABC):
     def __init__(self, cost: int, *, renew: bool = True) -> None:
         if type(cost) is not int or not 1 <= cost <= self.max_cost:
             raise ConfigError(f"the cost of {type(self).__name__} must be between 1 and {self.max_cost}; got {cost!r}")
-        if type(renew) is not bool:
-            raise ConfigError("renew must be True or False")
+        flag("renew", renew)
         self.cost = cost
         self.renew = renew
 
@@ -189,8 +189,7 @@ class _Scrypt(Scheme):
 
     def __init__(self, n: int, r: int, p: int, *, renew: bool = True) -> None:
         for name, value in (("n", n), ("r", r), ("p", p)):
-            if type(value) is not int or value < 1:
-                raise ConfigError(f"{name} must be a whole number of at least 1; got {value!r}")
+            whole_number(name, value)
         super().__init__(n * r * p, renew=renew)
 
     @abstractmethod
