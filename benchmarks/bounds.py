@@ -45,7 +45,7 @@ class Added(NamedTuple):
 
 
 READ = {"": "the user read", "-unread": "the user not read"}
-"""What the handler does with the current user, by the end of the contender's name."""
+"""The use that the handler makes of the current user, by the end of the contender's name."""
 
 
 def _for_each(what: str, one: str, other: str, direction: Direction, limit: float) -> list[Added]:
@@ -66,13 +66,13 @@ PEERS = (
     Added("Flask-Login to memory, on Flask", "flask-login", "powauth-flask-memory", "at least", 8),
     Added("Flask-Login to LMDB, on Flask", "flask-login", "powauth-flask-lmdb", "at least", 8),
 )
-"""How many times powauth's cost a peer adds at least."""
+"""Lower bounds on the cost of other libraries, as multiples of powauth's cost."""
 
 OWN = (
     *_for_each("Redis, asyncio, to a bare MGET", "powauth-redis*", "redis-mget", "at most", 1.15),
     *_for_each("Redis, asyncio, near cache, to the floor", "powauth-redis-near*", "floor", "at most", 2.5),
 )
-"""How near powauth comes to the least that a layer can cost."""
+"""Upper bounds on powauth's cost, as multiples of the least that a layer can cost."""
 
 GROWTH_NOISE = 0.15
 """The share of a read's time in a small store that may be noise in the extra time of a large store."""

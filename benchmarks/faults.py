@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from itertools import takewhile
 from pathlib import Path
 
 import msgspec
@@ -31,6 +32,7 @@ from benchmarks.site import Client, Site, sign_in, site
 from benchmarks.tables import table
 from powauth.backends.base import Record, drive, make_key, make_owner
 from powauth.backends.lmdb import LMDBBackend
+from powauth.backends.ordered import Transaction
 from powauth.backends.redis import RedisBackend
 from powauth.backends.sql import SQLBackend
 from powauth.errors import StoreUnavailable
@@ -366,19 +368,15 @@ def _fill_lmdb(backend: LMDBBackend, sizes: tuple[int, ...]) -> list[bytes]:
 
 
 def _plant_lmdb(path: Path, backend: LMDBBackend) -> int:
-    from powauth.backends._lmdb_engine import Transaction
-
-    assert backend._engine is not None
-
     def work(txn: Transaction) -> int:
-        found = {bytes(key): bytes(value) for key, value in txn.cursor() if bytes(key).startswith(b"r")}
+        found = dict(takewhile(lambda entry: entry[0].startswith(b"r"), txn.ascending(b"r")))
         others = next(value for value in found.values() if b"user-" in value)
         marked = [(key, value) for key, value in found.items() if b"victim-" in value]
         for number, (key, value) in enumerate(marked):
             txn.put(key, b"\x09" + value[1:] if number % 7 == 1 else foreign(number, value, others))
         return len(marked)
 
-    return backend._engine.write(work)
+    return backend.write(work)
 
 
 async def lmdb_faults(folder: Path, clients: int, hold: float, report: Report, *, brief: bool = False) -> None:

@@ -10,7 +10,7 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,22 @@ from benchmarks.contenders.base import EMAIL
 from benchmarks.contenders.floor import NAME, ASGIFloor, Sessions
 from benchmarks.contenders.floor import User as FloorUser
 from benchmarks.site import COOKIE, People, Person
-from powauth import SessionAuth
+from powauth import Extension, Remember, SessionAuth
 from powauth.accounts.base import UsersContext
 from powauth.accounts.passwords import PasswordHasher
 from powauth.accounts.sqlalchemy import SQLAlchemyUsers, UserMixin
 from powauth.backends.base import Backend, drive
 from powauth.backends.lmdb import LMDBBackend
 from powauth.backends.memory import MemoryBackend
+from powauth.extensions import ConsoleMailer
+from powauth.extensions.audit import Audit, AuditMixin
+from powauth.extensions.breached_passwords import BreachedPasswords
+from powauth.extensions.confirm_email import ConfirmEmail, ConfirmEmailMixin
+from powauth.extensions.invitation import Invitation
+from powauth.extensions.lock import Lock, LockMixin
+from powauth.extensions.passkeys import PasskeyMixin, Passkeys
+from powauth.extensions.reset_password import ResetPassword
+from powauth.extensions.second_factor import RecoveryCodeMixin, RecoveryCodes, SecondFactor, Totp, TotpMixin
 from powauth.integrations import asgi, wsgi
 from powauth.integrations.flask import PowAuth
 
@@ -64,8 +73,24 @@ class Base(DeclarativeBase):
     pass
 
 
-class User(UserMixin, Base):
+class User(ConfirmEmailMixin, LockMixin, UserMixin, Base):
     __tablename__ = "users"
+
+
+class Activity(AuditMixin, Base):
+    __tablename__ = "activity"
+
+
+class Authenticator(TotpMixin, Base):
+    __tablename__ = "authenticators"
+
+
+class RecoveryCode(RecoveryCodeMixin, Base):
+    __tablename__ = "recovery_codes"
+
+
+class Passkey(PasskeyMixin, Base):
+    __tablename__ = "passkeys"
 
 
 def mark() -> None:
@@ -130,8 +155,19 @@ def asgi_run(
     return run
 
 
-def authenticator(backend: Backend, users: UsersContext[Any, Any] | None = None) -> SessionAuth[Any, Any]:
-    return SessionAuth(secret_key=SECRET, users=users or People(), backend=backend, metadata=None, clock=clock)
+def authenticator(
+    backend: Backend, users: UsersContext[Any, Any] | None = None, extensions: Sequence[Extension[Any]] = ()
+) -> SessionAuth[Any, Any]:
+    return SessionAuth(
+        secret_key=SECRET,
+        users=users or People(),
+        backend=backend,
+        metadata=None,
+        clock=clock,
+        remember=Remember() if extensions else None,
+        extensions=extensions,
+        public_url="https://example.com",
+    )
 
 
 # --- WSGI and Flask ---------------------------------------------------------------------------------------------------
@@ -232,14 +268,29 @@ def needless(app: Any) -> Any:
     return with_a_look
 
 
-def sqlalchemy_users() -> tuple[SQLAlchemyUsers[User, Any], User]:
+def suite() -> tuple[SQLAlchemyUsers[User, Any], User, list[Extension[Any]]]:
+    """Return users in a table, one of them, and the extensions.
+
+    `ApiKeys` is not among them: it looks for a key in each request, as `BearerCarrier` looks for a token.
+    """
     engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
     Base.metadata.create_all(engine)
     users = SQLAlchemyUsers(engine, User, hasher=PasswordHasher(time_cost=1, memory_cost=8, cheap_and_unsafe=True))
     with Session(engine, expire_on_commit=False) as session:
         session.add(user := User(email="mia@example.com"))
         session.commit()
-    return users, user
+    mailer = ConsoleMailer()
+    extensions: list[Extension[Any]] = [
+        Lock(),
+        ConfirmEmail(mailer),
+        ResetPassword(mailer),
+        Invitation(mailer, may_invite=lambda user: True),
+        BreachedPasswords(),
+        SecondFactor(Totp(engine, Authenticator), RecoveryCodes(engine, RecoveryCode)),
+        Passkeys(engine, Passkey),
+        Audit(engine, Activity),
+    ]
+    return users, user, extensions
 
 
 FLOOR = "ASGI, floor"
@@ -264,8 +315,8 @@ def scenarios(folder: Path) -> dict[str, Run]:
     person = Person("mia")
     memory = authenticator(MemoryBackend())
     lmdb = authenticator(LMDBBackend(folder / "sessions"))
-    users, user = sqlalchemy_users()
-    relational = authenticator(MemoryBackend(), users)
+    users, user, extensions = suite()
+    relational = authenticator(MemoryBackend(), users, extensions)
     value = sign_in(memory, person)
     forged = value[:-1] + (b"A" if value[-1:] != b"A" else b"B")
     middleware = asgi.SessionAuthMiddleware(asgi_app, memory)

@@ -145,12 +145,11 @@ def _busy(server: RedisServer | None) -> float:
 
 
 def lmdb_costs(folder: Path, count: int) -> Iterator[Cost]:
-    from powauth.backends._lmdb_engine import Transaction
-    from powauth.backends._lmdb_records import encode, put
+    from powauth.backends._ordered_records import encode, put
+    from powauth.backends.ordered import Transaction
 
     now = int(time.time() * 1000)
     backend = LMDBBackend(folder / "sessions", map_size=1 << 33)
-    assert backend._engine is not None
     filling = records(count, now)
 
     def fill(txn: Transaction) -> int:
@@ -159,7 +158,7 @@ def lmdb_costs(folder: Path, count: int) -> Iterator[Cost]:
             put(txn, record, encode(record), None)
         return len(batch)
 
-    while backend._engine.write(fill):
+    while backend.write(fill):
         pass
     yield from measure("LMDB", backend, backend, count, now)
     drive(backend.close())

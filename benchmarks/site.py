@@ -47,7 +47,9 @@ class People(UsersContext[Person, Person]):
     async def create(self, params: Mapping[str, object]) -> Account[Person]:
         return account_of(str(params[self.user_id_field]))
 
-    async def update(self, key: Key, params: Mapping[str, object], *, trusted: bool = False) -> Account[Person]:
+    async def update(
+        self, key: Key, params: Mapping[str, object], *, trusted: bool = False, proof: bytes | None = None
+    ) -> Account[Person]:
         return account_of(str(key))
 
     async def delete(self, key: Key, params: Mapping[str, object] | None = None) -> bool:

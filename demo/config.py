@@ -5,40 +5,42 @@ import os
 import secrets
 import warnings
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from uuid import UUID
+from typing import Any
 
-import msgspec
 from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.orm import DeclarativeBase
 
-from powauth import ConfigWarning, CookieCarrier, CredentialsCache, SessionAuth
-from powauth.accounts.sqlalchemy import SQLAlchemyUsers, UserMixin
+from powauth import ConfigWarning, CookieCarrier, CredentialsCache, Extension, Remember, SessionAuth
+from powauth.accounts.sqlalchemy import SQLAlchemyUsers
 from powauth.backends import backend_from_url
 from powauth.backends.base import drive
 from powauth.backends.sql import SQLBackend
+from powauth.extensions import ConsoleMailer, Mailer, SMTPMailer
+from powauth.extensions.api_keys import ApiKeys
+from powauth.extensions.audit import Audit
+from powauth.extensions.breached_passwords import BreachedPasswords
+from powauth.extensions.confirm_email import ConfirmEmail
+from powauth.extensions.invitation import Invitation
+from powauth.extensions.lock import Lock
+from powauth.extensions.reset_password import ResetPassword
+from powauth.extensions.second_factor import RecoveryCodes, SecondFactor, Totp
+
+from .administration import Administration
+from .identity import Me
+from .passwords import SmallRanges
+from .tables import Activity, ApiKey, Authenticator, RecoveryCode, User, appoint, create_tables
+
+__all__ = ["Me", "Settings", "User", "mailer_of", "make_auth", "prepare", "settings"]
 
 PREFIX = "POWAUTH_DEMO_"
-
-
-class Base(DeclarativeBase):
-    """The demo's tables."""
-
-
-class User(UserMixin, Base):
-    """The demo's users."""
-
-    __tablename__ = "users"
-
-
-class Me(msgspec.Struct, frozen=True, kw_only=True):
-    """The part of a user that requests see."""
-
-    id: UUID
-    email: str
-    created_at: datetime
+TITLE = "powauth demo"
+SENDER = "powauth demo <no-reply@demo.example>"
+REMEMBERED = timedelta(days=30)
+LONGEST_REMEMBERED = timedelta(days=90)
+SCOPES = ("profile",)
+"""The scopes that a user may give to an API key."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,9 @@ class Settings:
     renewal: timedelta
     grace: timedelta
     max_lifetime: timedelta
+    smtp: str | None
+    administrator: str | None
+    asks_service: bool
 
     @property
     def database(self) -> Path:
@@ -75,6 +80,9 @@ def settings() -> Settings:
         renewal=timedelta(seconds=float(_get("RENEWAL", str(min(900.0, ttl / 2))))),
         grace=timedelta(seconds=float(_get("GRACE", str(min(30.0, ttl / 2))))),
         max_lifetime=timedelta(seconds=float(_get("MAX_LIFETIME", str(max(43200.0, ttl))))),
+        smtp=_get("SMTP", "") or None,
+        administrator=_get("ADMINISTRATOR", "") or None,
+        asks_service=_get("BREACHED", "offline") == "online",
     )
 
 
@@ -89,7 +97,9 @@ def prepare(chosen: Settings) -> None:
     engine = create_engine(f"sqlite:///{chosen.database}")
     with engine.begin() as connection:
         connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-        Base.metadata.create_all(connection)
+        create_tables(connection)
+        if chosen.administrator is not None and not appoint(connection, chosen.administrator):
+            warnings.warn(f"nobody has registered with {chosen.administrator}: register, and start again", stacklevel=1)
     engine.dispose()
     backend = backend_from_url(chosen.backend, asynchronous=False)
     if isinstance(backend, SQLBackend):
@@ -110,6 +120,42 @@ def _make_private(path: Path) -> None:
             file.chmod(0o600)
 
 
+def mailer_of(chosen: Settings) -> Mailer:
+    """Return the mailer: it prints mail, or sends it to an SMTP server (``host`` or ``host:port``) without encryption.
+
+    Such a server runs on this machine and shows the mail, as a development tool.
+    """
+    if chosen.smtp is None:
+        return ConsoleMailer()
+    host, _, port = chosen.smtp.partition(":")
+    return SMTPMailer(host, sender=SENDER, port=int(port or 25), security="none")
+
+
+def remember_of(chosen: Settings) -> Remember:
+    """Return the times of remembered sessions. They are longer than those of the others, whatever the settings say."""
+    ttl = max(REMEMBERED, 2 * chosen.ttl)
+    return Remember(ttl=ttl, max_lifetime=max(LONGEST_REMEMBERED, ttl, chosen.max_lifetime))
+
+
+def extensions_of(chosen: Settings, engine: object, users: SQLAlchemyUsers[User, Me]) -> list[Extension[Any]]:
+    """Return all extensions but passkeys, which need a host with a name.
+
+    A registration signs in at once, and the address is confirmed later.
+    """
+    mailer = mailer_of(chosen)
+    return [
+        Lock(),
+        ConfirmEmail(mailer, password="at_registration", title=TITLE),  # noqa: S106 - no password
+        ResetPassword(mailer),
+        Invitation(mailer, may_invite=lambda me: me.administrator, title=TITLE),
+        ApiKeys(engine, ApiKey, scopes=lambda me: SCOPES),
+        SecondFactor(Totp(engine, Authenticator), RecoveryCodes(engine, RecoveryCode), mailer=mailer),
+        BreachedPasswords(None if chosen.asks_service else SmallRanges()),
+        Audit(engine, Activity),
+        Administration(users),
+    ]
+
+
 def make_auth(*, asynchronous: bool) -> SessionAuth[User, Me]:
     """Return the authenticator, with asynchronous drivers for ASGI or synchronous ones for WSGI."""
     chosen = settings()
@@ -118,16 +164,20 @@ def make_auth(*, asynchronous: bool) -> SessionAuth[User, Me]:
         if asynchronous
         else create_engine(f"sqlite:///{chosen.database}")
     )
+    users = SQLAlchemyUsers(engine, User, identity=Me)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConfigWarning)  # plain http and long durations are intended here
         return SessionAuth(
             secret_key=(chosen.data / "secret_key").read_text(),
-            users=SQLAlchemyUsers(engine, User, identity=Me),
+            users=users,
             store=CredentialsCache(chosen.backend, ttl=chosen.ttl),
             session_ttl_renewal=chosen.renewal,
             grace=chosen.grace,
             max_lifetime=chosen.max_lifetime,
+            remember=remember_of(chosen),
             carrier=CookieCarrier(insecure_http=True),
+            public_url=f"http://127.0.0.1:{chosen.port if asynchronous else chosen.flask_port}",
+            extensions=extensions_of(chosen, engine, users),
         )
 
 

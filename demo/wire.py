@@ -8,7 +8,7 @@ import msgspec
 
 from powauth import InvalidParams, SessionInfo
 
-from .config import Me
+from .identity import Me
 
 MAX_BODY_BYTES = 65_536
 FRESH = timedelta(minutes=5)

@@ -26,7 +26,8 @@ html_theme_options = {
     "secondary_sidebar_items": ["page-toc"],
     "show_prev_next": True,
 }
-html_sidebars = {"**": ["globaltoc.html"]}  # all pages, under their captions
+templates_path = ["_templates"]
+html_sidebars = {"**": ["all-pages.html"]}
 html_show_sourcelink = False
 html_copy_source = False
 

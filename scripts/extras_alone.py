@@ -20,6 +20,7 @@ IMPORTED = {
     "flask": "powauth.integrations.flask",
     "events": "powauth.integrations.signals",
     "pages": "powauth.pages.rendering",
+    "passkeys": "powauth.extensions.passkeys",
 }
 """The module that needs an extra, by extra."""
 
@@ -37,6 +38,9 @@ MAKE = {
     "lmdb": "from powauth.backends.lmdb import LMDBBackend; LMDBBackend('sessions')",
     "users": "from powauth.backends.base import drive; from powauth.backends.sql import SQLBackend; "
     "drive(SQLBackend('sqlite:///sessions.db').create_tables())",
+    "totp": "import secrets; from powauth.extensions.sealing import Sealer; "
+    "from powauth.sessions.keyring import Keyring; import pyotp, segno; "
+    "Sealer(Keyring(secrets.token_bytes(32)), 'seed').seal(b'a seed', 'row')",
 }
 
 OTHERS = {

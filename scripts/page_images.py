@@ -14,6 +14,8 @@ from typing import Final
 
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
 
+from .small_png import small
+
 CHROMIUM = Path("/usr/bin/chromium")
 ARGUMENTS = (
     "--no-sandbox",
@@ -33,7 +35,10 @@ PHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605.
 LAPTOP = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
 
 SHOWN = ("register", "login", "login-refused", "account", "sessions", "failure")
-"""The states of which screenshots are kept."""
+"""The states of `walk` of which screenshots are kept. Those of `walk_suite` are all kept."""
+
+ADMINISTRATOR = "ada@example.org"
+TOKEN = "#token"  # noqa: S105 - any text: a page looks at the token when the form is sent
 
 
 def launch(playwright: Playwright, *, keeps_pages: bool = False) -> Browser:
@@ -62,20 +67,22 @@ def press(page: Page, name: str) -> None:
         page.get_by_role("button", name=name, exact=True).click()
 
 
-def walk(page: Page, elsewhere: BrowserContext, url: str, email: str = EMAIL) -> Iterator[str]:
+def walk(page: Page, elsewhere: BrowserContext, url: str, user_id: str = EMAIL, field: str = "email") -> Iterator[str]:
     """Bring the page into each state, and yield the name of the state. Delete the account at the end.
 
     Args:
         page: a page of a browser that is not signed in.
         elsewhere: another browser, as another device.
         url: the URL of an app with the pages.
-        email: the address of a new user.
+        user_id: the user id of a new user.
+        field: the name of its field.
     """
+    who = {field: user_id}
     page.goto(f"{url}/register")
     yield "register"
-    fill(page, "register", email=email, password="short")  # noqa: S106 - is refused
+    fill(page, "register", **who, password="short")  # noqa: S106 - is refused
     yield "register-refused"
-    fill(page, "register", email=email, password=PASSWORD)
+    fill(page, "register", **who, password=PASSWORD)
     yield "account-registered"
     page.goto(f"{url}/account")
     yield "account"
@@ -88,7 +95,7 @@ def walk(page: Page, elsewhere: BrowserContext, url: str, email: str = EMAIL) ->
     yield "sessions-one"
     other = elsewhere.new_page()
     other.goto(f"{url}/login")
-    fill(other, "login", email=email, password=PASSWORD)
+    fill(other, "login", **who, password=PASSWORD)
     other.close()
     page.goto(f"{url}/account/sessions")
     yield "sessions"
@@ -104,11 +111,52 @@ def walk(page: Page, elsewhere: BrowserContext, url: str, email: str = EMAIL) ->
     yield "login-first"
     page.goto(f"{url}/login")
     yield "login"
-    fill(page, "login", email=email, password="not the password")  # noqa: S106 - is refused
+    fill(page, "login", **who, password="not the password")  # noqa: S106 - is refused
     yield "login-refused"
-    fill(page, "login", email=email, password=PASSWORD)
+    fill(page, "login", **who, password=PASSWORD)
     fill(page, "delete", current_password=PASSWORD)
     yield "login-deleted"
+
+
+def walk_suite(page: Page, url: str) -> Iterator[str]:
+    """Bring the page into the states of the extensions' pages, and yield their names.
+
+    Args:
+        page: a page of a browser that is not signed in.
+        url: the URL of the demo, where nobody has registered yet.
+    """
+    page.goto(f"{url}/register")
+    fill(page, "register", email=ADMINISTRATOR, password=PASSWORD)
+    page.goto(f"{url}/account/invitations")
+    for address in ("leo@example.org", "kim@example.org"):
+        fill(page, "invite", email=address)
+    press(page, "Make a link")
+    yield "invitations"
+    page.goto(f"{url}/account/keys")
+    fill(page, "key", name="Nightly report")
+    page.goto(f"{url}/account/keys")
+    fill(page, "key", name="Backup")
+    yield "keys"
+    page.goto(f"{url}/account")
+    fill(page, "user_id", email="ada@new.example", current_password=PASSWORD)
+    page.goto(f"{url}/confirm-email/change{TOKEN}")
+    yield "confirm-change"
+    while page.goto(f"{url}/account/activity"):  # entries are written in the background
+        if page.get_by_text("You signed in").count():
+            break
+    yield "activity"
+    press(page, "Sign out")
+    page.goto(f"{url}/login")
+    page.get_by_role("link", name="Forgot your password?").click()
+    yield "forgot"
+    for state, path in {
+        "reset": "/password/reset",
+        "confirm": "/confirm-email",
+        "undo": "/confirm-email/undo",
+        "invitation": "/invitation",
+    }.items():
+        page.goto(f"{url}{path}{TOKEN}")
+        yield state
 
 
 def serve(data: str) -> str:
@@ -126,6 +174,16 @@ def serve(data: str) -> str:
     return f"http://127.0.0.1:{server.port}"
 
 
+def take(page: Page, state: str) -> None:
+    """Take the screenshots of a state."""
+    for width in WIDTHS:
+        for scheme in SCHEMES:
+            page.set_viewport_size({"width": width, "height": 640})
+            page.emulate_media(color_scheme=scheme)
+            file = FOLDER / f"{state}-{width}-{scheme}.png"
+            file.write_bytes(small(page.screenshot(full_page=True)))
+
+
 def main() -> int:
     """Take all screenshots."""
     FOLDER.mkdir(parents=True, exist_ok=True)
@@ -133,14 +191,11 @@ def main() -> int:
         url = serve(data)
         browser = launch(playwright)
         page, phone = browser.new_context(user_agent=LAPTOP).new_page(), browser.new_context(user_agent=PHONE)
+        for state in walk_suite(page, url):
+            take(page, state)
         for state in walk(page, phone, url):
-            if state not in SHOWN:
-                continue
-            for width in WIDTHS:
-                for scheme in SCHEMES:
-                    page.set_viewport_size({"width": width, "height": 640})
-                    page.emulate_media(color_scheme=scheme)
-                    page.screenshot(path=FOLDER / f"{state}-{width}-{scheme}.png", full_page=True)
+            if state in SHOWN:
+                take(page, state)
         browser.close()
     print(f"{sum(path.stat().st_size for path in FOLDER.glob('*.png')) / 1024:.0f} KiB in {FOLDER}")
     return 0

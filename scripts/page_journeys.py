@@ -36,7 +36,7 @@ class Answer(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """Whether the status is a success."""
+        """True if the status is a success."""
         return 200 <= self.status < 300  # noqa: PLR2004
 
 

@@ -37,12 +37,12 @@ class Program(NamedTuple):
 
     @property
     def is_test(self) -> bool:
-        """Whether pytest runs the file."""
+        """True if pytest runs the file."""
         return self.command.startswith("pytest ")
 
     @property
     def is_served(self) -> bool:
-        """Whether the command starts a server."""
+        """True if the command starts a server."""
         return not self.is_test and not self.command.startswith("python ")
 
 

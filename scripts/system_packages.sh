@@ -16,6 +16,7 @@ if [ "${1:-build}" = test ]; then
   need chromium chromium # the browser tests
   need redis-server redis-server # tests that stop, fill or cluster servers of their own
   PATH=$PATH:/usr/sbin need pgbouncer pgbouncer # PostgreSQL behind a pooler
+  need curl curl # the commands that the pages print
 fi
 if [ "${1:-build}" = gate ]; then
   need valgrind valgrind # the instructions of a request are counted under it

@@ -11,6 +11,8 @@ from hypothesis import settings
 
 from powauth import _outages  # each test begins with an empty log of outages
 
+pytest_plugins = ["harness.fixtures"]
+
 collect_ignore = ["harness/process_app.py"]
 """It is an app for servers, and its environment says where the store is."""
 

@@ -1,10 +1,12 @@
 """Each helper for options accepts what it should, and refuses the rest with one form of message."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import powauth
 from powauth import ConfigError
 
 # The messages of constructors come from these helpers, and each way to be wrong has a test here only.
@@ -64,3 +66,8 @@ def test_the_message_on_a_class_names_the_type_and_not_the_value() -> None:
 
 def test_the_form_of_all_messages() -> None:
     assert str(wrong("path", "a path", 7)) == "path must be a path, not 7"
+
+
+def test_every_message_names_what_was_given_in_the_same_form() -> None:
+    source = Path(powauth.__file__).parent
+    assert [path.name for path in source.rglob("*.py") if "; got " in path.read_text(encoding="utf-8")] == []

@@ -1,4 +1,4 @@
-"""Who is compared: each module gives apps with a layer of authentication and the same apps without it."""
+"""The libraries to compare. Each module makes apps with a layer of authentication, and the same apps without it."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -21,11 +21,11 @@ MODULES = (
     "flask_session",
     "django_sessions",
 )
-"""In the order of the tables. A module imports what it compares only when a pair is opened."""
+"""The modules, in the order of the tables. A module imports its library only when a pair is opened."""
 
 
 def contenders() -> "dict[str, Contender]":
-    """All of them, by name, whether or not what they need is installed."""
+    """Return all contenders by name, also those whose libraries are not installed."""
     found: dict[str, Contender] = {}
     for module in MODULES:
         for contender in import_module(f"{__name__}.{module}").CONTENDERS:

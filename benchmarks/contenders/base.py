@@ -1,4 +1,4 @@
-"""What a contender is: an app with its layer and without, and how one signs in to it."""
+"""The parts of a contender: an app with its layer, the app without it, and the request that signs in."""
 
 import importlib.util
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
@@ -10,7 +10,7 @@ from typing import Any, Literal
 EMAIL = "ada@example.org"
 PASSWORD = "five brown owls hoot"
 READ_PATH = "/me"
-"""Where every app answers with the signed-in user's e-mail address, and 401 to anybody else."""
+"""The path at which every app returns the signed-in user's e-mail address. Anybody else gets a 401."""
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -21,7 +21,7 @@ Interface = Literal["asgi", "wsgi"]
 
 @dataclass(frozen=True)
 class Place:
-    """What a contender may use.
+    """The resources of a contender.
 
     Attributes:
         directory: a new one on the disk, for databases and stores.
@@ -87,14 +87,14 @@ class Contender:
     guarded: bool = True
 
     def missing(self) -> list[str]:
-        """Those modules of `needs` that are not installed."""
+        """The modules of `needs` that are not installed."""
         return [name for name in self.needs if importlib.util.find_spec(name) is None]
 
 
 def constant(
     layered: Callable[[], Any], bare: Callable[[], Any], login: Login | None = None
 ) -> Callable[[Place], AbstractAsyncContextManager[Pair]]:
-    """An ``open`` for apps that leave nothing to close; both arguments are functions that make one."""
+    """Return an ``open`` for apps that need no closing. Both arguments are functions that make an app."""
 
     @asynccontextmanager
     async def open_pair(place: Place) -> AsyncIterator[Pair]:

@@ -1,4 +1,4 @@
-"""crudauth: sessions in memory or in Redis, the user from the database for each request."""
+"""crudauth: sessions in memory or in Redis. It loads the user from the database at each request."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager

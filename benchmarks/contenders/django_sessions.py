@@ -1,4 +1,4 @@
-"""Django's sessions and its users, on each of three session engines."""
+"""Django's sessions and users, on each of three session engines."""
 
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,7 +16,7 @@ MIDDLEWARE = (
 
 
 def _configure(place: Place, engine: str, cache: dict[str, Any]) -> None:
-    """Django's settings are the process's: one contender in one process."""
+    """Configure Django. Its settings are global, so one process serves one contender."""
     import django
     from django.conf import settings
 

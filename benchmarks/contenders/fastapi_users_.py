@@ -1,4 +1,4 @@
-"""fastapi-users with a cookie: tokens in the database or in Redis, the user from the database for each request."""
+"""fastapi-users with a cookie: tokens in the database or in Redis. It loads the user at each request."""
 
 import uuid
 from collections.abc import AsyncIterator, Callable

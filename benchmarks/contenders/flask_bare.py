@@ -1,4 +1,4 @@
-"""Flask without a layer: what all contenders on Flask are measured against."""
+"""Flask without a layer. All contenders on Flask are compared with it."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from benchmarks.contenders.base import EMAIL
 
 
 def bare() -> Any:
-    """Its own session is Flask's: opened only when a handler looks at it, which this one does not."""
+    """Return the app. Flask opens its session only if a handler uses it, and this handler does not."""
     from flask import Flask
 
     app = Flask(__name__)

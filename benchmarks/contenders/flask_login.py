@@ -1,4 +1,4 @@
-"""Flask-Login as its documentation has it: the id in Flask's signed session, the user loaded for each request."""
+"""Flask-Login, used as its documentation says: the id in Flask's signed session, the user loaded at each request."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,7 +9,7 @@ from benchmarks.contenders.flask_bare import bare
 
 @asynccontextmanager
 async def open_pair(place: Place) -> AsyncIterator[Pair]:
-    """Users in SQLite by SQLAlchemy; the session of the database is closed after each request, as Flask apps do."""
+    """Open a pair with users in SQLite. Each request closes its database session, as Flask apps do."""
     from flask import Flask
     from flask_login import LoginManager, UserMixin, current_user, login_required, login_user
     from sqlalchemy import create_engine, select

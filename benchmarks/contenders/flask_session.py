@@ -1,4 +1,4 @@
-"""Flask-Session on Redis: a dict on the server. Who the user is, the app keeps in it."""
+"""Flask-Session on Redis: a dict on the server, in which the app stores the user."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,7 +10,7 @@ from benchmarks.contenders.flask_bare import bare
 
 @asynccontextmanager
 async def open_pair(place: Place) -> AsyncIterator[Pair]:
-    """With its defaults, which renew the record and the cookie with every response."""
+    """Open a pair with the library's defaults. They write the record and the cookie with every response."""
     import redis
     from flask import Flask, abort, session
     from flask_session import Session

@@ -1,4 +1,4 @@
-"""The floor: the least that a session on the server can cost in Python, written by hand for this one purpose.
+"""The floor: the least that a session on the server can cost in Python. It is written by hand for this purpose.
 
 It finds the cookie, checks a MAC, looks up a dict, checks an expiry, and puts the user where the handler reads it. It
 renews nothing, ends nothing, does not notice two cookies of one name, and tells caches nothing.
@@ -46,13 +46,13 @@ class Sessions:
         return state.hexdigest()
 
     def create(self, user: User) -> str:
-        """A new session; the value of its cookie."""
+        """Begin a session, and return the value of its cookie."""
         identifier = secrets.token_urlsafe(16)
         self._entries[identifier] = Entry(user, time() + LIFETIME_SECONDS)
         return identifier + self._mac(identifier)
 
     def user_of(self, cookies: str) -> User | None:
-        """Whose a request with this ``Cookie`` header is."""
+        """Return the user of a request with this ``Cookie`` header; ``None`` if there is none."""
         for pair in cookies.split("; "):
             if pair.startswith(PREFIX):
                 identifier = pair[VALUE_START:MAC_START]

@@ -9,18 +9,18 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 EmailOf = Callable[[Any], str | None]
-"""The signed-in user's e-mail address, of a scope or an environ; ``None`` if nobody is signed in."""
+"""A function of a scope or an environ. It returns the signed-in user's e-mail address; ``None`` if there is none."""
 
 Headers = list[tuple[str, str]]
 
 
 def anyone(_: object) -> str:
-    """Where the app without a layer takes the user's address from."""
+    """Return the user's address in the app without a layer."""
     return EMAIL
 
 
 def asgi_app(email_of: EmailOf, sign_in: Callable[[Scope], Awaitable[Headers]] | None = None) -> ASGIApp:
-    """An ASGI app; ``sign_in`` handles any path but `READ_PATH`, and gives the headers that it wants to be sent."""
+    """Make an ASGI app. ``sign_in`` handles any path but `READ_PATH`, and returns headers of the response."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         del receive
@@ -39,7 +39,7 @@ def asgi_app(email_of: EmailOf, sign_in: Callable[[Scope], Awaitable[Headers]] |
 
 
 def wsgi_app(email_of: EmailOf, sign_in: Callable[[Any], Headers] | None = None) -> "WSGIApplication":
-    """The same for WSGI."""
+    """Make the same app for WSGI."""
 
     def app(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         headers = [("Content-Type", "text/plain; charset=utf-8")]

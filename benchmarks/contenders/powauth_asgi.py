@@ -42,7 +42,7 @@ async def _sign_in(scope: Scope) -> Headers:
 
 
 async def _channel_stands(backend: Backend) -> None:
-    """The near cache trusts its copies only as long as its heartbeat is answered, for which the loop has to run."""
+    """Let the event loop run. The near cache serves copies only while the server answers its heartbeat."""
     from powauth.backends.redis import RedisBackend
 
     assert isinstance(backend, RedisBackend)

@@ -1,4 +1,4 @@
-"""The users behind powauth's contenders: a table of the app's own, as in any app that uses powauth."""
+"""The users of powauth's contenders, in a table of the app, as in any app that uses powauth."""
 
 import secrets
 from collections.abc import AsyncIterator, Callable
@@ -31,12 +31,12 @@ class User(UserMixin, Base):
 
 
 def cheap_hasher() -> PasswordHasher:
-    """Signing in is not what is measured."""
+    """Return a cheap hasher: the comparison does not measure sign-ins."""
     return PasswordHasher(time_cost=1, memory_cost=8, cheap_and_unsafe=True)
 
 
 def create_user_table(directory: Path) -> str:
-    """A SQLite database with one user in it; the path of its file."""
+    """Make a SQLite database with one user, and return the path of its file."""
     path = directory / "app.sqlite3"
     engine = create_engine(f"sqlite:///{path}")
     try:
@@ -50,7 +50,7 @@ def create_user_table(directory: Path) -> str:
 
 
 class Guarded(NamedTuple):
-    """powauth, ready to be put in front of an app.
+    """powauth and the app's database, for one contender.
 
     Attributes:
         noting: of the database of its users, and of its sessions where they are there too.
@@ -64,12 +64,12 @@ class Guarded(NamedTuple):
 
 
 MakeBackend = Callable[[Place, "Engine | AsyncEngine"], Backend]
-"""Gives a backend; the engine is that of the app's database, where the users are."""
+"""A function that makes a backend. The engine is that of the app's database, where the users are."""
 
 
 @asynccontextmanager
 async def guarded(place: Place, make_backend: MakeBackend, *, asynchronous: bool) -> AsyncIterator[Guarded]:
-    """A `SessionAuth` whose users are in the app's database, behind an `AsyncEngine` if ``asynchronous``.
+    """Make a `SessionAuth` over users in the app's database. ``asynchronous`` makes an `AsyncEngine`.
 
     With a plain `Engine` it never suspends.
     """
@@ -93,13 +93,13 @@ async def guarded(place: Place, make_backend: MakeBackend, *, asynchronous: bool
 
 
 def memory(place: Place, engine: object) -> Backend:
-    """In the process."""
+    """Keep sessions in the memory of the process."""
     del place, engine
     return MemoryBackend()
 
 
 def lmdb(place: Place, engine: object) -> Backend:
-    """In files, with the durability that powauth gives them unasked."""
+    """Keep sessions in LMDB files, with the default durability."""
     del engine
     from powauth.backends.lmdb import LMDBBackend
 
@@ -107,14 +107,14 @@ def lmdb(place: Place, engine: object) -> Backend:
 
 
 def redis(place: Place, engine: object) -> Backend:
-    """On a server, through redis-py; of asyncio if the engine is."""
+    """Keep sessions in Redis. The client is for asyncio if the engine is."""
     from powauth.backends.redis import RedisBackend
 
     return RedisBackend(place.redis_url, asynchronous=isinstance(engine, AsyncEngine))
 
 
 def redis_near(place: Place, engine: object) -> Backend:
-    """The same with copies near at hand, of which it hears when they are changed."""
+    """Keep sessions in Redis with a near cache, which the server notifies of changes."""
     del engine
     from powauth.backends.redis import RedisBackend
 
@@ -122,7 +122,7 @@ def redis_near(place: Place, engine: object) -> Backend:
 
 
 def sql(place: Place, engine: "Engine | AsyncEngine") -> Backend:
-    """In the app's own database, through the app's own engine."""
+    """Keep sessions in the app's database, through the app's engine."""
     del place
     return SQLBackend(engine)
 
@@ -131,5 +131,5 @@ CHECKS = "MAC, expiry, salt, reuse of an old id; renews the id; what is revoked 
 
 
 def keeps(where: str) -> str:
-    """What a row says of where the session is."""
+    """Return the words with which a row of the table names the place of the sessions."""
     return f"signed id in the cookie; session and the identity of the user in {where}"

@@ -1,4 +1,4 @@
-"""powauth in front of a plain WSGI app, and as Flask's extension."""
+"""powauth in front of a plain WSGI app, and as an extension of Flask."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager

@@ -1,4 +1,4 @@
-"""No authentication at all, one round trip: what a bare ``MGET`` of redis-py costs a request."""
+"""The cost of one round trip without authentication: a bare ``MGET`` of redis-py at each request."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +12,7 @@ VALUE_BYTES = 300
 
 @asynccontextmanager
 async def open_pair(place: Place) -> AsyncIterator[Pair]:
-    """The value is about as long as a session with its user."""
+    """Open a pair. The value has about the length of a session with its user."""
     from redis.asyncio import Redis
 
     async with Redis.from_url(place.redis_url) as client:

@@ -1,4 +1,4 @@
-"""Starlette's own SessionMiddleware: all of the session is in the cookie."""
+"""Starlette's SessionMiddleware: the whole session is in the cookie."""
 
 from collections.abc import Callable
 
@@ -7,13 +7,13 @@ from benchmarks.contenders.plain import Headers, anyone, asgi_app
 
 
 def email_in_session(scope: Scope) -> str | None:
-    """What the app has put into the session at sign-in."""
+    """Return the address that the app put into the session at the sign-in."""
     email: str | None = scope["session"].get("email")
     return email
 
 
 async def put_into_session(scope: Scope) -> Headers:
-    """The sign-in of an app whose session is a dict."""
+    """Sign in to an app whose session is a dict."""
     scope["session"]["email"] = EMAIL
     return []
 

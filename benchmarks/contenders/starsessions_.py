@@ -1,4 +1,4 @@
-"""starsessions: a dict on the server, loaded for each request. Who the user is, the app keeps in it."""
+"""starsessions: a dict on the server, loaded at each request, in which the app stores the user."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager

@@ -1,4 +1,4 @@
-"""Which SQL statements an app sends, noted while somebody counts them and at no other time: noting takes time."""
+"""Records the SQL statements of an app, but only while the comparison counts them, because recording takes time."""
 
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -9,16 +9,16 @@ from sqlalchemy import Engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 Noting = Callable[[], AbstractContextManager[list[str]]]
-"""Opens a list, to which every statement that is sent before it is closed is appended."""
+"""A function that opens a list. Until the list is closed, each statement is appended to it."""
 
 
 def noting(engine: Engine | AsyncEngine) -> Noting:
-    """For an engine of SQLite that has not connected yet."""
+    """Return a recorder for an engine of SQLite that has not connected yet."""
     return _noting_driver(engine) if isinstance(engine, Engine) else _noting_engine(engine.sync_engine)
 
 
 def _noting_driver(engine: Engine) -> Noting:
-    """By the driver's connections: powauth reads by some that SQLAlchemy has made and then left alone."""
+    """Record at the driver's connections, because powauth reads through some that SQLAlchemy does not use."""
     connections: list[sqlite3.Connection] = []
     event.listen(engine, "connect", lambda connection, _: connections.append(connection))
 
@@ -40,7 +40,7 @@ def _noting_driver(engine: Engine) -> Noting:
 
 
 def _noting_engine(engine: Engine) -> Noting:
-    """By SQLAlchemy: aiosqlite's connections live in threads of their own."""
+    """Record in SQLAlchemy, because the connections of aiosqlite live in their own threads."""
 
     @contextmanager
     def opened() -> Iterator[list[str]]:

@@ -5,9 +5,10 @@ signing out and changing an account take one call each. One core serves ASGI and
 """
 
 from powauth.accounts.base import Account, Rehash, UsersContext
-from powauth.accounts.hooks import Extension, Hooks, Parts, Step
+from powauth.accounts.hooks import Diversion, Extension, Hooks, Parts, Step
 from powauth.accounts.throttle import Limit, Throttle
 from powauth.errors import (
+    Accepted,
     AlreadySignedIn,
     ConfigError,
     ConfigWarning,
@@ -19,13 +20,14 @@ from powauth.errors import (
     NotFresh,
     NotSignedIn,
     Overloaded,
+    Overtaken,
     PowauthError,
     Refused,
     StoreMissing,
     StoreUnavailable,
     Throttled,
 )
-from powauth.events import Event
+from powauth.events import Event, EventKind
 from powauth.http.carriers import AnyOf, BearerCarrier, CookieCarrier, FrameworkSessionCarrier
 from powauth.http.cross_site import CrossSiteDefence
 from powauth.plug import Authenticator, Remember, SessionAuth
@@ -35,6 +37,7 @@ from powauth.sessions.keyring import Keyring
 from powauth.sessions.store import CredentialsCache
 
 __all__ = [
+    "Accepted",
     "Account",
     "AlreadySignedIn",
     "AnyOf",
@@ -48,7 +51,9 @@ __all__ = [
     "CredentialsCache",
     "CrossSiteDefence",
     "CrossSiteRequest",
+    "Diversion",
     "Event",
+    "EventKind",
     "Extension",
     "FrameworkSessionCarrier",
     "Hooks",
@@ -61,6 +66,7 @@ __all__ = [
     "NotFresh",
     "NotSignedIn",
     "Overloaded",
+    "Overtaken",
     "Parts",
     "PowauthError",
     "Refused",

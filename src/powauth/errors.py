@@ -81,16 +81,56 @@ class Throttled(PowauthError):
         self.retry_after = retry_after
 
 
+class Accepted(PowauthError):
+    """A flow was accepted and goes on elsewhere, such as by a mail (202). Nobody was signed in by it.
+
+    An extension raises it where the flow would return a user. The answer must be the same for every account, so the
+    message says only what a client can do next.
+
+    Attributes:
+        code: what happens next, for programs: the ``"accepted"`` of the JSON response.
+        page: the name of the page of `powauth.pages` that tells people what to do next. ``None`` if there is none.
+        done: the key of the confirmation on that page.
+
+    >>> Accepted("We have sent you a mail.", code="mail_sent").code
+    'mail_sent'
+    """
+
+    def __init__(self, message: str, *, code: str, page: str | None = None, done: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.page = page
+        self.done = done
+
+
 class Refused(PowauthError):
     """A guard or a hook refused the request.
 
     Attributes:
         current_user_key: the authenticator whose guard refused, if an app has several. ``None`` if it is not known.
+        code: the reason, for programs: the ``"error"`` of the JSON response.
+        page: the name of the page of `powauth.pages` that helps people on. ``None`` if there is none.
+        done: the key of the text on that page.
     """
 
-    def __init__(self, message: str = "", *, current_user_key: str | None = None) -> None:
+    code: str = "refused"
+    page: str | None = None
+    done: str | None = None
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        current_user_key: str | None = None,
+        code: str = "refused",
+        page: str | None = None,
+        done: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.current_user_key = current_user_key
+        self.code = code
+        self.page = page
+        self.done = done
 
 
 class NotSignedIn(Refused):
@@ -102,7 +142,18 @@ class AlreadySignedIn(Refused):
 
 
 class NotFresh(Refused):
-    """The operation needs a recent sign-in, and the user's sign-in is too old: the user must sign in again."""
+    """The operation needs a recent sign-in, and the user's sign-in is too old: the user must sign in again.
+
+    Attributes:
+        methods: the ways of which one must be proven again; ``None`` if any will do. See
+            `powauth.http.guards.require_fresh`.
+    """
+
+    def __init__(
+        self, message: str = "", *, current_user_key: str | None = None, methods: Sequence[str] | None = None
+    ) -> None:
+        super().__init__(message, current_user_key=current_user_key)
+        self.methods = None if methods is None else tuple(methods)
 
 
 class MoreNeeded(Refused):
@@ -114,6 +165,7 @@ class MoreNeeded(Refused):
 
     Attributes:
         factors: the names of the factors that the client may send, such as ``("totp", "passkey")``.
+        challenge: a value that a program sends together with the other factor, if it keeps no cookies.
 
     Raises:
         ConfigError: if ``factors`` is no sequence of names.
@@ -122,11 +174,19 @@ class MoreNeeded(Refused):
     ('totp',)
     """
 
-    def __init__(self, factors: Sequence[str], *, current_user_key: str | None = None) -> None:
+    def __init__(
+        self,
+        factors: Sequence[str],
+        *,
+        current_user_key: str | None = None,
+        challenge: str | None = None,
+        page: str | None = None,
+    ) -> None:
         if isinstance(factors, str) or not factors or not all(isinstance(factor, str) for factor in factors):
             raise ConfigError(f"factors must be names such as ['totp'], not {factors!r}")
-        super().__init__("a second factor is required", current_user_key=current_user_key)
+        super().__init__("a second factor is required", current_user_key=current_user_key, page=page)
         self.factors = tuple(factors)
+        self.challenge = challenge
 
 
 class CrossSiteRequest(PowauthError):
@@ -147,6 +207,16 @@ class InvalidParams(PowauthError):
     def __init__(self, errors: Mapping[str, Sequence[str]]) -> None:
         super().__init__("invalid: " + ", ".join(sorted(errors)))
         self.errors: dict[str, list[str]] = {field: list(messages) for field, messages in errors.items()}
+
+
+class Overtaken(InvalidParams):
+    """An account has changed since somebody read it, so a change that depends on it was not written.
+
+    See ``proof`` of `powauth.UsersContext.update`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({"base": ["was changed at the same time; try again"]})
 
 
 class MetadataTooLarge(PowauthError, ValueError):

@@ -10,11 +10,15 @@ docs/operating.md lists the events with their levels and meanings.
 import contextlib
 import json
 import logging
+import re
 from collections.abc import Callable
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal, get_args
 
 import msgspec
+
+from powauth._options import choice, matching, wrong
+from powauth.errors import ConfigError
 
 logger = logging.getLogger("powauth")
 
@@ -39,7 +43,12 @@ EventName = Literal[
     "conflicting_ids",
     "unreadable_record",
     "store_unavailable",
+    "mail_failed",
+    "token_issued",
+    "token_used",
+    "token_refused",
 ]
+"""The events of powauth itself. An extension declares its own: see `EventKind`."""
 
 _WARNINGS = frozenset(
     {
@@ -50,6 +59,7 @@ _WARNINGS = frozenset(
         "unreadable_record",
         "store_unavailable",
         "forwarded",
+        "mail_failed",
     }
 )
 
@@ -58,38 +68,88 @@ _QUIET = frozenset({"unknown_id"})
 """Logged at DEBUG. A browser that kept the id of an ended session sends it with every request."""
 
 
+Severity = Literal["debug", "info", "warning"]
+"""The level at which an event is logged."""
+
+_LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
+
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
+
+
+class EventKind(msgspec.Struct, frozen=True):
+    """An event that an extension declares in `Extension.events`, and emits with ``parts.emit``.
+
+    >>> PLAYED = EventKind("song_played", "a song was played; ``detail`` is its number")
+
+    Attributes:
+        name: the name: lower-case letters, digits and underscores, at most 63. powauth has no event of this name.
+        meaning: what happened, and the meaning of ``detail``, for the operator.
+        severity: the level at which it is logged.
+
+    Raises:
+        ConfigError: if a value is wrong.
+    """
+
+    name: str
+    meaning: str
+    severity: Severity = "info"
+
+    def __post_init__(self) -> None:
+        matching("the name of an event", self.name, _NAME, "lower-case letters, digits and underscores")
+        if self.name in get_args(EventName):
+            raise ConfigError(f"powauth has an event {self.name!r} already: choose another name for the extension's")
+        if not isinstance(self.meaning, str) or not self.meaning.strip():
+            raise wrong(f"the meaning of the event {self.name}", "a sentence for the operator", self.meaning)
+        choice(f"the severity of the event {self.name}", self.severity, *get_args(Severity))
+
+
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Something that an operator may want to know.
 
     Attributes:
-        name: what happened.
+        name: what happened: an `EventName`, or the name of an `EventKind` of an extension.
         at: the time in UTC.
         user_key: the key of the user whose session or account it concerns.
         sid: the public name of the session.
         ip: the client's address, if the app keeps metadata of sign-ins.
         detail: a reason, a count or the like. Never input from a client.
+        actor: the key of the user who caused it, if that is known to be another one than ``user_key``.
     """
 
-    name: EventName
+    name: str
     at: datetime
     user_key: str | None = None
     sid: str | None = None
     ip: str | None = None
     detail: str | None = None
+    actor: str | None = None
 
 
 Listener = Callable[[Event], None]
 
 
-def emit(event: Event, listener: Listener | None) -> None:
-    """Log the event and pass it to the listener. An error of the listener is logged and has no other effect."""
-    level = logging.WARNING if event.name in _WARNINGS else logging.DEBUG if event.name in _QUIET else logging.INFO
-    log(level, "%s %s", event.name, _Line(event))
-    if listener is not None:
-        try:
-            listener(event)
-        except Exception as error:
-            log(logging.ERROR, "the event listener failed on %s", event.name, error=error)
+def severity_of(kind: EventName | EventKind) -> Severity:
+    """Return the level at which an event is logged.
+
+    >>> severity_of("throttled"), severity_of("signed_in")
+    ('warning', 'info')
+    """
+    if isinstance(kind, str):
+        return "warning" if kind in _WARNINGS else "debug" if kind in _QUIET else "info"
+    return kind.severity
+
+
+def emit(event: Event, severity: Severity) -> None:
+    """Log an event as one line."""
+    log(_LEVELS[severity], "%s %s", event.name, _Line(event))
+
+
+def deliver(event: Event, listener: Listener, whose: str) -> None:
+    """Pass an event to a listener. Log an error of the listener, which has no other effect."""
+    try:
+        listener(event)
+    except Exception as error:
+        log(logging.ERROR, "%s failed on the event %s", whose, event.name, error=error)
 
 
 def log(level: int, message: str, *values: object, error: Exception | None = None) -> None:

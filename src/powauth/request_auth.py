@@ -4,16 +4,16 @@
 to one connection.
 """
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from datetime import timedelta
 from functools import wraps
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from powauth._running import shielded
 from powauth.accounts.base import U
+from powauth.accounts.grant import Grant, checked_amr
 from powauth.accounts.hooks import Extension
 from powauth.accounts.identity import I
-from powauth.accounts.service import Grant
 from powauth.backends.base import drive
 from powauth.errors import ConfigError, NotSignedIn
 from powauth.http.connection import Connection
@@ -96,13 +96,34 @@ class BoundAuth(Generic[U, I]):
         """The session of this request, as its user may see it; ``None`` if nobody is signed in."""
         return self.session_auth.current_session.info(self.connection)
 
-    def is_fresh(self, within: timedelta) -> bool:
-        """Return whether the user entered the password, for this session, no longer than ``within`` ago.
+    @property
+    def signed_in_by(self) -> str | None:
+        """The kind of credentials that signed the user in, such as ``"session"``; ``None`` if nobody is signed in.
 
         Raises:
-            ConfigError: if ``within`` is no length of time.
+            StoreUnavailable: if the user could not be determined.
         """
-        return self.session_auth.current_session.is_fresh(self.connection, within)
+        return None if self.identity is None else self.auth.credential_of(self.connection)
+
+    @property
+    def scopes(self) -> frozenset[str] | None:
+        """The scopes of this request; see `Authenticator.scopes`.
+
+        Raises:
+            StoreUnavailable: if the user could not be determined.
+        """
+        return self.auth.scopes(self.connection)
+
+    def is_fresh(self, within: timedelta, methods: Collection[str] | None = None) -> bool:
+        """Return whether the user proved who they are, for this session, no longer than ``within`` ago.
+
+        With ``methods``, the user must also have proven one of these within that time, such as ``["otp", "hwk"]``. The
+        names are those of `SessionInfo.amr`.
+
+        Raises:
+            ConfigError: if ``within`` is no length of time, or ``methods`` are no names.
+        """
+        return self.session_auth.current_session.is_fresh(self.connection, within, methods)
 
     def extension(self, kind: type[E]) -> E:
         """Return the extension of a class; see `Authenticator.extension`."""
@@ -163,12 +184,26 @@ class RequestAuth(BoundAuth[U, I]):
         grant = Grant(remember=remember, bearer=bearer)
         return await self.auth.accounts.sign_in(self.connection, _merged(params, fields), grant)
 
-    async def sign_in_user(self, user: object, /, *, remember: bool | None = None, bearer: bool = False) -> I | None:
+    async def sign_in_user(
+        self,
+        user: object,
+        /,
+        *,
+        remember: bool | None = None,
+        bearer: bool = False,
+        fresh: bool = True,
+        amr: Collection[str] | None = (),
+    ) -> I | None:
         """Sign in a user whom the app has authenticated by other means; ``None`` if they are gone or locked.
 
-        ``user`` is an identity, a row, or a key. See `AccountService.sign_in_user`.
+        ``user`` is an identity, a row, or a key. See `AccountService.sign_in_user`. With ``fresh=False`` the session is
+        not fresh until the user enters the password: the app knows the user from another library's cookie or token.
+
+        ``amr`` names what the app has proven just now (RFC 8176). With ``["mfa"]`` it has checked two factors itself,
+        and no second factor is asked for. By default it has proven nothing that counts as a factor. ``None`` keeps what
+        the present session has proven, if it is one of the same user.
         """
-        grant = Grant(remember=remember, bearer=bearer)
+        grant = Grant(remember=remember, bearer=bearer, fresh=fresh, amr=checked_amr(amr))
         return await self.auth.accounts.sign_in_user(self.connection, self.auth.key_of(user), grant)
 
     async def sign_out(self) -> None:
@@ -222,10 +257,11 @@ class RequestAuth(BoundAuth[U, I]):
         return await self.session_auth.current_session.revoke_others(self.connection)
 
     async def revoke_all(self) -> int:
-        """End all of the current user's sessions, this one among them. Return how many ended.
+        """End all of the current user's sessions, this one among them, and tokens. Return how many sessions ended.
 
         Raises:
             NotSignedIn: if nobody is signed in.
+            StoreUnavailable: if anything may still be valid.
         """
         return await self.session_auth.current_session.revoke_all(self.connection)
 

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from werkzeug.security import check_password_hash, generate_password_hash
 
 from harness.support import SECRET, Clock, FakeConnection
-from harness.users_databases import Base, blocking_engine, cheap_hasher, table_name
+from harness.users_databases import BareUser, Base, blocking_engine, cheap_hasher, table_name
 from powauth import SessionAuth
 from powauth.accounts import schemes
 from powauth.accounts.bcrypt_schemes import Bcrypt, DjangoBcrypt, DjangoBcryptSHA256, PasslibBcryptSHA256
@@ -116,6 +116,17 @@ def test_rep_29_hashes_of_other_programs_verify(name: str) -> None:
             assert hasher.verify(stored, wrong) is same
         assert not cheap_hasher().verify(stored, password)
         assert not cheap_hasher().needs_rehash(stored)
+
+
+@pytest.mark.parametrize("name", sorted(CHEAP))
+def test_rep_29_a_hash_that_ignores_a_part_of_the_password_is_not_renewed(name: str) -> None:
+    """A user who mistypes the part that plain bcrypt ignores signs in. A renewal would set the mistyped password."""
+    hasher = cheap_hasher(existing=[CHEAP[name]])
+    assert hasher.needs_rehash(MADE[f"{name} short"], SHORT)
+    assert hasher.needs_rehash(MADE[f"{name} long"], LONG) is (name not in PLAIN_BCRYPT)
+    for size, renewed in ((71, True), (72, name not in PLAIN_BCRYPT)):
+        assert hasher.needs_rehash(MADE[f"{name} long"], LONG[:size]) is renewed
+    assert hasher.needs_rehash(MADE[f"{name} long"], "é" * 36) is (name not in PLAIN_BCRYPT)
 
 
 def test_argon2id_of_passlib_needs_no_scheme() -> None:
@@ -283,14 +294,14 @@ YES: Any = 1
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: WerkzeugPBKDF2(0), "the cost of WerkzeugPBKDF2 must be between 1 and 5000000"),
-        (lambda: WerkzeugPBKDF2(1000, digest=MD5), "digest must be one of"),
+        (lambda: WerkzeugPBKDF2(0), "the cost of WerkzeugPBKDF2 must be a whole number from 1 to 5000000, not 0"),
+        (lambda: WerkzeugPBKDF2(1000, digest=MD5), "digest must be 'sha1', 'sha256' or 'sha512', not 'md5'"),
         (lambda: WerkzeugScrypt(0), "n must be a whole number"),
         (lambda: WerkzeugScrypt(True), "n must be a whole number"),
         (lambda: WerkzeugScrypt(renew=YES), "renew must be True or False"),
-        (lambda: Argon2(65, 64), "time_cost must be at most 64; got 65"),
-        (lambda: DjangoBcrypt(3), "rounds must be between 4 and 16"),
-        (lambda: DjangoBcrypt(True), "rounds must be between 4 and 16"),
+        (lambda: Argon2(65, 64), "time_cost must be a whole number from 1 to 64, not 65"),
+        (lambda: DjangoBcrypt(3), "rounds must be a whole number from 4 to 16, not 3"),
+        (lambda: DjangoBcrypt(True), "rounds must be a whole number from 4 to 16, not True"),
         (lambda: cheap_hasher(existing=Bcrypt()), "existing must be a list of schemes"),
         (lambda: cheap_hasher(existing=[Bcrypt]), "existing must be a list of schemes"),
     ],
@@ -314,22 +325,14 @@ def test_rep_29_the_log_says_once_which_scheme_is_missing(caplog: pytest.LogCapt
 # Sign-in
 
 
-class Person(Base):
+class Person(BareUser, Base):
     __tablename__ = table_name()
 
-    id: Mapped[int] = mapped_column(primary_key=True)
-    email: Mapped[str] = mapped_column(sa.String(254), unique=True)
-    password_hash: Mapped[str | None] = mapped_column(sa.String(255))
-    is_active: Mapped[bool] = mapped_column(default=True)
 
-
-class Narrow(Base):
+class Narrow(BareUser, Base):
     __tablename__ = table_name()
 
-    id: Mapped[int] = mapped_column(primary_key=True)
-    email: Mapped[str] = mapped_column(sa.String(254), unique=True)
     password_hash: Mapped[str | None] = mapped_column(sa.String(60))
-    is_active: Mapped[bool] = mapped_column(default=True)
 
 
 @pytest.mark.parametrize("renew", [True, False])
@@ -356,6 +359,25 @@ def test_rep_29_a_sign_in_renews_a_hash_or_leaves_it(driver: str, renew: bool, t
         wrong = FakeConnection()
         drive(auth.call(wrong))
         assert drive(auth.accounts.sign_in(wrong, params | {"password": LONG})) is None
+
+
+def test_rep_29_a_mistyped_rest_of_a_long_password_does_not_become_the_password(tmp_path: Path) -> None:
+    stored = MADE["passlib_bcrypt long"]
+    mistyped = LONG[:72] + "?"
+    with blocking_engine("sqlite", str(tmp_path), Person) as engine:
+        users: SQLAlchemyUsers[Any, Any] = SQLAlchemyUsers(engine, Person, hasher=cheap_hasher(existing=[Bcrypt(4)]))
+        with Session(engine) as session:
+            mia = Person(email="mia@example.com", password_hash=stored)
+            session.add(mia)
+            session.commit()
+            key = mia.id
+        for password in (mistyped, LONG):
+            account = drive(users.authenticate({"email": "mia@example.com", "password": password}))
+            assert account is not None
+            assert account.rehash is None
+        changed = {"current_password": LONG, "password": "seven green ducks"}
+        drive(users.update(key, changed))
+        assert drive(users.authenticate({"email": "mia@example.com", "password": mistyped})) is None
 
 
 def test_a_column_without_room_for_the_new_hash_is_refused(tmp_path: Path) -> None:

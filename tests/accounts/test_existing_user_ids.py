@@ -8,13 +8,14 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy.orm import Mapped, Session, mapped_column
+from sqlalchemy.orm import Session
 
 from harness.support import SECRET, Clock, FakeConnection
 from harness.users_databases import (
     BLOCKING,
     OTHER_PASSWORD,
     PASSWORD,
+    BareUser,
     Base,
     blocking_engine,
     cheap_hasher,
@@ -37,13 +38,15 @@ STORED = HASHER.hash(PASSWORD)
 OTHER_STORED = HASHER.hash(OTHER_PASSWORD)
 
 
-class Person(Base):
+class Person(BareUser, Base):
     __tablename__ = table_name()
 
-    id: Mapped[int] = mapped_column(primary_key=True)
-    email: Mapped[str] = mapped_column(sa.String(254), unique=True)
-    password_hash: Mapped[str | None] = mapped_column(sa.String(255))
-    is_active: Mapped[bool] = mapped_column(default=True)
+
+class AnyName:
+    field = "username"
+
+    def normalize(self, value: object) -> str:
+        return str(value)
 
 
 class Exact(UserMixin, Base):
@@ -159,6 +162,33 @@ def test_rep_28_nobody_registers_the_encoded_form_of_an_existing_address(engine:
         assert errors_of(users.create({"email": typed, "password": PASSWORD})) == {"email": ["has already been taken"]}
 
 
+@pytest.mark.parametrize("stored", ["mia@BÜCHER.example", "MIA@BüCHER.example"])
+def test_rep_28_nobody_registers_an_existing_address_with_capitals_outside_ascii(
+    engine: sa.Engine, stored: str
+) -> None:
+    """The `lower()` of SQLite leaves them as they are."""
+    users = people(engine, Exact)
+    key = add(engine, Exact, email=stored)
+    for typed in ("mia@xn--bcher-kva.example", "mia@bücher.example", stored):
+        assert errors_of(users.create({"email": typed, "password": PASSWORD})) == {"email": ["has already been taken"]}
+    assert key_for(users, stored) == key
+    assert drive(users.create({"email": "mia@bucher.example", "password": PASSWORD})).key != key
+
+
+@pytest.mark.parametrize(
+    ("stored", "typed", "free"),
+    [("ÉMILE", "émile", "emile"), ("Ωmega", "ωmega", "omega"), ("ИВАН", "иван", "ивана"), ("GROẞ", "groß", "gross")],
+)
+def test_rep_28_nobody_registers_an_existing_name_with_capitals_outside_ascii(
+    engine: sa.Engine, stored: str, typed: str, free: str
+) -> None:
+    users = people(engine, Exact, user_id_field="email", identifier=AnyName())
+    add(engine, Exact, email=stored)
+    assert errors_of(users.create({"email": typed, "password": PASSWORD})) == {"email": ["has already been taken"]}
+    if engine.dialect.name != "mysql" or free == "ивана":  # its usual collation takes accents for no difference
+        drive(users.create({"email": free, "password": PASSWORD}))
+
+
 def test_rep_28_two_users_whose_ids_differ_only_by_case_sign_in_with_their_own(engine: sa.Engine) -> None:
     users = people(engine, Exact)
     upper = add(engine, Exact, email="Mia@Example.com")
@@ -251,6 +281,52 @@ def test_rep_62_guesses_in_different_spellings_count_together(engine: sa.Engine,
     assert attempts_until_throttled(users, [{"email": each} for each in spellings]) == 10
 
 
+TWINS = ("Mia@Example.com", "mia@example.com")
+
+
+@pytest.mark.parametrize(("own", "other"), [TWINS, TWINS[::-1]])
+def test_rep_62_a_twin_who_signs_in_resets_no_guesses_at_the_other(engine: sa.Engine, own: str, other: str) -> None:
+    """Old tables may hold two users whose ids differ only by case. One of them may be an attacker."""
+    users = people(engine, Exact)
+    keys = {each: add(engine, Exact, email=each, password_hash=HASHER.hash(f"{each} {PASSWORD}")) for each in TWINS}
+    auth = auth_of(users)
+
+    def attempt(user_id: str, password: str) -> Key | None:
+        connection = FakeConnection()
+        drive(auth.call(connection))
+        found = drive(auth.accounts.sign_in(connection, {"email": user_id, "password": password}))
+        return None if found is None else auth.key_of(found)
+
+    for _ in range(10):
+        assert attempt(own, f"{own} {PASSWORD}") == keys[own]
+        assert attempt(other, OTHER_PASSWORD) is None
+    with pytest.raises(Throttled):
+        attempt(other, f"{other} {PASSWORD}")
+    assert attempt(own, f"{own} {PASSWORD}") == keys[own]
+    assert drive(auth.forget_failures({"email": other}))
+    assert attempt(other, f"{other} {PASSWORD}") == keys[other]
+
+
+@pytest.mark.parametrize(
+    "typed", ["Mia@Example.com", "mia@example.com", "MIA@example.com", "Ann Lee", "root@localhost"]
+)
+def test_rep_62_the_statements_of_a_count_do_not_tell_who_exists(engine: sa.Engine, typed: str) -> None:
+    users = people(engine, Exact)
+
+    def statements_of() -> list[str]:
+        with statements(engine) as seen:
+            drive(users.throttle_key({"email": typed}))
+            drive(users.authenticate({"email": typed, "password": OTHER_PASSWORD}))
+        return seen
+
+    nobody = statements_of()
+    add(engine, Exact, email=typed)
+    assert statements_of() == nobody
+    if typed != typed.lower():
+        add(engine, Exact, email=typed.lower())
+        assert statements_of() == nobody
+
+
 # Several user ids
 
 
@@ -291,12 +367,6 @@ def test_guesses_at_both_ids_of_a_user_count_together(engine: sa.Engine) -> None
 
 
 def test_nobody_takes_the_address_of_another_user_as_a_user_name(engine: sa.Engine) -> None:
-    class AnyName:
-        field = "username"
-
-        def normalize(self, value: object) -> str:
-            return str(value)
-
     users = both(engine, identifier={"username": AnyName()})
     mia = drive(users.create(MIA))
     mallory = {"email": "mallory@example.com", "username": "MIA@example.com", "password": OTHER_PASSWORD}

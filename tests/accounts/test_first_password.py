@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.orm import Mapped, Session, mapped_column
+from sqlalchemy.orm import Session
 
 from harness.small_users import SmallUsers, Store
 from harness.support import SECRET, Clock, FakeConnection
@@ -15,6 +15,7 @@ from harness.users_databases import (
     BLOCKING,
     OTHER_PASSWORD,
     PASSWORD,
+    BareUser,
     Base,
     blocking_engine,
     cheap_hasher,
@@ -34,13 +35,8 @@ HASHER = cheap_hasher()
 EMAIL = "mia@example.com"
 
 
-class Person(Base):
+class Person(BareUser, Base):
     __tablename__ = table_name()
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    email: Mapped[str] = mapped_column(sa.String(254), unique=True)
-    password_hash: Mapped[str | None] = mapped_column(sa.String(255))
-    is_active: Mapped[bool] = mapped_column(default=True)
 
 
 class App:

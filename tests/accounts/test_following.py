@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 from sqlalchemy.orm import Session
 
-from harness.following import EMAILS, NEW_HASH, NEW_PASSWORD, App, Citizen, following_app, named, who
+from harness.following import EMAILS, NEW_HASH, NEW_PASSWORD, App, Citizen, beside_the_commit, following_app, named, who
 from harness.redis_servers import SHARED, clear_shared, shared_answers, unique_prefix
 from harness.tcp_proxy import Proxy
 from harness.users_databases import PASSWORD, statements
@@ -311,6 +311,31 @@ def test_if_the_store_is_down_the_commit_fails_and_nothing_is_written(app: App, 
     assert app.row() == before
 
 
+@pytest.mark.parametrize("nested", [1, 2])
+def test_if_the_store_is_down_a_commit_with_an_open_savepoint_fails_and_nothing_is_written(
+    app: App, nested: int
+) -> None:
+    if app.engine.dialect.name == "sqlite":
+        real_transactions(app.engine)
+    browser, before = app.browser(), app.row()
+    with app.maker() as session:
+        for _ in range(nested):
+            session.begin_nested()
+        new_hash(app, session)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(app.backend, "delete_owner", refuse)
+            with pytest.raises(StoreUnavailable):
+                session.commit()
+        session.rollback()
+        assert not session.in_transaction()
+        assert (app.row(), who(browser)) == (before, MIA)
+        for _ in range(nested):
+            session.begin_nested()
+        new_hash(app, session)
+        session.commit()
+    assert who(browser) is None
+
+
 def test_a_store_that_comes_back_lets_the_same_transaction_commit(app: App) -> None:
     browser = app.browser()
     with app.maker() as session:
@@ -372,6 +397,13 @@ def test_if_the_store_goes_down_during_the_commit_it_stands_and_the_log_says_so(
     ]
 
 
+def real_transactions(engine: sa.Engine) -> None:
+    """Set up Python's driver for SQLite as SQLAlchemy's docs say. Otherwise a savepoint begins no transaction."""
+    engine.dispose()
+    sa.event.listen(engine, "connect", lambda connection, record: setattr(connection, "isolation_level", None))
+    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+
+
 def close(app: App) -> None:
     assert not isinstance(app.backend, str)
     drive(app.backend.close())
@@ -393,3 +425,9 @@ def test_a_view_that_changes_its_own_users_password_keeps_its_session(app: App) 
     own, other = app.browser(), app.browser()
     assert own.get("/change").status == 200
     assert (who(own), who(other)) == (MIA, None)
+
+
+def test_a_second_request_in_the_moment_of_the_commit_does_not_end_the_session(app: App) -> None:
+    other = app.browser()
+    assert beside_the_commit(app) == [MIA, MIA, MIA]
+    assert who(other) is None

@@ -1,16 +1,20 @@
 """Bulk statements of the app's ORM change users, and the sessions follow."""
 
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import delete, event, update
-from sqlalchemy.orm import Session, aliased, with_loader_criteria
+from sqlalchemy.orm import Mapped, Session, aliased, mapped_column, with_loader_criteria
 
 from harness.following import EMAILS, NEW_HASH, App, Citizen, following_app, named, who
-from harness.users_databases import statements
+from harness.users_databases import Base, statements, table_name
+from powauth.accounts.sqlalchemy import UserMixin
+from powauth.errors import ConfigError
 
 MIA, NOA = EMAILS
 DRIVERS = ["sqlite", "postgresql+psycopg", "mariadb+pymysql"]
@@ -217,6 +221,28 @@ def test_a_user_whom_only_the_update_sees_is_followed(app: App) -> None:
     assert who(mia) is None
 
 
+def test_a_user_who_fits_only_after_the_look_is_found_by_the_proof(tmp_path: Path) -> None:
+    """At READ COMMITTED another transaction may commit between powauth's SELECT and the statement itself."""
+    with following_app("postgresql+psycopg", str(tmp_path)) as app:
+        mia, noa = app.browser(), app.browser(NOA)
+        run(app, lambda app, session: session.execute(update(Citizen).where(Citizen.email == MIA).values(visits=1)))
+
+        def meanwhile(state: Any) -> None:
+            with app.engine.begin() as connection:
+                connection.execute(update(Citizen).where(Citizen.email == NOA).values(visits=1))
+
+        event.listen(app.maker, "do_orm_execute", meanwhile)  # after powauth's own listener
+        run(
+            app,
+            lambda app, session: session.execute(update(Citizen).where(Citizen.visits == 1).values(is_active=False)),
+        )
+        event.remove(app.maker, "do_orm_execute", meanwhile)
+        assert (who(mia), who(noa)) == (None, NOA)
+        assert (app.row(MIA).is_active, app.row(NOA).is_active) == (False, False)
+        run(app, lambda app, session: setattr(app.user(session, NOA), "name", "Noa"))  # her next request reads the row
+        assert who(noa) is None
+
+
 def test_other_tables_and_statements_are_passed_over(app: App) -> None:
     mia = app.browser()
     run(app, lambda app, session: session.execute(sa.insert(Citizen), [{"email": "new@example.com"}]))
@@ -237,3 +263,72 @@ def test_what_goes_past_the_orms_events_is_not_seen_but_the_proof_ends_the_sessi
     assert who(mia) == MIA  # as the docs say
     run(app, lambda app, session: setattr(app.user(session), "name", "Mia"))
     assert who(mia) is None  # the user is loaded, and the proof differs
+
+
+# Keys that no session can have
+
+
+class Keyed(UserMixin, Base):
+    """A user whose key is a text. The database allows an empty one."""
+
+    __tablename__ = table_name()
+
+    id: Mapped[str] = mapped_column(  # type: ignore[assignment]
+        sa.String(300), primary_key=True, default=lambda: str(uuid.uuid4())
+    )
+    is_active: Mapped[bool] = mapped_column(default=True)
+
+
+class KeyedMe(msgspec.Struct, frozen=True, kw_only=True):
+    """The identity of a `Keyed`."""
+
+    id: str
+    email: str
+
+
+LONG = "x" * 256
+
+
+@pytest.fixture(params=DRIVERS)
+def keyed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[App]:
+    """An app with two users, and two rows whose keys no session can have."""
+    with following_app(request.param, str(tmp_path), model=Keyed, identity=KeyedMe) as made:
+        run(made, lambda _, session: session.add_all(Keyed(id=key, email=f"{len(key)}@x.org") for key in ("", LONG)))
+        yield made
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda _, session: session.execute(delete(Keyed)),
+        lambda _, session: session.execute(delete(Keyed.metadata.tables[Keyed.__tablename__])),
+        lambda _, session: [session.delete(user) for user in session.scalars(sa.select(Keyed))],
+    ],
+    ids=["bulk", "table", "flush"],
+)
+def test_a_row_whose_key_no_session_can_have_is_deleted_with_the_others(keyed: App, work: Work) -> None:
+    mia, noa = keyed.browser(MIA), keyed.browser(NOA)
+    run(keyed, work)
+    assert (who(mia), who(noa)) == (None, None)
+    with keyed.maker() as session:
+        assert session.scalars(sa.select(Keyed)).all() == []
+
+
+def test_a_row_whose_key_no_session_can_have_is_changed_by_its_key(keyed: App) -> None:
+    mia, noa = keyed.browser(MIA), keyed.browser(NOA)
+    changes = [{"id": key, "password_hash": NEW_HASH} for key in ("", LONG, keyed.row(MIA).id)]
+    run(keyed, lambda _, session: session.execute(update(Keyed), changes))
+    assert (who(mia), who(noa)) == (None, NOA)
+    with keyed.maker() as session:
+        assert session.get_one(Keyed, "").password_hash == session.get_one(Keyed, LONG).password_hash == NEW_HASH
+
+
+@pytest.mark.parametrize("key", [True, 1.0, b"1"])
+def test_a_key_of_a_type_that_the_database_may_convert_is_refused(key: object, tmp_path: Path) -> None:
+    """The database could read it as the key of a user, whose sessions would stay."""
+    with (
+        following_app("sqlite", str(tmp_path), model=Keyed, identity=KeyedMe) as app,
+        app.maker() as session,
+        pytest.raises(ConfigError, match="a user's key must be an int, a str or a UUID, not"),
+    ):
+        session.execute(update(Keyed), [{"id": key, "password_hash": NEW_HASH}])

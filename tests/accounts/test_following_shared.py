@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.pool import QueuePool
 
-from harness.following import EMAILS, NEW_HASH, App, Citizen, named, who
+from harness.following import EMAILS, NEW_HASH, App, Citizen, beside_the_commit, named, who
 from harness.users_databases import blocking_engine, statements, table_name, url_of
 from powauth.accounts.hooks import Extension
 from powauth.backends.base import drive
@@ -113,6 +113,41 @@ def test_one_statement_ends_sessions_and_one_moves_the_epoch(app: App) -> None:
     assert seen[0] == "UPDATE"
 
 
+LOCKING: dict[str, Any] = {
+    "a flush": lambda app, session: setattr(app.user(session), "password_hash", NEW_HASH),
+    "an expression": lambda app, session: setattr(app.user(session), "password_hash", sa.func.lower(NEW_HASH)),
+    "an UPDATE": lambda app, session: session.execute(
+        sa.update(Citizen).where(Citizen.email == MIA).values(password_hash=NEW_HASH)
+    ),
+    "a DELETE": lambda app, session: session.execute(sa.delete(Citizen).where(Citizen.email == MIA)),
+}
+
+
+@pytest.mark.parametrize("work", LOCKING)
+def test_the_users_row_is_locked_before_the_sessions_end(app: App, work: str) -> None:
+    """All transactions take the locks in one order, so no two of them wait for each other."""
+    if app.engine.dialect.name == "sqlite":
+        pytest.skip("SQLite locks the whole file")
+    browser = app.browser()
+    attempt = sa.select(Citizen.email).where(Citizen.email == MIA).with_for_update(nowait=True)
+    seen: list[str] = []
+
+    def look(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        if "_epochs" in statement and not seen:
+            seen.append(statement)
+            with app.engine.connect() as other, pytest.raises(sa.exc.OperationalError):
+                other.execute(attempt)
+
+    with app.maker() as session:
+        sa.event.listen(app.engine, "before_cursor_execute", look)
+        LOCKING[work](app, session)
+        session.flush()
+        sa.event.remove(app.engine, "before_cursor_execute", look)
+        assert seen
+        session.commit()
+    assert who(browser) is None
+
+
 def test_a_view_keeps_its_session(app: App) -> None:
     async def change(request: Any) -> object:
         with app.maker() as session:
@@ -124,6 +159,33 @@ def test_a_view_keeps_its_session(app: App) -> None:
     own, other = app.browser(), app.browser()
     assert own.get("/change").status == 200
     assert (who(own), who(other)) == (MIA, None)
+
+
+def test_a_second_request_in_the_moment_of_the_commit_does_not_end_the_session(app: App) -> None:
+    other = app.browser()
+    assert beside_the_commit(app) == [MIA, MIA, MIA]
+    assert who(other) is None
+
+
+def test_a_session_accepts_no_password_of_a_rolled_back_transaction(app: App) -> None:
+    async def change(request: Any) -> object:
+        with app.maker() as session:
+            app.user(session).password_hash = NEW_HASH
+            session.flush()
+            session.rollback()
+        return True
+
+    app.handlers["/change"] = change
+    own, other = app.browser(), app.browser()
+    assert own.get("/change").status == 200
+    assert (who(own), who(other)) == (MIA, MIA)
+    with app.engine.begin() as connection:  # nothing follows this
+        connection.execute(sa.update(Citizen).values(password_hash=NEW_HASH))
+    assert (who(own), who(other)) == (MIA, MIA), "the store has no reload"
+    with app.maker() as session:
+        app.user(session).email = "mia@example.org"
+        session.commit()
+    assert (who(own), who(other)) == (None, None)
 
 
 def test_a_missing_table_fails_the_flush(app: App) -> None:

@@ -21,6 +21,9 @@ ONE_METADATA = """
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from powauth.accounts.sqlalchemy import UserMixin
 from powauth.backends.sql import sessions_table
+from powauth.extensions.api_keys import ApiKeyMixin
+from powauth.extensions.passkeys import PasskeyMixin
+from powauth.extensions.second_factor import RecoveryCodeMixin, TotpMixin
 
 class Base(DeclarativeBase):
     pass
@@ -28,6 +31,18 @@ class Base(DeclarativeBase):
 class User(UserMixin, Base):
     __tablename__ = "users"
     is_active: Mapped[bool] = mapped_column(default=True)
+
+class Passkey(PasskeyMixin, Base):
+    __tablename__ = "passkeys"
+
+class Authenticator(TotpMixin, Base):
+    __tablename__ = "authenticators"
+
+class RecoveryCode(RecoveryCodeMixin, Base):
+    __tablename__ = "recovery_codes"
+
+class ApiKey(ApiKeyMixin, Base):
+    __tablename__ = "api_keys"
 
 sessions_table(Base.metadata)
 target_metadata = Base.metadata
@@ -39,7 +54,10 @@ SEVERAL_METADATA = ONE_METADATA.replace(
     "target_metadata = [Base.metadata, sessions]",
 )
 
-TABLES = {"users", "powauth_sessions", "powauth_sessions_epochs"}
+TABLES = {
+    *("users", "passkeys", "authenticators", "recovery_codes", "api_keys"),
+    *("powauth_sessions", "powauth_sessions_epochs"),
+}
 
 
 @pytest.fixture(params=list(SYNC))

@@ -3,23 +3,15 @@
 import asyncio
 import logging
 import socket
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import QueuePool
 
-from harness.people import MIA, Person, errors_of, people, people_engine
+from harness.people import MIA, Person, errors_of, people
 from powauth.backends.base import drive
 from powauth.errors import InvalidParams, StoreUnavailable
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[sa.Engine]:
-    with people_engine(tmp_path) as engine:
-        yield engine
 
 
 def free_port() -> int:

@@ -2,7 +2,6 @@
 
 import datetime as dt
 import uuid
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
@@ -11,17 +10,11 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 from sqlalchemy.orm import Mapped, mapped_column
 
-from harness.people import HASHER, MIA, Colour, Person, Pet, errors_of, people, people_engine, row_of
+from harness.people import HASHER, MIA, Colour, Person, Pet, errors_of, people, row_of
 from harness.users_databases import BLOCKING, OTHER_PASSWORD, PASSWORD, Base, blocking_engine, table_name
 from powauth.accounts.sqlalchemy import SQLAlchemyUsers, UserMixin, UTCDateTime
 from powauth.backends.base import drive
 from powauth.errors import ConfigError
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[sa.Engine]:
-    with people_engine(tmp_path) as engine:
-        yield engine
 
 
 @pytest.mark.parametrize(

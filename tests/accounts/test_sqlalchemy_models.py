@@ -1,8 +1,6 @@
 """Models and options that `SQLAlchemyUsers` accepts, and those that it refuses with what to do."""
 
 import uuid
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, assert_type
 
 import msgspec
@@ -11,17 +9,11 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 
-from harness.people import HASHER, MIA, Me, Person, Pet, people, people_engine
+from harness.people import HASHER, MIA, Me, Person, Pet, people
 from harness.users_databases import OTHER_PASSWORD, PASSWORD, statements, table_name
 from powauth.accounts.sqlalchemy import SQLAlchemyUsers
 from powauth.backends.base import drive
 from powauth.errors import ConfigError
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[sa.Engine]:
-    with people_engine(tmp_path) as engine:
-        yield engine
 
 
 class OtherBase(DeclarativeBase):
@@ -44,8 +36,8 @@ def broken(name: str, **attributes: Any) -> type[Any]:
     ("model", "message"),
     [
         (object, "must be a SQLAlchemy declarative class"),
-        (broken("A", email=None), "has no column 'email'"),
-        (broken("B", password_hash=None), "has no column 'password_hash'"),
+        (broken("A", email=None), "has no column 'email' for the user id: .* as user_id_field"),
+        (broken("B", password_hash=None), "has no column 'password_hash' for .*: .* as hash_field"),
         (broken("C", email=mapped_column(sa.String(254))), "must be unique"),
         (broken("D", is_active=None), "needs is_active"),
         (broken("E", part=mapped_column(sa.Integer, primary_key=True)), "one primary key column; it has 2"),

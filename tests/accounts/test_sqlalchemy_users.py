@@ -4,7 +4,6 @@ import asyncio
 import datetime as dt
 import threading
 import uuid
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from harness.people import (
     Person,
     errors_of,
     people,
-    people_engine,
     row_of,
     set_row,
     signed_in,
@@ -47,12 +45,6 @@ from powauth.accounts.passwords import PasswordHasher, PasswordPolicy
 from powauth.accounts.sqlalchemy import AccountMixin, SQLAlchemyUsers, UserMixin, UsernameMixin
 from powauth.backends.base import drive
 from powauth.errors import InvalidParams, Overloaded
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[sa.Engine]:
-    with people_engine(tmp_path) as engine:
-        yield engine
 
 
 class Plain(UserMixin, Base):

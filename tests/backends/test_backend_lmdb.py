@@ -18,7 +18,7 @@ import lmdb
 import msgspec
 import pytest
 
-import powauth.backends.lmdb as module
+import powauth.backends.ordered as module
 from harness import lmdb_processes as processes
 from harness.internals import environment_of
 from harness.lmdb_processes import (
@@ -37,9 +37,10 @@ from harness.support import SECRET, FakeConnection, MemoryUsers
 from powauth import RequestAuth, SessionAuth
 from powauth._running import store_threads  # to fill the threads that the backend shares
 from powauth.backends import _lmdb_engine as engines  # its constants are the bounds that these tests cross
-from powauth.backends import _lmdb_records as tree  # to damage the indexes of a file, entry by entry
+from powauth.backends import _ordered_records as tree  # to damage the indexes of a file, entry by entry
 from powauth.backends.base import EPOCH_LIFETIME, Backend, ReadsInPlace, Record, WouldWaitError, drive, make_owner
-from powauth.backends.lmdb import MAX_KEY_BYTES, MAX_OWNER_BYTES, LMDBBackend
+from powauth.backends.lmdb import LMDBBackend
+from powauth.backends.ordered import MAX_KEY_BYTES, MAX_OWNER_BYTES
 from powauth.errors import ConfigError, StoreUnavailable
 from powauth.testing.backend import BackendConformance
 
@@ -381,12 +382,11 @@ def test_an_update_that_moves_a_record_moves_its_entries(backend: LMDBBackend) -
 def test_get_removes_what_expired_unless_it_was_renewed_meanwhile(backend: LMDBBackend) -> None:
     old = record(expires_at=NOW + 1)
     assert drive(backend.create(old, None, NOW))
-    engine = engine_of(backend)
     renewed = record(version=1)
     assert drive(backend.update(renewed, 0, NOW))
-    engine.write(lambda txn: tree.remove_version(txn, old.key, 0, NOW + 1))
-    engine.write(lambda txn: tree.remove_version(txn, old.key, 1, NOW + 1))
-    engine.write(lambda txn: tree.remove_version(txn, record(b"none").key, 0, NOW + 1))
+    backend.write(lambda txn: tree.remove_version(txn, old.key, 0, NOW + 1))
+    backend.write(lambda txn: tree.remove_version(txn, old.key, 1, NOW + 1))
+    backend.write(lambda txn: tree.remove_version(txn, record(b"none").key, 0, NOW + 1))
     assert drive(backend.get(old.key, NOW)) == renewed
     assert drive(backend.get(old.key, renewed.expires_at)) is None
     assert set(entries(backend)) == {b"!layout"}
@@ -435,7 +435,7 @@ async def test_sto_07_a_writer_that_is_stopped_stops_no_event_loop(backend: LMDB
     release = threading.Event()
     entered = threading.Event()
 
-    def stopped(txn: engines.Transaction) -> None:
+    def stopped(txn: engines.RawTransaction) -> None:
         entered.set()
         assert release.wait(60)
 

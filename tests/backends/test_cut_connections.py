@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import pytest
 import redis
-from sqlalchemy import create_engine, event, make_url, text
+from sqlalchemy import create_engine, event, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from harness import redis_servers
-from harness.engines import database, kind_of, unique_table
+from harness.engines import ASYNC, NETWORKED, database, kind_of, through_proxy
 from harness.internals import async_sql_engine_of, sql_engine_of
 from harness.tcp_proxy import Proxy
 from powauth.backends.base import Backend, Record, drive, make_key, make_owner, shard_of
@@ -24,8 +24,6 @@ NOW = 1_900_000_000_000
 TTL = 1_800_000
 OWNER = make_owner("credentials", "42")
 PATIENT = timedelta(seconds=60)
-NETWORKED = ["psycopg", "psycopg_async", "asyncpg", "mariadb_pymysql", "asyncmy"]
-ASYNC = {"psycopg_async", "asyncpg", "asyncmy"}
 
 Verb = Callable[[], Coroutine[Any, Any, object]]
 Scenario = Callable[[SQLBackend, Proxy], Coroutine[Any, Any, None]]
@@ -39,12 +37,8 @@ def record(name: bytes = b"a", version: int = 0, value: bytes = b"") -> Record:
 
 def on_sql(driver: str, folder: Path, scenario: Scenario, *, own_engine: bool) -> None:
     """Run a scenario on a backend that reaches its server through a proxy."""
-    where = database(kind_of(driver), folder)
-    table = unique_table()
 
-    async def whole(proxy: Proxy) -> None:
-        through = make_url(where.through(driver)).set(host="127.0.0.1", port=proxy.port)
-        url = through.render_as_string(hide_password=False)
+    async def work(url: str, table: str, proxy: Proxy) -> None:
         closing: Callable[[], Awaitable[None] | None]
         if not own_engine:
             backend = SQLBackend(url, table=table, timeout=PATIENT)
@@ -62,16 +56,7 @@ def on_sql(driver: str, folder: Path, scenario: Scenario, *, own_engine: bool) -
             if closed is not None:
                 await closed
 
-    with where.engine() as engine:
-        drive(SQLBackend(engine, table=table).create_tables())
-    try:
-        with Proxy(where.server.host or "127.0.0.1", where.server.port or 0) as proxy:
-            if driver in ASYNC:
-                asyncio.run(whole(proxy))
-            else:
-                drive(whole(proxy))
-    finally:
-        where.drop(table, f"{table}_epochs")
+    through_proxy(driver, folder, work)
 
 
 class Step(NamedTuple):

@@ -17,7 +17,7 @@ from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from harness import redis_servers
-from harness.engines import aiosqlite_ends, database, kind_of, unique_table
+from harness.engines import ASYNC, NETWORKED, aiosqlite_ends, database, kind_of, unique_table
 from powauth import _outages  # the log of outages has no public name: apps see its lines
 
 # As above.
@@ -35,8 +35,6 @@ NOW = 1_900_000_000_000
 OWNER = make_owner("credentials", "key-of-mia")
 RECORD = Record(make_key("credentials", shard_of(OWNER) + b"public"), OWNER, 0, NOW, NOW + 1_800_000, b"the record")
 PASSWORD = "pass#word/with?signs"
-NETWORKED = ["psycopg", "psycopg_async", "asyncpg", "mariadb_pymysql", "asyncmy"]
-ASYNC = {"psycopg_async", "asyncpg", "asyncmy", "aiosqlite"}
 
 
 # The log itself

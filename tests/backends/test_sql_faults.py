@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, event, make_url
+from sqlalchemy import create_engine, event
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from harness.engines import database, kind_of, unique_table
+from harness.engines import ASYNC, NETWORKED, database, kind_of, through_proxy, unique_table
 from harness.internals import sql_engine_of
 from harness.tcp_proxy import Proxy
-from powauth.backends.base import Record, drive, make_key, make_owner, shard_of
+from powauth.backends.base import Record, make_key, make_owner, shard_of
 from powauth.backends.sql import SQLBackend
 from powauth.errors import StoreUnavailable
 
@@ -24,8 +24,6 @@ NOW = 1_900_000_000_000
 TTL = 1_800_000
 OWNER = make_owner("credentials", "42")
 PATIENT = timedelta(seconds=60)
-NETWORKED = ["psycopg", "psycopg_async", "asyncpg", "mariadb_pymysql", "asyncmy"]
-ASYNC = {"aiosqlite", "psycopg_async", "asyncpg", "asyncmy"}
 
 Scenario = Callable[[SQLBackend, Proxy], Coroutine[Any, Any, None]]
 
@@ -38,17 +36,10 @@ def on_proxy(
     driver: str, directory: Path, scenario: Scenario, *, timeout: timedelta = PATIENT, own_engine: bool = False
 ) -> None:
     """Run a scenario on a backend that reaches its server through a proxy."""
-    where = database(kind_of(driver), directory)
-    table = unique_table()
 
-    async def whole(proxy: Proxy) -> None:
-        url = make_url(where.through(driver)).set(host="127.0.0.1", port=proxy.port)
-        through = url.render_as_string(hide_password=False)
-        engine = create_async_engine(through) if driver in ASYNC else create_engine(through)
-        if own_engine:
-            backend = SQLBackend(engine, table=table, timeout=timeout)
-        else:
-            backend = SQLBackend(through, table=table, timeout=timeout)
+    async def work(url: str, table: str, proxy: Proxy) -> None:
+        engine = create_async_engine(url) if driver in ASYNC else create_engine(url)
+        backend = SQLBackend(engine if own_engine else url, table=table, timeout=timeout)
         try:
             await scenario(backend, proxy)
         finally:
@@ -57,16 +48,7 @@ def on_proxy(
             if disposing is not None:
                 await disposing
 
-    with where.engine() as engine:
-        drive(SQLBackend(engine, table=table).create_tables())
-    try:
-        with Proxy(where.server.host or "127.0.0.1", where.server.port or 0) as proxy:
-            if driver in ASYNC:
-                asyncio.run(whole(proxy))
-            else:
-                drive(whole(proxy))
-    finally:
-        where.drop(table, f"{table}_epochs")
+    through_proxy(driver, directory, work)
 
 
 # What a verb costs

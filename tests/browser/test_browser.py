@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright, expect, sync_playwright
 from scripts.page_images import CHROMIUM, PASSWORD, SCHEMES, WIDTHS, fill, launch, press, walk
@@ -15,8 +16,10 @@ if not CHROMIUM.exists():
     pytest.skip("Chromium is not installed: scripts/system_packages.sh", allow_module_level=True)
 
 HINT = "At least 8 characters. A few unrelated words make a good one."
+ADMINISTRATOR = "ada@example.org"
+"""The first user of the demo."""
 NEW_PASSWORD = "ten grey herons wade"
-REFUSED = "That e-mail and password do not match an account."
+REFUSED = "That e-mail address and password do not match an account."
 PATIENCE_MS = 10_000
 
 Opener = Callable[..., BrowserContext]
@@ -26,6 +29,8 @@ Opener = Callable[..., BrowserContext]
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     """Every request renews its session: nothing here may mind."""
     running = Demo(tmp_path_factory.mktemp("demo") / "data", RENEWAL="0", WORKERS="1")
+    first = httpx.post(f"{running.urls[0]}/registration", json={"email": ADMINISTRATOR, "password": PASSWORD})
+    assert first.status_code == 201
     yield running
     running.stop()
 
@@ -130,6 +135,20 @@ def signed_in(page: Page, app: str, email: str) -> bool:
     return known
 
 
+def confirmed(page: Page, demo: Demo, app: str, wanted: str) -> str:
+    """Follow the link in the mail to a new address."""
+    expect(page.get_by_role("status")).to_contain_text("We have sent a mail to the new address.")
+    link = demo.link(wanted, "/confirm-email/change")
+    page.goto(link)
+    code = page.locator("#confirm_email_change-token")
+    if code.is_visible():
+        code.fill(link)
+    press(page, "Use the new address")
+    expect(page.get_by_role("status")).to_have_text("Your e-mail address has been changed.")
+    shows_account(page, app, wanted)
+    return wanted
+
+
 def test_register_sign_out_wrong_password_sign_in(page: Page, app: str) -> None:
     email = register(page, app)
     expect(page.get_by_role("status")).to_have_text("Welcome. Your account is ready.")
@@ -191,8 +210,9 @@ def test_two_tabs_over_renewals(browser: BrowserContext, demo: Demo, app: str) -
         before = {cookie["value"] for cookie in browser.cookies()}
         assert signed_in(tab, url, email)
         assert before.isdisjoint(cookie["value"] for cookie in browser.cookies()), "not renewed"
-    fill(one, "user_id", email=(email := new_email()), current_password=PASSWORD)  # a form from before the renewals
+    fill(one, "user_id", email=(wanted := new_email()), current_password=PASSWORD)  # a form from before the renewals
     shows_account(one, app, email)
+    email = confirmed(one, demo, app, wanted)
     assert signed_in(two, other, email)
 
 
@@ -250,7 +270,7 @@ def test_a_session_that_ends_in_another_window_mid_form(
     assert page.url == f"{app}/account"
 
 
-def test_the_account_is_edited(page: Page, open_browser: Opener, scripts: bool, app: str) -> None:
+def test_the_account_is_edited(page: Page, open_browser: Opener, demo: Demo, scripts: bool, app: str) -> None:
     email = register(page, app)
     elsewhere = open_browser(java_script_enabled=scripts).new_page()
     sign_in(elsewhere, app, email)
@@ -260,8 +280,7 @@ def test_the_account_is_edited(page: Page, open_browser: Opener, scripts: bool, 
     expect(page.locator("#user_id-email")).to_have_value(changed)
     expect(page.locator("#password-current_password")).not_to_have_attribute("aria-invalid", "true")
     fill(page, "user_id", current_password=PASSWORD)
-    expect(page.get_by_role("status")).to_have_text("Your e-mail address has been changed.")
-    shows_account(page, app, changed)
+    confirmed(page, demo, app, changed)
     page.locator("#password-current_password").fill(PASSWORD)
     fill(page, "password", password=NEW_PASSWORD)
     expect(page.get_by_role("status")).to_contain_text("Your password has been changed.")
@@ -292,7 +311,48 @@ def test_the_account_is_deleted(page: Page, open_browser: Opener, scripts: bool,
     expect(page.get_by_role("alert")).to_contain_text(REFUSED)
 
 
-LOOKS = [(width, scheme) for width in WIDTHS for scheme in SCHEMES]
+def test_the_administrator_locks_a_user_who_is_then_signed_out(
+    page: Page, open_browser: Opener, scripts: bool, app: str
+) -> None:
+    administrator = open_browser(java_script_enabled=scripts).new_page()
+    email = register(page, app)
+    sign_in(administrator, app, ADMINISTRATOR)
+    with administrator.expect_navigation():
+        administrator.get_by_role("link", name="Administration").click()
+    press(administrator, f"Lock {email}")
+    expect(administrator.get_by_role("status")).to_have_text("That user is locked, and signed out everywhere.")
+    page.goto(f"{app}/account")
+    shows_sign_in(page, app, email)
+    fill(page, "login", email=email, password=PASSWORD)
+    expect(page.get_by_role("alert")).to_contain_text(REFUSED)
+    press(administrator, f"Unlock {email}")
+    expect(administrator.get_by_role("status")).to_have_text("That user can sign in again.")
+    fill(page, "login", email=email, password=PASSWORD)
+    shows_account(page, app, email)
+    if scripts:
+        assert violations(administrator, LOOKS) == []
+
+
+def violations(page: Page, looks: list[tuple[int, Literal["light", "dark"]]]) -> list[str]:
+    """Return what axe finds wrong with a page, and whether it is wider than the window."""
+    axe = importlib.resources.files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8")
+    page.evaluate(axe)
+    found: list[str] = []
+    for width, scheme in looks:
+        page.set_viewport_size({"width": width, "height": 640})
+        page.emulate_media(color_scheme=scheme)
+        if page.evaluate("document.documentElement.scrollWidth") > width:
+            found.append(f"{width}: wider than the window")
+        result = page.evaluate("axe.run({resultTypes: ['violations']})")
+        found += [
+            f"{width} {scheme}: {wrong['id']}: {wrong['help']}: {node['target']}"
+            for wrong in result["violations"]
+            for node in wrong["nodes"]
+        ]
+    return found
+
+
+LOOKS: list[tuple[int, Literal["light", "dark"]]] = [(width, scheme) for width in WIDTHS for scheme in SCHEMES]
 
 
 @pytest.mark.parametrize(("kind", "looks"), [("fastapi", LOOKS), ("flask", LOOKS[::3])], ids=["fastapi", "flask"])
@@ -300,23 +360,11 @@ def test_axe_finds_no_violation_and_nothing_is_wider_than_the_window(
     open_browser: Opener, app: str, looks: list[tuple[int, Literal["light", "dark"]]]
 ) -> None:
     """Every page in every state, light and dark, at the least and an ordinary width (WCAG 2.2, 1.4.10)."""
-    axe = importlib.resources.files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8")
     page = open_browser().new_page()
     found: list[str] = []
     seen: set[str] = set()
     for state in walk(page, open_browser(), app, new_email()):
         seen.add(state)
-        page.evaluate(axe)
-        for width, scheme in looks:
-            page.set_viewport_size({"width": width, "height": 640})
-            page.emulate_media(color_scheme=scheme)
-            if page.evaluate("document.documentElement.scrollWidth") > width:
-                found.append(f"{state} {width}: wider than the window")
-            result = page.evaluate("axe.run({resultTypes: ['violations']})")
-            found += [
-                f"{state} {width} {scheme}: {wrong['id']}: {wrong['help']}: {node['target']}"
-                for wrong in result["violations"]
-                for node in wrong["nodes"]
-            ]
+        found += [f"{state} {each}" for each in violations(page, looks)]
     assert not found, "\n".join(found)
     assert len(seen) == 16

@@ -210,12 +210,15 @@ def test_rep_07_list_into_head_ends_quietly(app: App) -> None:
 def test_rep_07_ctrl_c_ends_a_list_quietly(tmp_path: Path, capsys: pytest.CaptureFixture[str], extended: bool) -> None:
     with app_in(tmp_path, capsys, extended=extended) as app:
         fill(app, 4000)
+        # Started in the background of a shell, the tests ignore SIGINT, and what they start would do so, too.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         process = subprocess.Popen(
             [COMMAND, "--app", "shop_app:auth", "users", "list", "--limit", "0", "--json"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
+        signal.signal(signal.SIGINT, before)
         assert process.stdout is not None
         process.stdout.readline()  # the pipe fills up, and the command waits
         process.send_signal(signal.SIGINT)

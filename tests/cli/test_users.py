@@ -250,9 +250,33 @@ def test_a_users_context_of_your_own(tmp_path: Path, app: App) -> None:
     try:
         (tmp_path / "shop_app.py").write_text(nameless.replace("auth = ", f"{one}auth = "))
         status, _, err = app.users("unlock", "--key", "7")
-        assert (status, "the identity has no login: give the user id" in err) == (Status.CONFIGURATION, True)
+        assert status == Status.CONFIGURATION
+        assert "the identity of this user has no login: give the user id instead of --key" in err
     finally:
         MemoryUsers.user_id_field = "email"
+
+
+def test_unlock_by_key_takes_any_user_id_of_the_identity(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def named(text: str) -> str:
+        several = text.replace("(sa.String(80))", "(sa.String(80), unique=True)").replace(
+            'fields=["name", "age"]',
+            'user_id_field=("email", "name"), identifier=ids, identity=Me, fields=["name", "age"]',
+        )
+        assert several.count("unique=True") == several.count("identity=Me") == 1
+        identity = "class Me(msgspec.Struct, frozen=True):\n    id: uuid.UUID\n    name: str\n"
+        names = "from powauth.accounts.identifiers import UsernameIdentifier\nids = {'name': UsernameIdentifier()}\n"
+        return f"import msgspec, uuid\n{names}{identity}{several}"
+
+    with app_in(tmp_path, capsys, change=named) as app:
+        status, out, err = create(app, monkeypatch)
+        assert (status, err) == (0, "")
+        key = out.removeprefix("created ").strip()
+        for _ in range(3):
+            assert not sign_in("wrong horse")
+        assert app.users("unlock", "--key", key) == (0, "unlocked\n", "")
+        assert app.users("unlock", "--key", key)[:2] == (0, "there were no failed sign-ins\n")
 
 
 # --- creating ---------------------------------------------------------------------------------------------------------

@@ -14,6 +14,8 @@ from powauth.cli import Status
 
 KINDS = ["sqlite", "psycopg", "mariadb_pymysql", "aiosqlite", "asyncpg", "asyncmy"]
 
+EMPTY = "0 users, 0 without a password, 0 inactive\n0 problems, 0 users cannot sign in because of them\n"
+
 HASH = f"$argon2id$v=19$m=64,t=1,p=1$c2FsdHNhbHRzYWx0c2FsdA${'A' * 43}"
 
 OF_ACTIVE = {"sqlite": "1", "postgresql": "true", "mysql": "1", "mariadb": "1"}
@@ -46,7 +48,7 @@ def rows(out: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("driver", KINDS)
 def test_check_names_each_problem(driver: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with app_in(tmp_path, capsys, driver=driver) as app:
-        assert app.users("check") == (0, "0 problems, 0 users, 0 without a password\n", "")
+        assert app.users("check") == (0, EMPTY, "")
         insert(app, "mia@example.com", "Ann@Example.com", "ann@example.com", "Bob@example.com", "no address")
         insert(app, "zoe@example.com", password_hash=None)
         status, out, err = app.users("check", "--json")
@@ -54,16 +56,23 @@ def test_check_names_each_problem(driver: str, tmp_path: Path, capsys: pytest.Ca
         assert (status, err) == (Status.FOUND, "")
         assert {(row["problem"], row["user_id"], row["detail"]) for row in found} == {
             ("collides", "Ann@Example.com", f"email: with {2:032x}"),
-            ("not normalised", "Ann@Example.com", "email: ann@example.com"),
+            ("not normalised", "Ann@Example.com", "email: signs in only as it is stored, and not as ann@example.com"),
             ("collides", "ann@example.com", f"email: with {1:032x}"),
-            ("not normalised", "Bob@example.com", "email: bob@example.com"),
+            ("not normalised", "Bob@example.com", "email: signs in only as it is stored, and not as bob@example.com"),
         }
-        assert last == {"problems": 4, "users": 6, "without_password": 1}
+        assert last == {
+            "problems": 4, "users": 6, "without_password": 1, "inactive": 0, "cannot_sign_in": 0,
+            "hashes": {"Argon2id": 5},
+        }  # fmt: skip
         status, out, _ = app.users("check")
         lines = out.splitlines()
         assert lines[0].split() == ["problem", "key", "user_id", "detail"]
-        assert lines[-1] == "4 problems, 6 users, 1 without a password"
-        assert len(lines) == 6
+        assert lines[-3:] == [
+            "6 users, 1 without a password, 0 inactive",
+            "hashes: 5 Argon2id",
+            "4 problems, 0 users cannot sign in because of them",
+        ]
+        assert len(lines) == 8
 
 
 def test_a_user_id_that_a_registration_would_refuse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,22 +80,51 @@ def test_a_user_id_that_a_registration_would_refuse(tmp_path: Path, capsys: pyte
         app.users("check")
         insert(app, "Root@Localhost")
         (row, _) = rows(app.users("check", "--json")[1])
-        assert (row["problem"], row["detail"]) == ("refused", "email: a registration would refuse it")
+        assert (row["problem"], row["detail"]) == (
+            "refused",
+            "email: signs in as it is stored; a registration would refuse it",
+        )
 
 
-@pytest.mark.parametrize("text", ["", "!", "$2b$12$abcdefghijklmnopqrstuv", "plain text"])
-def test_a_hash_that_no_format_reads_is_found_and_not_printed(
+@pytest.mark.parametrize("text", ["\n", "mia\0@example.com"])
+def test_a_user_id_that_no_sign_in_finds(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with app_in(tmp_path, capsys) as app:
+        app.users("check")
+        insert(app, text)
+        row, last = rows(app.users("check", "--json")[1])
+        assert (row["problem"], row["user_id"]) == ("not found", text)
+        assert last["cannot_sign_in"] == 1
+
+
+@pytest.mark.parametrize("text", ["", "!", "!abc"])
+def test_a_user_whom_the_old_library_gave_no_password_is_no_problem(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with app_in(tmp_path, capsys) as app:
+        app.users("check")
+        insert(app, "mia@example.com", password_hash=text)
+        status, out, _ = app.users("check", "--json")
+        (last,) = rows(out)
+        assert (status, last["without_password"], last["hashes"]) == (Status.DONE, 1, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "hash_format"), [("$2b$12$abcdefghijklmnopqrstuv", "Bcrypt"), ("plain text", "unknown")]
+)
+def test_a_hash_that_no_format_reads_is_found_and_not_printed(
+    text: str, hash_format: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with app_in(tmp_path, capsys) as app:
         app.users("check")
         insert(app, "mia@example.com", password_hash=text)
         insert(app, "zoe@example.com")
         status, out, _ = app.users("check", "--json")
-        (row, _) = rows(out)
+        (row, last) = rows(out)
         assert status == Status.FOUND
         assert (row["problem"], row["user_id"]) == ("unreadable hash", "mia@example.com")
-        assert not text or text not in out
+        assert text not in out
+        assert ("existing=[Bcrypt()]" in row["detail"]) is (hash_format == "Bcrypt")
+        assert (last["cannot_sign_in"], last["hashes"]) == (1, {hash_format: 1, "Argon2id": 1})
         assert "unreadable hash" in app.users("check")[1]
 
 
@@ -152,7 +190,7 @@ def test_a_users_context_of_your_own_has_only_to_list_its_users(
 ) -> None:
     with app_in(tmp_path, capsys) as app:
         (tmp_path / "shop_app.py").write_text(OWN_USERS)
-        assert app.users("check") == (0, "0 problems, 1 users, 1 without a password\n", "")
+        assert app.users("check") == (0, EMPTY.replace("0 users, 0 without", "1 users, 1 without"), "")
 
 
 def test_no_user_follows_a_key_that_no_user_can_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

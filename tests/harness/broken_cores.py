@@ -179,10 +179,8 @@ class KnowsNoGrace(SessionAuth[User, Me]):
 class TrustsTheCheck(SessionAuth[User, Me]):
     """Does not ask whether the password that was checked is still the one."""
 
-    async def create(
-        self, connection: Connection, account: Account[Me], grant: Grant = AS_BEFORE
-    ) -> Account[Me] | None:
-        return await super().create(connection, account, msgspec.structs.replace(grant, proven=False))
+    async def do_create(self, connection: Connection, account: Account[Me], grant: Grant = AS_BEFORE) -> Me | None:
+        return await super().do_create(connection, account, msgspec.structs.replace(grant, proven=False))
 
 
 class TakesTheLatestEpochLate(SessionAuth[User, Me]):

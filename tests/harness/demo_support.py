@@ -1,6 +1,7 @@
 """Starts the demo with its documented command."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -43,6 +44,19 @@ class Demo:
     @property
     def urls(self) -> tuple[str, str]:
         return f"http://127.0.0.1:{self.port}", f"http://127.0.0.1:{self.flask_port}"
+
+    def link(self, email: str, path: str) -> str:
+        """The newest link to a path in the mail that the demo has printed for an address. It waits for the link."""
+        deadline = time.monotonic() + 30
+        while True:
+            mails = self.log.read_text().split("--- mail ---")
+            links = [
+                re.search(rf"http://127\.0\.0\.1:\d+{path}#\S+", each) for each in mails if f"To: {email}\n" in each
+            ]
+            if found := [link[0] for link in links if link is not None]:
+                return found[-1]
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.05)
 
     def children(self) -> list[int]:
         """Every process below the demo's own."""

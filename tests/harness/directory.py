@@ -52,8 +52,13 @@ class Directory:
         return hashlib.pbkdf2_hmac("sha256", digest, salt.encode(), 2).hex()
 
     def _is_password(self, person: Person | None, password: object) -> bool:
-        found = self._hash(password, "salt" if person is None else person["password_version"])
+        found = self._hash(password, (person or {}).get("password_version") or "salt")
         return person is not None and isinstance(password, str) and found == person["hash"]
+
+    def _version(self, person: Person) -> str | None:
+        """What a caller must know of a person in order to change them as they are."""
+        known = f"{person['email']} {person['password_version']}".encode()
+        return known.hex() if person["enabled"] else None
 
     def _proof(self, person: Person, fields: dict[str, Any]) -> int:
         given = "current_password" in fields
@@ -72,6 +77,8 @@ class Directory:
     def _change(self, person: Person | None, fields: dict[str, Any]) -> int:
         if person is None:
             return 200
+        if fields.get("proof") not in (None, self._version(person)):
+            return 412
         status = self._proof(person, fields)
         email = fields.get("email", person["email"])
         if status == 200 and any(each["email"] == email and each is not person for each in self.people.values()):

@@ -3,17 +3,19 @@
 import asyncio
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import URL, Engine, create_engine, make_url, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from harness.tcp_proxy import Proxy
 from powauth.backends.base import drive
 from powauth.backends.sql import SQLBackend
 
@@ -34,6 +36,12 @@ DRIVERS = {
     "asyncmy": "mariadb+asyncmy",
 }
 """A short name for each combination that is tested."""
+
+ASYNC = {"aiosqlite", "psycopg_async", "asyncpg", "asyncmy"}
+"""The drivers for event loops."""
+
+NETWORKED = ["psycopg", "psycopg_async", "asyncpg", "mariadb_pymysql", "asyncmy"]
+"""The drivers that reach their server over a network."""
 
 SYNC = {"sqlite": "sqlite", "postgresql": "psycopg", "mariadb": "mariadb_pymysql"}
 """Kind of server to the driver that tests use to look behind the backend's back."""
@@ -136,3 +144,21 @@ async def aiosqlite_ends(patience: float = 60.0) -> None:
         if "_connection_worker_thread" in thread.name or type(thread).__module__.startswith("aiosqlite"):
             await asyncio.to_thread(thread.join, patience)
             assert not thread.is_alive(), "a connection that nobody closed"
+
+
+def through_proxy(driver: str, directory: Path, work: Callable[[str, str, Proxy], Coroutine[Any, Any, None]]) -> None:
+    """Run ``work`` with the URL of a database behind a proxy, the name of a table that exists there, and the proxy."""
+    where = database(kind_of(driver), directory)
+    table = unique_table()
+    with where.engine() as engine:
+        drive(SQLBackend(engine, table=table).create_tables())
+    try:
+        with Proxy(where.server.host or "127.0.0.1", where.server.port or 0) as proxy:
+            url = make_url(where.through(driver)).set(host="127.0.0.1", port=proxy.port)
+            coroutine = work(url.render_as_string(hide_password=False), table, proxy)
+            if driver in ASYNC:
+                asyncio.run(coroutine)
+            else:
+                drive(coroutine)
+    finally:
+        where.drop(table, f"{table}_epochs")

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -104,6 +105,41 @@ async def _sign_in(request: Request) -> object:
 
 async def _name(request: Request) -> object:
     return None if request.user is None else request.user.name
+
+
+def beside_the_commit(app: App, path: str = "/change") -> list[str | None]:
+    """Let a view change its own user's password. Return who a second request of the same client is, at each moment.
+
+    The moments are the end of the flush, the commit before the session of powauth has followed, and the end.
+    """
+    found: list[str | None] = []
+
+    async def change(request: Request) -> object:
+        with app.maker() as session:
+            app.user(session).password_hash = NEW_HASH
+            session.flush()
+            look(session)
+            session.commit()
+        return True
+
+    async def row(request: Request) -> object:
+        with app.maker() as session:
+            user = await request.call("load_user", session)
+            return None if user is None else user.email
+
+    def look(_: Session) -> None:
+        with ThreadPoolExecutor(1) as worker:  # as in a server: the request has a context of its own
+            found.append(worker.submit(own.copy().get, "/row").result().json())
+
+    app.handlers |= {path: change, "/row": row}
+    own = app.browser()
+    sa.event.listen(app.maker, "after_commit", look, insert=True)
+    try:
+        own.get(path)
+    finally:
+        sa.event.remove(app.maker, "after_commit", look)
+    found.append(own.get("/row").json())
+    return found
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from unittest.mock import patch
 
 import msgspec
 
+import powauth.extensions.tokens
 import powauth.sessions.record
 from harness.core_support import the_ids
 from harness.support import SECRET, Clock, FakeConnection, Me, MemoryUsers, User, account_of
@@ -179,9 +180,11 @@ class SteppingUsers(MemoryUsers):
         await self.world.step(Op("users.get", (_USERS, _CLOCK)))
         return await super().get(key)
 
-    async def update(self, key: Key, params: Mapping[str, object], *, trusted: bool = False) -> Account[Me]:
+    async def update(
+        self, key: Key, params: Mapping[str, object], *, trusted: bool = False, proof: bytes | None = None
+    ) -> Account[Me]:
         await self.world.step(Op("users.update", (_CLOCK,), (_USERS,)))
-        changed = await super().update(key, params, trusted=trusted)
+        changed = await super().update(key, params, trusted=trusted, proof=proof)
         self.written.append(changed.identity)
         return changed
 
@@ -536,7 +539,11 @@ def sample(scenario: Scenario, backend: Backend, count: int, seed: int) -> Repor
 def _determined(world: World) -> Generator[None, None, None]:
     """The system's generator made the same in every order, and no log line for each of thousands of revocations."""
     generator = types.SimpleNamespace(token_bytes=world.token_bytes)
-    with patch.object(powauth.sessions.record, "secrets", generator), patch.object(_logger, "disabled", True):
+    with (
+        patch.object(powauth.sessions.record, "secrets", generator),
+        patch.object(powauth.extensions.tokens, "secrets", generator),
+        patch.object(_logger, "disabled", True),
+    ):
         yield
 
 

@@ -28,7 +28,7 @@ def serving(app: Any, kind: Kind, **options: Any) -> Iterator[tuple[str, int]]:
 
 @contextmanager
 def _uvicorn(app: Any, options: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server(("127.0.0.1", options.get("port", 0)))
     config = uvicorn.Config(app, **{"log_level": "warning", "lifespan": "off", "ws": "none"} | options)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -24,7 +24,7 @@ import pytest
 
 from harness.forks import fork_in_c, in_children
 from powauth.backends import _lmdb_engine as engines  # to hold its locks at the moment of a fork
-from powauth.backends._lmdb_records import decode, place_of  # to check the indexes of a file, entry by entry
+from powauth.backends._ordered_records import decode, place_of  # to check the indexes of a file, entry by entry
 from powauth.backends.base import Backend, Millis, Mode, Record, ScanPage, drive, make_key, make_owner, shard_of
 from powauth.backends.lmdb import LMDBBackend
 from powauth.errors import ConfigError, StoreUnavailable
@@ -54,12 +54,12 @@ def engine_of(backend: LMDBBackend) -> engines.Engine:
 
 def entries(backend: LMDBBackend) -> dict[bytes, bytes]:
     """Everything in the file."""
-    return engine_of(backend).read(lambda txn: {bytes(key): bytes(value) for key, value in txn.cursor()})
+    return backend.read(lambda txn: dict(txn.ascending(b"!")))
 
 
 def plant(backend: LMDBBackend, key: bytes, value: bytes) -> None:
     """Write below the backend."""
-    engine_of(backend).write(lambda txn: txn.put(key, value))
+    backend.write(lambda txn: txn.put(key, value))
 
 
 def check_indexes(backend: LMDBBackend) -> dict[bytes, Record]:

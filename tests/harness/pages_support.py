@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html.parser import HTMLParser
@@ -55,10 +55,11 @@ class User(UserMixin, Base):
 
 
 class SyncASGI(httpx.BaseTransport):
-    """An ASGI app for a client that does not await: each request on an event loop of its own."""
+    """An ASGI app for a client that does not await: each request on an event loop of its own, unless ``run`` is set."""
 
     def __init__(self, app: Any) -> None:
         self.inner = httpx.ASGITransport(app)
+        self.run: Callable[[Coroutine[Any, Any, httpx.Response]], httpx.Response] = asyncio.run
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         async def send() -> httpx.Response:
@@ -67,7 +68,7 @@ class SyncASGI(httpx.BaseTransport):
             body = b"".join([part async for part in response.stream])
             return httpx.Response(response.status_code, headers=response.headers.raw, content=body)
 
-        return asyncio.run(send())
+        return self.run(send())
 
 
 def _asgi(auth: SessionAuth[User, Any], flows: BasePages, mount: str) -> httpx.BaseTransport:
@@ -160,14 +161,15 @@ class Site:
 
 @contextmanager
 def site(framework: str, folder: Path, *, mount: str = "", flows: Any = None, **options: Any) -> Iterator[Site]:
-    """A new site; ``options`` are those of `Pages`."""
+    """A new site; ``options`` are those of `Pages`, and ``users`` other users than those of this module."""
     engine = sa.create_engine(f"sqlite:///{folder / 'users.sqlite3'}")
     Base.metadata.create_all(engine)
     hasher = PasswordHasher(time_cost=1, memory_cost=8, cheap_and_unsafe=True)
-    users = SQLAlchemyUsers(engine, User, hasher=hasher)
+    users = options.pop("users", None) or SQLAlchemyUsers(engine, User, hasher=hasher)
     backend, clock = CountingBackend(MemoryBackend()), Clock()
     logging.getLogger("powauth").setLevel(logging.ERROR)
-    auth = SessionAuth(secret_key=SECRET, users=users, backend=backend, clock=clock, **options.pop("auth_options", {}))
+    given: dict[str, Any] = {"secret_key": SECRET, "users": users, "backend": backend, "clock": clock}
+    auth = SessionAuth(**given | options.pop("auth_options", {}))
     made = (flows or Pages)(auth, **options)
     yield Site(framework, MOUNTS[framework](auth, made, mount), auth, users, engine, backend, clock, mount)
     engine.dispose()
@@ -244,13 +246,14 @@ class Browser:
         return Page(self.client.post(self._at(path), data=fields, headers=sent))
 
     def send(self, page: Page, action: str | None = None, **fields: str) -> Page:
-        """Fill in and send the page's form: the one with this hidden ``action``, or else the last."""
+        """Fill in and send the page's form: the one with this hidden ``action``, or else the last with these fields."""
         forms = [
             (attributes, inputs)
             for attributes, inputs in page.forms
             if action is None or any(each.get("name") == "action" and each.get("value") == action for each in inputs)
         ]
-        attributes, inputs = forms[-1]
+        fitting = [form for form in forms if fields.keys() <= {each.get("name") for each in form[1]}]
+        attributes, inputs = (fitting or forms)[-1]
         assert attributes["method"] == "post"
         values = {str(each["name"]): each.get("value") or "" for each in inputs if "name" in each}
         assert fields.keys() <= values.keys() or action == "end", (fields, values)

@@ -13,7 +13,7 @@ import msgspec
 from powauth.accounts.base import Account, Rehash, UsersContext
 from powauth.accounts.identity import Key
 from powauth.backends.base import Mode
-from powauth.errors import InvalidParams, StoreUnavailable
+from powauth.errors import InvalidParams, Overtaken, StoreUnavailable
 
 BLANK = ["can't be blank"]
 TAKEN = ["has already been taken"]
@@ -149,6 +149,10 @@ class SmallUsers(UsersContext[Row, Me]):
         with self.rows() as rows:
             return next((row for row in rows.values() if row.email == email), None)
 
+    def check_proof(self, row: Row, proof: bytes | None) -> None:
+        if proof is not None and not (self.is_active(row) and self.proof(row) == proof):
+            raise Overtaken
+
     def put(self, row: Row, *, new: bool) -> bool:
         """Write a row, unless its e-mail address is another's, or it is gone."""
         with self.rows() as rows:
@@ -229,10 +233,13 @@ class SmallUsers(UsersContext[Row, Me]):
             raise InvalidParams({self.user_id_field: TAKEN})
         return self.account(row)
 
-    async def update(self, key: Key, params: Mapping[str, object], *, trusted: bool = False) -> Account[Me]:
+    async def update(
+        self, key: Key, params: Mapping[str, object], *, trusted: bool = False, proof: bytes | None = None
+    ) -> Account[Me]:
         row = self.row(key)
         if row is None:
             raise InvalidParams(GONE)
+        self.check_proof(row, proof)
         errors = self.errors(params, changing=True)
         if not trusted and params.get("current_password") in (None, ""):
             errors["current_password"] = BLANK
@@ -246,9 +253,15 @@ class SmallUsers(UsersContext[Row, Me]):
         if params.get("password"):
             changes["password_hash"] = self.hashed(str(params["password"]))
         changed = replace(row, **changes)
-        if not self.put(changed, new=False):
-            raise InvalidParams({self.user_id_field: TAKEN})
+        with self.rows() as rows:  # nobody else changes the row between the comparison and the write
+            self.check_proof(rows.get(row.key, row), proof)
+            if not self.put(changed, new=False):
+                raise InvalidParams({self.user_id_field: TAKEN})
         return self.account(changed)
+
+    async def has_password(self, key: Key) -> bool:
+        row = self.row(key)
+        return row is not None and row.password_hash is not None
 
     async def delete(self, key: Key, params: Mapping[str, object] | None = None) -> bool:
         row = self.row(key)

@@ -26,7 +26,7 @@ from powauth.backends.base import (
     drive,
 )
 from powauth.backends.wrapping import BackendWrapper
-from powauth.errors import InvalidParams
+from powauth.errors import InvalidParams, Overtaken
 from powauth.http.connection import MISSING, Connection
 from powauth.integrations import asgi, wsgi
 
@@ -121,11 +121,15 @@ class MemoryUsers(UsersContext[User, Me]):
             raise InvalidParams({"email": ["has already been taken"]})
         return account_of(self.add(email, str(password), name=str(params.get("name", ""))))
 
-    async def update(self, key: Key, params: Mapping[str, object], *, trusted: bool = False) -> Account[Me]:
+    async def update(
+        self, key: Key, params: Mapping[str, object], *, trusted: bool = False, proof: bytes | None = None
+    ) -> Account[Me]:
         await self._query()
         row = self.rows.get(str(key))
         if row is None:
             raise InvalidParams({"base": ["no longer exists"]})
+        if proof is not None and not (account_of(row).proof == proof and not row.locked):
+            raise Overtaken
         if not trusted and row.password_hash != cheap_hash(str(params.get("current_password"))):
             raise InvalidParams({"current_password": ["is wrong"]})
         changes: dict[str, Any] = {name: params[name] for name in ("email", "name", "locked") if name in params}

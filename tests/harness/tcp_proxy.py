@@ -76,8 +76,9 @@ class Proxy:
 
     @property
     def clients(self) -> int:
-        """How many connections are open."""
-        return len(self._clients)
+        """How many connections are open. A connection that is being closed counts until it is closed."""
+        with self._lock:
+            return len(self._clients)
 
     @property
     def ports(self) -> set[int]:

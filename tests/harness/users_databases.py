@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.pool import NullPool
 
 from powauth.accounts.passwords import PasswordHasher
@@ -30,6 +30,15 @@ OTHER_PASSWORD = "eleven grey geese"
 
 class Base(DeclarativeBase):
     """Of all models of these tests; each class has its table to itself."""
+
+
+class BareUser:
+    """The least columns of a user, as a program without powauth's mixins has them."""
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    email: Mapped[str] = mapped_column(sa.String(254), unique=True)
+    password_hash: Mapped[str | None] = mapped_column(sa.String(255))
+    is_active: Mapped[bool] = mapped_column(default=True)
 
 
 def table_name() -> str:

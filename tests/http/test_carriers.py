@@ -287,6 +287,20 @@ def test_a_bearer_token_is_read_of_the_authorization_header_alone(field: str | N
     assert BearerCarrier().named("auth").read(bearer(field)) == found
 
 
+@pytest.mark.parametrize(
+    ("field", "found"),
+    [
+        ("Token pow_abc", "abc"),
+        ("token  pow_abc", "abc"),
+        ("Bearer pow_abc", None),
+        ("Token abc", None),
+        ("Tokenpow_abc", None),
+    ],
+)
+def test_a_token_of_another_scheme_is_read_under_that_scheme_alone(field: str, found: str | None) -> None:
+    assert BearerCarrier(scheme="Token").named("auth").read(bearer(field)) == found
+
+
 def test_a_renewed_token_is_sent_in_a_header_that_scripts_of_other_origins_may_read() -> None:
     carrier = BearerCarrier().named("auth")
     exposed = ("Access-Control-Expose-Headers", "Powauth-Token")
@@ -297,7 +311,18 @@ def test_a_renewed_token_is_sent_in_a_header_that_scripts_of_other_origins_may_r
 
 
 @pytest.mark.parametrize(
-    "options", [{"header": "a b"}, {"header": ""}, {"prefix": ""}, {"prefix": "pow"}, {"prefix": "a\n_"}]
+    "options",
+    [
+        {"header": "a b"},
+        {"header": ""},
+        {"prefix": ""},
+        {"prefix": "pow"},
+        {"prefix": "a\n_"},
+        {"scheme": ""},
+        {"scheme": "Token "},
+        {"scheme": "To ken"},
+        {"scheme": 7},
+    ],
 )
 def test_a_wrong_option_of_a_bearer_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):

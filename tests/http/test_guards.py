@@ -105,6 +105,18 @@ def test_a_sign_in_is_fresh_for_as_long_as_the_guard_says_and_no_use_makes_it_fr
     assert guarded.user.get("/fresh").status == 200
 
 
+def test_a_session_of_an_old_cookie_is_not_fresh_until_the_user_signs_in_again(kind: Kind) -> None:
+    guarded = Guarded(kind)
+    auth, user = guarded.site.auth, guarded.site.user
+    moved = FakeConnection()
+    drive(RequestAuth(auth, moved).sign_in_user(user, fresh=False))
+    assert not RequestAuth(auth, moved).is_fresh(timedelta(days=400))
+    with pytest.raises(NotFresh):
+        require_fresh(RequestAuth(auth, moved), timedelta(days=400))
+    drive(RequestAuth(auth, moved).sign_in_user(user))
+    assert RequestAuth(auth, moved).is_fresh(timedelta(seconds=1))
+
+
 def test_a_time_in_the_future_is_fresh_only_within_the_tolerance_of_clocks(kind: Kind) -> None:
     guarded = Guarded(kind)
     guarded.site.clock.advance(-299)

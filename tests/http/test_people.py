@@ -35,6 +35,7 @@ from powauth.errors import (
     Throttled,
 )
 from powauth.http.answers import Answers, answer_to
+from powauth.http.own_path import own_path
 from powauth.http.people import for_people
 from powauth.integrations import asgi, wsgi
 from powauth.integrations.asgi import SessionAuthMiddleware
@@ -335,6 +336,41 @@ def test_the_sign_in_page_is_a_route_by_its_name(client_of: Callable[..., Any], 
     assert client.get("/user", headers=PAGE).headers["location"] == "/auth/login?next=/user"
 
 
+PREFIXES = {
+    "/shop": "/shop/auth/login?next=/shop/user",
+    "/über": "/%C3%BCber/auth/login?next=/%25C3%25BCber/user",
+    "/a b": "/a%20b/auth/login?next=/a%2520b/user",
+    "/a?b=": "/a%3Fb%3D/auth/login?next=/a%253Fb%253D/user",
+    "//evil.example": "/auth/login",
+    "evil.example": "/auth/login",
+    "/x\r\nset: a": "/x%0D%0Aset%3A%20a/auth/login?next=/x%250D%250Aset%253A%2520a/user",
+}
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("options", [{"sign_in_endpoint": "auth.login"}, {"sign_in_path": "/auth/login"}], ids=str)
+def test_the_sign_in_page_is_below_the_prefix_of_a_flask_app_whatever_a_proxy_says(
+    prefix: str, options: dict[str, str]
+) -> None:
+    """A proxy may pass on a prefix that a client has sent."""
+    client = Client(flask_app(new_auth(), **options))
+    script_name = prefix.encode().decode("latin-1")  # PEP 3333
+    response = client.get("/user", headers=PAGE, environ_overrides={"SCRIPT_NAME": script_name})
+    assert (response.status_code, response.headers["location"]) == (303, PREFIXES[prefix])
+
+
+@pytest.mark.parametrize("prefix", ["//evil.example", "/\\evil.example", "/x\r\nset-cookie: a=b"])
+@pytest.mark.parametrize(("client_of", "name"), [each for each in NAMED if each[0] in (of_starlette, of_fastapi)])
+def test_the_sign_in_page_is_on_this_origin_whatever_a_proxy_says(
+    client_of: Callable[..., Any], name: str, prefix: str
+) -> None:
+    app = client_of(new_auth(), sign_in_endpoint=name).app
+    client = TestClient(app, SHOP, root_path=prefix, follow_redirects=False)
+    response = client.get("/user", headers=PAGE)
+    location = response.headers["location"]
+    assert (response.status_code, own_path(location)) == (303, location)
+
+
 @pytest.mark.parametrize(("client_of", "name"), [each for each in NAMED if each[0] is not of_litestar])
 def test_a_name_that_no_route_has_is_reported_at_the_first_request(client_of: Callable[..., Any], name: str) -> None:
     client = client_of(new_auth(), sign_in_endpoint=f"{name}s")
@@ -393,6 +429,25 @@ def test_flask_flashes_nothing_without_a_session_or_unless_told(secret: str | No
     client = app.test_client()
     assert client.get("/user", base_url=SHOP, headers=PAGE).status_code == 303
     assert client.get("/auth/login", base_url=SHOP).text == ""
+
+
+def test_flask_flashes_a_text_of_the_app_to_people_alone() -> None:
+    def text(error: PowauthError) -> str:
+        return f"{type(error).__name__}: bitte anmelden, {flask.request.path}"
+
+    app = flask_app(new_auth(), sign_in_endpoint="auth.login", flash="warning", flash_text=text)
+    app.secret_key = "a secret of flask's own, for its session"
+    client = app.test_client()
+    assert client.get("/user", base_url=SHOP, headers={"accept": "*/*"}).status_code == 401
+    assert client.get("/auth/login", base_url=SHOP).text == ""
+    assert client.get("/user", base_url=SHOP, headers=PAGE).status_code == 303
+    assert client.get("/auth/login", base_url=SHOP).text == "NotSignedIn: bitte anmelden, /user"
+
+
+@pytest.mark.parametrize(("given", "said"), [("Please sign in.", "a function of an error"), (str, "needs flash")])
+def test_a_flash_text_is_a_function_beside_a_category(given: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        PowAuth(sign_in_path="/login", flash="info" if said != "needs flash" else None, flash_text=given)
 
 
 def test_a_flash_category_is_a_text() -> None:

@@ -11,6 +11,7 @@ import pytest
 from fastapi import Body, Depends, FastAPI, HTTPException
 from sqlalchemy import create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from starlette.middleware.sessions import SessionMiddleware
 from starlette.testclient import TestClient
 
 from harness.support import SECRET, MemoryUsers
@@ -32,7 +33,7 @@ from powauth import (
 )
 from powauth.accounts.sqlalchemy import SQLAlchemyUsers, UserMixin
 from powauth.http.carriers import Carrier
-from powauth.integrations.fastapi import INVALID_PARAMS, Auth, SessionAuthMiddleware, refusals
+from powauth.integrations.fastapi import Auth, SessionAuthMiddleware, refusals
 
 HTTPS = "https://app.example"
 WHO = {"email": "ada@example.org", "password": "five brown owls hoot", "nick": "ada"}
@@ -60,7 +61,7 @@ def app_of(auth: SessionAuth[Any, Me]) -> FastAPI:
     app.add_middleware(SessionAuthMiddleware, auth=auth)
     Session = Annotated[RequestAuth[Any, Me], Depends(session.request_auth)]  # noqa: N806 - an alias
 
-    @app.post("/register", status_code=201, responses=INVALID_PARAMS)
+    @app.post("/register", status_code=201, responses=refusals(422))
     async def register(params: Annotated[dict[str, Any], session.registration_body], auth: Session) -> Me:
         return await auth.register(params)
 
@@ -152,10 +153,11 @@ def test_what_is_wrong_is_said_in_powauths_own_form(app: FastAPI) -> None:
     assert client.post("/login", json={"email": 7}).status_code == 401
     assert client.post("/login", json=[7]).status_code == 422
     shown = app.openapi()["paths"]["/register"]["post"]["responses"]["422"]
-    assert shown == INVALID_PARAMS[422]
+    assert shown == refusals(422)[422]
 
 
 BEARER = {"type": "http", "scheme": "bearer", "bearerFormat": "pow_<id>"}
+TOKEN = {"type": "apiKey", "in": "header", "name": "Authorization", "description": "Token pow_<id>"}
 
 
 @pytest.mark.parametrize(
@@ -163,13 +165,14 @@ BEARER = {"type": "http", "scheme": "bearer", "bearerFormat": "pow_<id>"}
     [
         (CookieCarrier(), {"__Host-auth": {"type": "apiKey", "in": "cookie", "name": "__Host-auth"}}),
         (BearerCarrier(), {"auth-bearer": BEARER}),
+        (BearerCarrier(scheme="Token"), {"auth-bearer": TOKEN}),
         (FrameworkSessionCarrier(), {"session": {"type": "apiKey", "in": "cookie", "name": "session"}}),
         (
             AnyOf(CookieCarrier(), BearerCarrier()),
             {"__Host-auth": {"type": "apiKey", "in": "cookie", "name": "__Host-auth"}, "auth-bearer": BEARER},
         ),
     ],
-    ids=["cookie", "bearer", "framework", "both"],
+    ids=["cookie", "bearer", "token", "framework", "both"],
 )
 def test_the_credentials_that_count_are_shown(carrier: Carrier, schemes: Document) -> None:
     users: Any = MemoryUsers()
@@ -177,6 +180,36 @@ def test_the_credentials_that_count_are_shown(carrier: Carrier, schemes: Documen
     assert document["components"]["securitySchemes"] == schemes
     assert document["paths"]["/me"]["get"]["security"] == [{name: []} for name in schemes], "any one of them is enough"
     assert "security" not in document["paths"]["/login"]["post"]
+
+
+@pytest.mark.parametrize(
+    ("carrier", "challenges"),
+    [
+        (CookieCarrier(), "APIKey"),
+        (FrameworkSessionCarrier(), "APIKey"),
+        (BearerCarrier(), 'Bearer realm="auth"'),
+        (BearerCarrier(scheme="Token"), 'Token realm="auth"'),
+        (AnyOf(CookieCarrier(), BearerCarrier()), 'Bearer realm="auth", APIKey'),
+    ],
+    ids=["cookie", "framework", "bearer", "token", "both"],
+)
+def test_a_401_asks_for_the_credentials_that_count(carrier: Carrier, challenges: str) -> None:
+    """RFC 9110, section 11.6.1; RFC 6750, section 3: an error only after a token."""
+    users: Any = MemoryUsers()
+    app = app_of(SessionAuth(secret_key=SECRET, users=users, backend="memory://", carrier=carrier))
+    app.add_middleware(SessionMiddleware, secret_key="of Starlette")
+    client = TestClient(app, base_url=HTTPS)
+    scheme = "Token" if challenges.startswith("Token") else "Bearer"
+    for credentials, error in [
+        ("", ""),
+        ("Basic eA==", ""),
+        (f"{scheme} foreign", ""),
+        (f"{scheme} pow_ended", "invalid_token"),
+    ]:
+        refused = client.get("/me", headers={"authorization": credentials})
+        assert refused.status_code == 401
+        named = f'"auth", error="{error}"' if error else '"auth"'
+        assert refused.headers["www-authenticate"] == challenges.replace('"auth"', named)
 
 
 def matches(body: Any, schema: Document) -> bool:

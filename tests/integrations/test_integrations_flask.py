@@ -5,11 +5,13 @@ from typing import Any
 
 import flask
 import pytest
+from flask.ctx import _AppCtxGlobals as AppGlobals  # the public name of its type is in no module
 
 from harness.support import SECRET, Clock, CountingBackend, MemoryUsers
 from powauth import ConfigError, CookieCarrier, FrameworkSessionCarrier, InvalidParams, SessionAuth, StoreUnavailable
 from powauth.backends.base import drive
 from powauth.backends.memory import MemoryBackend
+from powauth.integrations import wsgi
 from powauth.integrations.flask import PowAuth, current_user, login_required, request_auth
 
 PARAMS = {"email": "ada@example.org", "password": "correct horse"}
@@ -150,6 +152,86 @@ def test_an_outage_is_503_where_the_user_is_asked_for(shop: Shop) -> None:
     assert get(client, "/public").status_code == 200
     assert post(client, "/logout").status_code == 503
     shop.backend.fail.clear()
+
+
+READS_OF_G: dict[str, Callable[[], object]] = {
+    "is None": lambda: flask.g.current_user is None,
+    "is not None": lambda: flask.g.current_user is not None,
+    "get": lambda: flask.g.get("current_user") is None,
+    "getattr with a default": lambda: getattr(flask.g, "current_user", None) is None,
+    "hasattr": lambda: hasattr(flask.g, "current_user"),
+    "in": lambda: "current_user" in flask.g,
+    "pop": lambda: flask.g.pop("current_user", None),
+    "setdefault": lambda: flask.g.setdefault("current_user", None),
+    "the truth": lambda: not flask.g.current_user,
+    "a template": lambda: flask.render_template_string("{% if g.current_user is none %}public{% else %}in{% endif %}"),
+}
+
+
+@pytest.mark.parametrize("outside", [False, True], ids=["alone", "in a middleware"])
+def test_in_an_outage_no_way_to_read_the_user_in_g_answers(outside: bool) -> None:
+    """`is None` calls no method of the user, so a placeholder there would let anybody take the branch of a user."""
+    shop = Shop()
+    shop.app.add_url_rule("/read/<name>", "read", lambda name: {"read": str(READS_OF_G[name]())})
+    client = shop.signed_in()
+    assert {get(client, f"/read/{name}").status_code for name in READS_OF_G} == {200}
+    if outside:
+        shop.app.wsgi_app = wsgi.SessionAuthMiddleware(shop.app.wsgi_app, shop.auth)  # type: ignore[method-assign]
+    shop.backend.fail["*"] = StoreUnavailable("down")
+    for name in READS_OF_G:
+        response = get(client, f"/read/{name}")
+        assert (response.status_code, response.json) == (503, {"error": "store_unavailable"}), name
+
+
+class GlobalsOfTheApp(AppGlobals):
+    """A `g` with more than attributes."""
+
+    def double(self) -> int:
+        return 2 * int(self.number)
+
+
+def test_in_an_outage_everything_else_in_g_is_as_before(shop: Shop) -> None:
+    shop.app.app_ctx_globals_class = GlobalsOfTheApp
+    seen: list[object] = []
+
+    @shop.app.before_request
+    def before() -> None:
+        outside = flask.g
+        outside.number = 3
+
+    @shop.app.get("/others")
+    def others() -> Any:
+        g = flask.g
+        seen.extend([g.number, g.get("number"), g.double(), "number" in g, "missing" in g, g.get("missing", 1)])
+        g.new = 5
+        seen.extend([g.pop("new"), g.pop("new", None), g.setdefault("newer", 6), "newer" in [*g]])
+        del g.newer
+        with pytest.raises(AttributeError):
+            g.missing  # noqa: B018
+        with pytest.raises(KeyError):
+            g.pop("missing")
+        return {}
+
+    client = shop.signed_in()
+    for failures in ({}, {"*": StoreUnavailable("down")}):
+        shop.backend.fail.update(failures)
+        seen.clear()
+        assert get(client, "/others").status_code == 200
+        assert seen == [3, 3, 6, True, False, 1, 5, None, 6, True]
+
+
+def test_after_an_outage_a_context_that_lasts_has_the_user_again(shop: Shop) -> None:
+    """Flask serves requests inside an app context with the `g` of that context."""
+    shop.app.add_url_rule("/read", "read", lambda: {"read": flask.g.current_user is None})
+    client = shop.signed_in()
+    with shop.app.app_context():
+        seen = []
+        for down in (False, True, True, False):
+            shop.backend.fail.clear()
+            if down:
+                shop.backend.fail["*"] = StoreUnavailable("down")
+            seen.append(get(client, "/read").status_code)
+    assert seen == [200, 503, 503, 200]
 
 
 def test_a_handler_of_the_apps_own_sees_powauths_errors() -> None:

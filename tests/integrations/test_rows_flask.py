@@ -519,7 +519,14 @@ def test_outside_a_request_there_is_nobody(world: World) -> None:
 
 def test_an_outage_of_the_store_makes_nobody_anonymous(world: World) -> None:
     world.backend.fail["*"] = StoreUnavailable("down")
-    for handler in (lambda: bool(current_user), lambda: current_user.email, lambda: bool(flask.g.current_user)):
+    reads: list[Callable[[], object]] = [
+        lambda: bool(current_user),
+        lambda: current_user.email,
+        lambda: bool(flask.g.current_user),
+        lambda: flask.g.current_user is None,
+        lambda: flask.g.get("current_user"),
+    ]
+    for handler in reads:
         assert world.serve(handler) == 503
     assert world.serve(dict, "/guarded") == 503
     assert world.serve(lambda: "served") == "served"

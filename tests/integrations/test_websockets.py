@@ -246,7 +246,7 @@ async def test_trm_07_other_sessions_of_the_user_stay_open() -> None:
     async with chat.talking(echo, recheck=SOON) as peer:
         mine = await chat.session()
         await chat.cookie()
-        await chat.auth.store.delete_user(chat.user.id, chat.auth.now(), keep=mine.session.sid)
+        await chat.auth.store.delete_sessions(chat.user.id, chat.auth.now(), keep=mine.session.sid)
         await chat.looked()
         peer.say("still here")
         assert (await peer.next())["text"] == "still here"

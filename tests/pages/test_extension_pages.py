@@ -1,16 +1,24 @@
 """Pages of an extension outside of the package, made from public names alone."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
 from harness.pages_support import EMAIL, MOUNTS, PASSWORD, Site, site
 from harness.support import SECRET, MemoryUsers
-from powauth import ConfigError, Extension, SessionAuth, Step
+from powauth import ConfigError, CrossSiteDefence, Extension, SessionAuth, Step
+from powauth.backends.base import drive
 from powauth.backends.memory import MemoryBackend
-from powauth.pages import BasePages, Messages, Page, PageAnswer, PageResponse, PageVisit
+from powauth.extensions.reset_password import ResetPassword
+from powauth.integrations.fastapi import SessionAuthMiddleware
+from powauth.pages import BasePages, Messages, Page, PageAnswer, PagePart, PageResponse, PageVisit, Routes
+from powauth.pages.fastapi import pages
+from powauth.testing import MemoryMailer
 
 TEMPLATE = """{% extends "base.html" %}
 {% block heading %}{{ texts.activity_heading }}{% endblock %}
@@ -45,7 +53,7 @@ class Activity(Extension[Any]):
                 template="activity",
                 folder=self.folder,
                 messages=texts,
-                csp={"script-src": "'self'", "style-src": "data:"},
+                csp={"script-src": ["'self'"], "style-src": ["data:"]},
             ),
             Page(name="activity_script", path="/activity.js", get=self.script),
         ]
@@ -157,9 +165,7 @@ GOOD: dict[str, Any] = {"name": "extra", "path": "/extra", "get": empty}
         {"path": "/a/../b"},
         {"get": None},
         {"folder": Path("/nowhere")},
-        {"csp": {"script-src": "'self'; default-src *"}},
-        {"csp": {"script-src": "é"}},
-        {"csp": {"script-src": 7}},
+        {"csp": {"script-src": "'self'"}},
     ],
 )
 def test_a_page_that_is_wrong_is_refused(wrong: dict[str, Any]) -> None:
@@ -197,8 +203,133 @@ def test_pages_that_collide_are_refused(given: list[Any], message: str) -> None:
         BasePages(auth)
 
 
+def with_extensions(*extensions: Extension[Any]) -> SessionAuth[Any, Any]:
+    return SessionAuth(secret_key=SECRET, users=MemoryUsers(), backend=MemoryBackend(), extensions=extensions)
+
+
+def test_an_app_with_a_sign_in_of_its_own_mounts_only_the_pages_of_extensions() -> None:
+    auth = with_extensions(Contributes(Page(**GOOD)))
+    assert BasePages(auth, ready_made=False).paths == ("/extra",)
+    app = FastAPI()
+    app.add_middleware(SessionAuthMiddleware, auth=auth)
+    app.include_router(pages(BasePages(auth, ready_made=False)), prefix="/api")
+    with TestClient(app) as client:
+        assert client.get("/api/extra").json() == {}
+        assert {client.get(f"/api{path}").status_code for path in ("/login", "/register", "/account")} == {404}
+
+
+def test_a_frontend_on_another_origin_shows_the_forms_of_an_extension() -> None:
+    """As docs/reset-password.md describes it."""
+    mailer, users = MemoryMailer(), MemoryUsers()
+    drive(users.create({"email": EMAIL, "password": PASSWORD}))
+    auth = SessionAuth(
+        secret_key=SECRET,
+        users=users,
+        backend=MemoryBackend(),
+        public_url="https://app.example",
+        extensions=[ResetPassword(mailer, forgot_path="/password-recovery", reset_path="/reset-password")],
+    )
+    defence = CrossSiteDefence(["https://app.example"])
+    app = FastAPI(lifespan=auth.lifespan)
+    app.add_middleware(SessionAuthMiddleware, auth=auth)
+    app.include_router(pages(BasePages(auth, title="Shop", ready_made=False, defence=defence)), prefix="/api")
+    own = {"origin": "https://app.example", "sec-fetch-site": "same-site"}
+    with TestClient(app, base_url="https://api.example") as client:
+        assert client.post("/api/password-recovery", json={"email": EMAIL}, headers=own).status_code == 202
+        [message] = mailer.wait(1)
+        body = message.get_body(("plain",))
+        assert body is not None
+        found = re.search(r"https://app\.example/reset-password#(\S+)", str(body.get_content()))
+        assert found is not None
+        params = {"token": found[1], "password": "eleven grey geese"}
+        evil = {"origin": "https://evil.example", "sec-fetch-site": "cross-site"}
+        assert client.post("/api/reset-password", json=params, headers=evil).status_code == 403
+        assert client.post("/api/reset-password", json=params, headers=own).status_code == 204
+
+
+def test_pages_without_the_ready_made_ones_need_an_extension_and_no_templates() -> None:
+    with pytest.raises(ConfigError, match="no extension of this SessionAuth has one"):
+        BasePages(with_extensions(), ready_made=False)
+    templates: Any = object()
+    with pytest.raises(ConfigError, match="ready_made=False needs render=None"):
+        BasePages(with_extensions(Contributes(Page(**GOOD))), ready_made=False, render=templates)
+
+
+def test_options_for_pages_that_exist_already_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"give routes, title to BasePages\(…\)"):
+        pages(BasePages(with_extensions()), title="Shop", routes=Routes(register=None))
+
+
 def test_a_page_without_a_template_must_send_people_elsewhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with site("asgi", tmp_path, auth_options={"extensions": [Contributes(Page(**GOOD))]}) as here:
         assert here.program().get("/extra").json() == {}
         assert here.browser().get("/extra").status == 500
         assert "the page extra has no template" in caplog.text
+
+
+PART = """<form class="card"><button>{{ texts.part_action }}</button></form>
+<script src="{{ links.activity_script }}"></script>
+"""
+
+
+class Adds(Activity):
+    """Adds a part to the page to sign in."""
+
+    name = "adds"
+
+    def page_parts(self) -> Sequence[PagePart]:
+        csp = {"script-src": ["'self'"]}
+        texts = {"part_action": "Another way"}
+        return [PagePart(on="login", template="part", folder=self.folder, messages=texts, csp=csp)]
+
+
+@pytest.mark.parametrize("framework", ["asgi", "wsgi"])
+def test_an_extension_adds_a_part_to_another_page(framework: str, tmp_path: Path) -> None:
+    folder = tmp_path / "templates"
+    folder.mkdir()
+    (folder / "activity.html").write_text(TEMPLATE)
+    (folder / "part.html").write_text(PART)
+    options = {"extensions": [Adds(folder)]}
+    with site(framework, tmp_path, auth_options=options) as here:
+        browser = here.browser()
+        page = browser.get("/login")
+        assert "Another way" in page.text
+        assert page.find("script", src="/activity.js")
+        assert "script-src 'self'" in str(page.header("content-security-policy"))
+        refused = browser.post("/login", {"email": EMAIL, "password": "wrong wrong"})
+        assert (refused.status, "Another way" in refused.text) == (401, True)
+        other = browser.get("/register")
+        assert "Another way" not in other.text
+        assert "script-src" not in str(other.header("content-security-policy"))
+        assert here.program().get("/login").json() == {"fields": ["email", "password"]}
+    with site(framework, tmp_path, auth_options=options, messages=Messages(more={"part_action": "Anders"})) as here:
+        assert "Anders" in here.browser().get("/login").text
+
+
+def test_a_part_must_fit_a_page(tmp_path: Path) -> None:
+    good: dict[str, Any] = {"on": "login", "template": "part", "folder": tmp_path}
+    assert PagePart(**good).csp == {}
+    for wrong in (
+        {"on": "Login"},
+        {"template": "part.html"},
+        {"folder": tmp_path / "none"},
+        {"csp": {"script-src": ["'unsafe-inline'"]}},
+    ):
+        with pytest.raises(ConfigError):
+            PagePart(**good | wrong)
+
+    class Lost(Extension[Any]):
+        name = "lost"
+        parts: Sequence[Any] = [PagePart(**good | {"on": "nowhere"})]
+
+        def page_parts(self) -> Sequence[Any]:
+            return self.parts
+
+    class NoPart(Lost):
+        parts: Sequence[Any] = ["login"]
+
+    for kind, message in ((Lost, "a page that does not exist: nowhere"), (NoPart, "must return PagePart objects")):
+        users = MemoryUsers()
+        auth = SessionAuth(secret_key=SECRET, users=users, backend=MemoryBackend(), extensions=[kind()])
+        with pytest.raises(ConfigError, match=message):
+            BasePages(auth)

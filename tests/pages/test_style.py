@@ -7,8 +7,8 @@ import pytest
 from powauth.pages.shipped import SHIPPED, STYLE
 
 SOURCE = (SHIPPED / STYLE).read_text()
-BLOCKS = re.findall(r":root \{(.*?)\}", SOURCE, re.DOTALL)
-PALETTES = [dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", block)) for block in BLOCKS]
+COLOURS = re.findall(r"--powauth-([a-z-]+): light-dark\((#[0-9a-f]{6}), (#[0-9a-f]{6})\);", SOURCE)
+PALETTES = [{name: light for name, light, _ in COLOURS}, {name: dark for name, _, dark in COLOURS}]
 TEXT = [
     ("ink", "paper"),
     ("ink", "surface"),
@@ -47,19 +47,27 @@ def test_text_and_edges_stand_out(palette: dict[str, str]) -> None:
         assert contrast(palette[on], palette[below]) >= 3, (on, below)
 
 
-def test_there_is_a_light_and_a_dark_palette_of_the_same_colours() -> None:
-    light, dark = PALETTES
-    assert light.keys() == dark.keys()
-    assert "color-scheme: light dark" in SOURCE
-    assert SOURCE.count("@media (prefers-color-scheme: dark)") == 1
+def test_the_colours_follow_the_page_and_an_app_sets_its_own_in_any_order() -> None:
+    """A page of an app that is always light stays light; `:where` has no specificity."""
+    assert SOURCE.count(":where(:root) {") == 1
+    assert SOURCE.count("{:root") == SOURCE.count("\n:root") == 0
+    assert "prefers-color-scheme" not in SOURCE
+    assert SOURCE.count("color-scheme: light dark") == 1
+
+
+def test_no_rule_touches_anything_outside_the_pages() -> None:
+    rules = re.sub(r"/\*.*?\*/|@media[^{]*\{", "", SOURCE, flags=re.DOTALL)
+    selectors = [part.strip() for group in re.findall(r"([^{}]+)\{", rules) for part in group.split(",\n")]
+    assert len(selectors) > 40
+    assert not [each for each in selectors if not re.match(r"(:where\()?(\.powauth|:root)\b", each)]
 
 
 def test_it_loads_nothing_and_all_its_colours_are_in_the_palettes() -> None:
     assert "url(" not in SOURCE
     assert "@import" not in SOURCE
-    rules = re.sub(r":root \{.*?\}", "", SOURCE, flags=re.DOTALL)
+    rules = re.sub(r":where\(:root\) \{.*?\}", "", SOURCE, flags=re.DOTALL)
     assert not re.search(r"#[0-9a-f]{3,8}\b|rgb|hsl", rules)
-    assert set(re.findall(r"var\(--([a-z-]+)\)", rules)) == {*PALETTES[0], "radius"}
+    assert set(re.findall(r"var\(--powauth-([a-z-]+)\)", rules)) == {*PALETTES[0], "radius"}
 
 
 def test_the_focus_is_seen() -> None:

@@ -8,7 +8,7 @@ from typing import get_args
 import msgspec
 import pytest
 
-from powauth.events import Event, EventName, emit
+from powauth.events import Event, EventName, deliver, emit, severity_of
 
 AT = datetime(2030, 3, 17, 17, 46, 40, tzinfo=UTC)
 
@@ -20,6 +20,7 @@ WARNINGS = {
     "store_unavailable",
     "forwarded",
     "throttled",
+    "mail_failed",
 }
 
 
@@ -27,7 +28,7 @@ WARNINGS = {
 def test_an_event_is_one_line_of_the_log(name: EventName, caplog: pytest.LogCaptureFixture) -> None:
     event = Event(name=name, at=AT, user_key="42", sid="abc")
     with caplog.at_level(logging.DEBUG, logger="powauth"):
-        emit(event, None)
+        emit(event, severity_of(name))
     (record,) = caplog.records
     assert record.name == "powauth"
     quiet = logging.DEBUG if name == "unknown_id" else logging.INFO
@@ -42,19 +43,23 @@ def test_what_came_from_outside_makes_no_second_line(caplog: pytest.LogCaptureFi
         name="signed_in", at=AT, user_key="a\r\nroot signed_in", ip="\x1b[2J\x7f\x9b", detail="\u202e\u2028\ud800"
     )
     with caplog.at_level(logging.INFO, logger="powauth"):
-        emit(event, None)
+        emit(event, "info")
     line = caplog.records[0].getMessage()
     assert line.isascii()
     assert line.isprintable()
     assert json.loads(line.partition(" ")[2])["user_key"] == event.user_key
 
 
-def test_a_quiet_logger_costs_no_line_and_the_listener_hears_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_quiet_logger_costs_no_line(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR, logger="powauth"):
+        emit(Event(name="signed_in", at=AT), "info")
+    assert caplog.records == []
+
+
+def test_a_listener_gets_the_event() -> None:
     heard: list[Event] = []
     event = Event(name="signed_in", at=AT)
-    with caplog.at_level(logging.ERROR, logger="powauth"):
-        emit(event, heard.append)
-    assert caplog.records == []
+    deliver(event, heard.append, "on_event")
     assert heard == [event]
 
 
@@ -63,9 +68,10 @@ def test_a_listener_that_fails_is_logged_and_changes_nothing_else(caplog: pytest
         raise RuntimeError(event.name)
 
     with caplog.at_level(logging.INFO, logger="powauth"):
-        emit(Event(name="signed_out", at=AT), listener)
-    assert [record.levelno for record in caplog.records] == [logging.INFO, logging.ERROR]
-    assert caplog.records[1].exc_info is not None
+        deliver(Event(name="signed_out", at=AT), listener, "on_event")
+    (record,) = caplog.records
+    assert (record.levelno, record.getMessage()) == (logging.ERROR, "on_event failed on the event signed_out")
+    assert record.exc_info is not None
 
 
 def test_a_listener_may_end_the_program() -> None:
@@ -73,7 +79,7 @@ def test_a_listener_may_end_the_program() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        emit(Event(name="signed_out", at=AT), listener)
+        deliver(Event(name="signed_out", at=AT), listener, "on_event")
 
 
 def test_an_event_cannot_be_changed_and_leaves_out_what_it_does_not_know() -> None:

@@ -212,6 +212,54 @@ def test_a_user_who_changes_password_or_address_tells_them_too(change: dict[str,
     assert client.who() is not None
 
 
+OWN_CHANGES: dict[str, Callable[[Auth], object]] = {
+    "a new password": lambda auth: auth.update_user(current_password=PASSWORD, password="staple battery"),
+    "a new address": lambda auth: auth.update_user(current_password=PASSWORD, email="ada@example.com"),
+    "a deletion": lambda auth: auth.delete_user(current_password=PASSWORD),
+    "a sign-out everywhere": lambda auth: auth.revoke_all(),
+}
+
+
+@pytest.mark.parametrize("change", OWN_CHANGES)
+def test_a_users_own_change_tells_the_extensions_first_and_ends_the_sessions_last(change: str) -> None:
+    alive: list[int] = []
+
+    class Looking(Noting):
+        name = "looking"
+
+        async def credentials_changed(self, key: object, why: str) -> None:
+            assert key == user.id
+            alive.append(len(app.stored(user)))
+
+    app = SmallApp(extensions=[Looking([])])
+    user = app.ada
+    client, other = app.client(), app.client()
+    client.sign_in()
+    other.sign_in()
+    assert client.send(OWN_CHANGES[change]).status == 200
+    assert alive == [2]
+    assert other.who() is None
+
+
+def test_a_user_who_signs_out_everywhere_tells_them_first() -> None:
+    app = noting()
+    client = signed_in(app)
+    other = app.client()
+    other.sign_in()
+    said(app).clear()
+    assert client.send(lambda auth: auth.revoke_all()).result == 2
+    assert [line for line in said(app) if "changed" in line] == ["first changed: all", "second changed: all"]
+    assert (client.who(), other.who()) == (None, None)
+
+
+def test_one_that_fails_keeps_no_session_of_a_user_who_signs_out_everywhere() -> None:
+    app = noting(first={"changed: all": StoreUnavailable("first is down")})
+    client, other = signed_in(app), app.client()
+    other.sign_in()
+    assert client.send(lambda auth: auth.revoke_all()).status == 503
+    assert (client.who(), other.who()) == (None, None)
+
+
 def test_a_change_of_the_name_alone_tells_nobody() -> None:
     app = noting()
     client = signed_in(app)

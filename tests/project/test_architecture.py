@@ -1,8 +1,10 @@
 """The house: each part imports only from the parts above it, and the core imports no framework and no driver."""
 
 import ast
+import re
 import subprocess
 import sys
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -59,8 +61,13 @@ WRAPPED = {
     "flask": ("integrations._flask_requests", "integrations.flask", "pages.flask"),
     "werkzeug": ("integrations._flask_requests", "integrations.flask"),
     "anyio": ("_running", "integrations.asgi", "integrations.litestar", "integrations.websockets", "testing.clients"),
-    "jinja2": ("pages.rendering",),
+    "jinja2": ("pages.rendering", "extensions.letters"),
+    "fido2": ("extensions.passkeys.answers", "extensions.passkeys.ceremonies"),
+    "cryptography": ("extensions.passkeys.ceremonies", "extensions.sealing", "extensions.second_factor.totp"),
+    "markupsafe": ("pages.rendering",),  # comes with jinja2
     "blinker": ("integrations.signals",),
+    "pyotp": ("extensions.second_factor.totp",),
+    "segno": ("extensions.second_factor.totp", "extensions.second_factor.totp_pages"),
     "pytest": ("testing",),
 }
 """Who may import what is no part of Python; besides these, SQLAlchemy has its modules in two packages."""
@@ -167,7 +174,10 @@ def test_each_driver_and_framework_is_imported_by_what_wraps_it_alone() -> None:
         if top == "sqlalchemy":
             sql = {"sql", "_sql_connections", "_sql_engine", "_sql_errors", "_sql_forks", "_sql_statements"}
             sql |= {"_sql_running", "_sql_sharing", "_sqlite_reader"}
-            places: tuple[str, ...] = (*(f"backends.{name}" for name in sql), "accounts")
+            tables = [
+                module for module in MODULES if re.fullmatch(r"extensions\.(lock|\w+\._?(columns|tables?))", module)
+            ]
+            places: tuple[str, ...] = (*(f"backends.{name}" for name in sql), "accounts", *tables)
             assert imported.module != "accounts.base"
         else:
             places = WRAPPED.get(top, ())
@@ -182,6 +192,47 @@ def test_integrations_and_what_is_below_them_are_not_imported_by_the_core() -> N
 def test_the_core_does_not_know_the_users_of_its_sessions_nor_the_requests_of_its_accounts() -> None:
     knows = {(imported.module.partition(".")[0], imported.target.partition(".")[0]) for imported in INNER}
     assert not {("sessions", "accounts"), ("sessions", "http"), ("accounts", "http")} & knows
+
+
+CORE = ("sessions", "accounts", "plug", "http", "pages", "request_auth")
+"""The parts that must not know the name of an extension."""
+
+
+def features() -> set[str]:
+    """The names of the extensions: of their modules, and of their classes."""
+    found = set()
+    for module, path in MODULES.items():
+        if not is_in(module, "extensions"):
+            continue
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            bases = [base.value if isinstance(base, ast.Subscript) else base for base in getattr(node, "bases", [])]
+            if any(isinstance(base, ast.Name) and base.id == "Extension" for base in bases):
+                feature = f"extensions.{module.split('.')[1]}"
+                exported = re.findall(r"\w+", MODULES[feature].read_text(encoding="utf-8").rpartition("__all__")[2])
+                found |= {feature, *({getattr(node, "name", "")} & {*exported})}
+    return found
+
+
+def test_the_core_names_no_extension() -> None:
+    """Neither in a text, nor in a comment, a docstring or a template. That it imports none is tested above."""
+    names = features()
+    assert {"Audit", "Lock", "ResetPassword", "extensions.confirm_email"} <= names
+    # "Lock" alone is a word of English, too.
+    known = [rf"`{name}`|\.{name}\b" if name.lower() == name[0].lower() + name[1:] else name for name in sorted(names)]
+    pattern = re.compile(rf"(?<!threading\.)(?<!\w)(?:{'|'.join(known)})(?!\w)")
+    files = [path for part in CORE for path in [SOURCE / f"{part}.py", *(SOURCE / part).rglob("*")] if path.is_file()]
+    texts = {path: texts_of(path) for path in files if path.suffix in (".py", ".html", ".css")}
+    assert len(texts) > 100
+    assert [(path.name, found[0]) for path, text in texts.items() for found in pattern.finditer(text)] == []
+
+
+def texts_of(path: Path) -> str:
+    """The strings and comments of a module, or all of another file."""
+    if path.suffix != ".py":
+        return path.read_text(encoding="utf-8")
+    with path.open("rb") as file:
+        kinds = (tokenize.STRING, tokenize.COMMENT)
+        return "\n".join(token.string for token in tokenize.tokenize(file.readline) if token.type in kinds)
 
 
 @pytest.mark.parametrize("module", MODULES)

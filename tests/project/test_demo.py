@@ -17,6 +17,7 @@ from demo.config import prepare, settings
 from harness.demo_support import Demo
 from harness.engines import database
 from harness.redis_servers import EXECUTABLE, MISSING, own_server
+from harness.smtp import smtp_server
 
 PASSWORD = "nine grey herons wade"
 DATABASE_FILES = ("users.sqlite3", "users.sqlite3-wal", "users.sqlite3-shm")
@@ -286,3 +287,22 @@ def test_rep_52_files_of_an_older_demo_are_made_private(tmp_path: Path, monkeypa
     prepare(settings())
     assert {oct(path.stat().st_mode & 0o777) for path in left if path.exists()} == {"0o600"}
     assert (tmp_path / "secret_key").read_text() == secret
+
+
+def test_a_forgotten_password_is_reset_by_a_link_that_goes_to_an_smtp_server(
+    tmp_path: Path, browser: httpx.Client
+) -> None:
+    with smtp_server() as server:
+        running = Demo(tmp_path / "data", WORKERS="1", SMTP=f"127.0.0.1:{server.port}")
+        try:
+            for app in running.urls:
+                email = register(browser, app)
+                assert browser.post(f"{app}/password/forgot", json={"email": email}).status_code == 202
+                link = server.link(email, "/password/reset")
+                assert link.startswith(f"{app}/password/reset#")
+                new = {"token": link, "password": "ten grey herons wade"}
+                assert browser.post(f"{app}/password/reset", json=new).status_code == 204
+                assert not known(browser, app)
+                assert browser.post(f"{app}/session", json={"email": email, **new}).status_code == 200
+        finally:
+            running.stop()

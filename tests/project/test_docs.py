@@ -1,17 +1,22 @@
 """The programs in ``docs/``: every page says what to install, and its programs run as printed, with their own tests."""
 
 import json
+import os
 import re
+import shlex
+import shutil
+import subprocess
 import sys
 import threading
 import types
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import flask
 import pytest
-from scripts.page_journeys import follow, journey
+from scripts.page_journeys import follow, journey, serving
 from scripts.page_programs import ROOT, Page, read_page, read_pages, uncounted_lines
 from sqlalchemy import create_engine, select
 from sqlalchemy.orm import DeclarativeBase, Session
@@ -37,6 +42,9 @@ PAGES = sorted(DOCS.glob("*.md"))
 WITH_PROGRAMS = [page for page in read_pages() if page.programs]
 BIN = Path(sys.executable).parent
 
+TRIED = ("fastapi", "flask", "starlette", "litestar", "plain")
+"""The pages that print commands to try their programs."""
+
 NEEDED_BY = {
     "fastapi": r"from fastapi import",
     "starlette": r"from starlette\.applications import",
@@ -45,6 +53,8 @@ NEEDED_BY = {
     "users": r"from powauth\.accounts\.(sqlalchemy|passwords|identifiers|schemes) import",
     "lmdb": r"backend=\"lmdb:",
     "pages": r"from powauth\.pages\.",
+    "totp": r"import .*\bTotp\b",
+    "passkeys": r"from powauth\.extensions\.passkeys import",
 }
 """Extras to what a program has that needs one."""
 
@@ -108,6 +118,41 @@ def test_a_page_names_the_extras_that_its_programs_need_and_no_others(page: Page
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: str(page.name))
 def test_no_page_hides_an_install_line_in_its_prose(page: Path) -> None:
     assert uncounted_lines(page) == 0
+
+
+COMMAND = re.compile(r"^    ((?:curl|uvicorn|flask|gunicorn) .+)$", re.MULTILINE)
+PRINTED_PORTS = {"uvicorn": "8000", "flask": "5000", "gunicorn": "8001"}
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is missing: install the Debian package curl")
+@pytest.mark.parametrize(
+    "page", [read_page(ROOT / name) for name in ("README.md", *(f"docs/{each}.md" for each in TRIED))], ids=named
+)
+def test_the_printed_commands_reach_a_signed_in_user(page: Page, tmp_path: Path) -> None:
+    """A new user copies the programs, the commands of the servers and those of curl."""
+    commands = COMMAND.findall((ROOT / page.name).read_text(encoding="utf-8"))
+    servers = [command.replace(" --bind localhost:8001", "") for command in commands if not command.startswith("curl")]
+    page.write(tmp_path)
+    environment = os.environ | {"SECRET_KEY": SECRET}
+    answers = []
+    with ExitStack() as stack:
+        ports = {}
+        for program in page.programs:
+            if program.command in servers:
+                port = stack.enter_context(serving(program, BIN, tmp_path, environment))
+                ports[PRINTED_PORTS[program.command.partition(" ")[0]]] = str(port)
+        assert len(ports) == len(servers)
+        for command in commands:
+            if command.startswith("curl"):
+                line = re.sub(r"localhost:(\d+)", lambda found: f"localhost:{ports[found[1]]}", command)
+                done = subprocess.run(
+                    [*shlex.split(line), "-sSf"], check=False, cwd=tmp_path, capture_output=True, text=True
+                )
+                assert done.returncode == 0, f"{command}: {done.stderr}"
+                answers.append((command, done.stdout))
+    known = [text for command, text in answers if command.endswith("/me") and "-X" not in command]
+    assert known
+    assert all("mia@example.org" in text for text in known)
 
 
 # --- the reader of the pages and the user's way through a program ---------------------------------------------------
@@ -225,11 +270,6 @@ def test_extending_md_shows_the_programs_of_the_examples(name: str) -> None:
 # --- migrating.md ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def names() -> dict[str, Any]:
-    return run("migrating.md")
-
-
 class Base(DeclarativeBase): ...
 
 
@@ -238,10 +278,10 @@ class Account(UserMixin, Base):
 
 
 @pytest.mark.parametrize("method", ["scrypt:1024:8:1", "pbkdf2:sha256:1000"])
-def test_old_hashes_sign_in_once_and_are_replaced(names: dict[str, Any], method: str) -> None:
+def test_old_hashes_sign_in_once_and_are_replaced(method: str) -> None:
     engine = create_engine("sqlite://")
     Base.metadata.create_all(engine)
-    hasher = names["hasher"]
+    hasher = run("migrating.md")["hasher"]
     users = SQLAlchemyUsers(engine, Account, hasher=hasher)
     params: dict[str, object] = {"email": "mia@example.org", "password": "five brown owls hoot"}
     drive(users.create(params))
@@ -260,14 +300,14 @@ def test_old_hashes_sign_in_once_and_are_replaced(names: dict[str, Any], method:
     hasher.close()
 
 
-def test_flasks_old_sessions_move_in_once(names: dict[str, Any]) -> None:
+def test_flasks_old_sessions_move_in_once() -> None:
     users = MemoryUsers()
     ada = users.add("ada@example.org")
     app = flask.Flask("moving")
     app.secret_key = "flask's own, for its session"
     auth = SessionAuth(secret_key=SECRET, users=users, backend="memory://")
     PowAuth(app, auth)
-    names["move_in"](app, users.rows.get)
+    run("migrating-flask.md", "moving.py")["move_in"](app, users.rows.get)
     app.add_url_rule("/", view_func=lambda: {"user": current_user.email if current_user else None})
     client = app.test_client()
     with client.session_transaction() as session:
@@ -283,7 +323,8 @@ def test_flasks_old_sessions_move_in_once(names: dict[str, Any]) -> None:
     assert client.get("/").json == {"user": None}
 
 
-def test_starlettes_old_sessions_move_in_once(names: dict[str, Any]) -> None:
+@pytest.mark.parametrize("cookie", ["", "old"])
+def test_starlettes_old_sessions_move_in_once(cookie: str) -> None:
     users = MemoryUsers()
     ada = users.add("ada@example.org")
     auth = SessionAuth(secret_key=SECRET, users=users, backend="memory://")
@@ -297,8 +338,9 @@ def test_starlettes_old_sessions_move_in_once(names: dict[str, Any]) -> None:
         return JSONResponse({})
 
     async def old_user(scope: Any) -> Any:
-        return users.rows.get(scope["session"].get("user_id"))
+        return users.rows.get(scope["session"].pop("user_id", None))
 
+    move_in = run("migrating-asgi.md", "moving.py")["MoveIn"]
     session = Middleware(SessionMiddleware, secret_key="starlette's own", https_only=True)
     old = Starlette(routes=[Route("/", old_login)], middleware=[session])
     new = Starlette(
@@ -306,14 +348,16 @@ def test_starlettes_old_sessions_move_in_once(names: dict[str, Any]) -> None:
         middleware=[
             session,
             Middleware(SessionAuthMiddleware, auth=auth),
-            Middleware(names["MoveIn"], old_user=old_user, forget=lambda scope: scope["session"].pop("user_id", None)),
+            Middleware(move_in, old_user=old_user, cookie=cookie),
         ],
     )
     before, after = TestClient(old, base_url="https://app.example"), TestClient(new, base_url="https://app.example")
     before.get("/")
     after.cookies.update(before.cookies)
+    after.cookies.set("old", "1", domain="app.example")
     assert after.get("/").json() == {"user": ada.email}
     assert after.get("/").json() == {"user": ada.email}
+    assert ("old" in after.cookies) is (cookie == "")
     drive(auth.revoke_user(ada))
     assert after.get("/").json() == {"user": None}
 

@@ -67,13 +67,13 @@ def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
 
 
 PARTS = {
-    "backend": ("testing/test_backend_example.py", 102),
-    "aiohttp_integration": ("integrations/test_example_integrations.py", 81),
-    "audit_log": ("accounts/test_audit_log.py", 76),
-    "quart_integration": ("integrations/test_example_integrations.py", 45),
-    "users_service": ("testing/test_users_service.py", 104),
+    "backend": ("testing/test_backend_example.py", 60),
+    "aiohttp_integration": ("integrations/test_example_integrations.py", 80),
+    "audit_log": ("accounts/test_audit_log.py", 80),
+    "quart_integration": ("integrations/test_example_integrations.py", 40),
+    "users_service": ("testing/test_users_service.py", 70),
 }
-"""Parts that an app writes itself: the tests in which they are run, and how many lines they may have."""
+"""Parts that an app writes itself: the tests in which they are run, and their most lines, blank ones not counted."""
 
 
 def private_names(path: Path) -> list[str]:
@@ -86,7 +86,7 @@ def test_each_program_is_short_and_is_run_by_a_test(path: Path) -> None:
     if path.stem in PARTS:
         test, lines = PARTS[path.stem]
         assert path.stem in (EXAMPLES.parent / "tests" / test).read_text()
-        assert len(path.read_text().splitlines()) <= lines
+        assert len([line for line in path.read_text().splitlines() if line.strip()]) <= lines
         assert private_names(path) == []
         return
     assert len(path.read_text().splitlines()) < 40

@@ -41,9 +41,18 @@ PARTS = [
     ("powauth.accounts.passwords", "argon2", "users"),
     ("powauth.accounts.schemes", "argon2", "users"),
     ("powauth.accounts.sqlalchemy", "sqlalchemy", "users"),
+    ("powauth.extensions.confirm_email.columns", "sqlalchemy", "users"),
     ("powauth.backends.lmdb", "lmdb", "lmdb"),
     ("powauth.backends._redis_clients", "redis", "redis"),
     ("powauth.backends.sql", "sqlalchemy", "users"),
+    ("powauth.extensions.api_keys._table", "sqlalchemy", "users"),
+    ("powauth.extensions.audit._table", "sqlalchemy", "users"),
+    ("powauth.extensions.letters", "jinja2", "pages"),
+    ("powauth.extensions.lock", "sqlalchemy", "users"),
+    ("powauth.extensions.passkeys.answers", "fido2", "passkeys"),
+    ("powauth.extensions.passkeys.ceremonies", "fido2", "passkeys"),
+    ("powauth.extensions.passkeys.table", "sqlalchemy", "users"),
+    ("powauth.extensions.second_factor.tables", "sqlalchemy", "users"),
     ("powauth.integrations.fastapi", "fastapi", "fastapi"),
     ("powauth.integrations.flask", "flask", "flask"),
     ("powauth.integrations.litestar", "litestar", "litestar"),
@@ -55,6 +64,14 @@ PARTS = [
     ("powauth.pages.rendering", "jinja2", "pages"),
     ("powauth.pages.starlette", "starlette", "starlette"),
 ]
+
+MADE = [
+    ("powauth.extensions.sealing", "Sealer(Keyring('k7#Vq2!mZ9$wL4xT8&bN1cR6@hJ3dF5g'), 'seed')", "cryptography"),
+    ("powauth.extensions.second_factor.totp", "Totp(None)", "cryptography"),
+    ("powauth.extensions.second_factor.totp", "Totp(None)", "pyotp"),
+    ("powauth.extensions.second_factor.totp", "Totp(None)", "segno"),
+]
+"""What needs the extra ``totp`` when it is made: its module is also for apps that use only other factors."""
 
 
 def run(code: str, *, path: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -88,7 +105,25 @@ def test_every_block_of_optional_imports_is_tried_above() -> None:
         "powauth.integrations._flask_requests": "powauth.integrations.flask",
         "powauth.integrations._pydantic": "powauth.integrations.fastapi",
     }
-    assert {reached.get(name, name) for name in found} == {module for module, _, _ in PARTS}
+    tried = {module for module, _, _ in PARTS} | {module for module, _, _ in MADE}
+    assert {reached.get(name, name) for name in found} == tried
+
+
+@pytest.mark.parametrize(("module", "made", "package"), MADE)
+def test_a_factor_names_a_missing_package_when_it_is_made(module: str, made: str, package: str) -> None:
+    code = f"""
+from powauth.errors import MissingExtra
+from powauth.sessions.keyring import Keyring
+from {module} import {made.partition("(")[0]}
+try:
+    {made}
+except MissingExtra as error:
+    print(error.extra, error, sep="|")
+"""
+    done = run(ABSENT.format(package=package) + code)
+    named, _, message = done.stdout.strip().partition("|")
+    assert named == "totp"
+    assert f"needs the package {package}: pip install 'powauth[totp]'" in message
 
 
 def test_rep_01_users_start_without_greenlet_if_they_are_installed_by_their_extra() -> None:

@@ -5,6 +5,7 @@ import io
 import re
 import tokenize
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,18 +80,21 @@ def docstrings_of(tree: ast.Module) -> dict[int, str]:
 
 def uses_in(source: str, file: str, *, by_docstring: bool) -> Iterator[Use]:
     """The uses of private names in a file, by line."""
-    tree, comments = ast.parse(source), comments_of(source)
-    docstrings = docstrings_of(tree) if by_docstring else {}
+    tree = ast.parse(source)
     found: list[tuple[int, int, str]] = []
     for node in ast.walk(tree):
         what = private_attribute(node) or private_import(node)
         if what is not None and isinstance(node, ast.expr | ast.stmt):
             found.append((node.lineno, node.end_lineno or node.lineno, what))
+    if not found:
+        return
+    comments, docstrings = comments_of(source), docstrings_of(tree) if by_docstring else {}
     for line, end, what in sorted(found, key=lambda each: each[0]):
         reason = comments.get(line) or comments.get(end) or comments.get(line - 1) or docstrings.get(line) or ""
         yield Use(file, line, what, reason)
 
 
+@cache
 def all_uses() -> list[Use]:
     return [
         use

@@ -16,7 +16,7 @@ API = DOCS / "api"
 PAGES = sorted(DOCS.glob("*.md"))
 INCLUDED = [ROOT / "README.md", ROOT / "CHANGELOG.md"]
 
-OF_ONE_PACKAGE = r"powauth\.(cli|plug|testing|pages)\."
+OF_ONE_PACKAGE = r"powauth\.(cli|plug|testing|pages|extensions\.\w+)\."
 """Modules of packages whose public names are those that the package exports. The command has a page instead."""
 
 FRAGMENT = re.compile(r"^( +)```python\n(.*?)^\1```", re.DOTALL | re.MULTILINE)

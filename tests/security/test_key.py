@@ -8,7 +8,6 @@ import itertools
 import json
 import re
 import secrets
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import msgspec
 import pytest
 
 from harness.core_support import (
-    BACKENDS,
     KINDS,
     NAMESPACE,
     NOW,
@@ -28,9 +26,10 @@ from harness.core_support import (
     open_backend,
     presented,
 )
-from harness.support import OTHER_SECRET, SECRET, Kind, MemoryUsers
+from harness.fixtures import Start
+from harness.support import OTHER_SECRET, SECRET, Kind
 from powauth import ConfigError, SessionAuth
-from powauth.backends.base import Backend, drive
+from powauth.backends.base import drive
 from powauth.sessions.ids import GENERATION_BYTES, ID_CHARS, MAX_GENERATION, SALT_BYTES, SID_BYTES
 from powauth.sessions.keyring import MAC_BYTES, PLACEHOLDERS, Keyring
 from powauth.sessions.record import Session, decide
@@ -43,18 +42,6 @@ PURPOSES = (
     "api_renewal", "pre_session",
 )  # fmt: skip
 """What the design derives keys for; of these only the session's is in use yet."""
-
-Start = Callable[..., Site]
-
-
-@pytest.fixture(params=[(kind, name) for kind in KINDS for name in BACKENDS], ids="-".join)
-def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Start]:
-    """Makes sites over one backend with one set of users, as several apps or releases of one would be."""
-    kind, name = request.param
-    backend: Backend = open_backend(name, tmp_path)
-    users = MemoryUsers()
-    yield lambda **options: Site(backend, kind, users=users, **options)
-    drive(backend.close())
 
 
 @pytest.fixture

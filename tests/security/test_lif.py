@@ -2,7 +2,7 @@
 
 import asyncio
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from io import BytesIO
@@ -13,7 +13,8 @@ import msgspec
 import pytest
 
 from harness.core_support import NAMESPACE, a_mac, encode_id
-from harness.http_support import COMBINATION_IDS, COMBINATIONS, App, apps, ask_with
+from harness.fixtures import MakeApp
+from harness.http_support import App, apps, ask_with
 from harness.support import Browser, CountingBackend, Request
 from powauth import NotSignedIn
 from powauth.backends.base import CountsEpochs, Millis, Record, drive, make_key
@@ -23,19 +24,6 @@ from powauth.sessions.record import Session
 
 RENEWAL, GRACE, TTL, MAX_LIFETIME = 900, 30, 1800, 43_200
 GRACE_AT_MOST = GRACE * 5 / 4
-
-MakeApp = Callable[..., App]
-
-
-@pytest.fixture(params=COMBINATIONS, ids=COMBINATION_IDS)
-def make_app(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeApp]:
-    with apps(request.param, tmp_path) as make:
-        yield make
-
-
-@pytest.fixture
-def app(make_app: MakeApp) -> App:
-    return make_app()
 
 
 class Deaf(CountingBackend):

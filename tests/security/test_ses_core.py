@@ -5,8 +5,6 @@ import datetime
 import math
 import random
 import struct
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,8 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.core_support import (
-    BACKENDS,
-    KINDS,
     NAMESPACE,
     NOW,
     Site,
@@ -25,31 +21,19 @@ from harness.core_support import (
     a_subject,
     encode_id,
     hurried,
-    open_backend,
     subject_of,
 )
+from harness.fixtures import Start
 from harness.support import SECRET, MemoryUsers, Request
 from powauth import ConfigError, ConfigWarning, CredentialsCache, SessionAuth
-from powauth.backends.base import Backend, Record, drive, make_key, make_owner, shard_of, split_key
+from powauth.backends.base import Record, drive, make_key, make_owner, shard_of, split_key
 from powauth.backends.memory import MemoryBackend
 from powauth.sessions.ids import GENERATION_BYTES, SALT_BYTES, SHARD_BYTES, SID_BYTES, decode_sid, encode_sid
 from powauth.sessions.record import new_session
 from powauth.sessions.store import UnreadableRecord
 
-Start = Callable[..., Site]
-
 OLD_TTL = datetime.timedelta(minutes=30)
 ALMOST = OLD_TTL - datetime.timedelta(milliseconds=1)
-
-
-@pytest.fixture(params=[(kind, name) for kind in KINDS for name in BACKENDS], ids="-".join)
-def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Start]:
-    """Makes sites over one backend with one set of users."""
-    kind, name = request.param
-    backend: Backend = open_backend(name, tmp_path)
-    users = MemoryUsers()
-    yield lambda **options: Site(backend, kind, users=users, **options)
-    drive(backend.close())
 
 
 # --- SES-01 -------------------------------------------------------------------------------------------------------
@@ -129,7 +113,7 @@ def test_ses_07_no_namespace_reads_lists_or_deletes_anothers_records(start: Star
     assert drive(theirs.sessions(first.user.id, now)) == []
     assert not drive(theirs.delete(sid, now))
     assert drive(theirs.update(stored, stored.session, stored.expires_at, now)) is None
-    assert drive(theirs.delete_user(first.user.id, now)) == 0
+    assert drive(theirs.delete_sessions(first.user.id, now)) == 0
     assert drive(second.auth.revoke_user(first.user)) == 0
     assert drive(second.auth.revoke_everyone()) == 0
     assert drive(everyone()) == []

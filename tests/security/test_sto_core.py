@@ -419,12 +419,13 @@ def test_sto_04_a_record_holds_what_the_design_says_and_no_more(site: Site) -> N
     parts = msgspec.msgpack.decode(record_of(site).value)
     names = (
         "sid", "salt", "generation", "user_key", "proofs", "created_at", "renewed_at", "authenticated_at", "settled",
-        "recent", "remembered", "resumed_at", "metadata", "names", "identity",
+        "recent", "remembered", "resumed_at", "metadata", "names", "identity", "amr",
     )  # fmt: skip
     assert Session.__struct_fields__ == names
     assert len(parts) == 1 + len(names)
     assert set(parts[names.index("metadata") + 1]) == {"first_seen", "ip", "user_agent"}
-    assert msgspec.msgpack.decode(parts[-1]) == {
+    assert parts[-1] == {"pwd": site.auth.now()}
+    assert msgspec.msgpack.decode(parts[-2]) == {
         "id": site.user.id,
         "email": site.user.email,
         "name": "",

@@ -1,14 +1,14 @@
 """STO-07 and STO-12: what a store that fails does to requests, and what an unshared one says at start. Over HTTP."""
 
 import logging
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.core_support import KINDS, open_backend
-from harness.http_support import COMBINATION_IDS, COMBINATIONS, App, apps
+from harness.fixtures import MakeApp
+from harness.http_support import App
 from harness.support import Browser, Kind, Request
 from powauth.backends.base import drive
 from powauth.backends.lmdb import LMDBBackend
@@ -20,19 +20,6 @@ RENEWAL = 900
 
 SMALLEST = 256 * 1024
 """The smallest map that LMDBBackend takes."""
-
-MakeApp = Callable[..., App]
-
-
-@pytest.fixture(params=COMBINATIONS, ids=COMBINATION_IDS)
-def make_app(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeApp]:
-    with apps(request.param, tmp_path) as make:
-        yield make
-
-
-@pytest.fixture
-def app(make_app: MakeApp) -> App:
-    return make_app()
 
 
 async def public(request: Request) -> object:

@@ -1,14 +1,13 @@
 """TRM: sessions that end, and stay ended. Rows TRM-01 to TRM-05, over HTTP."""
 
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import msgspec
 import pytest
 
 from harness.core_support import a_subject
-from harness.http_support import COMBINATION_IDS, COMBINATIONS, App, apps
+from harness.fixtures import MakeApp
+from harness.http_support import App
 from harness.support import Browser, Me, Request
 from powauth.backends.base import Millis, drive, make_owner
 from powauth.backends.memory import MemoryBackend
@@ -17,19 +16,6 @@ from powauth.sessions.ids import encode_sid
 from powauth.sessions.record import new_session
 
 RENEWAL = 900
-
-MakeApp = Callable[..., App]
-
-
-@pytest.fixture(params=COMBINATIONS, ids=COMBINATION_IDS)
-def make_app(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeApp]:
-    with apps(request.param, tmp_path) as make:
-        yield make
-
-
-@pytest.fixture
-def app(make_app: MakeApp) -> App:
-    return make_app()
 
 
 def who(app: App, browser: Browser) -> str | None:

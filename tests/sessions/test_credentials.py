@@ -84,7 +84,7 @@ def test_a_session_that_is_not_there_is_none(cache: CredentialsCache) -> None:
     assert drive(cache.get(a_session().sid, NOW)) is None
     assert drive(cache.sessions("42", NOW)) == []
     assert not drive(cache.delete(a_session().sid, NOW))
-    assert drive(cache.delete_user("42", NOW)) == 0
+    assert drive(cache.delete_sessions("42", NOW)) == 0
 
 
 def test_an_expired_session_is_not_there(cache: CredentialsCache) -> None:
@@ -126,16 +126,16 @@ def test_sessions_are_listed_newest_first_and_each_users_own(cache: CredentialsC
 def test_ending_a_users_sessions_keeps_the_one_named(cache: CredentialsCache) -> None:
     kept, *_ = [added(cache) for _ in range(3)]
     other = added(cache, a_session("43"))
-    assert drive(cache.delete_user("42", NOW, keep=kept.session.sid)) == 2
+    assert drive(cache.delete_sessions("42", NOW, keep=kept.session.sid)) == 2
     assert drive(cache.sessions("42", NOW)) == [kept]
-    assert drive(cache.delete_user("42", NOW)) == 1
+    assert drive(cache.delete_sessions("42", NOW)) == 1
     assert drive(cache.sessions("43", NOW)) == [other]
 
 
-@pytest.mark.parametrize("revoke", ["delete_user", "epoch"])
+@pytest.mark.parametrize("revoke", ["delete_sessions", "epoch"])
 def test_a_sign_in_that_began_before_a_revocation_creates_nothing(cache: CredentialsCache, revoke: str) -> None:
     epoch = drive(cache.epoch("42", NOW))
-    drive(cache.delete_user("42", NOW) if revoke == "delete_user" else cache.epoch("42", NOW, advance=True))
+    drive(cache.delete_sessions("42", NOW) if revoke == "delete_sessions" else cache.epoch("42", NOW, advance=True))
     assert not drive(cache.create(a_session(), epoch, ENDS, NOW))
     assert drive(cache.create(a_session("43"), drive(cache.epoch("43", NOW)), ENDS, NOW))
 
@@ -179,7 +179,7 @@ UNREADABLE: dict[str, bytes] = {
     "a map": msgspec.msgpack.encode(msgspec.structs.asdict(TEMPLATE)),
     "no fields": b"\x90",
     "the tag alone": b"\x91\x02",
-    "one field less": msgspec.msgpack.encode(whole()[:-1]),
+    "one field less": msgspec.msgpack.encode(whole()[:-2]),  # besides the last one, which has a default
     "one field more": msgspec.msgpack.encode([*whole(), 0]),
     "another value after it": msgspec.msgpack.encode(TEMPLATE) + b"\xc0",
     "deep nesting": b"\x91" * 60_000 + b"\x01",
@@ -490,6 +490,12 @@ def test_the_defaults() -> None:
     assert isinstance(cache.backend, PerProcess)
     assert (cache.ttl, cache.namespace, cache.reload) == (timedelta(minutes=30), "credentials", False)
     assert cache.owner("42") == make_owner("credentials", "42")
+
+
+def test_reload_is_a_flag() -> None:
+    yes: Any = "no"
+    with pytest.raises(ConfigError, match="reload must be True or False, not 'no'"):
+        CredentialsCache(MemoryBackend(), reload=yes)
 
 
 @pytest.mark.parametrize("backend", [None, 5, MemoryBackend, object(), Path("db"), b"memory://"])

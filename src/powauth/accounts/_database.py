@@ -9,19 +9,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import ClassVar, Final, TypeVar
 
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
+from sqlalchemy import Connection, Engine, inspect
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NoInspectionAvailable, StatementError
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Mapper, Session
 
 from powauth import _forks
-from powauth._options import wrong_type
+from powauth._options import wrong, wrong_type
 from powauth.backends._sql_connections import LoopCheck, renew_if_cut, uncancelled
 from powauth.backends._sql_errors import Subject, broke, is_failure, sql_unavailable
 from powauth.backends._sql_forks import separate_processes
 from powauth.backends.base import Mode
 
 T = TypeVar("T")
+
+_MARIADB_OTHER_CHARACTERS = frozenset({1267, 1270, 1271, 1977})
+"""ER_CANT_AGGREGATE_2COLLATIONS, …_3COLLATIONS, …_NCOLLATIONS, ER_CANNOT_CONVERT_CHARACTER."""
 
 _MARIADB_CONSTRAINT_FAILED = 4025
 _DATA_EXCEPTION = "22"
@@ -133,7 +136,16 @@ def refuses_values(error: StatementError) -> bool:
         # MariaDB's drivers report a failed CHECK as an operational error.
         or (error.orig is not None and error.orig.args[:1] == (_MARIADB_CONSTRAINT_FAILED,))
         or _sqlstate(error).startswith(_DATA_EXCEPTION)
+        or lacks_characters(error)
     )
+
+
+def lacks_characters(error: StatementError) -> bool:
+    """Return whether MariaDB cannot compare a value with a column whose character set lacks one of its characters.
+
+    Many older tables are in latin1 or in utf8mb3.
+    """
+    return error.orig is not None and bool(error.orig.args) and error.orig.args[0] in _MARIADB_OTHER_CHARACTERS
 
 
 def is_incomparable(error: StatementError) -> bool:
@@ -165,3 +177,17 @@ def _translated() -> Iterator[None]:
         if not is_failure(error) or (isinstance(error, StatementError) and refuses_values(error)):
             raise
         raise sql_unavailable(error, _USERS) from error
+
+
+def check_model(what: str, model: object, mixin: type) -> None:
+    """Check that a model has a mixin, and so the columns that an extension reads and writes.
+
+    Raises:
+        ConfigError: if it is no declarative class with the mixin.
+    """
+    try:
+        mapper = inspect(model)
+    except NoInspectionAvailable:
+        mapper = None
+    if not isinstance(mapper, Mapper) or not issubclass(mapper.class_, mixin):
+        raise wrong(what, f"a declarative class with {mixin.__name__}", model)

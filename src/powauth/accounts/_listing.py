@@ -12,10 +12,12 @@ from sqlalchemy import orm
 from sqlalchemy.exc import SAWarning
 
 from powauth.accounts._database import Database
+from powauth.accounts._forms import lacks_password
 from powauth.accounts._mapped import MappedUsers, plain_key
 from powauth.accounts.base import U
 from powauth.accounts.identity import Key
 from powauth.accounts.listing import PAGE, Listed, ListsUsers
+from powauth.accounts.passwords import PasswordHasher
 
 _ACTIVE, _CREATED = "is_active", "created_at"
 
@@ -26,16 +28,20 @@ class UserLister(Generic[U]):
     Args:
         database: runs the work.
         users: the model.
-        reads: returns whether a sign-in can verify a stored hash.
+        hasher: knows which stored hashes a sign-in can verify.
+        clock: returns the current time as an aware datetime.
     """
 
-    def __init__(self, database: Database, users: MappedUsers[U], reads: Callable[[str], bool]) -> None:
+    def __init__(
+        self, database: Database, users: MappedUsers[U], hasher: PasswordHasher, clock: Callable[[], datetime]
+    ) -> None:
         self._database = database
-        self._reads = reads
+        self._hasher = hasher
         self._users = users
+        self._clock = clock
         constant = inspect.getattr_static(users.model, _ACTIVE)
         self._active = constant if isinstance(constant, bool) else None
-        names = dict.fromkeys((users.key, users.user_id, users.password_hash, _ACTIVE, _CREATED))
+        names = dict.fromkeys((users.key, users.user_id, users.password_hash, _ACTIVE, _CREATED, *users.restricting))
         self._names = [name for name in names if name in users.columns]
         self._needs_row = self._active is None and _ACTIVE not in users.columns
 
@@ -66,12 +72,14 @@ class UserLister(Generic[U]):
         active = values[_ACTIVE] if self._active is None else self._active
         created_at = values.get(_CREATED)
         password_hash = values[users.password_hash]
+        has_password = not lacks_password(password_hash)
         return Listed(
             key=plain_key(values[users.key]),
             user_id=values[users.user_id],
-            active=active is True,  # as in a sign-in
-            has_password=password_hash is not None,
-            is_readable=password_hash is None or self._reads(password_hash),
+            active=active is True and users.is_allowed(values, self._clock()),  # as in a sign-in
+            has_password=has_password,
+            is_readable=not has_password or self._hasher.reads(password_hash),
+            hash_format=self._hasher.format_of(password_hash) if has_password else None,
             created_at=created_at if isinstance(created_at, datetime) else None,
         )
 

@@ -1,6 +1,7 @@
 """An app's declarative model, as powauth uses it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Generic
 from uuid import UUID
 
@@ -12,6 +13,7 @@ from powauth._options import wrong
 from powauth.accounts._columns import fields_of
 from powauth.accounts.base import U
 from powauth.accounts.identity import Key, loaded_key, stored_key
+from powauth.accounts.restrictions import restrictions_of
 from powauth.errors import ConfigError
 
 TIMES = ("created_at", "updated_at")
@@ -33,6 +35,8 @@ class MappedUsers(Generic[U]):
         user_ids: the names of all user ids' attributes. At a sign-in, an earlier one takes precedence.
         key: the name of the primary key's attribute.
         times: the names of the columns that powauth sets by its clock.
+        restrictions: the conditions besides ``is_active``.
+        restricting: the names of the columns that these depend on.
 
     Raises:
         ConfigError: if powauth cannot work with the model. The message says what to do.
@@ -47,6 +51,8 @@ class MappedUsers(Generic[U]):
         self.password_hash = password_hash
         self.key = self._primary_key()
         self.times = tuple(name for name in TIMES if name in self.columns)
+        self.restrictions = restrictions_of(model)
+        self.restricting = tuple(dict.fromkeys(name for each in self.restrictions for name in each.columns))
         self._check()
 
     def _primary_key(self) -> str:
@@ -64,16 +70,26 @@ class MappedUsers(Generic[U]):
 
     def _check(self) -> None:
         name = self.model.__name__
-        for attribute in (*self.user_ids, self.password_hash):
+        needed = [("user_id_field", "the user id", attribute) for attribute in self.user_ids]
+        for option, purpose, attribute in (*needed, ("hash_field", "the password hash", self.password_hash)):
             if not isinstance(attribute, str) or attribute not in self.columns:
-                raise ConfigError(f"{name} has no column {attribute!r}; add it, or derive the model from UserMixin")
+                raise ConfigError(
+                    f"{name} has no column {attribute!r} for {purpose}: give the name of its column as {option}, "
+                    "or derive the model from UserMixin"
+                )
             if self.columns[attribute].type is not str:
                 raise ConfigError(f"{name}.{attribute} must be a column of text")
+        for attribute in self.restricting:
+            if attribute not in self.columns:
+                raise ConfigError(f"{name} has no column {attribute!r}, on which a restriction of it depends")
         for attribute in self.user_ids:
             if not self.columns[attribute].unique:
                 raise ConfigError(f"{name}.{attribute} must be unique in the database: add unique=True to its column")
         if not hasattr(self.model, "is_active"):
-            raise ConfigError(f"{name} needs is_active, a property or column that is True for users who may sign in")
+            raise ConfigError(
+                f"{name} needs is_active, a property or column that is True for users who may sign in; "
+                "write is_active = True if the app locks nobody"
+            )
 
     def check_room_for_hash(self, length: int) -> None:
         """Refuse a column that is too short for the hashes of the hasher. Some databases would cut them.
@@ -87,6 +103,12 @@ class MappedUsers(Generic[U]):
                 f"{self.model.__name__}.{self.password_hash} has room for {room} characters, and a new hash has "
                 f"{length}: make the column longer, such as String(255)"
             )
+
+    def is_allowed(self, values: Mapping[str, Any], now: datetime) -> bool:
+        """Return whether all restrictions allow a user with these values, by attribute name, to sign in now."""
+        return all(
+            each.allows({name: values[name] for name in each.columns}, now) is True for each in self.restrictions
+        )
 
     def attribute(self, name: str) -> "orm.InstrumentedAttribute[Any]":
         """Return a mapped attribute of the model."""
@@ -122,5 +144,5 @@ def _mapper_of(model: type[U]) -> "orm.Mapper[U]":
     except NoInspectionAvailable:
         mapper = None
     if not isinstance(mapper, orm.Mapper):
-        raise ConfigError("model must be a SQLAlchemy declarative class, such as class User(UserMixin, Base)")
+        raise wrong("model", "a SQLAlchemy declarative class, such as class User(UserMixin, Base)", model)
     return mapper

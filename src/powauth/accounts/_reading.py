@@ -6,8 +6,9 @@ loads the row. The session of that row is closed before any other code can see t
 
 import hashlib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Generic
 
 import msgspec
@@ -15,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 from sqlalchemy.exc import StatementError
 
-from powauth.accounts._database import is_incomparable, refuses_values
+from powauth.accounts._database import is_incomparable, lacks_characters, refuses_values
 from powauth.accounts._mapped import MappedUsers, plain_key
 from powauth.accounts.base import Account, U
 from powauth.accounts.identity import I, IdentityCodec, Key, default_identity
@@ -60,6 +61,7 @@ class AccountReader(Generic[U, I]):
     Args:
         users: the model.
         identity: the identity class. ``None`` makes one.
+        clock: returns the current time as an aware datetime.
 
     Attributes:
         identity: the identity class.
@@ -70,13 +72,14 @@ class AccountReader(Generic[U, I]):
         ConfigError: if the identity class is wrong for this model.
     """
 
-    def __init__(self, users: MappedUsers[U], identity: type[I] | None) -> None:
+    def __init__(self, users: MappedUsers[U], identity: type[I] | None, clock: Callable[[], datetime]) -> None:
         self._users = users
+        self._clock = clock
         self._makes_identity = identity is None
         self.identity: type[I] = default_identity(users.key, *users.user_ids) if identity is None else identity
         self._codec = IdentityCodec(self.identity)
         self._check_fields()
-        names = [users.key, *users.user_ids, users.password_hash, *self._codec.field_names]
+        names = [users.key, *users.user_ids, users.password_hash, *users.restricting, *self._codec.field_names]
         # If the class has a plain constant, nothing needs to be read.
         self._always = isinstance(inspect.getattr_static(users.model, _ACTIVE), bool)
         self.names = tuple(dict.fromkeys(names if self._always else [*names, _ACTIVE]))
@@ -124,6 +127,8 @@ class AccountReader(Generic[U, I]):
     def find_typed(self, session: orm.Session, typed: TypedId) -> Found[U] | None:
         """Return the user whom a typed user id means; ``None`` if there is no such user. One SELECT.
 
+        A second one if the column cannot hold a spelling outside ASCII.
+
         An earlier column takes precedence over a later one, and then an earlier spelling over a later one. So each of
         two users whose ids differ only by case signs in with the exact one. If a user name equals the e-mail address
         of another user, the user with the address is found.
@@ -136,9 +141,10 @@ class AccountReader(Generic[U, I]):
         try:
             result = session.execute(self._typed_query, parameters)
         except StatementError as error:
-            if refuses_values(error):
-                return None
-            raise
+            if not refuses_values(error):
+                raise
+            in_ascii = typed.in_ascii() if lacks_characters(error) else None
+            return None if in_ascii is None else self.find_typed(session, in_ascii)
         rows = self._rows(result, self.names)
         for name, texts in typed.spellings.items():
             for text in texts:
@@ -183,8 +189,13 @@ class AccountReader(Generic[U, I]):
             key=found.key,
             identity=identity,
             proof=found.proof,
-            active=active is True,  # accept no other truthy value (CVE-2022-24880)
+            active=self.is_active(active, found.values),
         )
+
+    def is_active(self, active: object, values: Mapping[str, Any]) -> bool:
+        """Return whether a user may sign in, whose ``is_active`` and columns have these values."""
+        # Accept no other truthy value (CVE-2022-24880).
+        return active is True and self._users.is_allowed(values, self._clock())
 
     def proof(self, values: Mapping[str, Any]) -> bytes:
         """Return the proof of a user, whose columns have these values by attribute name."""

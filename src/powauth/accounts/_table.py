@@ -8,18 +8,17 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 from sqlalchemy.exc import DBAPIError, StatementError
 
-from powauth.accounts._database import Database
+from powauth.accounts._database import Database, lacks_characters
 from powauth.accounts._forms import UserForm
 from powauth.accounts._mapped import MappedUsers
 from powauth.accounts._reading import AccountReader, Found
 from powauth.accounts.base import Account, U
+from powauth.accounts.forms import TAKEN
 from powauth.accounts.identity import I
-from powauth.accounts.spellings import TypedId, lowered, other_forms
+from powauth.accounts.spellings import TypedId, capitals_of, lowered, other_forms
 from powauth.errors import InvalidParams
 
 log = logging.getLogger("powauth.accounts")
-
-TAKEN = "has already been taken"
 
 _MOST_OTHERS = 100
 """Rows to look at for another spelling. A collation without accents may find more rows than it should."""
@@ -102,8 +101,12 @@ class UserTable(Generic[U, I]):
             raise InvalidParams({"base": ["could not be saved"]})
         return account
 
-    async def change(self, found: Found[U], changes: Mapping[str, Any]) -> Account[I] | None:
+    async def change(
+        self, found: Found[U], changes: Mapping[str, Any], *, proof: bytes | None = None
+    ) -> Account[I] | None:
         """Change a user's columns and return the account; ``None`` if the user is gone or the hash has changed.
+
+        With ``proof``, the result is also ``None`` if the account has another proof, or is not active.
 
         Raises:
             InvalidParams: if the database refuses the values.
@@ -111,6 +114,8 @@ class UserTable(Generic[U, I]):
         key = self._key(found)
 
         def work(session: orm.Session) -> Account[I] | None:
+            if proof is not None and not self._locked_with(session, found, proof):
+                return None
             if not self._update(session, found, changes):
                 return None
             self._refuse_other_spellings(session, changes, key)
@@ -142,12 +147,11 @@ class UserTable(Generic[U, I]):
         Raises:
             InvalidParams: if other rows need the user.
         """
-        model, hash_name = self._users.model, self._users.password_hash
+        model = self._users.model
         this = self._users.attribute(self._users.key) == self._key(found)
 
         def work(session: orm.Session) -> bool:
-            # This locks the row on every database, and checks that the verified password hash is still the stored one.
-            if not self._update(session, found, {hash_name: self._users.attribute(hash_name)}):
+            if not self._locked(session, found):
                 return False
             user = session.scalars(sa.select(model).where(this)).unique().one_or_none()
             if user is None:
@@ -188,11 +192,9 @@ class UserTable(Generic[U, I]):
             name: {lowered(each) for each in (value, *other_forms(self._identifiers[name], value))}
             for name, value in wanted.items()
         }
+        others = sa.select(*columns).where(users.attribute(users.key) != key).limit(_MOST_OTHERS)
         every = sorted(set().union(*forms.values()))
-        others = sa.select(*columns).where(
-            users.attribute(users.key) != key, sa.or_(*(sa.func.lower(column).in_(every) for column in columns))
-        )
-        rows = session.execute(others.limit(_MOST_OTHERS)).all()
+        rows = _rows_with(session, others, columns, every)
         found = {lowered(each) for row in rows for each in row if isinstance(each, str)}
         taken = {name: [TAKEN] for name, each in forms.items() if each & found}
         if taken:
@@ -201,6 +203,21 @@ class UserTable(Generic[U, I]):
     def _key(self, found: Found[U]) -> object:
         """Return the key as the column's type returned it."""
         return found.values[self._users.key]
+
+    def _locked(self, session: orm.Session, found: Found[U]) -> bool:
+        """Lock a user's row on every database, and return whether the password hash is still the one found."""
+        hash_name = self._users.password_hash
+        return self._update(session, found, {hash_name: self._users.attribute(hash_name)})
+
+    def _locked_with(self, session: orm.Session, found: Found[U], proof: bytes) -> bool:
+        """Lock a user's row, and return whether the account is active and has this proof.
+
+        The row is read, because a database may compare user ids without regard to case.
+        """
+        if not self._locked(session, found):
+            return False
+        now = self._reader.find(session, {self._users.key: self._key(found)})
+        return now is not None and now.proof == proof and self._reader.account(now, session).active
 
     def _update(self, session: orm.Session, found: Found[U], changes: Mapping[str, Any]) -> bool:
         """Update a user if the password hash is still the one found. Return whether a row was updated."""
@@ -246,6 +263,46 @@ class UserTable(Generic[U, I]):
             others = sa.select(own).where(self._users.attribute(name) == values[name])
             if key is not None:
                 others = others.where(own != key)
-            if session.scalars(others.limit(1)).first() is not None:
+            try:
+                taken = session.scalars(others.limit(1)).first() is not None
+            except StatementError as error:
+                if not lacks_characters(error):
+                    raise
+                taken = False  # the column cannot hold this value
+            if taken:
                 found.append(name)
         return found
+
+
+def _rows_with(
+    session: orm.Session, others: "sa.Select[Any]", columns: Sequence[Any], texts: Sequence[str]
+) -> Sequence[Any]:
+    """Return the rows in which a column, in lower case, has one of the texts.
+
+    If a column cannot hold all the characters, no row has them, and fewer are compared.
+    """
+    for capitals in (capitals_of(texts), []):
+        try:
+            return session.execute(others.where(_any_of(columns, texts, capitals))).all()
+        except StatementError as error:
+            if not lacks_characters(error):
+                raise
+    return session.execute(others.where(_any_of(columns, [each for each in texts if each.isascii()], []))).all()
+
+
+def _any_of(
+    columns: Sequence[Any], texts: Sequence[str], capitals: Sequence[tuple[str, str]]
+) -> "sa.ColumnElement[bool]":
+    """Return the condition that a column, in lower case, has one of the texts."""
+    same = [sa.func.lower(column).in_(texts) for column in columns]
+    if capitals:
+        same += [_in_lower_case(column, capitals).in_(texts) for column in columns]
+    return sa.or_(*same)
+
+
+def _in_lower_case(column: Any, capitals: Sequence[tuple[str, str]]) -> "sa.ColumnElement[str]":
+    """Return a column in lower case, in every database the same for these letters outside ASCII."""
+    expression: sa.ColumnElement[str] = sa.func.lower(column)
+    for capital, lower in capitals:
+        expression = sa.func.replace(expression, capital, lower)
+    return expression

@@ -11,9 +11,9 @@ from powauth.accounts._mapped import MappedUsers, plain_key
 from powauth.accounts.base import U
 from powauth.accounts.changes import Change
 from powauth.accounts.identity import Key
+from powauth.errors import ConfigError
 
 _ACTIVE = "is_active"
-_MARIADB = ("mysql", "mariadb")
 
 
 class WatchedColumns(Generic[U]):
@@ -34,7 +34,7 @@ class WatchedColumns(Generic[U]):
         self._key = cast("sa.Column[Any]", users.mapper.primary_key[0])
         self._columns = {column.name: column for column in table.columns if isinstance(column, sa.Column)}
         wanted = {name: self._column_of(name) for name in names}
-        credentials = {self._key, *map(wanted.get, (*users.user_ids, users.password_hash, _ACTIVE))}
+        credentials = {self._key, *map(wanted.get, (*users.user_ids, users.password_hash, _ACTIVE, *users.restricting))}
         self._credentials = {column for column in credentials if column is not None}
         self._identity = {column for column in wanted.values() if column is not None}
         # The columns behind a property are unknown, and so are those that the database or SQLAlchemy sets by itself.
@@ -54,8 +54,8 @@ class WatchedColumns(Generic[U]):
         return mapper.isa(self._users.mapper) or mapper.local_table is self._key.table
 
     def key_of(self, state: "orm.InstanceState[Any]") -> Key | None:
-        """Return the key under which the user of a persistent object was loaded."""
-        return None if state.identity is None else plain_key(state.identity[0])
+        """Return the key under which the user of a persistent object was loaded; ``None`` if nobody signs in by it."""
+        return None if state.identity is None else _key(state.identity[0])
 
     def change_of(self, state: "orm.InstanceState[Any]") -> Change | None:
         """Return the kind of the changes of an object that were just flushed; ``None`` if they concern no session."""
@@ -87,8 +87,11 @@ class WatchedColumns(Generic[U]):
     def changes_by(self, state: "orm.ORMExecuteState") -> Iterator[tuple[Key, Change]]:
         """Yield the users whom a statement is about to change, with the kind of the change.
 
-        One SELECT finds them by the statement's own condition. It goes past the app's own filters, such as those that
-        hide users of another tenant from its queries.
+        One SELECT finds them by the statement's own condition, and locks their rows. It goes past the app's own
+        filters, such as those that hide users of another tenant from its queries.
+
+        A user whom another transaction makes fit between the SELECT and the statement is not found. The proof ends the
+        sessions of that user.
         """
         statement = getattr(state.statement, "element", state.statement)  # inside of `select(User).from_statement(…)`
         if not isinstance(statement, sa.Update | sa.Delete):
@@ -107,14 +110,14 @@ class WatchedColumns(Generic[U]):
         if change is None:
             return
         connection = state.session.connection(bind_arguments={**state.bind_arguments})
-        query = sa.select(key)
+        # Lock the rows, as a flush has done by its UPDATE before the sessions end. In another order, two transactions
+        # could wait for each other. On MariaDB, a plain SELECT would also read an older snapshot than the statement.
+        query = sa.select(key).with_for_update(of=statement.table, key_share=True)
         if statement.whereclause is not None:
             query = query.where(statement.whereclause)
-        if connection.dialect.name in _MARIADB:
-            query = query.with_for_update()  # a plain SELECT would read an older snapshot than the UPDATE
         for parameters in several:
             for (value,) in connection.execute(query, parameters).all():
-                yield plain_key(value), change
+                yield from _changed(value, change)
 
     def _by_key(
         self, state: "orm.ORMExecuteState", several: Sequence[Mapping[str, Any]]
@@ -125,7 +128,7 @@ class WatchedColumns(Generic[U]):
         for parameters in several:
             change = self._kind(self._named(mapper, parameters.keys() - {name}))
             if change is not None and name in parameters:
-                yield plain_key(parameters[name]), change
+                yield from _changed(parameters[name], change)
 
     def _set_by(
         self, statement: "sa.Update", state: "orm.ORMExecuteState", parameters: Mapping[str, Any]
@@ -151,6 +154,28 @@ class WatchedColumns(Generic[U]):
             if name in self._columns:
                 found.add(self._columns[name])
         return {column for column in found if column.table is self._key.table}
+
+
+def _key(value: object) -> Key | None:
+    """Return a user's key; ``None`` for a text or a number that no session can have, such as an empty text.
+
+    Nobody can sign in as this user, so a change of the row concerns no session. The app may change and delete the row.
+
+    Raises:
+        ConfigError: if the value has another type. The database may read it as the key of a user with sessions.
+    """
+    try:
+        return plain_key(value)
+    except ConfigError:
+        if isinstance(value, str | int) and not isinstance(value, bool):
+            return None
+        raise
+
+
+def _changed(value: object, change: Change) -> Iterator[tuple[Key, Change]]:
+    key = _key(value)
+    if key is not None:
+        yield key, change
 
 
 def _is_expression(value: object) -> bool:

@@ -1,10 +1,10 @@
 """One users context for coroutines on an event loop and for plain functions under WSGI."""
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from powauth._running import on_event_loop, users_threads
-from powauth.accounts.base import Account, UsersContext
+from powauth.accounts.base import Account, Params, UsersContext
 from powauth.accounts.identity import I, Key
 from powauth.accounts.offloaded import OffloadedUsers
 from powauth.backends.base import Mode, drive
@@ -35,6 +35,9 @@ class AnywhereUsers(UsersContext[Any, I]):
         self._offloaded = OffloadedUsers(users, users_threads) if users.mode == "blocking" else None
         self.user_id_field = users.user_id_field
         self.other_user_id_fields = users.other_user_id_fields
+        self.model = users.model
+        self.fields = users.fields
+        self.columns = users.columns
 
     @property
     def identity(self) -> type[I]:  # type: ignore[override]
@@ -50,23 +53,29 @@ class AnywhereUsers(UsersContext[Any, I]):
             )
         return self._users
 
-    async def authenticate(self, params: Mapping[str, object]) -> Account[I] | None:
+    async def authenticate(self, params: Params) -> Account[I] | None:
         """See `UsersContext.authenticate`."""
         return await self._here().authenticate(params)
 
-    async def create(self, params: Mapping[str, object]) -> Account[I]:
+    async def create(self, params: Params) -> Account[I]:
         """See `UsersContext.create`."""
         return await self._here().create(params)
 
-    async def update(self, key: Key, params: Mapping[str, object], *, trusted: bool = False) -> Account[I]:
+    async def update(
+        self, key: Key, params: Params, *, trusted: bool = False, proof: bytes | None = None
+    ) -> Account[I]:
         """See `UsersContext.update`."""
-        return await self._here().update(key, params, trusted=trusted)
+        return await self._here().update(key, params, trusted=trusted, proof=proof)
 
-    async def set_first_password(self, key: Key, params: Mapping[str, object]) -> Account[I] | None:
+    async def set_first_password(self, key: Key, params: Params) -> Account[I] | None:
         """See `UsersContext.set_first_password`."""
         return await self._here().set_first_password(key, params)
 
-    async def delete(self, key: Key, params: Mapping[str, object] | None = None) -> bool:
+    async def has_password(self, key: Key) -> bool:
+        """See `UsersContext.has_password`."""
+        return await self._here().has_password(key)
+
+    async def delete(self, key: Key, params: Params | None = None) -> bool:
         """See `UsersContext.delete`."""
         return await self._here().delete(key, params)
 
@@ -74,19 +83,23 @@ class AnywhereUsers(UsersContext[Any, I]):
         """See `UsersContext.get`."""
         return await self._here().get(key)
 
+    async def read(self, key: Key, names: Sequence[str]) -> tuple[Account[I], Mapping[str, Any]] | None:
+        """See `UsersContext.read`."""
+        return await self._here().read(key, names)
+
     async def find(self, user_id: object) -> Account[I] | None:
         """See `UsersContext.find`."""
         return await self._here().find(user_id)
 
-    def validate(self, params: Mapping[str, object], identity: I | None = None) -> Mapping[str, list[str]]:
+    def validate(self, params: Params, identity: I | None = None) -> Mapping[str, list[str]]:
         """See `UsersContext.validate`."""
         return self._users.validate(params, identity)
 
-    def login_key(self, params: Mapping[str, object]) -> str | None:
+    def login_key(self, params: Params) -> str | None:
         """See `UsersContext.login_key`."""
         return self._users.login_key(params)
 
-    async def throttle_key(self, params: Mapping[str, object]) -> str | None:
+    async def throttle_key(self, params: Params) -> str | None:
         """See `UsersContext.throttle_key`."""
         return await self._here().throttle_key(params)
 

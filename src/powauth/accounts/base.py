@@ -9,19 +9,24 @@ database session of the app.
 
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from powauth.accounts.changes import ChangeListener
+from powauth.accounts.fields import FormField
 from powauth.accounts.identity import I, Key
 from powauth.backends.base import Mode
+from powauth.errors import ConfigError
 
 T = TypeVar("T")
 
 U = TypeVar("U")
 """The class of the app's rows."""
+
+Params = Mapping[str, object]
+"""Parameters of a call that come from a client, such as the fields of a form. Neither names nor values are trusted."""
 
 MAX_LOGIN_KEY = 1024
 """Characters of a user id that the default `UsersContext.login_key` uses. No user id is longer."""
@@ -160,18 +165,24 @@ class UsersContext(ABC, Generic[U, I]):
     fields: Sequence[str] = ()
     """The other names in ``params`` that users may set themselves, besides the user id and the password."""
 
+    model: type[U] | None = None
+    """The class of the app's rows, if they are rows of a table of the app."""
+
+    columns: Collection[str] = ()
+    """The names of the values that `read` returns."""
+
     row_reader: Rows[U] | None = None
     """Reads the users' rows, if they are rows of a table of the app."""
 
     @abstractmethod
-    async def authenticate(self, params: Mapping[str, object]) -> Account[I] | None:
+    async def authenticate(self, params: Params) -> Account[I] | None:
         """Return the active account that ``params`` (user id and password) prove; ``None`` for any failure.
 
         Do the same work for an unknown, a locked or a password-less user as for a known one (ASVS 6.3.8).
         """
 
     @abstractmethod
-    async def create(self, params: Mapping[str, object]) -> Account[I]:
+    async def create(self, params: Params) -> Account[I]:
         """Register a user.
 
         Raises:
@@ -179,18 +190,25 @@ class UsersContext(ABC, Generic[U, I]):
         """
 
     @abstractmethod
-    async def update(self, key: Key, params: Mapping[str, object], *, trusted: bool = False) -> Account[I]:
+    async def update(
+        self, key: Key, params: Params, *, trusted: bool = False, proof: bytes | None = None
+    ) -> Account[I]:
         """Change a user, and return the account as it is now.
 
         A user's own change needs ``current_password``, and sets only the fields that a user may set. ``trusted`` is
         for the app's own code: it needs no current password and sets any field of the model.
 
+        With ``proof``, change the user only if the account is active and still has this proof. Compare and write in
+        one step: no other change may come between. A link in a mail is checked first and used later, and what
+        somebody changed meanwhile must stand.
+
         Raises:
             InvalidParams: what is wrong, by field. A wrong current password is under ``current_password``. If the user
                 no longer exists, the error is ``{"base": [...]}``.
+            Overtaken: if the account has another proof, or is not active. It is an `InvalidParams`.
         """
 
-    async def set_first_password(self, key: Key, params: Mapping[str, object]) -> Account[I] | None:
+    async def set_first_password(self, key: Key, params: Params) -> Account[I] | None:
         """Change a user who has no password yet, and return the account as it is now.
 
         powauth calls it instead of `update` if the user has just signed in, and gives a ``password`` without a
@@ -205,8 +223,20 @@ class UsersContext(ABC, Generic[U, I]):
         del key, params
         return None
 
+    async def has_password(self, key: Key) -> bool:
+        """Return whether a user has a password to sign in with. It is false if there is no such user.
+
+        An extension asks before it removes another way to sign in, which may be the user's last. By default it returns
+        ``True``: the context has no users without a password.
+
+        Raises:
+            StoreUnavailable: if the users cannot be reached.
+        """
+        del key
+        return True
+
     @abstractmethod
-    async def delete(self, key: Key, params: Mapping[str, object] | None = None) -> bool:
+    async def delete(self, key: Key, params: Params | None = None) -> bool:
         """Delete a user, and return whether the user still existed.
 
         If ``params`` are given, their ``current_password`` must be right.
@@ -223,14 +253,38 @@ class UsersContext(ABC, Generic[U, I]):
     async def find(self, user_id: object) -> Account[I] | None:
         """Return the account with this user id, active or not; ``None`` if there is none. A blank id finds nobody."""
 
+    async def read(self, key: Key, names: Sequence[str]) -> tuple[Account[I], Mapping[str, Any]] | None:
+        """Return the account with this key and further values of the user by name; ``None`` if there is no account.
+
+        Extensions that have columns of their own read them so. By default a context has no further values.
+
+        Raises:
+            ConfigError: if there are no values of these names.
+        """
+        del key
+        raise ConfigError(f"{type(self).__name__} has no {', '.join(names)}: override read, or use SQLAlchemyUsers")
+
     @abstractmethod
-    def validate(self, params: Mapping[str, object], identity: I | None = None) -> Mapping[str, list[str]]:
+    def validate(self, params: Params, identity: I | None = None) -> Mapping[str, list[str]]:
         """Return what is wrong with ``params``, by field, without using the database.
 
         With ``identity``, ``params`` are a change of that user. Otherwise they are a registration.
         """
 
-    def login_key(self, params: Mapping[str, object]) -> str | None:
+    def registration_fields(self) -> Sequence[FormField]:
+        """Return the fields of a form to register, without the password. `powauth.pages` shows this form.
+
+        By default these are the user ids. The first is required, and the others are optional.
+
+        Raises:
+            ConfigError: if no registration with these fields can ever succeed. The message says what to do.
+        """
+        return [
+            FormField(name=name, kind="email" if name == "email" else "text", required=name == self.user_id_field)
+            for name in (self.user_id_field, *self.other_user_id_fields)
+        ]
+
+    def login_key(self, params: Params) -> str | None:
         """Return the user id in ``params`` in one form, whether or not the user exists; ``None`` if it is no user id.
 
         powauth counts failed sign-ins under it. All spellings that `authenticate` accepts for one user must give one
@@ -242,7 +296,7 @@ class UsersContext(ABC, Generic[U, I]):
             return None
         return unicodedata.normalize("NFKC", value[:MAX_LOGIN_KEY].strip()).casefold()
 
-    async def throttle_key(self, params: Mapping[str, object]) -> str | None:
+    async def throttle_key(self, params: Params) -> str | None:
         """Return the key under which powauth counts a failed sign-in; ``None`` counts it for no account.
 
         By default this is `login_key`. Override it if a user can sign in with several ids, such as an e-mail address

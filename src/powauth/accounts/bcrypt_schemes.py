@@ -3,7 +3,7 @@
 They need ``pip install 'powauth[bcrypt]'``.
 
 bcrypt reads the first 72 bytes of a password. The plain formats ignore the rest, as the programs did that made the
-hashes. The formats with SHA-256 read all of it.
+hashes. So a sign-in with 72 bytes or more renews no hash. The formats with SHA-256 read all of it.
 """
 
 import base64
@@ -12,8 +12,8 @@ import hmac
 import re
 
 from powauth._extras import needs
+from powauth._options import whole_number
 from powauth.accounts.schemes import Scheme
-from powauth.errors import ConfigError
 
 with needs("bcrypt", "Bcrypt", "bcrypt"):
     import bcrypt
@@ -49,8 +49,7 @@ class Bcrypt(Scheme):
     _pattern = _PLAIN
 
     def __init__(self, rounds: int = 12, *, renew: bool = True) -> None:
-        if type(rounds) is not int or not MIN_ROUNDS <= rounds <= MAX_ROUNDS:
-            raise ConfigError(f"rounds must be between {MIN_ROUNDS} and {MAX_ROUNDS}; got {rounds!r}")
+        whole_number("rounds", rounds, at_least=MIN_ROUNDS, at_most=MAX_ROUNDS)
         super().__init__(2**rounds, renew=renew)
 
     def cost_of(self, stored: str) -> int | None:
@@ -75,6 +74,11 @@ class Bcrypt(Scheme):
             rounds = cost.bit_length() - 1
             bcrypt.hashpw(secret[:MAX_BYTES], b"$2b$%02d$......................" % rounds)
             cost -= 2**rounds
+
+    def proves_all(self, stored: str, secret: bytes) -> bool:
+        """See `powauth.accounts.schemes.Scheme.proves_all`. 72 bytes may be the beginning of a longer password."""
+        match = self._pattern.match(stored)
+        return match is not None and len(self.prepared(match, secret)) < MAX_BYTES
 
     def prepared(self, match: "re.Match[str]", secret: bytes) -> bytes:
         """Return what bcrypt gets of a password."""

@@ -5,9 +5,17 @@ authenticator that uses it. The sessions then follow.
 """
 
 import enum
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from powauth.accounts.identity import Key
+
+RECOVERED: Final = "account recovered"
+"""The reason of a change by which the owner takes an account back, such as by a link in a mail. Somebody else may have
+used the account, so what outlives an ordinary change of the password ends, too, such as keys of programs."""
+
+CLAIMED: Final = "address claimed"
+"""The reason if the address of an account is proven for the first time, and not by who uses the account. Somebody else
+may have made the account, so nothing that was made with it stays."""
 
 
 class Change(enum.IntEnum):
@@ -51,10 +59,21 @@ class ChangeListener(Protocol):
         """
         ...
 
-    async def before_commit(self, key: Key, *, joined: bool) -> None:
+    def keeps(self, key: Key) -> bool:
+        """Return whether the request that is served here has a session of this user, which stays."""
+        ...
+
+    def accept_in_transaction(self, connection: Any, key: Key, proof: bytes) -> None:
+        """Let that session accept a proof in the transaction in which `end_in_transaction` has ended the others."""
+        ...
+
+    async def before_commit(self, key: Key, *, joined: bool, proof: bytes | None) -> None:
         """End everything that the user holds. The change of the credentials is not committed yet.
 
         ``joined``: `end_in_transaction` has ended the sessions already.
+
+        ``proof`` is the user's proof after the commit, if a session stays that must accept it. Another request of the
+        same client may load the user between the commit and `after_commit`.
 
         Raises:
             StoreUnavailable: if anything may still be valid.

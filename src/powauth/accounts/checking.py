@@ -22,6 +22,8 @@ class UserIdProblem(msgspec.Struct, frozen=True, kw_only=True):
         normalized: the value that a registration would store; ``None`` if a registration would refuse it.
         collides_with: the keys of other users who have the same user id in another spelling, or in another column of
             user ids. They share one limit on failed sign-ins.
+        is_found: whether a sign-in with exactly this text finds the user. It does not find a blank one, nor one with
+            control characters.
     """
 
     key: Key
@@ -29,10 +31,11 @@ class UserIdProblem(msgspec.Struct, frozen=True, kw_only=True):
     user_id: str
     normalized: str | None
     collides_with: tuple[Key, ...] = ()
+    is_found: bool = True
 
     @property
     def is_safe_to_normalize(self) -> bool:
-        """Whether an UPDATE may replace the value by ``normalized``: no other user has it."""
+        """True if an UPDATE may replace the value by ``normalized``: no other user has it."""
         return self.normalized not in (None, self.user_id) and not self.collides_with
 
 
@@ -71,7 +74,11 @@ class UserIdCheck:
                 shared = self._shared(user_id)
                 if shared in self._suspects:
                     problem = UserIdProblem(
-                        key=key, field=name, user_id=user_id, normalized=self._normalized(name, user_id)
+                        key=key,
+                        field=name,
+                        user_id=user_id,
+                        normalized=self._normalized(name, user_id),
+                        is_found=self._form(user_id) is not None,
                     )
                     self._found.setdefault(shared, []).append(problem)
 
@@ -89,7 +96,7 @@ class UserIdCheck:
         if each.normalized is not None:
             return each.user_id != each.normalized
         # A text that a registration would refuse is found in lower case, and as stored.
-        return each.user_id != shared or self._form(each.user_id) is None
+        return each.user_id != shared or not each.is_found
 
     def _shared(self, user_id: str) -> str:
         return self._form(user_id) or user_id

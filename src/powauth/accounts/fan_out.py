@@ -27,9 +27,17 @@ class FanOut(Generic[I]):
         del connection, key
         return False
 
-    async def before_commit(self, key: Key, *, joined: bool) -> None:
+    def keeps(self, key: Key) -> bool:
+        """See `ChangeListener.keeps`."""
+        del key
+        return False
+
+    def accept_in_transaction(self, connection: Any, key: Key, proof: bytes) -> None:
+        """See `ChangeListener.accept_in_transaction`."""
+
+    async def before_commit(self, key: Key, *, joined: bool, proof: bytes | None) -> None:
         """See `ChangeListener.before_commit`."""
-        del joined
+        del joined, proof
         await self._accounts.credentials_changed(key, FOLLOWED)
 
     async def after_commit(self, key: Key, change: Change, *, joined: bool) -> None:

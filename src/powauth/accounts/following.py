@@ -19,7 +19,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Generic
 
-from sqlalchemy import event, inspect
+from sqlalchemy import Connection, event, inspect
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, scoped_session, sessionmaker
 
@@ -57,6 +57,10 @@ _EVENTS: Final = (
 _TARGETS = "users.follow takes a Session class, a sessionmaker, an async_sessionmaker or a scoped_session (db.session)"
 
 
+ProofIn = Callable[[Connection, Key], bytes | None]
+"""Reads the proof of a user on a connection; ``None`` if there is no such user."""
+
+
 class Notes:
     """The users whom one transaction of a database session has changed so far.
 
@@ -64,6 +68,7 @@ class Notes:
         committing: whether the commit has begun. What is noted now is acted upon at once.
         committed: the changes that were committed; ``None`` until then.
         joined: the listeners whose sessions end in this transaction.
+        computed: the changes that the flush in progress writes as SQL expressions.
     """
 
     def __init__(self) -> None:
@@ -71,6 +76,12 @@ class Notes:
         self.committing = False
         self.committed: dict[Key, Change] | None = None
         self.joined: set[ChangeListener] = set()
+        self.computed: list[tuple[Key | None, Change | None]] = []
+
+    def take_computed(self) -> list[tuple[Key | None, Change | None]]:
+        """Return the changes that the flush has written as SQL expressions, once."""
+        taken, self.computed = self.computed, []
+        return taken
 
     def add(self, frame: SessionTransaction, key: Key, change: Change) -> bool:
         """Note a change. Return whether this transaction had no note of it, or of a higher one."""
@@ -109,16 +120,18 @@ class Following(Generic[U]):
     Args:
         watched: the columns whose changes concern sessions.
         listeners: the authenticators to tell. The list may grow later.
+        proof_in: reads the proof of a user in a transaction of the app.
     """
 
-    def __init__(self, watched: WatchedColumns[U], listeners: Sequence[ChangeListener]) -> None:
+    def __init__(self, watched: WatchedColumns[U], listeners: Sequence[ChangeListener], proof_in: ProofIn) -> None:
         self._watched = watched
+        self._proof_in = proof_in
         self._listeners = listeners
         self._followed: list[type[Session]] = []
 
     @property
     def active(self) -> bool:
-        """Whether any database session is followed."""
+        """True if any database session is followed."""
         return bool(self._followed)
 
     def follow(self, target: object) -> None:
@@ -154,20 +167,23 @@ class Following(Generic[U]):
     # --- what SQLAlchemy calls ----------------------------------------------------------------------------------------
 
     def before_flush(self, session: Session, context: object, instances: object) -> None:
-        """Note the users to whom the flush will write SQL expressions."""
+        """Remember the users to whom the flush will write SQL expressions. `after_flush` notes them."""
         del context, instances
         if OWN in session.info:
             return
-        for changed in session.dirty:
-            state = inspect(changed)
-            if self._watched.covers(state.mapper):
-                self._note(session, self._watched.key_of(state), self._watched.computed_change_of(state))
+        states = [state for state in map(inspect, session.dirty) if self._watched.covers(state.mapper)]
+        computed = [(self._watched.key_of(state), self._watched.computed_change_of(state)) for state in states]
+        if computed or self in session.info:
+            self._notes(session).computed = computed
 
     def after_flush(self, session: Session, context: object) -> None:
         """Note the users whose columns were just written."""
         del context
         if OWN in session.info:
             return
+        # The UPDATE has locked the rows. If the sessions ended before it, two transactions could wait for each other.
+        for key, change in self._notes(session).take_computed() if self in session.info else ():
+            self._note(session, key, change)
         for changed in session.dirty:
             state = inspect(changed)
             if self._watched.covers(state.mapper):
@@ -246,6 +262,7 @@ class Following(Generic[U]):
             return
         blocking = self._blocks()
         ending = [key for key, change in changes.items() if change is Change.CREDENTIALS]
+        proofs = self._accepted(session, notes, ending)
         telling = self._listeners
         if session.get_bind(self._watched.mapper).dialect.name == "sqlite":
             # This transaction has locked the file. Nobody else can write to it, and nobody can sign in.
@@ -254,10 +271,30 @@ class Following(Generic[U]):
         async def work() -> None:
             for key in ending:
                 for listener in telling:
-                    await listener.before_commit(key, joined=listener in notes.joined)
+                    await listener.before_commit(key, joined=listener in notes.joined, proof=proofs.get(key))
 
         if ending and telling:
             wait_for(work, blocking=blocking)
+
+    def _accepted(self, session: Session, notes: Notes, keys: Sequence[Key]) -> dict[Key, bytes]:
+        """Return the proofs that users will have, if a session stays that must accept it.
+
+        Sessions in the app's own database accept it in its transaction.
+        """
+        proofs: dict[Key, bytes] = {}
+        for key in keys:
+            keeping = [listener for listener in self._listeners if listener.keeps(key)]
+            if not keeping:
+                continue
+            connection = session.connection(bind_arguments={"mapper": self._watched.mapper})
+            proof = self._proof_in(connection, key)
+            if proof is None:
+                continue
+            proofs[key] = proof
+            for listener in keeping:
+                if listener in notes.joined:
+                    listener.accept_in_transaction(connection, key, proof)
+        return proofs
 
     def _blocks(self) -> bool:
         """Return whether all stores work without an event loop.

@@ -15,19 +15,34 @@ event loop. A coroutine function needs an event loop.
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Generic, Literal, Self
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Generic, Literal, Protocol, Self
 
-from powauth._options import wrong
-from powauth.accounts.base import UsersContext
+from powauth._options import instance, wrong
+from powauth.accounts.attempts import AttemptLimits
+from powauth.accounts.base import Account, Params, UsersContext
+from powauth.accounts.extension_ports import EndSessions, MakeCookie, ProvenIn, SignIn
+from powauth.accounts.grant import Grant
 from powauth.accounts.identity import I, Key
 from powauth.backends.base import Backend, Millis
 from powauth.errors import ConfigError, MoreNeeded, Refused
-from powauth.events import EventName, log
+from powauth.events import Event, EventKind, EventName, log
 from powauth.sessions.keyring import Keyring
 
-__all__ = ["Extension", "Flow", "FlowHooks", "Hook", "Hooks", "MoreNeeded", "Parts", "Refused", "Step"]
+__all__ = [
+    "ChangeAccount",
+    "Diversion",
+    "Extension",
+    "Flow",
+    "FlowHooks",
+    "Hook",
+    "Hooks",
+    "MoreNeeded",
+    "Parts",
+    "Refused",
+    "Step",
+]
 
 Flow = Literal["authentication", "sign_in", "sign_out", "registration", "update", "deletion"]
 
@@ -43,13 +58,20 @@ class Step(Generic[I]):
         identity: the identity of that user.
         params: the client's parameters, before ``authentication``, ``registration``, ``update`` and ``deletion``. They
             contain passwords, so ``repr`` leaves them out. Do not log them. ``None`` after a flow.
+        proven: in a registration, the address at which the client has proven to receive mail, such as by a link. It is
+            normalised. ``None`` if there is none.
+        account: before ``sign_in``, the account that is about to get the session.
+        grant: before ``sign_in``, the options of the session. Its ``amr`` names what the user has proven.
     """
 
     flow: Flow
     request: Any
     key: Key | None = None
     identity: I | None = None
-    params: Mapping[str, object] | None = field(default=None, repr=False)
+    params: Params | None = field(default=None, repr=False)
+    proven: str | None = None
+    account: Account[I] | None = None
+    grant: Grant | None = None
 
 
 Hook = Callable[[Step[I]], object]
@@ -105,6 +127,81 @@ class Hooks(Generic[I]):
         return [(name, hook) for name, hook in found if hook is not None]
 
 
+class ChangeAccount(Protocol[I]):
+    """Changes an account for an extension; see ``Parts.change``."""
+
+    async def __call__(
+        self, key: Key, params: Params, *, proof: bytes | None = None, why: str | None = None
+    ) -> Account[I]:
+        """Change any field of any user, with all that follows from it, and return the account as it is now.
+
+        A new password or user id ends everything that the user holds, such as sessions and tokens, also the tokens of
+        the caller. A client that hangs up meanwhile does not interrupt this.
+
+        Args:
+            key: the user's key.
+            params: the new values; see ``trusted`` of `powauth.UsersContext.update`.
+            proof: the proof that the account must still have, such as that of `powauth.extensions.Claim`.
+            why: a reason that ends more than a new password does, or without one: ``RECOVERED`` or ``CLAIMED`` of
+                `powauth.accounts.changes`. Extensions get it; see `Extension.credentials_changed`.
+
+        Raises:
+            InvalidParams: what is wrong with ``params``. Nothing was changed.
+            Overtaken: if the account has another proof, or is not active. Nothing was changed.
+            StoreUnavailable: if the account was not changed, or if something that the user holds may still be valid.
+        """
+        ...
+
+
+class CheckPassword(Protocol):
+    """Returns what the extensions find wrong with a password, as messages for a form; see `Extension.check_password`.
+
+    ``Parts.change`` asks them, too. Ask first where a refused password would cost the user something, such as a token.
+    """
+
+    async def __call__(self, password: str, request: Any = None) -> list[str]:
+        """Return the messages. ``request`` is for events."""
+        ...
+
+
+class EmitEvent(Protocol):
+    """A function by which an extension emits an event, in any thread. It neither waits nor raises an error."""
+
+    def __call__(
+        self,
+        event: EventName | EventKind,
+        key: Key | None = None,
+        detail: str | None = None,
+        *,
+        request: Any = None,
+        actor: Key | None = None,
+    ) -> None:
+        """Emit an event.
+
+        Args:
+            event: an event that the extension declares in `Extension.events`, or the name of one of powauth's.
+            key: the key of the user whom it concerns.
+            detail: a reason, a count or the like. Never input from a client.
+            request: the request in which it happened, such as ``Step.request``. The event then has its address.
+            actor: the key of the user who caused it.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diversion(Generic[I]):
+    """The part of a flow that an extension does in its own way; see `Extension.divert`.
+
+    Attributes:
+        params: the parameters with which the flow goes on.
+        finish: does the extension's part. powauth calls it when the flow is done, with the account as it is then. If it
+            raises `Accepted`, that is the response.
+    """
+
+    params: Params = field(repr=False)
+    finish: Callable[[Account[I]], Awaitable[None]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Parts(Generic[I]):
     """The parts of an authenticator that its extensions may use; see `Extension.bind`.
@@ -115,7 +212,19 @@ class Parts(Generic[I]):
         keyring: derives a key for each purpose.
         users: the users context.
         now: the time in milliseconds since the Unix epoch.
-        emit: emits an event. Its arguments are the event's name, the user's key or ``None``, and a detail or ``None``.
+        emit: emits an event, in any thread; see `EmitEvent`.
+        current_user_key: the name under which the current user is assigned to a request.
+        public_url: the address below which the pages are mounted, without a slash at its end. Links in mail begin with
+            it, and with nothing that a request says. ``None`` if the app has given none.
+        limits: counts attempts and limits them.
+        change: changes an account.
+        check_password: asks all extensions what is wrong with a password; see `CheckPassword`.
+        address_proven: tells all extensions that a user receives mail at an address; see `Extension.address_proven`.
+        sign_in: signs in a user whom the extension has proven; see `SignIn`.
+        end_sessions: ends the sessions of a user; see `EndSessions`.
+        proven_in: tells what was proven for the session of a request; see `ProvenIn`.
+        cookie: makes a cookie of the extension's own; see `MakeCookie`.
+        may_continue: asks all extensions whether a user may be served without a sign-in; see `Extension.may_continue`.
     """
 
     backend: Backend
@@ -123,7 +232,18 @@ class Parts(Generic[I]):
     keyring: Keyring
     users: UsersContext[Any, I]
     now: Callable[[], Millis]
-    emit: Callable[[EventName, Key | None, str | None], None]
+    emit: EmitEvent
+    current_user_key: str
+    public_url: str | None
+    limits: AttemptLimits
+    change: ChangeAccount[I]
+    check_password: CheckPassword
+    address_proven: Callable[[Key, str], Coroutine[Any, Any, None]]
+    sign_in: SignIn[I]
+    end_sessions: EndSessions
+    proven_in: ProvenIn
+    cookie: MakeCookie
+    may_continue: Callable[[Key], Coroutine[Any, Any, bool]]
 
 
 class Extension(Generic[I]):
@@ -136,10 +256,16 @@ class Extension(Generic[I]):
         name: the purpose of its keys, and the last part of its namespace. It must not be ``"throttle"``, nor the
             ``session_key`` of another authenticator over the same store.
         needs: mixins that the app's model must have. `SessionAuth` raises `ConfigError` if one is missing.
+        events: the events that it emits, besides powauth's own. No other extension has an event of such a name, unless
+            both declare the same one.
+        authenticator: a `powauth.Authenticator` for requests that present credentials of another kind than a session.
+            Set it in `bind`. ``None`` if the extension has none.
     """
 
     name: ClassVar[str] = ""
     needs: ClassVar[tuple[type, ...]] = ()
+    events: ClassVar[tuple[EventKind, ...]] = ()
+    authenticator: Any = None
 
     def bind(self, parts: Parts[I]) -> Self:
         """Return this extension bound to an authenticator. The bound extension must not change.
@@ -153,8 +279,39 @@ class Extension(Generic[I]):
     async def before(self, step: Step[I]) -> None:
         """Run before a flow. Raise `Refused` to refuse it."""
 
+    async def divert(self, step: Step[I]) -> Diversion[I] | None:
+        """Take over a registration or an update, or a part of it. Return ``None`` to leave it as it is.
+
+        powauth calls it when nothing has refused the flow, and before the users context gets ``step.params``. In an
+        update, the current password is checked afterwards, so do nothing here that needs it: ``Diversion.finish`` runs
+        only if it was right.
+
+        Raises:
+            Accepted: if the extension has taken over the whole flow. Nobody is signed in then.
+            InvalidParams: what is wrong with the params.
+        """
+        del step
+        return None
+
+    def registers_with(self) -> Sequence[str] | None:
+        """Return the fields with which a registration begins; ``None`` if it has all fields and the password.
+
+        An extension that takes over registrations may need less at first, such as the e-mail address alone. The page to
+        register then shows these fields.
+        """
+        return None
+
     async def after(self, step: Step[I]) -> None:
         """Run after a flow."""
+
+    async def check_password(self, password: str, request: Any) -> Sequence[str]:
+        """Return what is wrong with a password that is about to be set, as messages for a form.
+
+        powauth calls it at registrations, changes and resets, before the users context checks the password itself.
+        ``request`` is ``None`` if the app's own code or an extension sets it. Neither keep nor log the password.
+        """
+        del password, request
+        return ()
 
     async def credentials_changed(self, key: Key, why: str) -> None:
         """End everything that this extension holds for a user.
@@ -162,13 +319,80 @@ class Extension(Generic[I]):
         powauth calls it when the credentials change, the account is locked or deleted, or all sessions of the user are
         revoked. It ends the sessions afterwards.
 
+        ``why`` is the reason. What outlives a change of the password, such as keys of programs, must end after
+        ``RECOVERED``, and what opens the account by itself must end after ``CLAIMED`` (`powauth.accounts.changes`).
+
         Raises:
             StoreUnavailable: if anything may still be valid.
+        """
+
+    async def sessions_ended(self, key: Key, why: str) -> None:
+        """End what a session of the user has made since `credentials_changed`.
+
+        powauth calls it when the sessions have ended, with the same arguments. Between the two calls a session could
+        still make something, such as a key of a program. An extension needs it only for what sessions make.
+
+        Raises:
+            StoreUnavailable: if anything may still be valid.
+        """
+
+    async def may_continue(self, key: Key) -> bool:
+        """Return whether a user may be served without a sign-in, as far as this extension can tell.
+
+        An authenticator asks it if credentials such as a key sign each request in by themselves: no `before` of a
+        sign-in runs then. Return ``False`` for a condition that holds for all of a user's requests, such as an address
+        that must be confirmed. Return ``True`` for what only a sign-in needs, such as a second factor.
+        """
+        del key
+        return True
+
+    async def address_proven(self, key: Key, address: str) -> None:
+        """Note that a user receives mail at an address.
+
+        An extension that got a token back, which it had mailed to this address, calls it through
+        ``Parts.address_proven``. An extension that confirms addresses can then confirm this one. Compare it with the
+        user's address: the user may have changed it meanwhile.
+
+        An error here is logged and changes nothing.
+        """
+
+    def on_event(self, event: Event) -> None:
+        """Take note of any event, of powauth and of all extensions, in the order in which they happen.
+
+        powauth calls it wherever an event happens: in a request, on the event loop, or in a thread of an extension. So
+        it must be quick and must not wait. Put what takes time into a queue. An error is logged and changes nothing.
         """
 
     def pages(self) -> Sequence[Any]:
         """Return the `powauth.pages.Page` objects to mount with the ready-made pages."""
         return ()
+
+    def page_parts(self) -> Sequence[Any]:
+        """Return the `powauth.pages.PagePart` objects: what the extension adds to pages of others."""
+        return ()
+
+    async def aclose(self) -> None:
+        """Finish what runs in the background, such as mail. `SessionAuth.aclose` calls it, before it closes the store.
+
+        The extension can be used again afterwards.
+        """
+
+
+def check_events(extensions: Sequence[Extension[Any]]) -> None:
+    """Check the events that extensions declare.
+
+    Raises:
+        ConfigError: if a declaration is no `EventKind`, or two extensions declare different events of one name.
+    """
+    declared: dict[str, tuple[EventKind, str]] = {}
+    for extension in extensions:
+        for kind in extension.events:
+            instance(f"each of the events of {extension.name}", kind, EventKind, "an EventKind")
+            first, owner = declared.setdefault(kind.name, (kind, extension.name))
+            if first != kind:
+                raise ConfigError(
+                    f"the extensions {owner!r} and {extension.name!r} have an event {kind.name!r} each: rename one"
+                )
 
 
 class FlowHooks(Generic[I]):
@@ -193,6 +417,25 @@ class FlowHooks(Generic[I]):
             await extension.before(step)
         await self._call(f"before_{step.flow}", step)
 
+    async def diverted(self, step: Step[I]) -> list[Diversion[I]]:
+        """Return what the extensions take over of a flow, in their order. The last one has the params that are left.
+
+        Raises:
+            Accepted: if an extension has taken over the whole flow.
+        """
+        found = []
+        for extension in self.extensions:
+            diversion = await extension.divert(step)
+            if diversion is not None:
+                found.append(diversion)
+                step = replace(step, params=diversion.params)
+        return found
+
+    def registers_with(self) -> Sequence[str] | None:
+        """Return the first answer of an extension to `Extension.registers_with` that is not ``None``."""
+        answers = (extension.registers_with() for extension in self.extensions)
+        return next((each for each in answers if each is not None), None)
+
     async def after(self, step: Step[I]) -> None:
         """Run the extensions and the hook after a flow, and log their errors."""
         for extension in self.extensions:
@@ -205,6 +448,10 @@ class FlowHooks(Generic[I]):
             await self._call(name, step)
         except Exception as error:
             log(logging.ERROR, "the hook %s failed; the flow before it stands", name, error=error)
+
+    async def password_errors(self, password: str, request: Any) -> list[str]:
+        """Return what the extensions find wrong with a password."""
+        return [text for extension in self.extensions for text in await extension.check_password(password, request)]
 
     async def credentials_changed(self, key: Key, why: str) -> None:
         """Call `Extension.credentials_changed` of every extension, even if one of them fails.
@@ -220,6 +467,38 @@ class FlowHooks(Generic[I]):
                 failure = failure or error
         if failure is not None:
             raise failure
+
+    async def sessions_ended(self, key: Key, why: str) -> None:
+        """Call `Extension.sessions_ended` of every extension.
+
+        Raises:
+            Exception: the first error of an extension.
+        """
+        for extension in self.extensions:
+            await extension.sessions_ended(key, why)
+
+    async def may_continue(self, key: Key) -> bool:
+        """Return whether no extension refuses a user; see `Extension.may_continue`."""
+        for extension in self.extensions:
+            if not await extension.may_continue(key):
+                return False
+        return True
+
+    async def address_proven(self, key: Key, address: str) -> None:
+        """Call `Extension.address_proven` of every extension, and log their errors."""
+        for extension in self.extensions:
+            try:
+                await extension.address_proven(key, address)
+            except Exception as error:
+                log(logging.ERROR, "the extension %s failed on a proven address", extension.name, error=error)
+
+    async def aclose(self) -> None:
+        """Call `Extension.aclose` of every extension, and log their errors."""
+        for extension in self.extensions:
+            try:
+                await extension.aclose()
+            except Exception as error:
+                log(logging.ERROR, "the extension %s failed to close", extension.name, error=error)
 
     def check_plain(self) -> None:
         """Refuse hooks that need an event loop.

@@ -91,7 +91,7 @@ class EmailIdentifier:
     field = "email"
 
     def __init__(self, *, allow_international: bool = False) -> None:
-        self._international = allow_international
+        self.allow_international = allow_international
 
     def normalize(self, value: object) -> str:
         """Return the address in its stored form; see `Identifier.normalize`."""
@@ -107,7 +107,7 @@ class EmailIdentifier:
             # Pass all options: the library takes its defaults from module globals.
             found = validate_email(
                 text.translate(TO_LOWER),
-                allow_smtputf8=self._international,
+                allow_smtputf8=self.allow_international,
                 allow_empty_local=False,
                 allow_quoted_local=False,
                 allow_domain_literal=False,
@@ -186,11 +186,9 @@ def _text(value: object, most: int) -> str:
 def _is_common(address: str) -> bool:
     """Return whether email-validator would accept a lower-case address unchanged."""
     match = _COMMON_EMAIL.fullmatch(address)
-    if match is None:
-        return False
-    domain = "." + match[1]
-    # Read the library's list each time, because an app may add names to it.
-    return not any(domain.endswith("." + name) for name in email_validator.SPECIAL_USE_DOMAIN_NAMES)
+    # Read the library's list each time, because an app may add names to it. A domain that only ends like one of them is
+    # not common, either: the library decides about it.
+    return match is not None and not match[1].endswith(tuple(email_validator.SPECIAL_USE_DOMAIN_NAMES))
 
 
 def _same_labels(domain: str, ascii_domain: str) -> bool:

@@ -18,7 +18,7 @@ from uuid import UUID
 
 import msgspec
 
-from powauth._options import wrong_type
+from powauth._options import wrong, wrong_type
 from powauth.accounts._immutable import mutable_fields
 from powauth.errors import ConfigError
 from powauth.sessions.record import StoredKey, key_text
@@ -59,16 +59,16 @@ def stored_key(key: Key) -> StoredKey:
     """
     if isinstance(key, UUID):
         return key.bytes
-    if isinstance(key, bool) or not isinstance(key, int | str) or key == "":
+    if isinstance(key, bool) or not isinstance(key, int | str):
         raise wrong_type("a user's key", "an int, a str or a UUID", key)
     if isinstance(key, str):
         plain = str.__str__(key)  # an app's own subclass may override `__str__`
         try:
-            fits = len(plain.encode()) <= MAX_KEY_BYTES
+            fits = 0 < len(plain.encode()) <= MAX_KEY_BYTES
         except UnicodeEncodeError:
             fits = False
         if not fits:
-            raise ConfigError(f"a user's key must be at most {MAX_KEY_BYTES} bytes of UTF-8")
+            raise ConfigError(f"a user's key must be 1 to {MAX_KEY_BYTES} bytes of UTF-8")
         return plain
     if not -(2**63) <= key < 2**64:
         raise ConfigError("a user's key must be an int of at most 64 bits")
@@ -120,6 +120,7 @@ class IdentityCodec(Generic[I]):
         cls: the identity class.
 
     Attributes:
+        field_names: the names of the attributes, in the order of their declaration.
         names: a hash of the field names. It shows whether a map was written with the same fields.
 
     Raises:
@@ -129,9 +130,7 @@ class IdentityCodec(Generic[I]):
 
     def __init__(self, cls: type[I]) -> None:
         if not (isinstance(cls, type) and issubclass(cls, msgspec.Struct)):
-            raise ConfigError(
-                f"identity must be a frozen struct, such as `class Me(msgspec.Struct, frozen=True)`, not {cls!r}"
-            )
+            raise wrong("identity", "a frozen struct, such as `class Me(msgspec.Struct, frozen=True)`", cls)
         options = cls.__struct_config__
         if not options.frozen:
             raise ConfigError(f"the identity {cls.__name__} must have frozen=True: requests share identities")
@@ -153,6 +152,7 @@ class IdentityCodec(Generic[I]):
                 "identities: annotate the field with the type of its values, with tuple or frozenset instead of list "
                 "or set, or leave it out"
             )
+        self.field_names = tuple(field.name for field in self._fields)
         self._map_decoder = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
         self._wanted = frozenset(field.encode_name for field in self._fields)
         text = " ".join(sorted(self._wanted))
@@ -163,11 +163,6 @@ class IdentityCodec(Generic[I]):
         """Make the error for a missing field say what to do."""
         if not hasattr(self.cls, "__getattr__"):
             setattr(self.cls, "__getattr__", _missing_field)  # noqa: B010 - type checkers must still refuse such reads
-
-    @property
-    def field_names(self) -> tuple[str, ...]:
-        """The names of the attributes, in the order of their declaration."""
-        return tuple(field.name for field in self._fields)
 
     def of(self, value_of: Callable[[str], object]) -> I:
         """Make an identity from values by attribute name. It equals the identity that a record would return.

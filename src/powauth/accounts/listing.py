@@ -20,8 +20,10 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
         key: the user's primary key.
         user_id: the user id as it is stored.
         active: whether the user may sign in and stay signed in.
-        has_password: whether the user has a password hash.
+        has_password: whether the user has a password. ``NULL``, an empty hash, and one that begins with "!" are none.
         is_readable: whether the hash, if any, is of a format that a sign-in can verify.
+        hash_format: the format of the hash: ``"Argon2id"``, or the name of a scheme of `powauth.accounts.schemes`. The
+            hasher may lack that scheme. ``None`` if there is no password, or the format is unknown.
         created_at: the time of registration; ``None`` if the users have no such time.
     """
 
@@ -30,6 +32,7 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
     active: bool
     has_password: bool
     is_readable: bool = True
+    hash_format: str | None = None
     created_at: datetime | None = None
 
 

@@ -1,12 +1,12 @@
 """A blocking users context on an event loop: calls that use the database or hash a password run in worker threads."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from powauth._running import InThread
-from powauth.accounts.base import Account, Rehash, UsersContext
+from powauth.accounts.base import Account, Params, Rehash, UsersContext
 from powauth.accounts.identity import I, Key
 from powauth.backends.base import Mode, drive
 
@@ -27,8 +27,11 @@ class OffloadedUsers(UsersContext[Any, I]):
         self.identity = users.identity
         self.user_id_field = users.user_id_field
         self.other_user_id_fields = users.other_user_id_fields
+        self.model = users.model
+        self.fields = users.fields
+        self.columns = users.columns
 
-    async def authenticate(self, params: Mapping[str, object]) -> Account[I] | None:
+    async def authenticate(self, params: Params) -> Account[I] | None:
         """See `UsersContext.authenticate`. The worker threads also write the stronger hash."""
         account = await self._in_thread(lambda: drive(self._users.authenticate(params)))
         if account is None or account.rehash is None:
@@ -40,19 +43,25 @@ class OffloadedUsers(UsersContext[Any, I]):
 
         return msgspec.structs.replace(account, rehash=Rehash(rehash.proof, write))
 
-    async def create(self, params: Mapping[str, object]) -> Account[I]:
+    async def create(self, params: Params) -> Account[I]:
         """See `UsersContext.create`."""
         return await self._in_thread(lambda: drive(self._users.create(params)))
 
-    async def update(self, key: Key, params: Mapping[str, object], *, trusted: bool = False) -> Account[I]:
+    async def update(
+        self, key: Key, params: Params, *, trusted: bool = False, proof: bytes | None = None
+    ) -> Account[I]:
         """See `UsersContext.update`."""
-        return await self._in_thread(lambda: drive(self._users.update(key, params, trusted=trusted)))
+        return await self._in_thread(lambda: drive(self._users.update(key, params, trusted=trusted, proof=proof)))
 
-    async def set_first_password(self, key: Key, params: Mapping[str, object]) -> Account[I] | None:
+    async def set_first_password(self, key: Key, params: Params) -> Account[I] | None:
         """See `UsersContext.set_first_password`."""
         return await self._in_thread(lambda: drive(self._users.set_first_password(key, params)))
 
-    async def delete(self, key: Key, params: Mapping[str, object] | None = None) -> bool:
+    async def has_password(self, key: Key) -> bool:
+        """See `UsersContext.has_password`."""
+        return await self._in_thread(lambda: drive(self._users.has_password(key)))
+
+    async def delete(self, key: Key, params: Params | None = None) -> bool:
         """See `UsersContext.delete`."""
         return await self._in_thread(lambda: drive(self._users.delete(key, params)))
 
@@ -60,19 +69,23 @@ class OffloadedUsers(UsersContext[Any, I]):
         """See `UsersContext.get`."""
         return await self._in_thread(lambda: drive(self._users.get(key)))
 
+    async def read(self, key: Key, names: Sequence[str]) -> tuple[Account[I], Mapping[str, Any]] | None:
+        """See `UsersContext.read`."""
+        return await self._in_thread(lambda: drive(self._users.read(key, names)))
+
     async def find(self, user_id: object) -> Account[I] | None:
         """See `UsersContext.find`."""
         return await self._in_thread(lambda: drive(self._users.find(user_id)))
 
-    def validate(self, params: Mapping[str, object], identity: I | None = None) -> Mapping[str, list[str]]:
+    def validate(self, params: Params, identity: I | None = None) -> Mapping[str, list[str]]:
         """See `UsersContext.validate`."""
         return self._users.validate(params, identity)
 
-    def login_key(self, params: Mapping[str, object]) -> str | None:
+    def login_key(self, params: Params) -> str | None:
         """See `UsersContext.login_key`."""
         return self._users.login_key(params)
 
-    async def throttle_key(self, params: Mapping[str, object]) -> str | None:
+    async def throttle_key(self, params: Params) -> str | None:
         """See `UsersContext.throttle_key`."""
         return await self._in_thread(lambda: drive(self._users.throttle_key(params)))
 

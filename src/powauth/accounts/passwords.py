@@ -27,17 +27,16 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from powauth._extras import needs
+from powauth._options import whole_number, wrong
 from powauth.accounts._gate import Gate
 from powauth.accounts.policy import (
     MAX_PASSWORD_BYTES,
     PasswordPolicy,
     common_passwords,
-    is_int,
     normalize_password,
     password_forms,
 )
 from powauth.accounts.schemes import Scheme, is_affordable, kind_of
-from powauth.errors import ConfigError
 
 with needs("users", "PasswordHasher", "argon2"):
     from argon2.exceptions import Argon2Error, VerifyMismatchError
@@ -151,17 +150,16 @@ class PasswordHasher:
             ("max_concurrent", concurrent, 1, 1024),
             ("max_waiting", max_waiting, 0, 100_000),
         ):
-            if not is_int(value) or not least <= value <= most:
-                raise ConfigError(f"{name} must be a whole number between {least} and {most}; got {value!r}")
+            whole_number(name, value, at_least=least, at_most=most)
         if memory_cost < 8 * parallelism:
-            raise ConfigError(f"memory_cost must be at least 8 KiB for each lane; got {memory_cost} for {parallelism}")
+            raise wrong("memory_cost", f"8 KiB or more for each of {parallelism} lanes", memory_cost)
         self._cost = _Cost(memory_cost, time_cost, parallelism, _SALT_BYTES, _HASH_BYTES)
         # An attacker who can write to the table must not make each sign-in use gigabytes.
         self._memory_bound = max(8 * memory_cost, 262_144)
         self._dummy = _encode(self._cost, secrets.token_bytes(_SALT_BYTES), secrets.token_bytes(_HASH_BYTES))
         self._gate = Gate(concurrent, max_waiting)
         if not isinstance(existing, Sequence) or not all(isinstance(each, Scheme) for each in existing):
-            raise ConfigError("existing must be a list of schemes, such as [Bcrypt()]; see powauth.accounts.schemes")
+            raise wrong("existing", "a list of schemes of powauth.accounts.schemes, such as [Bcrypt()]", existing)
         self.existing = tuple(existing)
         self.max_length = len(self._dummy)
         self._reported: set[str] = set()
@@ -205,15 +203,20 @@ class PasswordHasher:
         """Do the work of `verify` for a user who does not exist, against a hash that no password has."""
         self.verify(None, password)
 
-    def needs_rehash(self, stored: object) -> bool:
+    def needs_rehash(self, stored: object, password: object = "") -> bool:
         """Return whether a new hash would be stronger than the stored one in some parameter, and weaker in none.
 
-        A hash of one of the existing formats needs one, unless the format is left as it is (``renew=False``).
+        A hash of one of the existing formats needs one, unless the format is left as it is (``renew=False``), or the
+        hash does not prove all of the verified ``password`` (`Scheme.proves_all`).
         """
         cost = self._parse(stored)
         if cost is None:
             text = stored if isinstance(stored, str) else ""
-            return any(scheme.renew and is_affordable(scheme, text) for scheme in self.existing)
+            forms = password_forms(password) if password else ()
+            return any(
+                scheme.renew and is_affordable(scheme, text) and all(scheme.proves_all(text, form) for form in forms)
+                for scheme in self.existing
+            )
         own, old = (self._strength(each) for each in (self._cost, cost))
         return own != old and all(mine >= theirs for mine, theirs in zip(own, old, strict=True))
 
@@ -256,6 +259,13 @@ class PasswordHasher:
         """Return whether a stored text is a hash that `verify` can compare with a password. It costs no hashing."""
         return self._parse(stored) is not None or any(is_affordable(each, stored) for each in self.existing)
 
+    def format_of(self, stored: str) -> str | None:
+        """Return the format that a stored hash seems to have: ``"Argon2id"``, or the name of a scheme.
+
+        It need not be one of the existing formats. The result is ``None`` if no scheme has such hashes.
+        """
+        return "Argon2id" if self._parse(stored) is not None else kind_of(stored)
+
     def _report(self, stored: str) -> None:
         """Log once that the table holds hashes of a format that no scheme reads. Their users cannot sign in."""
         if not stored or self.reads(stored):
@@ -274,7 +284,7 @@ class PasswordHasher:
         match = _ENCODED.match(stored) if isinstance(stored, str) else None
         if match is None:
             return None
-        memory, time, lanes = (int(number) for number in match.group(1, 2, 3))
+        memory, time, lanes = int(match[1]), int(match[2]), int(match[3])
         if memory > self._memory_bound or time > MAX_TIME_COST or lanes > MAX_PARALLELISM or memory < 8 * lanes:
             return None
         return _Cost(memory, time, lanes, len(match[4]) * 3 // 4, len(match[5]) * 3 // 4)

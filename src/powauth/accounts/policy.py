@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
+from powauth._options import whole_number, wrong, wrong_type
 from powauth.errors import ConfigError
 
 __all__ = ["MAX_PASSWORD_BYTES", "PasswordPolicy", "common_passwords", "normalize_password", "password_forms"]
@@ -20,6 +21,9 @@ MAX_PASSWORD_BYTES = 4096
 
 MIN_LENGTH = 8
 """The lowest minimum length that a policy may have, in code points (ASVS 6.2.1)."""
+
+_MIN_MAX_BYTES = 64 * 4
+"""The lowest maximum length that a policy may have, in bytes: 64 characters of any kind (ASVS 6.2.9)."""
 
 _AFFIXES = string.digits + string.punctuation + string.whitespace
 
@@ -109,20 +113,15 @@ class PasswordPolicy:
     service_names: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        if not is_int(self.min_length) or self.min_length < MIN_LENGTH:
-            raise ConfigError(f"min_length must be a whole number of at least {MIN_LENGTH}; got {self.min_length!r}")
-        if not is_int(self.max_bytes) or not 64 * 4 <= self.max_bytes <= MAX_PASSWORD_BYTES:
-            raise ConfigError(
-                f"max_bytes must be between 256 (64 characters of any kind) and {MAX_PASSWORD_BYTES}; "
-                f"got {self.max_bytes!r}"
-            )
+        whole_number("min_length", self.min_length, at_least=MIN_LENGTH)
+        whole_number("max_bytes", self.max_bytes, at_least=_MIN_MAX_BYTES, at_most=MAX_PASSWORD_BYTES)
         if self.min_length * 4 > self.max_bytes:
             raise ConfigError("min_length leaves no room under max_bytes: lower it to a quarter of max_bytes")
         if self.breached is not None and not callable(self.breached):
-            raise ConfigError("breached must be a function that takes a password and returns a bool, or None")
+            raise wrong_type("breached", "a function that takes a password and returns a bool, or None", self.breached)
         names = self.service_names
         if isinstance(names, str) or not all(isinstance(name, str) and name.strip() for name in names):
-            raise ConfigError("service_names must be a sequence of names, such as ['Example Shop', 'example.com']")
+            raise wrong("service_names", "a sequence of names, such as ['Example Shop', 'example.com']", names)
         object.__setattr__(self, "service_names", tuple(names))
 
     def check(self, password: object, user_id: str | None = None, *, offline: bool = False) -> list[str]:
@@ -171,8 +170,3 @@ def _is_made_of(folded: str, words: Sequence[str]) -> bool:
         if plain and (folded == plain or (core and core in {plain, plain.strip(_AFFIXES)})):
             return True
     return False
-
-
-def is_int(value: object) -> bool:
-    """Return whether a value is an int and no bool."""
-    return isinstance(value, int) and not isinstance(value, bool)

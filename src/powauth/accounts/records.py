@@ -3,12 +3,11 @@
 The flows of `powauth.accounts.service` count attempts there, and tell it about changes of accounts.
 """
 
-from collections.abc import Mapping
 from typing import Any, Generic
 
 import msgspec
 
-from powauth.accounts.base import Account
+from powauth.accounts.base import Account, Params
 from powauth.accounts.identity import I, Key
 from powauth.accounts.throttle import UNCOUNTED, Admission
 from powauth.backends.base import Millis
@@ -22,11 +21,15 @@ class Attempt(msgspec.Struct, frozen=True):
         admission: the admission, which can take the count back.
         begun: the time at which it was admitted.
         epoch: the latest epoch of all users at that time, read before any user. ``None`` if it cannot be used.
+        counted_as: the key under which its failure is counted; ``None`` if it is not counted for an account.
     """
 
     admission: Admission = UNCOUNTED
     begun: Millis = 0
     epoch: int | None = None
+    counted_as: str | None = None
+
+    __repr__ = object.__repr__  # error reporters record what local variables look like
 
 
 class UserRecords(Generic[I]):
@@ -35,7 +38,7 @@ class UserRecords(Generic[I]):
     This class is for an authenticator that stores nothing. Another one gives `Authenticator` an object of a subclass.
     """
 
-    async def admit_sign_in(self, request: Any, params: Mapping[str, object], *, waits: bool) -> Attempt:
+    async def admit_sign_in(self, request: Any, params: Params, *, waits: bool) -> Attempt:
         """Count an attempt to sign in, before ``params`` are checked.
 
         ``waits``: a hook may take time between the look-up of the user and the new session.
@@ -57,7 +60,7 @@ class UserRecords(Generic[I]):
         del request, key
         return UNCOUNTED
 
-    async def admit_second_factor(self, request: Any, params: Mapping[str, object]) -> None:
+    async def admit_second_factor(self, request: Any, params: Params) -> None:
         """Count a sign-in with the right password for which a hook asked for a second factor.
 
         Raises:
@@ -65,6 +68,15 @@ class UserRecords(Generic[I]):
             StoreUnavailable: if it cannot be counted.
         """
         del request, params
+
+    async def forget_failures_of(self, counted_as: str) -> bool:
+        """Reset the failed sign-ins under a key; see `Attempt`. Return whether there were any.
+
+        Raises:
+            StoreUnavailable: if the store cannot be reached.
+        """
+        del counted_as
+        return False
 
     async def check_ready(self, key: Key) -> None:
         """Check, before a change of an account, that the user's records can follow it.

@@ -8,6 +8,7 @@ from sqlalchemy import orm
 from sqlalchemy.exc import StatementError
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
 
+from powauth._options import wrong_type
 from powauth.accounts._database import Database, is_incomparable, refuses_values
 from powauth.accounts._mapped import MappedUsers, plain_key
 from powauth.accounts._reading import AccountReader
@@ -34,10 +35,12 @@ class SQLAlchemyRows(Rows[U], Generic[U]):
         self._reader = reader
         self._database = database
         self.mode = database.mode
-        own = [users.key, *users.user_ids, users.password_hash]
+        own = [users.key, *users.user_ids, users.password_hash, *users.restricting]
         if "is_active" in users.mapper.column_attrs:
             own.append("is_active")
         self._names = own
+        # A password hash may be deferred. Without the option it would take a second SELECT.
+        self._options = [orm.undefer(users.attribute(name)) for name in own if users.mapper.column_attrs[name].deferred]
 
     # --- the app's sessions -------------------------------------------------------------------------------------------
 
@@ -54,9 +57,10 @@ class SQLAlchemyRows(Rows[U], Generic[U]):
                 "that returns the session of the current request"
             )
         if not callable(given):
-            raise ConfigError(
-                "session must be db.session, a scoped_session, or a function that returns the session of the current "
-                f"request, not {type(given).__name__}"
+            raise wrong_type(
+                "session",
+                "db.session, a scoped_session, or a function that returns the session of the current request",
+                given,
             )
         return cast("Callable[[], object]", given)
 
@@ -100,9 +104,7 @@ class SQLAlchemyRows(Rows[U], Generic[U]):
             return None
         # Reading the current user must not write what the handler has not finished.
         with session.no_autoflush:
-            # A password hash may be deferred. Without the option it would take a second SELECT.
-            options = [orm.undefer(users.attribute(name)) for name in self._names]
-            row = session.get(users.model, value, options=options)
+            row = session.get(users.model, value, options=self._options)
             if row is None:
                 return None
             values: Mapping[str, Any] | None = (
@@ -138,6 +140,15 @@ class SQLAlchemyRows(Rows[U], Generic[U]):
                 return None
             raise
 
+    def proof_in(self, connection: sa.Connection, key: Key) -> bytes | None:
+        """Return the proof of a user in a transaction of the app; ``None`` if there is no such user. One SELECT."""
+        try:
+            value = self._users.columns[self._users.key].check_key(key)
+        except ValueError:
+            return None
+        values = self._selected(connection.execute, value)
+        return None if values is None else self._reader.proof(values)
+
     def _property(self, session: orm.Session, value: object) -> object:
         """Return the property ``is_active``. A row that a filter hides counts as active: nothing proves otherwise."""
         row = session.get(self._users.model, value)
@@ -149,7 +160,8 @@ class SQLAlchemyRows(Rows[U], Generic[U]):
         return None if found is None else found._mapping
 
     def _standing(self, values: Mapping[str, Any], *, active: object) -> Standing:
-        return Standing(plain_key(values[self._users.key]), self._reader.proof(values), active is True)
+        is_active = self._reader.is_active(active, values)
+        return Standing(plain_key(values[self._users.key]), self._reader.proof(values), is_active)
 
 
 def _committed(row: object, name: str) -> Any:

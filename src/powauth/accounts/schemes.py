@@ -26,8 +26,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
 from powauth._extras import needs
-from powauth._options import flag, whole_number
-from powauth.errors import ConfigError
+from powauth._options import choice, flag, whole_number
 
 with needs("users", "PasswordHasher", "argon2"):
     from argon2.exceptions import Argon2Error
@@ -64,8 +63,7 @@ class Scheme(ABC):
     max_cost: ClassVar[int]
 
     def __init__(self, cost: int, *, renew: bool = True) -> None:
-        if type(cost) is not int or not 1 <= cost <= self.max_cost:
-            raise ConfigError(f"the cost of {type(self).__name__} must be between 1 and {self.max_cost}; got {cost!r}")
+        whole_number(f"the cost of {type(self).__name__}", cost, at_most=self.max_cost)
         flag("renew", renew)
         self.cost = cost
         self.renew = renew
@@ -82,6 +80,15 @@ class Scheme(ABC):
     def spend(self, cost: int, secret: bytes) -> None:
         """Do this much work, and nothing else."""
 
+    def proves_all(self, stored: str, secret: bytes) -> bool:
+        """Return whether a password that matches a stored hash is the user's whole password. By default it is.
+
+        Override this for a format that ignores a part of the password. Otherwise a renewal would set a password that
+        the user has mistyped in that part.
+        """
+        del stored, secret
+        return True
+
 
 def is_affordable(scheme: Scheme, stored: str) -> bool:
     """Return whether a stored hash is of a scheme's format, and its cost is not absurd."""
@@ -96,8 +103,7 @@ class _PBKDF2(Scheme):
 
     def __init__(self, iterations: int, *, digest: Digest = "sha256", renew: bool = True) -> None:
         super().__init__(iterations, renew=renew)
-        if digest not in _DIGESTS:
-            raise ConfigError(f"digest must be one of {', '.join(_DIGESTS)}; got {digest!r}")
+        choice("digest", digest, *_DIGESTS)
         self._digest = digest
 
     @abstractmethod
@@ -284,8 +290,8 @@ class Argon2(Scheme):
     _usual: ClassVar[Type] = Type.I
 
     def __init__(self, time_cost: int = 2, memory_cost: int = 102_400, *, renew: bool = True) -> None:
-        if time_cost > _MAX_PASSES:
-            raise ConfigError(f"time_cost must be at most {_MAX_PASSES}; got {time_cost!r}")
+        whole_number("time_cost", time_cost, at_most=_MAX_PASSES)
+        whole_number("memory_cost", memory_cost)
         super().__init__(time_cost * memory_cost, renew=renew)
 
     def cost_of(self, stored: str) -> int | None:

@@ -5,17 +5,21 @@ authenticator, and to the authenticator's `UserRecords`.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
 from powauth.accounts.base import Account, UsersContext
-from powauth.accounts.hooks import Flow, FlowHooks, Step
+from powauth.accounts.grant import AS_BEFORE, PASSWORD, Grant, Proven
+from powauth.accounts.hooks import Diversion, Flow, FlowHooks, Step
 from powauth.accounts.identity import I, Key
-from powauth.accounts.records import Attempt, UserRecords
+from powauth.accounts.records import UserRecords
 from powauth.errors import InvalidParams, MoreNeeded, NotSignedIn, Overloaded, Refused, StoreUnavailable
 from powauth.events import EventName
 from powauth.sessions.record import Session
+
+__all__ = ["AS_BEFORE", "SIGN_IN_ATTEMPTS", "AccountService", "Grant", "SignInPort", "check_params"]
 
 T = TypeVar("T")
 
@@ -30,26 +34,13 @@ NOT_COUNTED = (StoreUnavailable, Overloaded)
 `Refused` is not one of them: a hook may have checked a second factor, and wrong guesses of it must count, too.
 """
 
+BY_PASSWORD: Proven = {PASSWORD: None}
+"""What a right password proves."""
+
+CHANGED = "credentials changed"
+"""The reason why sessions end after a new password, a new user id or a lock."""
+
 GONE = "the account no longer exists, or was changed: sign in again"
-
-
-class Grant(msgspec.Struct, frozen=True):
-    """The options of a session that begins.
-
-    Attributes:
-        remember: whether the session outlives the browser session. ``None`` keeps the choice of the replaced session.
-        bearer: whether a program gets the id as a bearer token. ``None`` keeps the choice of the replaced session.
-        attempt: the attempt that led to the session, if a password was checked.
-        proven: whether the account must still have the proof that was checked.
-    """
-
-    remember: bool | None = None
-    bearer: bool | None = None
-    attempt: Attempt | None = None
-    proven: bool = False
-
-
-AS_BEFORE = Grant()
 
 
 class SignInPort(Protocol[I]):
@@ -73,6 +64,14 @@ class SignInPort(Protocol[I]):
 
     def is_current(self, request: Any, account: Account[I]) -> bool:
         """Return whether an account that was just read still has the proof with which the current user signed in."""
+        ...
+
+    def check_session(self, request: Any) -> None:
+        """Refuse a request that presents credentials of another kind than a session.
+
+        Raises:
+            Refused: if it does.
+        """
         ...
 
     def signed_in_recently(self, request: Any) -> bool:
@@ -119,6 +118,7 @@ class AccountService(Generic[I]):
             Refused: if a hook or an extension refuses it.
         """
         check_params(params)
+        self._port.check_session(request)
         await self._before("authentication", request, params=params)
         attempt = await self.records.admit_sign_in(request, params, waits=self.hooks.runs_before("sign_in"))
         try:
@@ -131,7 +131,7 @@ class AccountService(Generic[I]):
                     account = await self._rehashed(account)
                 if account is None:
                     continue
-                how = msgspec.structs.replace(grant, attempt=attempt, proven=True)
+                how = msgspec.structs.replace(grant, attempt=attempt, proven=True, amr=BY_PASSWORD)
                 identity = await self._port.do_create(request, account, how)
                 if identity is not None:
                     await attempt.admission.succeed()
@@ -152,6 +152,7 @@ class AccountService(Generic[I]):
         Raises:
             Refused: if a hook or an extension refuses it.
         """
+        self._port.check_session(request)
         account = await self.users.get(key)
         identity = await self._port.do_create(request, account, grant) if isinstance(account, Account) else None
         if identity is None:
@@ -165,6 +166,7 @@ class AccountService(Generic[I]):
             StoreUnavailable: if the session may live on.
             Refused: if a hook or an extension refuses it.
         """
+        self._port.check_session(request)
         try:
             identity, key = self._port.current_identity(request), self._port.current_key(request)
         except StoreUnavailable:
@@ -175,20 +177,31 @@ class AccountService(Generic[I]):
 
     # --- accounts of users themselves ---------------------------------------------------------------------------------
 
-    async def register(self, request: Any, params: Params, grant: Grant = AS_BEFORE) -> I:
+    async def register(self, request: Any, params: Params, grant: Grant = AS_BEFORE, *, proven: str | None = None) -> I:
         """Register a user and sign them in.
+
+        An extension gives ``proven`` if the client has used a link that was sent to this address; see `Step`.
 
         Raises:
             InvalidParams: what is wrong with ``params``.
             NotSignedIn: if the account was created, but may not sign in.
+            Accepted: if an extension has taken the registration over, such as to confirm the address first.
             Refused: if a hook or an extension refuses it. When ``before_sign_in`` refuses, the account already exists.
         """
         check_params(params)
-        await self._before("registration", request, params=params)
+        self._port.check_session(request)
+        step: Step[I] = Step(flow="registration", request=request, params=params, proven=proven)
+        await self._before_step(step)
+        diverted = await self.hooks.diverted(step)
+        params = diverted[-1].params if diverted else params
+        await self._check_password(params, request)
         account = await self.users.create(params)
         self._port.emit("registered", request, key=account.key)
-        await self._after("registration", request, account.key, account.identity)
-        identity = await self._port.do_create(request, account, grant)
+        done = replace(step, key=account.key, identity=account.identity, params=None)
+        await self.hooks.after(done)
+        how = msgspec.structs.replace(grant, amr=BY_PASSWORD)
+        identity = await self._port.do_create(request, account, how)
+        await _finish(diverted, account)
         if identity is None:
             raise NotSignedIn("the account was created, but may not sign in")
         return identity
@@ -203,28 +216,26 @@ class AccountService(Generic[I]):
             InvalidParams: what is wrong with ``params``.
             NotSignedIn: if nobody is signed in, or the user is gone.
             Throttled: if wrong current passwords were given too often.
+            Accepted: if the change is done, as far as no extension has taken it over. A part goes on elsewhere.
             Refused: if a hook or an extension refuses it.
         """
         check_params(params)
         before = await self._current(request)
-        await self._before("update", request, before.key, before.identity, params)
+        step = Step(flow="update", request=request, key=before.key, identity=before.identity, params=params)
+        await self._before_step(step)
+        diverted = await self.hooks.diverted(step)
+        params = diverted[-1].params if diverted else params
+        await self._check_password(params, request)
         await self.records.check_ready(before.key)
         after = await self._first_password(request, before, params)
         if after is None:
             after = await self._proven(request, before.key, params, lambda: self.users.update(before.key, params))
         ended = await self._changed(request, before, after)
         await self._after("update", request, after.key, after.identity)
+        identity = await self._signed_in_again(request, after) if ended else after.identity
         if not ended:
             self._port.assign(request, after.identity)
-            return after.identity
-        try:
-            identity = await self._port.do_create(request, after, AS_BEFORE)
-        except Refused:
-            await self._port.do_delete(request)
-            raise
-        if identity is None:
-            await self._port.do_delete(request)
-            raise NotSignedIn("the account was changed, and may not sign in any more")
+        await _finish(diverted, after)
         return identity
 
     async def delete_user(self, request: Any, params: Params | None, *, vouched: bool = False) -> None:
@@ -262,6 +273,7 @@ class AccountService(Generic[I]):
             InvalidParams: what is wrong with ``params``.
         """
         check_params(params)
+        await self._check_password(params, None)
         account = await self.users.create(params)
         self._port.emit("registered", None, key=account.key)
         return account.identity
@@ -275,12 +287,24 @@ class AccountService(Generic[I]):
         Raises:
             InvalidParams: what is wrong with ``params``.
         """
+        return (await self.change_account(key, params)).identity
+
+    async def change_account(
+        self, key: Key, params: Params, *, proof: bytes | None = None, why: str | None = None
+    ) -> Account[I]:
+        """Do what `update_account` does, and return the account; see `powauth.accounts.hooks.ChangeAccount`.
+
+        Raises:
+            InvalidParams: what is wrong with ``params``.
+            Overtaken: if the account does not have ``proof``, or is not active.
+        """
         check_params(params)
+        await self._check_password(params, None)
         before = await self.users.get(key)
         await self.records.check_ready(key)
-        after = await self.users.update(key, params, trusted=True)
-        await self._changed(None, before, after)
-        return after.identity
+        after = await self.users.update(key, params, trusted=True, proof=proof)
+        await self._changed(None, before, after, why)
+        return after
 
     async def delete_account(self, key: Key) -> bool:
         """Delete any user and sign them out everywhere. Return whether the user still existed.
@@ -298,6 +322,7 @@ class AccountService(Generic[I]):
         """End everything that a user holds, except the session ``keep``. Return the number of ended sessions.
 
         The extensions come first and the sessions last, so nothing can create a session after the sessions are gone.
+        Then the extensions that hold what a session has made look once more.
 
         Raises:
             StoreUnavailable: if anything may still be valid.
@@ -306,9 +331,22 @@ class AccountService(Generic[I]):
             await self.hooks.credentials_changed(key, why)
         finally:
             ended = await self.records.end_sessions(key, why, keep)
+        await self.hooks.sessions_ended(key, why)
         return ended
 
     # --- inside -------------------------------------------------------------------------------------------------------
+
+    async def _check_password(self, params: Params, request: Any) -> None:
+        """Let the extensions refuse a password that is about to be set.
+
+        Raises:
+            InvalidParams: if one refuses it.
+        """
+        password = params.get("password")
+        if isinstance(password, str) and password:
+            errors = await self.hooks.password_errors(password, request)
+            if errors:
+                raise InvalidParams({"password": errors})
 
     async def _authenticated(self, params: Params) -> Account[I] | None:
         """Return the account that ``params`` prove; ``None`` if the users context returns no active account."""
@@ -324,28 +362,56 @@ class AccountService(Generic[I]):
             return None
         return msgspec.structs.replace(account, proof=rehash.proof, rehash=None)
 
-    async def before_sign_in(self, request: Any, account: Account[I]) -> None:
-        """Run the hooks before a session begins.
+    async def before_sign_in(self, request: Any, account: Account[I], grant: Grant) -> None:
+        """Run the hooks before a session begins. ``grant.amr`` has the time of each method.
 
         Raises:
+            MoreNeeded: if a hook or an extension asks for a second factor.
             Refused: if a hook or an extension refuses it.
         """
-        await self._before("sign_in", request, account.key, account.identity)
+        step = Step(
+            flow="sign_in",
+            request=request,
+            key=account.key,
+            identity=account.identity,
+            account=account,
+            grant=grant,
+        )
+        await self._before_step(step)
 
     async def after_sign_in(self, request: Any, account: Account[I]) -> None:
         """Run the hooks after a session has begun."""
         await self._after("sign_in", request, account.key, account.identity)
 
-    async def _changed(self, request: Any, before: Account[I] | None, after: Account[I]) -> bool:
-        """Apply a change of an account to its sessions. Return whether it ended them."""
+    async def _changed(
+        self, request: Any, before: Account[I] | None, after: Account[I], why: str | None = None
+    ) -> bool:
+        """Apply a change of an account to its sessions. A reason ends them. Return whether it ended them."""
         same = before is not None and before.proof == after.proof
         detail = "locked" if not after.active else "profile" if same else "credentials"
         self._port.emit("updated", request, key=after.key, detail=detail)
-        if not same or not after.active:
-            await self.credentials_changed(after.key, "credentials changed")
+        if not same or not after.active or why is not None:
+            await self.credentials_changed(after.key, why or CHANGED)
             return True
         await self.records.refresh(after.key)
         return False
+
+    async def _signed_in_again(self, request: Any, account: Account[I]) -> I:
+        """Sign a request in again after a change of its own user's credentials, which ended all sessions.
+
+        Raises:
+            NotSignedIn: if the account may not sign in any more.
+            Refused: if a hook or an extension refuses it.
+        """
+        try:
+            identity = await self._port.do_create(request, account, AS_BEFORE)
+        except Refused:
+            await self._port.do_delete(request)
+            raise
+        if identity is None:
+            await self._port.do_delete(request)
+            raise NotSignedIn("the account was changed, and may not sign in any more")
+        return identity
 
     async def _current(self, request: Any) -> Account[I]:
         """Return the account of the current user.
@@ -354,7 +420,9 @@ class AccountService(Generic[I]):
 
         Raises:
             NotSignedIn: if nobody is signed in, or the user is gone or has another proof.
+            Refused: if the user is not signed in by a session.
         """
+        self._port.check_session(request)
         key = self._port.current_key(request)
         if key is None:
             raise NotSignedIn("sign in first")
@@ -400,19 +468,28 @@ class AccountService(Generic[I]):
         identity: I | None = None,
         params: Params | None = None,
     ) -> None:
-        if not self.hooks.runs_before(flow):
+        await self._before_step(Step(flow=flow, request=request, key=key, identity=identity, params=params))
+
+    async def _before_step(self, step: Step[I]) -> None:
+        if not self.hooks.runs_before(step.flow):
             return
         try:
-            await self.hooks.before(Step(flow=flow, request=request, key=key, identity=identity, params=params))
+            await self.hooks.before(step)
         except MoreNeeded:
-            self._port.emit("second_factor_required", request, key=key, detail=flow)
+            self._port.emit("second_factor_required", step.request, key=step.key, detail=step.flow)
             raise
         except Refused:
-            self._port.emit("refused", request, key=key, detail=flow)
+            self._port.emit("refused", step.request, key=step.key, detail=step.flow)
             raise
 
     async def _after(self, flow: Flow, request: Any, key: Key | None, identity: I | None) -> None:
         await self.hooks.after(Step(flow=flow, request=request, key=key, identity=identity))
+
+
+async def _finish(diverted: list[Diversion[I]], account: Account[I]) -> None:
+    """Let the extensions do what they took over of a flow, now that the flow is done."""
+    for diversion in diverted:
+        await diversion.finish(account)
 
 
 def check_params(params: object) -> None:

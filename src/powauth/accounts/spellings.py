@@ -10,14 +10,22 @@ further guesses at the same account.
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from typing import TypeGuard
 
 from powauth.accounts.base import MAX_LOGIN_KEY
 from powauth.accounts.identifiers import BLANKS, TO_LOWER, Identifier
 
 MOST_SPELLINGS = 3
-"""As typed, normalised, and with a decoded domain. A text without a normalised form: as typed, and in lower case."""
+"""The most spellings of a user id: as typed, normalised, and with a decoded domain.
+
+A text without a normalised form has two: as typed, and in lower case.
+"""
+
+_END_OF_LETTERS = 0x20000
+"""The planes of Unicode from here on have only ideographs and marks, which have no case."""
 
 _NO_ID = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 """Controls and lone surrogates, which no user id holds. Most databases cannot store some of them."""
@@ -34,41 +42,51 @@ class TypedId:
 
     spellings: Mapping[str, tuple[str, ...]]
 
+    def in_ascii(self) -> "TypedId | None":
+        """Return the spellings in ASCII, as many as there are now; ``None`` if a column has none, or no others."""
+        found = {name: [each for each in texts if each.isascii()] for name, texts in self.spellings.items()}
+        if not all(found.values()) or all(text.isascii() for texts in self.spellings.values() for text in texts):
+            return None
+        return TypedId({name: (*each, *[each[0]] * (MOST_SPELLINGS - len(each))) for name, each in found.items()})
+
 
 def login_key(identifier: Identifier, value: object) -> str | None:
     """Return the one form under which failed sign-ins with a user id count; ``None`` if no user can have it.
 
     It is the normalised form. A text that the format rules refuse is folded more coarsely: in NFKC, without case.
     """
-    if not isinstance(value, str) or len(value) > MAX_LOGIN_KEY:
+    if not _may_be_id(value):
         return None
-    if not value.strip() or _NO_ID.search(value):
-        return None
-    try:
-        return identifier.normalize(value)
-    except ValueError:
-        return folded(value)
+    normal = normal_form(identifier, value)
+    return folded(value) if normal is None else normal
 
 
 def spellings_of(identifier: Identifier, value: object) -> tuple[str, ...]:
     """Return the values to look for, the best first: none, or exactly `MOST_SPELLINGS` of them, with repetitions."""
-    key = login_key(identifier, value)
-    if key is None:
+    if not _may_be_id(value):
         return ()
+    typed = str(value)
+    normal = normal_form(identifier, typed)
+    others: tuple[str, ...]
+    if normal is None:
+        key, others = folded(typed), (typed.translate(TO_LOWER),)
+    else:
+        key, others = normal, (normal, *other_forms(identifier, normal))
     # A spelling with another key would be a second counter for the same account.
-    found = [each for each in dict.fromkeys(_candidates(identifier, str(value))) if login_key(identifier, each) == key]
-    return (*found, *[found[0]] * (MOST_SPELLINGS - len(found)))
+    further = [each for each in dict.fromkeys(others) if each != typed and login_key(identifier, each) == key]
+    return (typed, *further, *[typed] * (MOST_SPELLINGS - 1 - len(further)))
 
 
-def _candidates(identifier: Identifier, value: str) -> Iterator[str]:
-    yield value
+def normal_form(identifier: Identifier, value: str) -> str | None:
+    """Return the form of a user id that a registration would store; ``None`` if it would refuse the value."""
     try:
-        normal = identifier.normalize(value)
+        return identifier.normalize(value)
     except ValueError:
-        yield value.translate(TO_LOWER)
-        return
-    yield normal
-    yield from other_forms(identifier, normal)
+        return None
+
+
+def _may_be_id(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and len(value) <= MAX_LOGIN_KEY and bool(value.strip()) and not _NO_ID.search(value)
 
 
 def other_forms(identifier: Identifier, normal: str) -> tuple[str, ...]:
@@ -86,6 +104,25 @@ def lowered(text: str) -> str:
     ('mia@ä.example', True)
     """
     return "".join(each if not each.isascii() and each.lower().isascii() else each.lower() for each in text)
+
+
+@cache
+def _capitals() -> tuple[tuple[str, str], ...]:
+    """Return the letters outside ASCII that have another form in lower case, each with that form."""
+    letters = (each for each in map(chr, range(0x80, _END_OF_LETTERS)) if each.lower() != each)
+    return tuple((each, lower) for each in letters if (lower := lowered(each)) != each)
+
+
+def capitals_of(texts: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the capitals outside ASCII of the letters in texts that are in lower case, each with its lower case.
+
+    The ``lower()`` of SQLite, and of PostgreSQL with some locales, leaves such letters as they are.
+
+    >>> capitals_of(["rené@example.org"])
+    [('É', 'é')]
+    """
+    text = " ".join(texts)
+    return [] if text.isascii() else [pair for pair in _capitals() if pair[1] in text]
 
 
 def folded(text: str) -> str:

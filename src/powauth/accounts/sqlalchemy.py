@@ -26,14 +26,16 @@ import msgspec
 
 from powauth._extras import needs
 from powauth._options import wrong
-from powauth.accounts.base import Account, Rehash, U, UsersContext
+from powauth.accounts.base import Account, Params, Rehash, U, UsersContext
 from powauth.accounts.changes import ChangeListener
 from powauth.accounts.checking import Ids, UserIdCheck, UserIdProblem
+from powauth.accounts.fields import FormField
+from powauth.accounts.forms import GONE, INVALID
 from powauth.accounts.identifiers import Identifier
 from powauth.accounts.identity import I, Key, key_text, stored_key
 from powauth.accounts.passwords import PasswordHasher, PasswordPolicy
 from powauth.backends.base import drive
-from powauth.errors import ConfigError, InvalidParams
+from powauth.errors import ConfigError, InvalidParams, Overtaken
 
 with needs("users", "SQLAlchemyUsers", "sqlalchemy", "greenlet"):
     import sqlalchemy as sa
@@ -41,24 +43,40 @@ with needs("users", "SQLAlchemyUsers", "sqlalchemy", "greenlet"):
 
 from powauth.accounts._comparing import compare_with_rows
 from powauth.accounts._database import database_of
-from powauth.accounts._forms import INVALID, UserForm, lacks_password
+from powauth.accounts._forms import UserForm, lacks_password
 from powauth.accounts._listing import ListedTable, UserLister
 from powauth.accounts._mapped import MappedUsers, plain_key
-from powauth.accounts._models import AccountMixin, EmailMixin, UserMixin, UsernameMixin, UTCDateTime, utc_now
+from powauth.accounts._models import (
+    AccountMixin,
+    EmailMixin,
+    UserMixin,
+    UsernameMixin,
+    UTCDateTime,
+    exact_string,
+    utc_now,
+)
 from powauth.accounts._reading import AccountReader, Found, proof_of
 from powauth.accounts._table import UserTable
 from powauth.accounts._watched import WatchedColumns
 from powauth.accounts.following import Following, Sessions
 from powauth.accounts.rows import SQLAlchemyRows
 
-__all__ = ["AccountMixin", "EmailMixin", "SQLAlchemyUsers", "UTCDateTime", "UserMixin", "UsernameMixin", "drive"]
+__all__ = [
+    "AccountMixin",
+    "EmailMixin",
+    "SQLAlchemyUsers",
+    "UTCDateTime",
+    "UserMixin",
+    "UsernameMixin",
+    "drive",
+    "exact_string",
+]
 
 T = TypeVar("T")
 
 _ATTEMPTS = 3
 """Tries of a change. A try fails only if the password hash changes, or the user is deleted, meanwhile."""
 
-_GONE = {"base": ["the user no longer exists"]}
 _OVERTAKEN = {"base": ["was changed at the same time; try again"]}
 
 
@@ -71,6 +89,8 @@ class SQLAlchemyUsers(UsersContext[U, I], ListedTable, Generic[U, I]):
     A query reads only the columns that an account needs. If ``is_active`` or a field of the identity is a property of
     the model, the query loads the row instead, and powauth reads the property in a database session. During a sign-in,
     a property can make further queries only after the password was verified.
+
+    A mixin of the model may restrict further who is active; see `powauth.accounts.restrictions`.
 
     The database decides whether a user id is unique. powauth also refuses one that differs from an existing one only by
     case, or that another user has in another column of user ids. A change is one UPDATE statement of
@@ -90,7 +110,8 @@ class SQLAlchemyUsers(UsersContext[U, I], ListedTable, Generic[U, I]):
             that a client sends. A field called ``email`` or ``username`` is normalised as such.
         policy: decides which passwords may be set.
         hasher: hashes and verifies passwords. Contexts may share a hasher and its limit on concurrency.
-        clock: returns the current time as an aware datetime, for ``created_at`` and ``updated_at``.
+        clock: returns the current time as an aware datetime, for ``created_at`` and ``updated_at`` and
+            for the restrictions of the model.
 
     Attributes:
         model: the declarative class.
@@ -150,30 +171,31 @@ class SQLAlchemyUsers(UsersContext[U, I], ListedTable, Generic[U, I]):
         database = database_of(engine)
         self.mode = database.mode
         self._users = MappedUsers(model, user_id_field, hash_field, engine.dialect)
-        self._form = UserForm(self._users, fields, identifier, PasswordPolicy() if policy is None else policy)
-        reader = AccountReader(self._users, identity)
+        self._form = UserForm(self._users, fields, identifier, policy)
+        if not callable(clock):
+            raise wrong("clock", "a function that returns an aware datetime", clock)
+        self._clock = clock
+        reader = AccountReader(self._users, identity, clock)
         self._table = UserTable(database, self._users, reader, self._form)
-        self.row_reader = SQLAlchemyRows(self._users, reader, database)
+        self.row_reader = rows = SQLAlchemyRows(self._users, reader, database)
         self._listeners: list[ChangeListener] = []
-        self._following = Following(WatchedColumns(self._users, reader.names), self._listeners)
-        self.model = model
+        self._following = Following(WatchedColumns(self._users, reader.names), self._listeners, rows.proof_in)
+        self.model: type[U] = model
         self.key_name = self._users.key
         self.identity = reader.identity
         compare_with_rows(self.identity, model, self.key_name, self._users.key_of_row)
         self.user_id_field, *others = self._users.user_ids
         self.other_user_id_fields = tuple(others)
         self.fields = tuple(fields)
+        self.columns = frozenset(self._users.columns)
         self._owns_hasher = hasher is None
         self._hasher = PasswordHasher() if hasher is None else hasher
-        self._lister = UserLister(database, self._users, self._hasher.reads)
+        self._lister = UserLister(database, self._users, self._hasher, clock)
         self._users.check_room_for_hash(self._hasher.max_length)
-        if not callable(clock):
-            raise wrong("clock", "a function that returns an aware datetime", clock)
-        self._clock = clock
 
     # --- finding ------------------------------------------------------------------------------------------------------
 
-    async def authenticate(self, params: Mapping[str, object]) -> Account[I] | None:
+    async def authenticate(self, params: Params) -> Account[I] | None:
         """See `UsersContext.authenticate`. One SELECT.
 
         Raises:
@@ -188,13 +210,20 @@ class SQLAlchemyUsers(UsersContext[U, I], ListedTable, Generic[U, I]):
         account = await self._table.account(found)
         if not account.active:
             return None
-        if not self._hasher.needs_rehash(stored):
+        if not self._hasher.needs_rehash(stored, password):
             return account
         return msgspec.structs.replace(account, rehash=await self._rehash(found, str(password)))
 
     async def get(self, key: Key) -> Account[I] | None:
         """See `UsersContext.get`. One SELECT."""
         return _account_in(await self._table.read(self._key_clause(key)))
+
+    async def read(self, key: Key, names: Sequence[str]) -> tuple[Account[I], Mapping[str, Any]] | None:
+        """See `UsersContext.read`. The names are those of columns. One SELECT."""
+        if unknown := [name for name in names if name not in self._users.columns]:
+            raise ConfigError(f"{self.model.__name__} has no column {unknown[0]!r}")
+        read = await self._table.read(self._key_clause(key), names)
+        return None if read is None else (read[1], {name: read[0].values[name] for name in names})
 
     async def find(self, user_id: object) -> Account[I] | None:
         """See `UsersContext.find`. One SELECT."""
@@ -222,18 +251,27 @@ class SQLAlchemyUsers(UsersContext[U, I], ListedTable, Generic[U, I]):
                 return read[1]
         return None
 
-    def login_key(self, params: Mapping[str, object]) -> str | None:
+    def login_key(self, params: Params) -> str | None:
         """Return one form of the user id; see `UsersContext.login_key`. It is the normalised form, if there is one."""
-        return self._form.login_key(self._form.typed_in(params))
+        return self._form.login_key(params)
 
-    async def throttle_key(self, params: Mapping[str, object]) -> str | None:
-        """See `UsersContext.throttle_key`. One SELECT if there are several user ids. Otherwise none."""
+    async def throttle_key(self, params: Params) -> str | None:
+        """See `UsersContext.throttle_key`. One SELECT if there are several user ids.
+
+        Otherwise none, or two for a user id that was not typed in its normalised form. If two users' ids differ only by
+        case, the sign-ins of one must not reset the count of guesses at the other.
+        """
+        typed, key = self._form.typed_in(params), self.login_key(params)
+        if not self.other_user_id_fields and (key is None or key == typed):
+            return key
+        found = await self._table.find(self._form.typed_id(typed))
         if not self.other_user_id_fields:
-            return self.login_key(params)
-        found = await self._table.find(self._form.typed_id(self._form.typed_in(params)))
+            normalised = await self._table.find(self._form.typed_id(key))
+            if found is None or normalised is None or found.key == normalised.key:
+                return key
+            return f"\0user {key_text(stored_key(found.key))}"  # no login key holds a control character
         if found is not None:
             return f"user {key_text(stored_key(found.key))}"
-        key = self.login_key(params)
         return None if key is None else f"nobody {key}"
 
     def key_of(self, subject: object) -> Key | None:
@@ -260,7 +298,7 @@ class SQLAlchemyUsers(UsersContext[U, I], ListedTable, Generic[U, I]):
         Raises:
             StoreUnavailable: if the database cannot be reached.
         """
-        check = UserIdCheck(self._form.login_key, self._form.normalized)
+        check = UserIdCheck(self._form.key_of, self._form.normalized)
         async for users in self._batches(batch):
             check.first(users)
         async for users in self._batches(batch):
@@ -268,17 +306,21 @@ class SQLAlchemyUsers(UsersContext[U, I], ListedTable, Generic[U, I]):
         for problem in check.problems():
             yield problem
 
+    def registration_fields(self) -> list[FormField]:
+        """See `UsersContext.registration_fields`: the user ids, and those of ``fields`` that a new row needs.
+
+        Raises:
+            ConfigError: if a column is ``NOT NULL``, has no default, and is not among ``fields``.
+        """
+        return self._form.registration()
+
     # --- changing -----------------------------------------------------------------------------------------------------
 
-    def validate(self, params: Mapping[str, object], identity: I | None = None) -> Mapping[str, list[str]]:
+    def validate(self, params: Params, identity: I | None = None) -> Mapping[str, list[str]]:
         """See `UsersContext.validate`. The policy's hook for breached passwords is not called."""
-        stored = {name: getattr(identity, name) for name in self._users.user_ids if hasattr(identity, name)}
-        params = params if identity is None else self._form.unchanged(params, stored)
-        values, errors = self._form.check(params, changing=identity is not None)
-        user_id = getattr(identity, self.user_id_field, None)
-        return errors | self._form.password_errors(values, user_id, offline=True)
+        return self._form.validate(params, identity)
 
-    async def create(self, params: Mapping[str, object]) -> Account[I]:
+    async def create(self, params: Params) -> Account[I]:
         """See `UsersContext.create`. INSERT, SELECT of other spellings of the user id, SELECT."""
         values, errors = self._form.check(params, changing=False)
         errors |= await self._ask(lambda: self._form.password_errors(values, None))
@@ -289,20 +331,30 @@ class SQLAlchemyUsers(UsersContext[U, I], ListedTable, Generic[U, I]):
         values |= dict.fromkeys(self._users.times, self._clock())
         return await self._table.insert(values)
 
-    async def update(self, key: Key, params: Mapping[str, object], *, trusted: bool = False) -> Account[I]:
-        """See `UsersContext.update`. SELECT, UPDATE of the changed columns, SELECT. A new user id takes one more."""
-        account = await self._update(key, params, trusted=trusted, first=False)
+    async def update(
+        self, key: Key, params: Params, *, trusted: bool = False, proof: bytes | None = None
+    ) -> Account[I]:
+        """See `UsersContext.update`. SELECT, UPDATE of the changed columns, SELECT. A new user id takes one more.
+
+        With ``proof``, an UPDATE that locks the row and a SELECT come before the UPDATE, in its transaction.
+        """
+        account = await self._update(key, params, trusted=trusted, first=False, proof=proof)
         assert account is not None  # noqa: S101 - only a first password may be refused so
         return account
 
-    async def set_first_password(self, key: Key, params: Mapping[str, object]) -> Account[I] | None:
+    async def set_first_password(self, key: Key, params: Params) -> Account[I] | None:
         """See `UsersContext.set_first_password`. The statements are those of `update`.
 
         A user has no password if the hash is ``NULL``, empty, or begins with "!" as Django's unusable passwords do.
         """
         return await self._update(key, params, trusted=False, first=True)
 
-    async def delete(self, key: Key, params: Mapping[str, object] | None = None) -> bool:
+    async def has_password(self, key: Key) -> bool:
+        """See `UsersContext.has_password`. One SELECT."""
+        read = await self._table.read(self._key_clause(key))
+        return read is not None and not lacks_password(read[0].password_hash)
+
+    async def delete(self, key: Key, params: Params | None = None) -> bool:
         """See `UsersContext.delete`. The ORM deletes the row, so the model's cascades apply.
 
         Raises:
@@ -366,14 +418,18 @@ class SQLAlchemyUsers(UsersContext[U, I], ListedTable, Generic[U, I]):
             ]
             after = rows[-1][0]
 
-    async def _update(self, key: Key, params: Mapping[str, object], *, trusted: bool, first: bool) -> Account[I] | None:
+    async def _update(
+        self, key: Key, params: Params, *, trusted: bool, first: bool, proof: bytes | None = None
+    ) -> Account[I] | None:
         """Change a user. With ``first``, return ``None`` if the user has a password. It needs no current one."""
         also = [name for name in self._users.columns if name in params]
         for _ in range(_ATTEMPTS):
             read = await self._table.read(self._key_clause(key), also)
             if read is None or not (trusted or read[1].active):
-                raise InvalidParams(_GONE)
+                raise InvalidParams({"base": [GONE]})
             found, account = read
+            if proof is not None and not (account.active and account.proof == proof):
+                raise Overtaken
             if first and not lacks_password(found.password_hash):
                 return None
             wanted = self._form.unchanged(params, found.values)
@@ -389,7 +445,7 @@ class SQLAlchemyUsers(UsersContext[U, I], ListedTable, Generic[U, I]):
             changes = await self._changes(found, values)
             if not changes:
                 return account
-            changed = await self._table.change(found, changes)
+            changed = await self._table.change(found, changes, proof=proof)
             if changed is not None:
                 return changed
         raise InvalidParams(_OVERTAKEN)
@@ -416,7 +472,7 @@ class SQLAlchemyUsers(UsersContext[U, I], ListedTable, Generic[U, I]):
         stronger = await self._hashing(lambda: self._hasher.hash(password))
         return Rehash(proof_of(found.user_ids, stronger), lambda: self._table.replace_hash(found, stronger))
 
-    async def _prove(self, found: Found[U], params: Mapping[str, object]) -> None:
+    async def _prove(self, found: Found[U], params: Params) -> None:
         given = params.get("current_password")
         if not await self._hashing(lambda: self._hasher.verify(found.password_hash, given)):
             raise InvalidParams({"current_password": [INVALID]})

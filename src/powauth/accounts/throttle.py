@@ -13,6 +13,7 @@ Sources: NIST SP 800-63B-4, section 3.2.2 (at most 100 failures in a row); OWASP
 """
 
 import contextlib
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Final, NamedTuple
@@ -53,6 +54,9 @@ COUNT_ATTEMPTS = 64
 
 GIVE_BACK_ATTEMPTS = 8
 """Tries to give an attempt back. If all fail, one attempt too many stays counted."""
+
+SCOPE_OF_EXTENSION: Final = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z0-9_]+)+\Z")
+"""A scope of an extension: its name, a dot and a word. No scope of the throttle itself has a dot."""
 
 LINGER: Millis = 1000
 """Milliseconds for which a counter is kept after it has returned to zero."""
@@ -103,14 +107,19 @@ class Throttle:
         per_account: Limit | None = PER_ACCOUNT,
         per_source: Limit | None = PER_SOURCE,
     ) -> None:
-        self.per_account = _checked("per_account", per_account, at_most=MAX_PER_ACCOUNT)
-        self.per_source = _checked("per_source", per_source)
+        self.per_account = checked_limit("per_account", per_account, at_most=MAX_PER_ACCOUNT)
+        self.per_source = checked_limit("per_source", per_source)
 
     def __repr__(self) -> str:
         return f"<Throttle per_account={self.per_account} per_source={self.per_source}>"
 
 
-def _checked(name: str, limit: Limit | None, *, at_most: int | None = None) -> Limit | None:
+def checked_limit(name: str, limit: Limit | None, *, at_most: int | None = None) -> Limit | None:
+    """Return an option that is a limit, or ``None``.
+
+    Raises:
+        ConfigError: if it is neither.
+    """
     if limit is not None:
         instance(name, limit, Limit, "a Limit, such as Limit(10, timedelta(minutes=15)), or None")
         whole_number(f"the attempts of {name}", limit.attempts, at_most=at_most)
@@ -336,10 +345,28 @@ class Counters:
             limit = Limit(MAX_PER_ACCOUNT, self._throttle.per_account.period)
             await _count(backend, [self._counter("factor", account, limit, begun)], begun)
 
+    async def admit_for(
+        self, backend: Backend, now: Callable[[], Millis], scope: str, subject: str, limit: Limit
+    ) -> Admission:
+        """Count an attempt of an extension; see `powauth.accounts.attempts.AttemptLimits`.
+
+        Raises:
+            Throttled: if there were too many attempts.
+            StoreUnavailable: if the store cannot count.
+        """
+        begun = now()
+        counter = self._counter(scope, subject, limit, begun)
+        await _count(backend, [counter], begun)
+        return _Counted(backend, now, counter.record)
+
     async def forget(self, backend: Backend, account: str, now: Millis) -> bool:
         """Forget an account's failures. Return whether there were any."""
         await backend.delete(self._names("factor", account)[0], now)
         return await backend.delete(self._names("account", account)[0], now)
+
+    async def forget_for(self, backend: Backend, scope: str, subject: str, now: Millis) -> bool:
+        """Forget the attempts of an extension. Return whether there were any."""
+        return await backend.delete(self._names(scope, subject)[0], now)
 
     def _names(self, scope: str, subject: str) -> tuple[bytes, bytes]:
         """Return the key and the owner of a counter."""

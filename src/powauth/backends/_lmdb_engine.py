@@ -3,7 +3,7 @@
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias, TypeVar
 
@@ -11,6 +11,7 @@ from powauth import _forks
 from powauth._extras import needs
 from powauth._outages import Failure, one_line, unavailable
 from powauth.backends._lmdb_files import DATA, prepare
+from powauth.backends._ordered_records import LAYOUT, Transaction
 from powauth.errors import ConfigError, StoreUnavailable
 
 _OLDEST_LMDB: Final = 3
@@ -24,12 +25,9 @@ if int(lmdb.__version__.partition(".")[0]) < _OLDEST_LMDB:
 
 T = TypeVar("T")
 
-Transaction: TypeAlias = "lmdb.Transaction[bytes]"
+RawTransaction: TypeAlias = "lmdb.Transaction[bytes]"
 
 EngineError = lmdb.Error
-
-LAYOUT: Final = 1
-"""The version of the layout that this module reads and writes."""
 
 MIN_MAP_SIZE: Final = 256 * 1024
 """Bytes. A smaller map has no room for a transaction beside the pages that the previous one has just freed."""
@@ -63,6 +61,34 @@ class Options(NamedTuple):
     max_map_size: int
     durable: bool
     group_access: bool
+
+
+class LMDBTransaction(Transaction):
+    """A transaction of LMDB, as `powauth.backends.ordered` uses it."""
+
+    __slots__ = ("_txn",)
+
+    def __init__(self, txn: RawTransaction) -> None:
+        self._txn = txn
+
+    def get(self, key: bytes) -> bytes | None:
+        return self._txn.get(key)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self._txn.put(key, value)
+
+    def delete(self, key: bytes) -> bool:
+        return self._txn.delete(key)
+
+    def ascending(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
+        with self._txn.cursor() as cursor:
+            if cursor.set_range(start):
+                yield from cursor
+
+    def descending(self, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        with self._txn.cursor() as cursor:
+            if cursor.prev() if cursor.set_range(end) else cursor.last():
+                yield from cursor.iterprev()
 
 
 class Engine:
@@ -127,7 +153,7 @@ class Engine:
         self.opened = False
         self.env.close()
 
-    def read(self, work: Callable[[Transaction], T]) -> T:
+    def read(self, work: Callable[[RawTransaction], T]) -> T:
         """Return the result of ``work`` in a read transaction. ``work`` may be called more than once."""
         _forks.check()
         for _ in range(_ATTEMPTS):
@@ -158,7 +184,7 @@ class Engine:
                 raise _unavailable(another) from another
             raise _unavailable(error) from error
 
-    def write(self, work: Callable[[Transaction], T], *, removes: bool = False) -> T:
+    def write(self, work: Callable[[RawTransaction], T], *, removes: bool = False) -> T:
         """Return the result of ``work`` in a committed write transaction. ``work`` may be called more than once."""
         _forks.check()
         if not _no_fork.is_set():
@@ -179,7 +205,7 @@ class Engine:
             except lmdb.Error as error:
                 raise _unavailable(error) from error
 
-    def _commit(self, work: Callable[[Transaction], T], removes: bool) -> T:
+    def _commit(self, work: Callable[[RawTransaction], T], removes: bool) -> T:
         self._ready()
         if self.reaches_beyond and not removes:
             self._resize(self.options.max_map_size)

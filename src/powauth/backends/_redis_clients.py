@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from powauth import _forks
 from powauth._extras import needs
+from powauth._options import wrong_type
 from powauth.backends.base import Mode
 from powauth.errors import ConfigError, ConfigWarning
 
@@ -49,9 +50,10 @@ def inspect_client(client: object) -> tuple[Mode, bool]:
     asynchronous = isinstance(client, redis.asyncio.Redis | redis.asyncio.RedisCluster)
     clustered = isinstance(client, redis.cluster.RedisCluster | redis.asyncio.RedisCluster)
     if not (asynchronous or clustered or isinstance(client, redis.Redis)):
-        raise ConfigError(
-            "give RedisBackend a URL or a client: redis.Redis, redis.cluster.RedisCluster, redis.asyncio.Redis or "
-            f"redis.asyncio.RedisCluster; got {type(client).__name__}"
+        raise wrong_type(
+            "client",
+            "a URL, a redis.Redis, redis.cluster.RedisCluster, redis.asyncio.Redis or redis.asyncio.RedisCluster",
+            client,
         )
     known = cast("Any", client)
     if known.get_encoder().decode_responses:

@@ -219,7 +219,7 @@ class Slot:
     until: float
     """The deadline of the reply, in the loop's time."""
     late: bool
-    """Whether the task was cancelled because the deadline passed."""
+    """True if the task was cancelled because the deadline passed."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop

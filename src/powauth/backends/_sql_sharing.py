@@ -1,4 +1,4 @@
-"""Whether an app's connection can end sessions: it must be to the same database, and in a transaction."""
+"""Checks if an app's connection can end sessions: it must be to the same database, and in a transaction."""
 
 import os
 from typing import TYPE_CHECKING, Any

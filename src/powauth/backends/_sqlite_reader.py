@@ -71,7 +71,7 @@ class SQLiteReader:
 
     @property
     def _observed(self) -> bool:
-        """Whether a listener wants to see each statement. SQLAlchemy must then execute it."""
+        """True if a listener wants to see each statement. SQLAlchemy must then execute it."""
         dispatch = self._engine.dispatch
         return bool(dispatch.before_cursor_execute or dispatch.after_cursor_execute)
 

@@ -82,7 +82,7 @@ class AnywhereBackend(BackendWrapper):
 
     @property
     def takes_threads(self) -> bool:
-        """Whether each read on an event loop takes a worker thread, because there is no driver for event loops."""
+        """True if each read on an event loop takes a worker thread, because there is no driver for event loops."""
         return self._url is None and self.given_mode == "blocking" and not self._reads_in_place
 
     def check_off_loop(self) -> None:

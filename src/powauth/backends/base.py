@@ -299,6 +299,22 @@ class JoinsTransactions(ABC):
             StoreUnavailable: if the database refuses.
         """
 
+    @abstractmethod
+    def get_in(self, connection: Any, key: bytes, now: Millis) -> "Record | None":
+        """Do the same as `Backend.get` in such a transaction.
+
+        Raises:
+            StoreUnavailable: if the database refuses.
+        """
+
+    @abstractmethod
+    def update_in(self, connection: Any, record: "Record", expected_version: int, now: Millis) -> bool:
+        """Do the same as `Backend.update` in such a transaction. If the database refuses, the transaction goes on.
+
+        Raises:
+            StoreUnavailable: if the database refuses.
+        """
+
 
 class PerProcess(ABC):  # noqa: B024 - it adds nothing to implement
     """The opposite of an ability: each process has its own records, so it serves only an app of one process."""

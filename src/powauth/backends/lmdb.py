@@ -18,79 +18,44 @@ Costs and limits:
   process leaves nothing behind: its lock passes to the next writer, and its reader slot is cleared.
 - Only this module may touch the files while a process has them open. Above all, do not delete ``lock.mdb``.
 
-The layout is one tree. The first byte of a key names the table:
-
-====== ============================== ============================================== ==============================
-table  key                            value                                          for
-====== ============================== ============================================== ==============================
-``!``  ``layout``                     one byte: ``LAYOUT``                           refusing newer layouts
-``!``  ``epoch``                      the last epoch given to any owner              ``latest_epoch``
-``r``  record's key                   header, owner, value                           ``get``, ``scan``
-``o``  digest of owner, created, key  nothing                                        ``list``, ``delete_owner``
-``x``  expiry, key                    digest of owner, created                       ``purge``
-``e``  owner                          epoch, moved at                                ``epoch``
-``m``  moved at, owner                nothing                                        ``purge`` of epochs
-====== ============================== ============================================== ==============================
-
-Numbers in keys are big-endian, so the tree sorts them. A record and its entries in the indexes change in one
-transaction. There are no named databases for the tables, because each look-up would first have to find their root.
+`powauth.backends.ordered` describes the layout of the entries. One more is ``!layout``: a single byte, ``LAYOUT``, by
+which an older powauth refuses the files of a newer one. There are no named databases for the tables, because each
+look-up would first have to find their root.
 """
 
 import contextlib
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from powauth import _forks
 from powauth._options import flag, whole_number, wrong, wrong_type
 from powauth._outages import Failure, unavailable
-from powauth.backends import _lmdb_records as tree
+from powauth.backends import _ordered_records as tree
 from powauth.backends._lmdb_engine import (
     CLOSED,
     MAX_MAP_SIZE,
     MIN_MAP_SIZE,
     Engine,
     EngineError,
+    LMDBTransaction,
     Options,
-    Transaction,
     abandoned,
     acquire,
     release_abandoned,
 )
 from powauth.backends._lmdb_files import check_exists
-from powauth.backends._lmdb_records import MAX_KEY_BYTES, MAX_OWNER_BYTES
-from powauth.backends.base import (
-    Backend,
-    Change,
-    CountsEpochs,
-    Create,
-    Delete,
-    Millis,
-    Mode,
-    ReadsInPlace,
-    Record,
-    ScanPage,
-    Transactional,
-    WouldWaitError,
-)
+from powauth.backends.base import Millis, Mode, ReadsInPlace, Record, WouldWaitError
+from powauth.backends.ordered import MAX_KEY_BYTES, OrderedBackend, Transaction
 from powauth.errors import ConfigError, StoreUnavailable
 
-__all__ = ["MAX_KEY_BYTES", "MAX_OWNER_BYTES", "LMDBBackend"]
-
-_PURGE_STEP: Final = 256
-"""The most records that one transaction of `LMDBBackend.purge` removes, so that other writers get their turn."""
-
-_PURGE_AT_CREATE: Final = 2
-"""Expired records that each `create` removes: more than it adds, so a store that nobody purges does not grow."""
-
-_COUNT_STEP: Final = 10_000
-"""The most records that one transaction of `LMDBBackend.count` reads, so that it does not hold back old pages."""
+T = TypeVar("T")
 
 
-class LMDBBackend(Backend, ReadsInPlace, Transactional, CountsEpochs):
+class LMDBBackend(OrderedBackend, ReadsInPlace):
     """Records in a directory of this machine, shared by every process that opens it. The module lists the costs.
 
     >>> import tempfile
@@ -125,9 +90,7 @@ class LMDBBackend(Backend, ReadsInPlace, Transactional, CountsEpochs):
             in as anybody, so this process must be a member. It is for volumes of Kubernetes with ``fsGroup``. New files
             get mode 0660 and a new directory 2770. A directory or file that everybody may write to is still refused.
 
-    A key longer than `MAX_KEY_BYTES` counts as absent. `create` raises `ValueError` for it, for an owner longer than
-    `MAX_OWNER_BYTES`, and for numbers that are negative or beyond 63 bits. An unreadable record counts as absent.
-    Unreadable pages make the verb raise `StoreUnavailable`.
+    Unreadable pages make a verb raise `StoreUnavailable`. `OrderedBackend` describes the limits of keys and owners.
 
     Raises:
         ConfigError: if an option is wrong, or the directory cannot be used: it belongs to another user or program, or
@@ -163,20 +126,25 @@ class LMDBBackend(Backend, ReadsInPlace, Transactional, CountsEpochs):
         self._abandon = weakref.finalize(self, abandoned.append, engine)
         self._abandon.atexit = False
 
-    async def create(self, record: Record, epoch: int | None, now: Millis) -> bool:  # noqa: D102
-        return await self.change([Create(record, epoch)], now) == 1
+    def read(self, work: Callable[[Transaction], T]) -> T:
+        """See `OrderedBackend.read`."""
+        return self._open().read(lambda txn: work(LMDBTransaction(txn)))
+
+    def write(self, work: Callable[[Transaction], T], *, removes: bool = False) -> T:
+        """See `OrderedBackend.write`. A removal may use 16 MiB beyond ``max_map_size``."""
+        return self._open().write(lambda txn: work(LMDBTransaction(txn)), removes=removes)
 
     async def get(self, key: bytes, now: Millis) -> Record | None:  # noqa: D102
         try:
             raw = LMDBBackend.peek(self, key, now)  # never a subclass's, which may refuse to answer at once
         except WouldWaitError:
-            raw = self._open().read(lambda txn: txn.get(b"r" + key)) if len(key) <= MAX_KEY_BYTES else None
+            raw = self.read(lambda txn: txn.get(b"r" + key)) if len(key) <= MAX_KEY_BYTES else None
         record = None if raw is None else tree.decode(key, raw)
         if record is None or record.expires_at > now:
             return record
         with contextlib.suppress(StoreUnavailable):  # it has expired in any case, and purge will remove it
             version = record.version
-            self._open().write(lambda txn: tree.remove_version(txn, key, version, now), removes=True)
+            self.write(lambda txn: tree.remove_version(txn, key, version, now), removes=True)
         return None
 
     def peek(self, key: bytes, now: Millis) -> bytes | None:  # noqa: D102
@@ -198,120 +166,6 @@ class LMDBBackend(Backend, ReadsInPlace, Transactional, CountsEpochs):
         record = tree.decode(key, seen)
         # `get`, `create` and `purge` remove expired records: a removal is a write.
         return record if record is not None and record.expires_at > now else None
-
-    async def update(self, record: Record, expected_version: int, now: Millis) -> bool:  # noqa: D102
-        work = tree.updating(record, expected_version, now)
-        return self._open().write(work)
-
-    async def delete(self, key: bytes, now: Millis) -> bool:  # noqa: D102
-        work = tree.deleting(key, now)
-        return self._open().write(work, removes=True)
-
-    async def change(self, changes: Sequence[Change], now: Millis) -> int:
-        """See `Transactional.change`: one transaction, and one wait for the disk."""
-        works = [tree.changing(change, now) for change in changes]
-
-        removes, creates = (sum(isinstance(change, kind) for change in changes) for kind in (Delete, Create))
-
-        def work(txn: Transaction) -> int:
-            made = 0
-            for each in works:
-                if not each(txn):
-                    break
-                made += 1
-            if made and creates:
-                tree.purge(txn, _PURGE_AT_CREATE * creates, now)
-            return made
-
-        return self._open().write(work, removes=removes == len(works))
-
-    async def list(self, owner: bytes, now: Millis) -> list[Record]:  # noqa: D102
-        def work(txn: Transaction) -> list[Record]:
-            return [record for _, record in tree.owned(txn, owner) if record is not None and record.expires_at > now]
-
-        return self._open().read(work)
-
-    async def epoch(self, owner: bytes, now: Millis, *, advance: bool = False) -> int:  # noqa: D102
-        tree.check_owner(owner)
-        engine = self._open()
-        if advance:
-            return engine.write(lambda txn: tree.advance(txn, owner, now), removes=True)
-        return engine.read(lambda txn: tree.epoch_of(txn, owner)[0])
-
-    async def latest_epoch(self, now: Millis) -> int:  # noqa: D102
-        return self._open().read(tree.latest_epoch)
-
-    async def delete_owner(self, owner: bytes, now: Millis, keep: bytes | None = None) -> int:  # noqa: D102
-        tree.check_owner(owner)
-
-        def work(txn: Transaction) -> int:
-            tree.advance(txn, owner, now)
-            live = 0
-            for entry, record in tree.owned(txn, owner):
-                if record is None:
-                    txn.delete(entry)
-                elif record.key != keep:
-                    tree.remove(txn, record)
-                    live += record.expires_at > now
-            return live
-
-        return self._open().write(work, removes=True)
-
-    async def purge(self, limit: int, now: Millis) -> int:  # noqa: D102
-        engine = self._open()
-        left = limit
-        while left > 0:
-            step = min(left, _PURGE_STEP)
-            went = engine.write(lambda txn, step=step: tree.purge(txn, step, now), removes=True)  # type: ignore[misc]
-            left -= went
-            if went < step:
-                break
-        return limit - left
-
-    async def scan(self, namespace: str, cursor: str | None, limit: int, now: Millis) -> ScanPage:
-        """See `Backend.scan`. Any page may hold fewer records than ``limit``.
-
-        Raises:
-            ValueError: if ``cursor`` does not come from a page of this namespace, or ``limit`` is not positive.
-        """
-        prefix = tree.prefix(namespace)
-        start = prefix if cursor is None else prefix + tree.from_cursor(cursor) + b"\0"
-        if limit < 1 or len(start) > tree.LMDB_KEY_BYTES:
-            raise ValueError("limit must be positive, and cursor one of a page")
-
-        def work(txn: Transaction) -> ScanPage:
-            records: list[Record] = []
-            last = b""
-            for visited, (entry, raw) in enumerate(tree.walk(txn, start, prefix)):
-                if visited == limit:
-                    return ScanPage(records, tree.to_cursor(last[len(prefix) :]))
-                record = tree.decode(entry[1:], raw)
-                if record is not None and record.expires_at > now:
-                    records.append(record)
-                last = entry
-            return ScanPage(records, None)
-
-        return self._open().read(work)
-
-    async def count(self, namespace: str, now: Millis) -> int:  # noqa: D102
-        engine = self._open()
-        prefix = tree.prefix(namespace)
-        total = 0
-        start: bytes | None = prefix
-
-        def work(txn: Transaction, start: bytes) -> tuple[int, bytes | None]:
-            live = 0
-            for visited, (entry, raw) in enumerate(tree.walk(txn, start, prefix)):
-                if visited == _COUNT_STEP:
-                    return live, entry
-                record = tree.decode(entry[1:], raw)
-                live += record is not None and record.expires_at > now
-            return live, None
-
-        while start is not None:
-            live, start = engine.read(lambda txn, start=start: work(txn, start))  # type: ignore[misc]
-            total += live
-        return total
 
     async def close(self) -> None:  # noqa: D102
         self._engine = None

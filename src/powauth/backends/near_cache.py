@@ -103,7 +103,7 @@ class NearCache:
 
     @property
     def up(self) -> bool:
-        """Whether a channel is open, so that the cache keeps and serves copies."""
+        """True if a channel is open, so that the cache keeps and serves copies."""
         return self._clock() < self._trusted_until
 
     # For the backend

@@ -217,18 +217,21 @@ class SQLBackend(Backend, JoinsTransactions):
         """See `Backend.update`. One statement."""
 
         def work(connection: Connection) -> bool:
-            changed = self._statements.update(
-                connection,
-                key=record.key,
-                version=record.version,
-                expires_at=record.expires_at,
-                value=record.value,
-                expected=expected_version,
-                now=now,
-            )
-            return changed.rowcount > 0
+            return self._update(connection, record, expected_version, now)
 
         return await self._runner.write(work, again=work)
+
+    def _update(self, connection: Connection, record: Record, expected_version: int, now: Millis) -> bool:
+        changed = self._statements.update(
+            connection,
+            key=record.key,
+            version=record.version,
+            expires_at=record.expires_at,
+            value=record.value,
+            expected=expected_version,
+            now=now,
+        )
+        return changed.rowcount > 0
 
     async def delete(self, key: bytes, now: Millis) -> bool:
         """See `Backend.delete`. One statement."""
@@ -305,7 +308,7 @@ class SQLBackend(Backend, JoinsTransactions):
         if not isinstance(session, Connection):
             run_sync = getattr(session, "run_sync", None)
             if run_sync is None:
-                raise ConfigError(f"expected a SQLAlchemy connection or session; got {type(session).__name__}")
+                raise wrong_type("session", "a connection or session of SQLAlchemy", session)
             return cast("Awaitable[int]", run_sync(lambda inner: self.delete_owner_in(inner, owner, now, keep)))
         if session.dialect.name.replace("mariadb", "mysql") != self._dialect.name.replace("mariadb", "mysql"):
             raise ConfigError(
@@ -320,6 +323,22 @@ class SQLBackend(Backend, JoinsTransactions):
     def shares_database(self, connection: Connection) -> bool:
         """See `JoinsTransactions.shares_database`. The engines may differ, if their URLs name the same database."""
         return joins(connection, self._engine if self._engine is not None else self._async_engine)
+
+    def get_in(self, connection: Connection, key: bytes, now: Millis) -> Record | None:
+        """See `JoinsTransactions.get_in`. One statement."""
+        try:
+            row = self._statements.get(connection, key=key, now=now).first()
+        except DBAPIError as error:
+            raise sql_unavailable(error, self._subject) from error
+        return None if row is None else _record(row)
+
+    def update_in(self, connection: Connection, record: Record, expected_version: int, now: Millis) -> bool:
+        """See `JoinsTransactions.update_in`. One statement in a savepoint."""
+        try:
+            with connection.begin_nested():
+                return self._update(connection, record, expected_version, now)
+        except DBAPIError as error:
+            raise sql_unavailable(error, self._subject) from error
 
     async def purge(self, limit: int, now: Millis) -> int:
         """See `Backend.purge`. One statement, and one for the epochs if the first removes fewer than ``limit``."""

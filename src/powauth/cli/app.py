@@ -36,7 +36,7 @@ def load_auth(name: str) -> Auth:
     module_name, _, path = name.partition(":")
     parts = [*module_name.split("."), *(part.removesuffix("()") for part in path.split("."))]
     if not all(part.isidentifier() for part in parts):
-        raise AppError(f"{FORM}; got {name!r}")
+        raise AppError(f"{FORM}, not {name!r}")
     with contextlib.redirect_stdout(sys.stderr):
         return _auth_in(_attribute_of(_imported(module_name), module_name, path), name)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from powauth.cli.output import escaped
 from powauth.cli.status import UsageError
 
 MAX_BYTES = 65_536
@@ -46,7 +47,7 @@ def _typed(user: str) -> str:
         # Without a terminal, getpass would warn and then show the password.
         warnings.simplefilter("error", getpass.GetPassWarning)
         try:
-            first = getpass.getpass(f"New password of {user}: ")
+            first = getpass.getpass(f"New password of {escaped(user)}: ")
             again = getpass.getpass("The same again: ")
         except (getpass.GetPassWarning, EOFError):
             raise UsageError("there is no terminal to ask for the password: use --password-stdin") from None

@@ -134,7 +134,7 @@ async def revoke_user(store: CredentialsCache, options: argparse.Namespace) -> i
     if options.auth is not None:
         ended = await end_all_of(options.auth, options.user)
     else:
-        ended = sum([await store.delete_user(key, _now()) for key in _keys(options.user)])
+        ended = sum([await store.delete_sessions(key, _now()) for key in _keys(options.user)])
     print_result(options, {"revoked": ended}, f"{ended} ended")
     return Status.DONE
 

@@ -19,7 +19,7 @@ from powauth.accounts.identity import Key, key_text, stored_key
 from powauth.accounts.listing import PAGE, Listed, ListsUsers
 from powauth.cli.app import Auth, is_per_process, load_auth, run_with
 from powauth.cli.asking import ask, ask_password, settings
-from powauth.cli.output import Row, Table, iso, no_such_user, print_json, print_result, progress
+from powauth.cli.output import Row, Table, iso, no_such_user, print_json, print_result, printable, progress
 from powauth.cli.status import Status, UsageError
 from powauth.errors import ConfigError, InvalidParams
 
@@ -144,7 +144,7 @@ async def _create(auth: Auth, options: argparse.Namespace, params: dict[str, obj
     if options.json:
         print_json({"created": 1, "key": key})
     else:
-        print(f"created {key}")
+        print(f"created {printable(key)}")
     return Status.DONE
 
 
@@ -177,7 +177,7 @@ async def _set_active(auth: Auth, options: argparse.Namespace, *, active: bool) 
 
 
 def _no_column(auth: Auth) -> str:
-    model = getattr(auth.users, "model", type(auth.users)).__name__
+    model = (auth.users.model or type(auth.users)).__name__
     return (
         f"{model} has no column {ACTIVE} that decides who may sign in: "
         f"add {ACTIVE}: Mapped[bool] = mapped_column(default=True), or do it in the app"
@@ -216,17 +216,22 @@ async def unlock(auth: Auth, options: argparse.Namespace) -> int:
     """Forget the failed sign-ins of a user id.
 
     Raises:
-        ConfigError: if only the key is given, and the identity does not say the user id.
+        ConfigError: if only the key is given, and the identity does not say any user id.
     """
-    field, user_id = auth.users.user_id_field, options.user
+    first, user_id = auth.users.user_id_field, options.user
+    params = {first: user_id}
     if user_id is None:
         account = await _account(auth, options)
         if account is None:
             return no_such_user()
-        user_id = getattr(account.identity, field, None)
-        if user_id is None:
-            raise ConfigError(f"failed sign-ins count by user id, and the identity has no {field}: give the user id")
-    forgotten = await auth.forget_failures({field: user_id})
+        fields = (first, *getattr(auth.users, "other_user_id_fields", ()))
+        params = {field: value for field in fields if (value := getattr(account.identity, field, None)) is not None}
+        if not params:
+            raise ConfigError(
+                f"failed sign-ins count by user id, and the identity of this user has no {' and no '.join(fields)}: "
+                "give the user id instead of --key, as in powauth users unlock USER"
+            )
+    forgotten = await auth.forget_failures(params)
     print_result(options, {"forgotten": int(forgotten)}, "unlocked" if forgotten else "there were no failed sign-ins")
     return Status.DONE
 

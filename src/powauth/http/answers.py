@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Callable, Mapping
+from copy import copy
 from datetime import timedelta
-from typing import NamedTuple
+from typing import NamedTuple, Self
 from urllib.parse import quote
 
 import msgspec
@@ -11,6 +12,7 @@ import msgspec
 from powauth._options import wrong
 from powauth._outages import report
 from powauth.errors import (
+    Accepted,
     AlreadySignedIn,
     ConfigError,
     CrossSiteRequest,
@@ -34,6 +36,12 @@ RETRY_AFTER = timedelta(seconds=5)
 
 SEE_OTHER = 303
 """The status of a redirect that the client follows with ``GET``."""
+
+UNAUTHORIZED = 401
+"""The status of a response to a client that is not signed in."""
+
+CLIENT_ERROR = 400
+"""The lowest status of an error. The response to an error below it is a success, and carries a session that began."""
 
 
 class Answer(NamedTuple):
@@ -61,6 +69,14 @@ OnError = Callable[[PowauthError, Connection], Answer | None]
 
 Resolve = Callable[[str, Connection], str]
 """Returns the path of a route by its name, for a request. It raises `ConfigError` if there is no such route."""
+
+
+Challenge = Callable[[Connection], str | None]
+"""Returns the ``WWW-Authenticate`` of a 401 to a request; ``None`` sends none."""
+
+
+def _no_challenge(connection: Connection) -> None:
+    del connection
 
 
 class Answers:
@@ -105,17 +121,24 @@ class Answers:
         self.sign_in_path = sign_in_path
         self.sign_in_endpoint = sign_in_endpoint
         self._resolve = resolve
+        self._challenge: Challenge = _no_challenge
 
     def __call__(self, error: PowauthError, connection: Connection) -> Answer | None:
         """Return the response, or ``None`` if the error is a mistake in the app."""
         answer = None if self.on_error is None else self.on_error(error, connection)
-        return answer or self.for_person(error, connection) or answer_to(error)
+        return answer or self.for_person(error, connection) or self._challenging(answer_to(error), connection)
+
+    def with_challenge(self, challenge: Challenge) -> Self:
+        """Return these answers with a challenge in each 401 (RFC 9110, section 15.5.2)."""
+        made = copy(self)
+        made._challenge = challenge
+        return made
 
     def for_person(self, error: PowauthError, connection: Connection) -> Answer | None:
         """Return the response if a person made the request; ``None`` for a program, and for a mistake in the app."""
         if not for_people(connection):
             return None
-        return self._redirect(error, connection) or self._page(error, connection)
+        return self._redirect(error, connection) or self._challenging(self._page(error, connection), connection)
 
     def sign_in_page(self, connection: Connection) -> str | None:
         """Return the path of the sign-in page for a request; ``None`` if the app names none.
@@ -129,6 +152,12 @@ class Answers:
             if not _is_page(path):
                 raise ConfigError(f"sign_in_endpoint {self.sign_in_endpoint!r} is no page of this origin: {path!r}")
         return None if path is None else path_below(connection.prefix(), path)
+
+    def _challenging(self, answer: Answer | None, connection: Connection) -> Answer | None:
+        challenge = self._challenge(connection) if answer is not None and answer.status == UNAUTHORIZED else None
+        if answer is None or challenge is None:
+            return answer
+        return answer._replace(headers=[*answer.headers, (b"www-authenticate", challenge.encode("latin-1"))])
 
     def _redirect(self, error: PowauthError, connection: Connection) -> Answer | None:
         if not isinstance(error, NotSignedIn | NotFresh) or connection.method() not in _REPEATABLE:
@@ -178,7 +207,8 @@ def see_other(path: str) -> Answer:
 def answer_to(error: PowauthError) -> Answer | None:
     """Return the JSON response to ``error``, or ``None`` if the error is a mistake in the app.
 
-    - 401: `NotSignedIn`; `MoreNeeded` with ``{"factors": [name, …]}``
+    - 202: `Accepted` with ``{"accepted": code}``
+    - 401: `NotSignedIn`; `MoreNeeded` with ``{"factors": [name, …]}``, and ``challenge`` if there is one
     - 403: `AlreadySignedIn`, `NotFresh`, `CrossSiteRequest`, `Refused`
     - 422: `InvalidParams` with ``{"errors": {field: [message, …]}}``
     - 429 with ``Retry-After``: `Throttled`
@@ -186,12 +216,17 @@ def answer_to(error: PowauthError) -> Answer | None:
 
     The response holds no message of an engine. The log has it.
     """
+    if isinstance(error, Accepted):
+        return _json(202, "Accepted", {"accepted": error.code})
     if isinstance(error, InvalidParams):
         return _json(422, "Unprocessable Content", {"errors": error.errors})
     if isinstance(error, NotSignedIn):
         return _json(401, "Unauthorized", {"error": reason(error)})
     if isinstance(error, MoreNeeded):
-        return _json(401, "Unauthorized", {"error": reason(error), "factors": error.factors})
+        given = {} if error.challenge is None else {"challenge": error.challenge}
+        return _json(401, "Unauthorized", {"error": reason(error), "factors": error.factors, **given})
+    if isinstance(error, NotFresh) and error.methods is not None:
+        return _json(403, "Forbidden", {"error": reason(error), "methods": error.methods})
     if isinstance(error, Refused):
         why = {"reason": str(error)} if type(error) is Refused and str(error) else {}  # the app's own message
         return _json(403, "Forbidden", {"error": reason(error), **why})
@@ -215,7 +250,7 @@ def reason(error: Refused) -> str:
         return "second_factor_required"
     if isinstance(error, NotFresh):
         return "fresh_sign_in_required"
-    return "already_signed_in" if isinstance(error, AlreadySignedIn) else "refused"
+    return "already_signed_in" if isinstance(error, AlreadySignedIn) else error.code
 
 
 def _retry(wait: timedelta) -> tuple[bytes, bytes]:

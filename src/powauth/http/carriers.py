@@ -27,6 +27,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _DOMAIN = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?\Z")
 _PATH = re.compile(r"/[A-Za-z0-9_./~-]{0,255}\Z")
 _HEADER = re.compile(r"[A-Za-z0-9-]{1,64}\Z")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,31}\Z")
 _PREFIX = re.compile(r"[A-Za-z0-9]{1,16}_\Z")
 
 
@@ -87,6 +88,14 @@ class Carrier(ABC):
     @abstractmethod
     def clear(self, connection: Connection) -> Effects:
         """Remove the id from the client."""
+
+    def challenge(self, connection: Connection) -> str:
+        """Return the challenge of this carrier in the ``WWW-Authenticate`` of a 401 (RFC 9110, section 11.6.1).
+
+        No scheme is registered for a cookie. ``APIKey`` is the name that FastAPI gives it.
+        """
+        del connection
+        return "APIKey"
 
     def prepare(self, connection: Connection, user: str) -> None:
         """Prepare for a sign-in. ``user`` is a text that identifies the user, the same at each of their sign-ins.
@@ -220,7 +229,10 @@ class BearerCarrier(Carrier):
 
     Args:
         header: the response header that carries a renewed id. It is empty once the session has ended.
-        prefix: text before each id. Scanners for leaked secrets recognize it. powauth ignores tokens without it.
+        prefix: text before each id. Scanners for leaked secrets recognize it. powauth ignores tokens without it. The
+            underscore is in no credential that a browser sends by itself, whatever the scheme: Basic and Negotiate are
+            base64.
+        scheme: the word before the token, in any case, for clients that send ``Authorization: Token …`` already.
 
     Raises:
         ConfigError: if an option is wrong.
@@ -230,15 +242,17 @@ class BearerCarrier(Carrier):
     ambient = False
     vary = (b"Authorization",)
 
-    def __init__(self, *, header: str = "Powauth-Token", prefix: str = "pow_") -> None:
+    def __init__(self, *, header: str = "Powauth-Token", prefix: str = "pow_", scheme: str = "Bearer") -> None:
         self.header = matching("header", header, _HEADER, "the name of a header, such as 'Powauth-Token'")
         self.prefix = matching("prefix", prefix, _PREFIX, "1 to 16 letters or digits and an underscore, such as 'pow_'")
+        self.scheme = matching("scheme", scheme, _SCHEME, "one word, such as 'Bearer' or 'Token'")
+        self._scheme = self.scheme.lower()
 
     def read(self, connection: Connection) -> str | None:
         """See `Carrier.read`. This ignores credentials of another scheme and tokens of another issuer."""
         scheme, _, token = (connection.header("authorization") or "").partition(" ")
         token = token.strip(" ")
-        if scheme.lower() != "bearer" or not token.startswith(self.prefix):
+        if scheme.lower() != self._scheme or not token.startswith(self.prefix):
             return None
         return token[len(self.prefix) :]
 
@@ -249,6 +263,11 @@ class BearerCarrier(Carrier):
     def clear(self, connection: Connection) -> Effects:
         """See `Carrier.clear`."""
         return self._sent("")
+
+    def challenge(self, connection: Connection) -> str:
+        """See `Carrier.challenge`. It names an error only if the request presents a token (RFC 6750, section 3.1)."""
+        realm = f'{self.scheme} realm="{self.name}"'
+        return realm if self.read(connection) is None else f'{realm}, error="invalid_token"'
 
     def token(self, value: str) -> str:
         """Return the token that the client keeps for an id."""

@@ -48,8 +48,8 @@ PREFIX: Final = "prefix"
 States = dict[object, Any]
 """The state that is kept between a request and its response.
 
-The keys are the ``RequestReader`` of each `SessionAuth` (its value is the presence), `PREFIX`, and each
-``current_user_key`` whose value is not assigned to an object of the protocol.
+The keys are the ``RequestReader`` of each `SessionAuth` (its value is the presence), `PREFIX`, each
+``current_user_key`` whose value is not assigned to an object of the protocol, and each extension that keeps a note.
 """
 
 

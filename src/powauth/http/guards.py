@@ -4,10 +4,11 @@ Guards take the request-bound object, so that one guard serves every framework. 
 runs after the router has chosen, so no spelling of a path bypasses it.
 """
 
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Any, Final, Protocol, TypeVar
 
-from powauth.errors import AlreadySignedIn, NotFresh
+from powauth.errors import AlreadySignedIn, ConfigError, NotFresh, Refused
 from powauth.http.connection import Connection
 from powauth.http.cross_site import CrossSiteDefence
 
@@ -43,8 +44,8 @@ class Guarded(Protocol[T_co]):
         """Return the current user. Raise `NotSignedIn` if there is none."""
         ...
 
-    def is_fresh(self, within: timedelta) -> bool:
-        """Return whether the user entered the password within a time."""
+    def is_fresh(self, within: timedelta, methods: Collection[str] | None = None) -> bool:
+        """Return whether the user proved who they are within a time, and one of ``methods`` within it."""
         ...
 
 
@@ -58,6 +59,52 @@ def require_user(auth: Guarded[T]) -> T:
     return auth.require_user()
 
 
+def require_access(auth: Guarded[T], *, scope: str | None = None, by: str | None = None) -> T:
+    """Return the current user, whom the right kind of credentials signed in, with the right scope.
+
+    Without options it accepts what `require_user` accepts: a session, and the credentials of extensions.
+
+    Args:
+        auth: the request-bound object.
+        scope: a scope that the request must have. A session has all scopes of its user.
+        by: the kind of credentials: ``"session"``, or that of an extension's authenticator. ``None`` accepts each.
+
+    Raises:
+        NotSignedIn: if nobody is signed in (401).
+        Refused: if the user is signed in by other credentials (403, ``session_required``), or lacks the scope (403,
+            ``insufficient_scope``).
+        StoreUnavailable: if the user could not be determined (503).
+        ConfigError: if there are no such credentials, or nothing knows the scopes of users.
+    """
+    user, own, connection = auth.require_user(), auth.auth, auth.connection
+    check_credential(own, by)
+    if by is not None and own.credential_of(connection) != by:
+        text = f"this needs other credentials: {by.replace('_', ' ')}"
+        raise Refused(text, code=f"{by}_required", current_user_key=own.current_user_key)
+    if scope is not None:
+        scopes = own.scopes(connection)
+        if scopes is None:
+            raise ConfigError("a guard with a scope needs an extension that knows the scopes of users")
+        if scope not in scopes:
+            text = f"this needs the scope {scope}"
+            raise Refused(text, code="insufficient_scope", current_user_key=own.current_user_key)
+    return user
+
+
+def check_credential(auth: Any, by: str | None) -> None:
+    """Check the ``by`` of `require_access`.
+
+    Args:
+        auth: the authenticator.
+        by: a kind of credentials, or ``None``.
+
+    Raises:
+        ConfigError: if the authenticator signs nobody in by them.
+    """
+    if by is not None and by not in auth.credentials:
+        raise ConfigError(f"by must be one of {', '.join(map(repr, auth.credentials))}, not {by!r}")
+
+
 def require_no_user(auth: Guarded[Any]) -> None:
     """Check that nobody is signed in, for pages that a signed-in user does not need.
 
@@ -69,10 +116,13 @@ def require_no_user(auth: Guarded[Any]) -> None:
         raise AlreadySignedIn("somebody is signed in", current_user_key=auth.auth.current_user_key)
 
 
-def require_fresh(auth: Guarded[T], within: timedelta = FRESH) -> T:
-    """Return the current user, who entered the password no longer than ``within`` ago (ASVS 7.5.1).
+def require_fresh(auth: Guarded[T], within: timedelta = FRESH, methods: Collection[str] | None = None) -> T:
+    """Return the current user, who proved who they are no longer than ``within`` ago (ASVS 7.5.1).
 
-    Neither use nor renewal makes a session fresh again. Only a sign-in does.
+    Neither use nor renewal makes a session fresh again. Only a sign-in does, or a second factor.
+
+    With ``methods``, the user must also have proven one of them within that time: ``["mfa"]`` is any second factor,
+    ``["otp"]`` a code of an app, ``["hwk", "swk"]`` a passkey. The error names them.
 
     Raises:
         NotSignedIn: if nobody is signed in (401).
@@ -81,8 +131,9 @@ def require_fresh(auth: Guarded[T], within: timedelta = FRESH) -> T:
         ConfigError: if the authenticator keeps no sessions, or ``within`` is no length of time.
     """
     user = auth.require_user()
-    if not auth.is_fresh(within):
-        raise NotFresh("sign in again", current_user_key=auth.auth.current_user_key)
+    if not auth.is_fresh(within, methods):
+        needed = None if methods is None else tuple(methods)
+        raise NotFresh("sign in again", current_user_key=auth.auth.current_user_key, methods=needed)
     return user
 
 

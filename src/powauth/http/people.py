@@ -12,6 +12,7 @@ from html import escape
 from typing import Final
 
 from powauth.errors import (
+    Accepted,
     AlreadySignedIn,
     CrossSiteRequest,
     InvalidParams,
@@ -31,6 +32,7 @@ from powauth.http.own_path import own_path
 JSON: Final = "application/json"
 
 TITLES: Final = {
+    202: "Almost done",
     401: "Sign in first",
     403: "This is not allowed",
     422: "Please check what you entered",
@@ -143,7 +145,7 @@ def _refusal(error: PowauthError) -> str:
         AlreadySignedIn: "You are signed in already.",
     }
     text = next((text for kind, text in known.items() if isinstance(error, kind)), None)
-    own = str(error) if type(error) is Refused else ""  # the app's own message
+    own = str(error) if type(error) in (Refused, Accepted) else ""  # the message of the app or of an extension
     return text or own or "You may not do this."
 
 

@@ -46,6 +46,10 @@ class Plug(Protocol):
         """The request headers that identify the user, for ``Vary``."""
         ...
 
+    def challenge(self, connection: Connection) -> str | None:
+        """Return the challenge in the ``WWW-Authenticate`` of a 401; ``None`` if there is none."""
+        ...
+
     def call_at_once(self, connection: Connection) -> bool:
         """Assign the current user if that needs no waiting. Return whether it is done."""
         ...
@@ -112,7 +116,7 @@ class Visits:
     def __init__(self, auth: Plug, connection_type: Connect, answers: Answers) -> None:
         self.auth: Any = auth
         self.connect = connection_type
-        self.answers = answers
+        self.answers = answers.with_challenge(auth.challenge)
         self._key = auth.current_user_key
 
     def enter(self, holder: Holder) -> Visit | None:

@@ -1,6 +1,6 @@
 """A request of a Flask app in front of the plug, and the request-bound object of its views."""
 
-from collections.abc import Callable, Coroutine, MutableMapping
+from collections.abc import Callable, Coroutine, Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any, Generic, TypeVar, cast
@@ -12,10 +12,10 @@ from powauth._running import on_event_loop
 from powauth.accounts.base import U
 from powauth.accounts.identity import I
 from powauth.backends.base import drive
-from powauth.errors import ConfigError, NotSignedIn
+from powauth.errors import ConfigError, NotSignedIn, PowauthError
 from powauth.http.answers import Answer, Answers, OnError
 from powauth.http.connection import MISSING, NO_EFFECTS, Connection, amended, has_vary
-from powauth.http.unreachable import Unreachable
+from powauth.http.unreachable import StateInOutage, Unreachable
 from powauth.http.visit import HOLDER_KEY, Visit, Visits, bound_in
 from powauth.integrations import wsgi
 from powauth.plug import Authenticator
@@ -24,6 +24,7 @@ from powauth.request_auth import BlockingRequestAuth, RequestAuth
 
 with needs("flask", "the Flask integration", "flask", "werkzeug"):
     from flask import Response, current_app, flash, g, request, session, url_for
+    from flask.globals import app_ctx
     from flask.sessions import NullSession, SecureCookieSessionInterface
     from werkzeug.datastructures import Headers
     from werkzeug.routing import BuildError
@@ -73,6 +74,75 @@ class FlaskConnection(wsgi.WSGIConnection):
         super().assign(key, value)
         setattr(g, key, value)
 
+    def assign_unreachable(self, key: str, unreachable: Unreachable) -> None:
+        """See `Connection.assign_unreachable`. Reading the user in ``g`` raises. The environ has the placeholder."""
+        super().assign(key, unreachable)
+        _hide(key, unreachable)
+
+
+class GlobalsInOutage:
+    """Takes the place of ``g`` in an outage of the store. Reading the current user in it raises `StoreUnavailable`.
+
+    Every way to read the user raises, so ``g.current_user is None`` and ``g.get("current_user")`` give no answer. All
+    else is that of the ``g`` that this one replaces, which takes the changes, too.
+    """
+
+    __slots__ = ("_replaced", "_state")
+
+    _replaced: Any
+    _state: StateInOutage
+
+    def __init__(self, replaced: object) -> None:
+        object.__setattr__(self, "_replaced", replaced)
+        object.__setattr__(self, "_state", StateInOutage(vars(replaced)))
+
+    def hide(self, key: str, unreachable: Unreachable) -> None:
+        """Make reading ``key`` raise until a value is assigned."""
+        vars(self._replaced).pop(key, None)
+        StateInOutage.of(self._state, key, unreachable)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self._state[name]
+        except KeyError:
+            return getattr(self._replaced, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        self._state[name] = value
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self._replaced, name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return an attribute or a default, as ``g.get`` does."""
+        return self._state.get(name, default)
+
+    def pop(self, name: str, *default: Any) -> Any:
+        """Return and remove an attribute, as ``g.pop`` does."""
+        return self._state.pop(name, *default)
+
+    def setdefault(self, name: str, default: Any = None) -> Any:
+        """Return an attribute, or assign a default, as ``g.setdefault`` does."""
+        return self._state.setdefault(name, default)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._state
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._state)
+
+
+def _hide(key: str, unreachable: Unreachable) -> None:
+    """Replace the ``g`` of the app context by one in which reading the user raises."""
+    present = app_ctx.g
+    hiding = present if isinstance(present, GlobalsInOutage) else GlobalsInOutage(present)
+    hiding.hide(key, unreachable)
+    app_ctx.g = cast("Any", hiding)
+
+
+FlashText = Callable[[PowauthError], str]
+"""Returns the text of a flash message, in the language of the current request."""
+
 
 class FlaskAnswers(Answers):
     """The answers of a Flask app: the sign-in page may have an endpoint, and redirects may flash a message.
@@ -80,6 +150,7 @@ class FlaskAnswers(Answers):
     Args:
         on_error, sign_in_path, sign_in_endpoint: see `Answers`.
         category: the category of the message; ``None`` flashes none.
+        text: returns the message for an error. ``None`` uses powauth's own text.
 
     Raises:
         ConfigError: if an option is wrong.
@@ -91,11 +162,17 @@ class FlaskAnswers(Answers):
         sign_in_path: str | None = None,
         sign_in_endpoint: str | None = None,
         category: str | None = None,
+        text: FlashText | None = None,
     ) -> None:
         if category is not None and not (isinstance(category, str) and category):
             raise wrong("flash", "a category, such as 'message'", category)
+        if text is not None and not callable(text):
+            raise wrong("flash_text", "a function of an error that returns a text", text)
+        if text is not None and category is None:
+            raise ConfigError("flash_text needs flash, the category of the message, such as 'message'")
         super().__init__(on_error, sign_in_path, sign_in_endpoint=sign_in_endpoint, resolve=_path_of)
         self._category = category
+        self._text = text
         self._checked = False
 
     def check(self) -> None:
@@ -108,16 +185,20 @@ class FlaskAnswers(Answers):
             self.sign_in_page(FlaskConnection(request.environ))
             self._checked = True
 
-    def tell(self, answer: Answer) -> None:
+    def tell(self, answer: Answer, error: PowauthError) -> None:
         """Flash the message of a redirect. Without a secret key the app has no session."""
         if self._category is not None and answer.message and not isinstance(session, NullSession):
-            flash(answer.message, self._category)
+            flash(answer.message if self._text is None else str(self._text(error)), self._category)
 
 
 def _path_of(endpoint: str, connection: Connection) -> str:
+    """Return the path of an endpoint in the app. Flask puts the prefix in front, but does not quote it.
+
+    A proxy may take the prefix from a header of the client. So the answers check it and put it in front themselves.
+    """
     del connection
     try:
-        return url_for(endpoint)
+        return url_for(endpoint).removeprefix(request.root_path)
     except BuildError as error:
         raise ConfigError(f"sign_in_endpoint {endpoint!r}: no route has this endpoint, or it has parameters") from error
 
@@ -139,6 +220,11 @@ class FlaskRowConnection(FlaskConnection):
         self.states[key] = value
         installed = installed_for(key)
         super().assign(key, value if installed is None else installed.visits.visible(value))
+
+    def assign_unreachable(self, key: str, unreachable: Unreachable) -> None:
+        """See `Connection.assign_unreachable`."""
+        self.states[key] = unreachable
+        super().assign_unreachable(key, unreachable)
 
 
 class FlaskRequestAuth(BlockingRequestAuth[U, I], Generic[U, I, C]):
@@ -221,7 +307,7 @@ class FlaskVisits(Visits):
 
     def visible(self, value: object) -> object:
         """Return the object that ``g`` holds for the value of an authenticator."""
-        return value if self.session is None or value is None or type(value) is Unreachable else self.proxy
+        return value if self.session is None or value is None else self.proxy
 
 
 class Installed(Generic[U, I]):
@@ -246,12 +332,16 @@ class Installed(Generic[U, I]):
         visit = self.visits.enter(environ)
         if visit is None:  # a middleware around the app has begun the visit, and does not set ``g``
             outer = wsgi.WSGIConnection(environ).assigned(key)
-            if outer is not MISSING:
+            if isinstance(outer, Unreachable):
+                _hide(key, outer)
+            elif outer is not MISSING:
                 setattr(g, key, self.visits.visible(outer))
             return
         setattr(g, self._visit_key, visit)
         outer = visit.connection.assigned(key)
-        if outer is not MISSING:
+        if isinstance(outer, Unreachable):
+            visit.connection.assign_unreachable(key, outer)
+        elif outer is not MISSING:
             visit.connection.assign(key, outer)
         if not self.auth.call_at_once(visit.connection):
             drive(visit.begin())

@@ -13,7 +13,7 @@ from powauth._options import instance
 from powauth.accounts.base import U
 from powauth.accounts.identity import I
 from powauth.errors import ConfigError, PowauthError, StoreUnavailable
-from powauth.http.answers import Answers, OnError
+from powauth.http.answers import CLIENT_ERROR, Answers, OnError
 from powauth.http.connection import (
     MISSING,
     NO_EFFECTS,
@@ -191,9 +191,10 @@ class SessionAuthMiddleware:
         warn_if_cors_is_inside(app)
         self.app = app
         self.auth = auth
-        self.answers = self._answers(app, on_error, sign_in_path, sign_in_endpoint)
+        answers = self._answers(app, on_error, sign_in_path, sign_in_endpoint)
         self.sockets = Sockets(auth, origins, websocket_recheck)
-        self.visits = Visits(auth, self.connection_type, self.answers)
+        self.visits = Visits(auth, self.connection_type, answers)
+        self.answers = self.visits.answers
 
     def _answers(
         self, app: ASGIApp, on_error: OnError | None, sign_in_path: str | None, sign_in_endpoint: str | None
@@ -311,7 +312,8 @@ class _Response(msgspec.Struct):
         if answer is None:
             return False
         self.held, self.forward, self.started, self.answered = None, _discard, True, True
-        headers = with_effects(answer.headers, await self.visit.effects(failed=True), self.vary)
+        effects = await self.visit.effects(failed=answer.status >= CLIENT_ERROR)
+        headers = with_effects(answer.headers, effects, self.vary)
         await self.server({"type": "http.response.start", "status": answer.status, "headers": headers})
         await self.server({"type": "http.response.body", "body": answer.body})
         return True

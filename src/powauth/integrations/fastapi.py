@@ -3,7 +3,7 @@
 The dependencies are coroutines, because FastAPI would give each plain function a worker thread.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import timedelta
 from functools import partial
 from inspect import Parameter, Signature, isasyncgenfunction, iscoroutinefunction
@@ -19,7 +19,16 @@ from powauth.http.answers import SEE_OTHER, reason
 from powauth.http.carriers import BearerCarrier, Carrier, CookieCarrier, each_of
 from powauth.http.connection import PREFIX
 from powauth.http.cross_site import CrossSiteDefence
-from powauth.http.guards import FRESH, OWN_ORIGIN, require_fresh, require_no_user, require_same_origin, require_user
+from powauth.http.guards import (
+    FRESH,
+    OWN_ORIGIN,
+    check_credential,
+    require_access,
+    require_fresh,
+    require_no_user,
+    require_same_origin,
+    require_user,
+)
 from powauth.http.visit import answers_in
 from powauth.integrations import asgi
 from powauth.integrations._pydantic import BodySchema, response_model
@@ -35,7 +44,7 @@ with needs("fastapi", "the FastAPI integration", "fastapi", "starlette"):
     from fastapi.openapi.models import SecurityBase as SecurityScheme
     from fastapi.params import Depends as DependsMarker
     from fastapi.requests import HTTPConnection
-    from fastapi.security import APIKeyCookie, HTTPBearer
+    from fastapi.security import APIKeyCookie, APIKeyHeader, HTTPBearer
     from fastapi.security.base import SecurityBase
 
 __all__ = [
@@ -43,7 +52,6 @@ __all__ = [
     "BodySchema",
     "CurrentRequestAuth",
     "Forbidden",
-    "INVALID_PARAMS",
     "NotAuthenticated",
     "SessionAuthMiddleware",
     "auth_dependency",
@@ -63,16 +71,12 @@ SessionDependency: TypeAlias = Callable[..., Any] | DependsMarker
 """The app's dependency of a database session: ``get_db``, or ``Depends(get_db, scope="function")``."""
 
 
-INVALID_PARAMS: Final = refusals(422)
-"""The answer to `InvalidParams`, for the OpenAPI document: ``@app.post("/register", responses=INVALID_PARAMS)``."""
-
-
 class NotAuthenticated(NotSignedIn, HTTPException):
     """`NotSignedIn` as an `HTTPException`: 401. The app's exception handlers of either class get it."""
 
-    def __init__(self, error: NotSignedIn) -> None:
+    def __init__(self, error: NotSignedIn, challenges: str) -> None:
         # Not through `NotSignedIn`: its ``super()`` is `HTTPException`, which would take the message for a status.
-        HTTPException.__init__(self, 401, "Not authenticated", {"WWW-Authenticate": "APIKey"})
+        HTTPException.__init__(self, 401, "Not authenticated", {"WWW-Authenticate": challenges})
         self.current_user_key = error.current_user_key
 
 
@@ -114,7 +118,7 @@ class Auth(Generic[U, I]):
 
     The bodies annotate the parameter of a handler that signs in or registers. The OpenAPI document shows their fields::
 
-        @app.post("/register", responses=INVALID_PARAMS)
+        @app.post("/register", responses=refusals(422))
         async def register(params: Annotated[dict[str, Any], session.registration_body], auth: Session) -> Me:
             return await auth.register(params)
 
@@ -141,13 +145,12 @@ class Auth(Generic[U, I]):
         response_model(auth.users.identity)
         self._auth = auth
         self._key = auth.current_user_key
-        carriers = each_of(auth.carrier) if isinstance(auth, SessionAuth) else ()
-        self._schemes = [_scheme(carrier, cookie_name) for carrier in carriers]
+        self._schemes = _schemes_of(auth, cookie_name)
         self.identity: Dependency[I] = self._dependency(RequestAuth[U, I].require_user)
         self.optional_identity: Dependency[I | None] = self._dependency(_identity)
         self.no_user: Dependency[None] = self._dependency(require_no_user)
         self.sign_in_body = _sign_in_body(auth.users)
-        self.registration_body = _registration_body(auth.users)
+        self.registration_body = _registration_body(auth.users, auth.accounts.hooks.registers_with())
 
     def row(self, db: SessionDependency) -> Callable[..., Any]:
         """Return a dependency: the current user's row, in the database session that the handler itself has.
@@ -172,10 +175,24 @@ class Auth(Generic[U, I]):
         """Return a dependency: the current user's row, or ``None``; see `row`."""
         return self._row(db, self.optional_identity)
 
-    def fresh(self, within: timedelta = FRESH) -> Dependency[I]:
-        """Return a dependency: the current user, who signed in no longer than ``within`` ago."""
+    def fresh(self, within: timedelta = FRESH, methods: Collection[str] | None = None) -> Dependency[I]:
+        """Return a dependency: the current user, who signed in no longer than ``within`` ago.
+
+        ``methods`` are those of `powauth.http.guards.require_fresh`.
+        """
         duration("within", within, at_least=1)
-        return self._dependency(lambda auth: require_fresh(auth, within))
+        return self._dependency(lambda auth: require_fresh(auth, within, methods))
+
+    def access(self, *, scope: str | None = None, by: str | None = None) -> Dependency[I]:
+        """Return a dependency: the current user, signed in by the right credentials, with the right scope.
+
+        See `powauth.http.guards.require_access`.
+
+        Raises:
+            ConfigError: if there are no such credentials.
+        """
+        check_credential(self._auth, by)
+        return self._dependency(lambda auth: require_access(auth, scope=scope, by=by), by)
 
     def same_origin(self, defence: CrossSiteDefence = OWN_ORIGIN) -> Dependency[None]:
         """Return a dependency that refuses changes by other sites; see `require_same_origin`.
@@ -200,10 +217,11 @@ class Auth(Generic[U, I]):
         kind = _AsyncRow if _is_coroutine(session.dependency) else _BlockingRow
         return kind(self._key, guard, session, required=guard is self.identity)
 
-    def _dependency(self, guard: Callable[[RequestAuth[U, I]], R]) -> "_Dependency[R]":
-        if not self._schemes:
+    def _dependency(self, guard: Callable[[RequestAuth[U, I]], R], by: str | None = None) -> "_Dependency[R]":
+        schemes = [scheme for credential, scheme in self._schemes if by in (None, credential)]
+        if not schemes:
             return _Dependency(self._key, guard)
-        return _SecuredDependency(self._key, guard, *self._schemes)
+        return _SecuredDependency(self._key, guard, *schemes)
 
 
 class _Dependency(Generic[R]):
@@ -282,9 +300,31 @@ class _Scheme(SecurityBase):
 def _scheme(carrier: Carrier, cookie_name: str) -> _Scheme:
     """Return the security scheme of a carrier. The cookie of the framework's session has another name."""
     if isinstance(carrier, BearerCarrier):
-        return _Scheme(f"{carrier.name}-bearer", HTTPBearer(bearerFormat=f"{carrier.prefix}<id>").model)
+        return _Scheme(f"{carrier.name}-bearer", _model_of_tokens(carrier))
     name = carrier.name if isinstance(carrier, CookieCarrier) else cookie_name
     return _Scheme(name, APIKeyCookie(name=name).model)
+
+
+def _model_of_tokens(carrier: BearerCarrier) -> SecurityScheme:
+    """Return the model of a token. Swagger UI sends a value under ``http`` for Bearer only, else by ``apiKey``."""
+    token = f"{carrier.prefix}<id>"
+    if carrier.scheme.lower() == "bearer":
+        return HTTPBearer(bearerFormat=token).model
+    return APIKeyHeader(name="Authorization", description=f"{carrier.scheme} {token}").model
+
+
+def _schemes_of(auth: Authenticator[Any, Any], cookie_name: str) -> list[tuple[str, _Scheme]]:
+    """Return the security schemes of an authenticator and of those beside it, each with its kind of credentials."""
+    carriers = each_of(auth.carrier) if isinstance(auth, SessionAuth) else ()
+    tokens = [each for each in (auth, *auth.others) if each.bearer_format is not None]
+    return [
+        *((auth.credential, _scheme(carrier, cookie_name)) for carrier in carriers),
+        *((each.credential, _Scheme(each.credential, _bearer(each.bearer_format))) for each in tokens),
+    ]
+
+
+def _bearer(form: str | None) -> SecurityScheme:
+    return HTTPBearer(bearerFormat=form).model
 
 
 class _SecuredDependency(_Dependency[R], SecurityBase):
@@ -321,10 +361,14 @@ def _sign_in_body(users: UsersContext[Any, Any]) -> BodySchema:
     return BodySchema("SignInBody", _user_id_and_password(users), {})
 
 
-def _registration_body(users: UsersContext[Any, Any]) -> BodySchema:
+def _registration_body(users: UsersContext[Any, Any], first: Sequence[str] | None) -> BodySchema:
+    """Return the body of a registration. An extension may take only the fields ``first``."""
     missing = users.validate({})
     further: dict[str, dict[str, Any]] = {name: {} for name in users.fields}
     required = {name: shown for name, shown in further.items() if name in missing}
+    every = {**further, **_user_id_and_password(users), **required}
+    if first is not None:
+        return BodySchema("RegistrationBody", {name: every.get(name, {}) for name in first}, {})
     return BodySchema("RegistrationBody", {**_user_id_and_password(users), **required}, further)
 
 
@@ -337,7 +381,7 @@ def _as_fastapi_raises_it(
     if root and "app_root_path" not in connection.scope:
         # FastAPI puts its ``root_path`` into the scope only for the middleware inside it.
         bound.connection.states.setdefault(PREFIX, root)
-    raised = _as_http_exception(error)
+    raised = _as_http_exception(error, bound)
     answers = answers_in(connection.scope).get(bound.auth.current_user_key)
     if answers is None:
         return raised
@@ -348,12 +392,20 @@ def _as_fastapi_raises_it(
     return error if shown else raised
 
 
-def _as_http_exception(error: Refused | CrossSiteRequest) -> HTTPException:
+def _as_http_exception(error: Refused | CrossSiteRequest, bound: RequestAuth[Any, Any]) -> HTTPException:
     if isinstance(error, CrossSiteRequest):
         return FromElsewhere(error)
     if isinstance(error, NotSignedIn):
-        return NotAuthenticated(error)
+        return NotAuthenticated(error, _challenges(bound))
     return FreshSignInRequired(error) if isinstance(error, NotFresh) else Forbidden(error)
+
+
+def _challenges(bound: RequestAuth[Any, Any]) -> str:
+    """Return the challenges, the one for programs first: a browser answers none of them."""
+    auth, connection = bound.auth, bound.connection
+    carriers = each_of(auth.carrier) if isinstance(auth, SessionAuth) else ()
+    browsers = [each.challenge(connection) for each in carriers if not isinstance(each, BearerCarrier)]
+    return ", ".join(filter(None, [auth.challenge(connection), *browsers])) or "APIKey"
 
 
 def _is_left_to_fastapi(error: HTTPException, connection: HTTPConnection) -> bool:

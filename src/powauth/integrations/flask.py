@@ -3,7 +3,7 @@
 It uses Flask's own hooks, so that Flask's ``session`` can carry the id and Flask's error handlers see powauth's errors.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from functools import partial, wraps
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
@@ -19,13 +19,22 @@ from powauth.accounts.identity import I
 from powauth.errors import ConfigError, PowauthError, StoreUnavailable
 from powauth.http.answers import Answers, OnError, chosen
 from powauth.http.cross_site import CrossSiteDefence
-from powauth.http.guards import FRESH, OWN_ORIGIN, require_fresh, require_no_user, require_same_origin, require_user
+from powauth.http.guards import (
+    FRESH,
+    OWN_ORIGIN,
+    require_access,
+    require_fresh,
+    require_no_user,
+    require_same_origin,
+    require_user,
+)
 from powauth.http.visit import HOLDER_KEY
 from powauth.integrations import wsgi
 from powauth.integrations._flask_requests import (
     EXTENSION,
     SERVER_ERROR,
     C,
+    FlashText,
     FlaskAnswers,
     FlaskConnection,
     FlaskRequestAuth,
@@ -42,8 +51,10 @@ with needs("flask", "the Flask integration", "flask", "werkzeug"):
     from werkzeug.local import LocalProxy
 
 __all__ = [
+    "FlashText",
     "FlaskRequestAuth",
     "PowAuth",
+    "access_required",
     "current_identity",
     "current_user",
     "fresh_login_required",
@@ -83,6 +94,8 @@ class PowAuth(Generic[U, I, C]):
             first request checks it.
         flash: the category of the flash message that a person gets who is redirected to the sign-in page. ``None``
             flashes none. Without a secret key the app has no session, and so no message.
+        flash_text: a function of the error that returns the text of that message, for example a translated one. With
+            ``None`` it is a text of powauth.
 
     Raises:
         ConfigError: if a part of the authenticator needs an event loop, the key is taken in this app, or an option is
@@ -103,6 +116,7 @@ class PowAuth(Generic[U, I, C]):
         sign_in_path: str | None = None,
         sign_in_endpoint: str | None = None,
         flash: str | None = None,
+        flash_text: FlashText | None = None,
     ) -> None: ...
 
     @overload
@@ -116,6 +130,7 @@ class PowAuth(Generic[U, I, C]):
         sign_in_path: str | None = None,
         sign_in_endpoint: str | None = None,
         flash: str | None = None,
+        flash_text: FlashText | None = None,
     ) -> None: ...
 
     def __init__(
@@ -128,9 +143,10 @@ class PowAuth(Generic[U, I, C]):
         sign_in_path: str | None = None,
         sign_in_endpoint: str | None = None,
         flash: str | None = None,
+        flash_text: FlashText | None = None,
     ) -> None:
         self._given: Any = (auth, session)
-        self._answers = FlaskAnswers(on_error, sign_in_path, sign_in_endpoint, flash)
+        self._answers = FlaskAnswers(on_error, sign_in_path, sign_in_endpoint, flash, flash_text)
         if app is not None or auth is not None:
             _check(auth, session)
         # A proxy behaves like the object behind it, so it has the type of that object.
@@ -149,6 +165,7 @@ class PowAuth(Generic[U, I, C]):
         sign_in_path: str | None = None,
         sign_in_endpoint: str | None = None,
         flash: str | None = None,
+        flash_text: FlashText | None = None,
     ) -> None:
         """Install the extension in an app. Options that the constructor did not get are given here.
 
@@ -157,7 +174,7 @@ class PowAuth(Generic[U, I, C]):
         """
         given_auth, given_session = self._given
         auth, source = _check(auth or given_auth, session or given_session)
-        options = (on_error, sign_in_path, sign_in_endpoint, flash)
+        options = (on_error, sign_in_path, sign_in_endpoint, flash, flash_text)
         answers = self._answers if options == (None,) * len(options) else FlaskAnswers(*options)
         installed: dict[str, Installed[Any, Any]] = app.extensions.setdefault(EXTENSION, {})
         key = auth.current_user_key
@@ -182,9 +199,9 @@ class PowAuth(Generic[U, I, C]):
         if len(installed) == 1:
             if isinstance(app.json, DefaultJSONProvider):
                 app.json.default = partial(_jsonable, app.json.default)
-            app.register_error_handler(PowauthError, partial(_answer, answers))
+            app.register_error_handler(PowauthError, partial(_answer, here.visits.answers))
             app.handle_user_exception = partial(  # type: ignore[method-assign]
-                _handle_user_exception, answers, app, app.handle_user_exception
+                _handle_user_exception, here.visits.answers, app, app.handle_user_exception
             )
             app.handle_exception = partial(  # type: ignore[method-assign]
                 _handle_exception, app, app.handle_exception
@@ -219,13 +236,30 @@ class PowAuth(Generic[U, I, C]):
     def fresh_login_required(self, view: Callable[P, R]) -> Callable[P, R]: ...
 
     @overload
-    def fresh_login_required(self, *, within: timedelta) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+    def fresh_login_required(
+        self, *, within: timedelta = FRESH, methods: Collection[str] | None = None
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 
-    def fresh_login_required(self, view: Callable[P, R] | None = None, *, within: timedelta = FRESH) -> Any:
+    def fresh_login_required(
+        self,
+        view: Callable[P, R] | None = None,
+        *,
+        within: timedelta = FRESH,
+        methods: Collection[str] | None = None,
+    ) -> Any:
         """Return a view for users who signed in at most ``within`` ago; see `powauth.http.guards.require_fresh`."""
         duration("within", within, at_least=1)
-        guard = partial(_guarded, guard=lambda: require_fresh(self.request_auth(), within))
+        guard = partial(_guarded, guard=lambda: require_fresh(self.request_auth(), within, methods))
         return guard if view is None else guard(view)
+
+    def access_required(
+        self, *, scope: str | None = None, by: str | None = None
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """Return a decorator of views that need the right credentials and the right scope.
+
+        See `powauth.http.guards.require_access`.
+        """
+        return partial(_guarded, guard=lambda: require_access(self.request_auth(), scope=scope, by=by))
 
     def signed_out_required(self, view: Callable[P, R]) -> Callable[P, R]:
         """Return a view that refuses signed-in users; see `powauth.http.guards.require_no_user`."""
@@ -292,7 +326,7 @@ def _answer(own: Answers, error: PowauthError) -> Response:
     if answer is None:
         raise error
     if isinstance(used, FlaskAnswers):
-        used.tell(answer)
+        used.tell(answer, error)
     return Response(answer.body, answer.status, answer.fields)
 
 
@@ -348,14 +382,23 @@ def fresh_login_required(view: Callable[P, R]) -> Callable[P, R]: ...
 
 
 @overload
-def fresh_login_required(*, within: timedelta) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+def fresh_login_required(
+    *, within: timedelta = FRESH, methods: Collection[str] | None = None
+) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 
 
-def fresh_login_required(view: Callable[P, R] | None = None, *, within: timedelta = FRESH) -> Any:
+def fresh_login_required(
+    view: Callable[P, R] | None = None, *, within: timedelta = FRESH, methods: Collection[str] | None = None
+) -> Any:
     """See `PowAuth.fresh_login_required`: ``@fresh_login_required``, or ``@fresh_login_required(within=…)``."""
     duration("within", within, at_least=1)
-    guard = partial(_guarded, guard=lambda: require_fresh(request_auth(), within))
+    guard = partial(_guarded, guard=lambda: require_fresh(request_auth(), within, methods))
     return guard if view is None else guard(view)
+
+
+def access_required(*, scope: str | None = None, by: str | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """See `PowAuth.access_required`: ``@access_required(scope="orders:read")``."""
+    return partial(_guarded, guard=lambda: require_access(request_auth(), scope=scope, by=by))
 
 
 def signed_out_required(view: Callable[P, R]) -> Callable[P, R]:

@@ -1,6 +1,6 @@
 """Litestar: a plugin, guards, ``request.user``, and the request-bound object as a dependency."""
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from copy import copy
 from datetime import timedelta
 from functools import partial
@@ -17,7 +17,8 @@ from powauth.http.answers import Answers, OnError, chosen, reason
 from powauth.http.carriers import FrameworkSessionCarrier
 from powauth.http.connection import NO_EFFECTS, Connection, with_effects
 from powauth.http.cross_site import CrossSiteDefence
-from powauth.http.guards import FRESH, OWN_ORIGIN
+from powauth.http.guards import FRESH, OWN_ORIGIN, check_credential
+from powauth.http.guards import require_access as user_with_access
 from powauth.http.guards import require_fresh as fresh_user
 from powauth.http.guards import require_no_user as no_user
 from powauth.http.guards import require_same_origin as same_origin
@@ -48,7 +49,7 @@ with needs("litestar", "PowAuthPlugin", "litestar", "anyio"):
     from litestar.response import Response
     from litestar.types import Message, Scope
 
-__all__ = ["PowAuthPlugin", "require_fresh", "require_no_user", "require_same_origin", "require_user"]
+__all__ = ["PowAuthPlugin", "require_access", "require_fresh", "require_no_user", "require_same_origin", "require_user"]
 
 T = TypeVar("T")
 
@@ -163,9 +164,18 @@ class PowAuthPlugin(InitPlugin, Generic[U, I]):
         self.require_user: Guard = _guard(user, auth.current_user_key)
         self.require_no_user: Guard = _guard(no_user, auth.current_user_key)
 
-    def require_fresh(self, within: timedelta = FRESH) -> Guard:
-        """Return a guard: the user signed in no longer than ``within`` ago."""
-        return _fresh_guard(within, self.auth.current_user_key)
+    def require_fresh(self, within: timedelta = FRESH, methods: Collection[str] | None = None) -> Guard:
+        """Return a guard: the user signed in no longer than ``within`` ago; see `powauth.http.guards.require_fresh`."""
+        return _fresh_guard(within, methods, self.auth.current_user_key)
+
+    def require_access(self, *, scope: str | None = None, by: str | None = None) -> Guard:
+        """Return a guard: the right credentials and the right scope; see `powauth.http.guards.require_access`.
+
+        Raises:
+            ConfigError: if there are no such credentials.
+        """
+        check_credential(self.auth, by)
+        return _access_guard(scope, by, self.auth.current_user_key)
 
     def require_same_origin(self, defence: CrossSiteDefence = OWN_ORIGIN) -> Guard:
         """Return a guard: the request changes nothing, or comes from the app's own pages or from a program."""
@@ -185,7 +195,7 @@ class PowAuthPlugin(InitPlugin, Generic[U, I]):
         options = {**self._options, "sign_in_path": _below(app_config.path, self._options["sign_in_path"])}
         prototype = middleware(_nothing, self.auth, **options)
         if self._answers.sign_in_endpoint is not None:
-            prototype.answers = prototype.visits.answers = self._answers
+            prototype.answers = prototype.visits.answers = self._answers.with_challenge(self.auth.challenge)
             app_config.on_startup.append(self._check_endpoint)
 
         def around(app: asgi.ASGIApp) -> asgi.ASGIApp:
@@ -334,9 +344,9 @@ def _close(error: PowauthError) -> NoReturn:
     raise WebSocketException(detail=detail, code=POLICY_VIOLATION) from error
 
 
-def _fresh_guard(within: timedelta, key: str) -> Guard:
+def _fresh_guard(within: timedelta, methods: Collection[str] | None, key: str) -> Guard:
     duration("within", within, at_least=1)
-    return _guard(lambda auth: fresh_user(auth, within), key)
+    return _guard(lambda auth: fresh_user(auth, within, methods), key)
 
 
 require_user: Guard = _guard(user, "current_user")
@@ -346,9 +356,18 @@ require_no_user: Guard = _guard(no_user, "current_user")
 """A guard: nobody is signed in; see `powauth.http.guards.require_no_user`."""
 
 
-def require_fresh(within: timedelta = FRESH) -> Guard:
+def _access_guard(scope: str | None, by: str | None, key: str) -> Guard:
+    return _guard(lambda auth: user_with_access(auth, scope=scope, by=by), key)
+
+
+def require_access(*, scope: str | None = None, by: str | None = None) -> Guard:
+    """Return a guard: the right credentials and the right scope; see `powauth.http.guards.require_access`."""
+    return _access_guard(scope, by, "current_user")
+
+
+def require_fresh(within: timedelta = FRESH, methods: Collection[str] | None = None) -> Guard:
     """Return a guard: the user signed in no longer than ``within`` ago; see `powauth.http.guards.require_fresh`."""
-    return _fresh_guard(within, "current_user")
+    return _fresh_guard(within, methods, "current_user")
 
 
 def require_same_origin(defence: CrossSiteDefence = OWN_ORIGIN) -> Guard:

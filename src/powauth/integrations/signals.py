@@ -14,14 +14,14 @@ import logging
 from typing import get_args
 
 from powauth._extras import needs
-from powauth.events import Event, EventName, log
+from powauth.events import Event, EventKind, EventName, log
 
 with needs("events", "Signals", "blinker"):
     from blinker import NamedSignal, Namespace
 
 
 class Signals:
-    """One signal for each event name, for ``SessionAuth(on_event=…)``.
+    """One signal for each event, for ``SessionAuth(on_event=…)``.
 
     Args:
         sender: the sender that receivers get, and can select when they connect. The default is this object.
@@ -29,16 +29,23 @@ class Signals:
 
     def __init__(self, sender: object = None) -> None:
         self.sender = self if sender is None else sender
-        namespace = Namespace()
-        self._signals: dict[str, NamedSignal] = {name: namespace.signal(name) for name in get_args(EventName)}
+        self._namespace = Namespace()
+        self._signals: dict[str, NamedSignal] = {name: self._namespace.signal(name) for name in get_args(EventName)}
 
-    def __getitem__(self, name: EventName) -> NamedSignal:
-        """Return the signal of an event. Raise ``KeyError`` if there is no such event."""
-        return self._signals[name]
+    def __getitem__(self, event: EventName | EventKind) -> NamedSignal:
+        """Return the signal of an event: of a name of powauth, or of an extension's `EventKind`.
+
+        Raises:
+            KeyError: if powauth has no event of this name.
+        """
+        if isinstance(event, EventKind):
+            return self._signals.setdefault(event.name, self._namespace.signal(event.name))
+        return self._signals[event]
 
     def __call__(self, event: Event) -> None:
         """Send an event to each of its receivers. If one fails, log the error and send it to the others."""
-        for receiver in self._signals[event.name].receivers_for(self.sender):
+        signal = self._signals.get(event.name)  # nobody has asked for the signal of some events of extensions
+        for receiver in () if signal is None else signal.receivers_for(self.sender):
             try:
                 receiver(self.sender, event=event)
             except Exception as error:

@@ -46,7 +46,9 @@ class SessionAuthBackend(AuthenticationBackend):
 
     Args:
         current_user_key: selects the authenticator if there are several.
-        scopes: returns a user's scopes in addition to ``authenticated``, such as roles for ``@requires("admin")``.
+        scopes: returns a user's scopes in addition to ``authenticated``, such as roles for ``@requires("admin")``. A
+            request by other credentials than a session has only those that its credentials allow, too. ``None`` takes
+            the scopes that an extension knows.
     """
 
     def __init__(
@@ -61,12 +63,18 @@ class SessionAuthBackend(AuthenticationBackend):
     async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, Any] | None:
         """See Starlette's ``AuthenticationBackend``."""
         try:
-            user = asgi.request_auth(conn.scope, self._key).current_user
+            bound = asgi.request_auth(conn.scope, self._key)
+            user = bound.current_user
         except StoreUnavailable as error:
             return _UnknownCredentials(error), Unreachable(error)
         if user is None:
             return None
-        more = () if self._scopes is None else self._scopes(user)
+        allowed = bound.scopes or frozenset()
+        if self._scopes is None:
+            more = sorted(allowed)
+        else:
+            by_session = bound.auth.credential_of(bound.connection) == bound.auth.credential
+            more = [scope for scope in self._scopes(user) if by_session or scope in allowed]
         return AuthCredentials([AUTHENTICATED, *more]), user
 
 

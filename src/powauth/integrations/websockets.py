@@ -98,7 +98,11 @@ class Sockets:
         origin = connection.header("origin")
         if origin is not None and self.defence.allows(connection, origin, secure=self.auth.secure):
             return True
-        logger.warning("refused a WebSocket with the user's cookie from the origin %.200r", origin)
+        logger.warning(
+            "refused a WebSocket with the user's cookie from the origin %.200r: to allow an origin, name it in the "
+            "middleware's origins=[…]; in development on plain http, use CookieCarrier(insecure_http=True)",
+            origin,
+        )
         return False
 
     async def serve(

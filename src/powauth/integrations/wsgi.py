@@ -14,7 +14,7 @@ from powauth.accounts.base import U
 from powauth.accounts.identity import I
 from powauth.backends.base import drive
 from powauth.errors import PowauthError
-from powauth.http.answers import Answers, OnError
+from powauth.http.answers import CLIENT_ERROR, Answers, OnError
 from powauth.http.connection import MISSING, PREFIX, Connection, ConnectionStruct, States, amended
 from powauth.http.visit import Visit, Visits, bound_in
 from powauth.integrations._cors import warn_if_cors_is_inside
@@ -172,7 +172,7 @@ class _Response(msgspec.Struct):
         answer = None if self.started else self.visit.answer(error)
         if answer is None:
             return False
-        effects = self.visit.blocking_effects(failed=True)
+        effects = self.visit.blocking_effects(failed=answer.status >= CLIENT_ERROR)
         self.started, self.answered = True, answer.body
         self.server(f"{answer.status} {answer.reason}", amended(answer.fields, effects, self.vary))
         return True

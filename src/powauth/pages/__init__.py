@@ -2,8 +2,9 @@
 
 from powauth.http.cross_site import CrossSiteDefence
 from powauth.pages.base import BasePages, Renderer
+from powauth.pages.layouts import Surroundings
 from powauth.pages.messages import Messages
-from powauth.pages.page import Handler, Page
+from powauth.pages.page import Handler, Page, PageLink, PagePart
 from powauth.pages.request import PageRequest, PageResponse
 from powauth.pages.routes import Routes
 from powauth.pages.site import Pages
@@ -15,11 +16,14 @@ __all__ = [
     "BasePages",
     "Handler",
     "Messages",
+    "PageLink",
     "Page",
+    "PagePart",
     "PageRequest",
     "PageResponse",
     "PageVisit",
     "Pages",
     "Renderer",
     "Routes",
+    "Surroundings",
 ]

@@ -32,7 +32,7 @@ async def change(visit: PageVisit) -> PageAnswer:
             raise InvalidParams({"action": ["is unknown"]})
         if action == "delete":
             return await _delete(visit, params)
-        user = await visit.auth.update_user(_changes(visit.user_id_field, action, params))
+        user = await visit.auth.update_user(_changes(visit, action, params))
     except InvalidParams as error:
         return visit.refused(error, context=visit.form(params, error.errors, action=str(action)))
     to = visit.link("account", "updated" if action == "update" else action)
@@ -45,11 +45,12 @@ async def _delete(visit: PageVisit, params: Params) -> PageAnswer:
     return PageAnswer(status=204, to=to)
 
 
-def _changes(user_id_field: str, action: str, params: Params) -> dict[str, object]:
-    """Return the params for the users context. A form has one field, which must not be empty."""
+def _changes(visit: PageVisit, action: str, params: Params) -> dict[str, object]:
+    """Return the params for the users context. The first field of a form must not be empty."""
     if action == "update":
         return account_fields(params)
-    name = user_id_field if action == "user_id" else "password"
-    if params.get(name) in (None, ""):
-        raise InvalidParams({name: ["can't be blank"]})
-    return {name: params[name], "current_password": params.get("current_password")}
+    first, *others = visit.settings.user_ids if action == "user_id" else ("password",)
+    if params.get(first) in (None, ""):
+        raise InvalidParams({first: ["can't be blank"]})
+    changed = {name: params[name] for name in others if params.get(name) not in (None, "")}
+    return {first: params[first], **changed, "current_password": params.get("current_password")}

@@ -1,12 +1,14 @@
 """The pages as an ASGI app, for any framework that can mount one."""
 
+from collections.abc import Callable, Mapping
 from typing import Any, Unpack
 from urllib.parse import quote
 
 from powauth.integrations.asgi import Receive, Scope, Send, request_auth
 from powauth.pages.base import BasePages
-from powauth.pages.request import PageRequest, PageResponse
-from powauth.pages.site import PagesOptions, pages_of
+from powauth.pages.layouts import Surroundings, plainly
+from powauth.pages.request import ALONE, PageRequest, PageResponse
+from powauth.pages.site import PagesOptions, framed_pages_of
 from powauth.plug import SessionAuth
 
 
@@ -22,7 +24,7 @@ class PagesApp:
     """
 
     def __init__(self, auth: SessionAuth[Any, Any] | BasePages, **options: Unpack[PagesOptions]) -> None:
-        self.site = pages_of(auth, options)
+        self.site = framed_pages_of(auth, options)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -36,20 +38,42 @@ class PagesApp:
 
 
 class PageApp:
-    """One page as an ASGI app, for a router that has matched its path."""
+    """One page as an ASGI app, for a router that has matched its path.
 
-    def __init__(self, site: BasePages, path: str) -> None:
+    Args:
+        site: the pages.
+        path: the path of the page.
+        framework: returns the variables that the framework gives to templates, from the scope.
+    """
+
+    def __init__(
+        self, site: BasePages, path: str, framework: Callable[[Scope], Mapping[str, object]] = lambda _: {}
+    ) -> None:
         self.site = site
         self.path = path
+        self._framework = framework
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         full = full_path(scope)
         mount = full.removesuffix(self.path)
-        await respond(self.site, scope, receive, send, self.path if mount != full else full, mount)
+        path = self.path if mount != full else full
+
+        def render(template: Any, variables: Mapping[str, object]) -> str:
+            return plainly(template, {**self._framework(scope), **variables})
+
+        await respond(self.site, scope, receive, send, path, mount, Surroundings(render=render))
 
 
-async def respond(site: BasePages, scope: Scope, receive: Receive, send: Send, path: str, mount: str) -> None:
+async def respond(
+    site: BasePages,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    path: str,
+    mount: str,
+    surroundings: Surroundings = ALONE,
+) -> None:
     """Answer a request with its page. ``path`` is its path below ``mount``; both are decoded.
 
     Raises:
@@ -58,7 +82,7 @@ async def respond(site: BasePages, scope: Scope, receive: Receive, send: Send, p
     reader = _Body(receive)
     auth = request_auth(scope, site.current_user_key)
     query = scope.get("query_string", b"").decode("latin-1")
-    response = await site.respond(PageRequest(path, quote(mount), query, auth, reader.read))
+    response = await site.respond(PageRequest(path, quote(mount), query, auth, reader.read, surroundings))
     await _send(send, response)
 
 

@@ -5,7 +5,7 @@ This module knows no framework and no template engine. `BasePages.respond` takes
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Protocol
@@ -13,22 +13,36 @@ from urllib.parse import quote
 
 import msgspec
 
-from powauth.errors import ConfigError, InvalidParams, NotFresh, NotSignedIn, PowauthError
-from powauth.http.answers import answer_to
+from powauth.accounts.fields import FormField
+from powauth.errors import (
+    Accepted,
+    ConfigError,
+    InvalidParams,
+    NotFresh,
+    NotSignedIn,
+    PowauthError,
+    Refused,
+    Throttled,
+)
+from powauth.http.answers import UNAUTHORIZED, answer_to
 from powauth.http.connection import Connection
 from powauth.http.cross_site import CrossSiteDefence
 from powauth.http.guards import FRESH
 from powauth.http.own_path import own_path
+from powauth.http.people import wait
+from powauth.pages.layouts import Surroundings
 from powauth.pages.messages import Messages
-from powauth.pages.page import Page
-from powauth.pages.registry import by_path
-from powauth.pages.replies import STRICT, json_reply, redirect, security_policy, typed
+from powauth.pages.page import Page, PageLink
+from powauth.pages.registry import by_path, contributed, parts_of
+from powauth.pages.replies import REFERRER, Csp, checked_csp, json_reply, redirect, security_policy, typed
 from powauth.pages.request import BadRequest, PageRequest, PageResponse
 from powauth.pages.routes import Routes
 from powauth.pages.visit import PageAnswer, PageVisit, Settings
 from powauth.plug import SessionAuth
 
 logger = logging.getLogger("powauth")
+
+NOTHING: Csp = {}
 
 HTML, TEXT = "text/html; charset=utf-8", "text/plain; charset=utf-8"
 
@@ -42,8 +56,21 @@ class Renderer(Protocol):
     style_version: str
     """A value that changes with the style sheet."""
 
-    def render(self, name: str, context: Mapping[str, Any]) -> str:
-        """Return the page with a name. The name is ``failure``, or the template of a `Page`."""
+    def render(self, name: str, context: Mapping[str, Any], surroundings: Surroundings) -> str:
+        """Return the page with a name. The name is ``failure``, or the template of a `Page`.
+
+        ``surroundings`` render a Jinja template with the framework's own variables, such as the request.
+        """
+
+
+def _registration(auth: SessionAuth[Any, Any]) -> tuple[FormField, ...]:
+    """Return the fields of the form to register, without the password.
+
+    Raises:
+        ConfigError: if no registration could succeed.
+    """
+    first = auth.accounts.hooks.registers_with()
+    return tuple(each for each in auth.users.registration_fields() if first is None or each.name in first)
 
 
 class BasePages:
@@ -58,10 +85,15 @@ class BasePages:
         fresh: the maximum age of a sign-in for ending sessions (ASVS 7.5.2). ``None`` sets no maximum. A change of the
             account needs the current password instead.
         title: the name of the app.
+        csp: additions to the Content-Security-Policy of all pages: a mapping from directives to sources, such as
+            ``{"style-src": ["https://cdn.example"]}``.
         render: makes the pages for people. ``None`` answers all clients in JSON.
+        ready_made: whether the ready-made pages are included. ``False`` leaves the pages of the extensions, for an app
+            with a sign-in of its own. It needs ``render=None``, because pages for people link to the ready-made ones.
 
     Raises:
-        ConfigError: if an option is wrong.
+        ConfigError: if an option is wrong, or if the page to register could never succeed: a column of the model is
+            ``NOT NULL``, has no default, and is not among the fields that users may set.
     """
 
     def __init__(
@@ -73,24 +105,50 @@ class BasePages:
         defence: CrossSiteDefence | None = None,
         fresh: timedelta | None = FRESH,
         title: str = "Account",
+        csp: Mapping[str, Sequence[str]] | None = None,
         render: Renderer | None = None,
+        ready_made: bool = True,
     ) -> None:
         if not isinstance(auth, SessionAuth):
             raise ConfigError(f"pages need a SessionAuth, not {type(auth).__name__}")
+        if not ready_made and render is not None:
+            raise ConfigError("ready_made=False needs render=None: pages for people link to the ready-made pages")
         self.current_user_key = auth.current_user_key
         self.defence = defence or CrossSiteDefence()
         self.title = title
+        self._csp = checked_csp(csp or {})
+        routes = routes or Routes()
+        users = auth.users
         self.settings = Settings(
-            routes=routes or Routes(),
+            routes=routes,
             messages=messages or Messages(),
             fresh=fresh,
-            user_id_field=auth.users.user_id_field,
+            fields=_registration(auth) if ready_made and routes.register is not None else (),
+            asks_password=auth.accounts.hooks.registers_with() is None,
+            user_ids=(users.user_id_field, *users.other_user_id_fields),
             remember=auth.policy.remembered is not None,
+            title=title,
         )
         self._renderer = render
         self._secure = auth.carrier.secure
-        self._pages = by_path(auth, self.settings.routes, None if render is None else render.style)
-        self._links = {page.name: page.path for page in self._pages.values()}
+        known = by_path(auth, routes, None if render is None else render.style)
+        self._links = {page.name: page.path for page in known.values()}
+        self._pages = known if ready_made else {page.path: page for page in contributed(auth)}
+        if not self._pages:
+            raise ConfigError("ready_made=False leaves no page: no extension of this SessionAuth has one")
+        self._offered = [page for page in self._pages.values() if page.offered_on is not None]
+        self._parts = parts_of(auth, {*self._links})
+        self._texts = {name: text for page in self._pages.values() for name, text in page.messages.items()}
+
+    def check_environment(self, environment: Any = None) -> None:
+        """Check the framework's Jinja environment. Each integration calls this when it mounts the pages.
+
+        Args:
+            environment: the environment; ``None`` if the framework has none.
+
+        Raises:
+            ConfigError: if the pages cannot be rendered in it. The default needs none.
+        """
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -119,6 +177,9 @@ class BasePages:
         except Exception:
             logger.exception("a page failed")
             response = self._failure(visit, 500, "internal_error")
+        challenge = request.auth.auth.challenge(request.connection) if response.status == UNAUTHORIZED else None
+        if challenge is not None:
+            response.headers.append(("WWW-Authenticate", challenge))
         response.headers.append(("Content-Length", str(len(response.body))))
         if request.method == "HEAD":
             return PageResponse(response.status, response.headers)
@@ -129,22 +190,24 @@ class BasePages:
         self.defence.check(request.connection, request.method, secure=self._secure)
         if page is None:
             raise BadRequest(404, "not_found")
+        visit.auth.auth.check_session(request.connection)  # pages are about accounts: no other credential opens them
         handler = page.handler(request.method)
         if handler is None:
             refused = self._failure(visit, 405, "method_not_allowed")
             refused.headers.append(("Allow", ", ".join(page.methods)))
             return refused
         answer = await handler(visit)
-        return answer if isinstance(answer, PageResponse) else self._reply(visit, page, answer)
+        return answer if isinstance(answer, PageResponse) else await self._reply(visit, page, answer)
 
-    def _reply(self, visit: PageVisit, page: Page, answer: PageAnswer) -> PageResponse:
+    async def _reply(self, visit: PageVisit, page: Page, answer: PageAnswer) -> PageResponse:
         if self._for_program(visit):
             return json_reply(answer.status, answer.json)
         if answer.to is not None:
             return redirect(answer.to)
         if page.template is None:
             raise ConfigError(f"the page {page.name} has no template, so its answers must send people elsewhere (to)")
-        return self._page(visit, answer.status, page.template, answer.context, security_policy(page.csp))
+        context = {"offered": await self._offers(page, visit), **answer.context}
+        return self._page(visit, answer.status, page.template, context, page)
 
     def _for_program(self, visit: PageVisit) -> bool:
         return self._renderer is None or visit.request.wants_json
@@ -154,6 +217,8 @@ class BasePages:
         if isinstance(error, NotSignedIn | NotFresh) and not self._for_program(visit):
             asked = quote(visit.request.mount + visit.request.path, safe="/")
             return redirect(f"{visit.link('login')}?next={asked}")
+        if isinstance(error, Accepted | Refused) and error.page in visit.links and not self._for_program(visit):
+            return redirect(visit.link(error.page, error.done))
         answer = answer_to(error)
         if answer is None:
             logger.error("a page failed", exc_info=error)
@@ -163,28 +228,46 @@ class BasePages:
         elif isinstance(error, InvalidParams):
             response = self._failure(visit, answer.status, "bad_request")
         else:
-            response = self._failure(visit, answer.status, msgspec.json.decode(answer.body)["error"])
+            later = error.retry_after if isinstance(error, Throttled) else None
+            response = self._failure(visit, answer.status, msgspec.json.decode(answer.body)["error"], later)
         retry = [value.decode() for name, value in answer.headers if name == b"retry-after"]
         response.headers.extend(("Retry-After", value) for value in retry)
         return response
 
-    def _failure(self, visit: PageVisit, status: int, reason: str) -> PageResponse:
+    def _failure(
+        self, visit: PageVisit, status: int, reason: str, retry_after: timedelta | None = None
+    ) -> PageResponse:
         if self._for_program(visit):
             return json_reply(status, {"error": reason})
         try:
             messages = visit.messages
             failure = messages.failures.get(reason) or messages.failure
-            return self._page(visit, status, "failure", {"failure": failure})
+            if retry_after is not None:
+                unit, count = wait(retry_after)
+                failure = messages.try_again[unit].format(count=count)
+            heading = messages.headings.get(reason) or messages.failure
+            return self._page(visit, status, "failure", {"failure": failure, "failure_heading": heading})
         except Exception:
             logger.exception("the page for a failure failed")
             return typed(max(status, 500), TEXT, b"Something went wrong.")
 
+    def _done(self, visit: PageVisit, name: str) -> str | None:
+        """Return the confirmation of a step of an extension. Any page can show it, such as the account page."""
+        return visit.messages.more.get(f"done_{name}") or self._texts.get(f"done_{name}")
+
     def _page(
-        self, visit: PageVisit, status: int, name: str, context: Mapping[str, object], csp: str = STRICT
+        self,
+        visit: PageVisit,
+        status: int,
+        name: str,
+        context: Mapping[str, object],
+        page: Page | None = None,
     ) -> PageResponse:
         renderer = self._renderer
         assert renderer is not None  # noqa: S101 - only people get pages, and only with a renderer
-        messages, texts, links = visit.messages, visit.texts, visit.links
+        messages, links = visit.messages, visit.links
+        parts = [] if page is None else [each for each in self._parts if each.on == page.name]
+        texts = {name: text for each in parts for name, text in each.messages.items()} | dict(visit.texts)
         done = visit.request.query_value("done") if status == 200 else None  # noqa: PLR2004
         everything = {
             "title": self.title,
@@ -193,8 +276,9 @@ class BasePages:
             "links": links,
             "style": f"{links['style']}?v={renderer.style_version}",
             "user_id_field": visit.user_id_field,
+            "user_ids": visit.user_ids(),
             "user_id": visit.user_id(),
-            "done": None if done is None else messages.done.get(done) or texts.get(f"done_{done}"),
+            "done": None if done is None else messages.done.get(done) or self._done(visit, done),
             "notice": None,
             "failure": None,
             "factors": (),
@@ -202,6 +286,24 @@ class BasePages:
             "action": None,
             "values": {},
             "errors": {},
+            "parts": [f"{each.template}.html" for each in parts],
+            "offered": [],
             **context,
         }
-        return typed(status, HTML, renderer.render(name, everything).encode(), csp)
+        body = renderer.render(name, everything, visit.request.surroundings).encode()
+        policy = security_policy(self._csp, NOTHING if page is None else page.csp, *(each.csp for each in parts))
+        referrer = "no-referrer" if page is not None and page.no_referrer else REFERRER
+        return typed(status, HTML, body, policy, referrer=referrer)
+
+    async def _offers(self, page: Page, visit: PageVisit) -> list[dict[str, object]]:
+        """Return the links to other pages that a page offers to this user."""
+        more, links = visit.messages.more, visit.links
+        found: list[dict[str, object]] = []
+        for each in self._offered:
+            if each.offered_on != page.name:
+                continue
+            offer = PageLink() if each.offered_to is None else await each.offered_to(visit)
+            if offer is not None:
+                text = offer.text or more.get(each.link_text) or each.messages[each.link_text]
+                found.append({"link": links[each.name], "text": text, "urgent": offer.urgent})
+        return found

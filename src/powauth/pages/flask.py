@@ -1,15 +1,17 @@
 """The pages as a Flask blueprint."""
 
+from collections.abc import Mapping
 from typing import Any, Unpack
 
 from powauth._extras import needs
 from powauth.pages import wsgi
 from powauth.pages.base import BasePages
+from powauth.pages.layouts import Surroundings
 from powauth.pages.site import PagesOptions, pages_of
 from powauth.plug import SessionAuth
 
 with needs("flask", "the pages' blueprint", "flask"):
-    from flask import Blueprint, Response, request
+    from flask import Blueprint, Response, current_app, render_template, request
     from flask.sansio.blueprints import BlueprintSetupState
 
 
@@ -27,6 +29,7 @@ def pages(
     blueprint = Blueprint(name, __name__)
 
     def add(state: BlueprintSetupState) -> None:
+        site.check_environment(state.app.jinja_env)
         for path in site.paths:
             endpoint = f"{state.name}.{path.strip('/').replace('/', '_').replace('.', '_')}"
             rule = (state.url_prefix or "").rstrip("/") + path
@@ -42,6 +45,11 @@ class _Answer(Response):
     automatically_set_content_length = False  # for HEAD it is the length of the GET response
 
 
+def _rendered(template: Any, variables: Mapping[str, object]) -> str:
+    """Render a template with the variables of Flask and of the app's context processors."""
+    return render_template(template, **variables)
+
+
 class _View:
     """One page."""
 
@@ -52,5 +60,6 @@ class _View:
 
     def __call__(self) -> Response:
         full = request.environ.get("SCRIPT_NAME", "").rstrip("/") + request.environ.get("PATH_INFO", "")
-        answer = wsgi.respond(self.site, request.environ, self.path, full.removesuffix(self.path))
+        framed = Surroundings(current_app.jinja_env, _rendered)
+        answer = wsgi.respond(self.site, request.environ, self.path, full.removesuffix(self.path), framed)
         return _Answer(answer.body, answer.status, answer.headers)

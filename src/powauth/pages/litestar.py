@@ -1,15 +1,16 @@
 """The pages as a Litestar router."""
 
+from collections.abc import Mapping
 from typing import Any, Unpack
 
 from powauth._extras import needs
 from powauth.pages.asgi import PageApp
 from powauth.pages.base import BasePages
-from powauth.pages.site import PagesOptions, pages_of
+from powauth.pages.site import PagesOptions, framed_pages_of
 from powauth.plug import SessionAuth
 
 with needs("litestar", "the pages' router", "litestar"):
-    from litestar import Router, asgi
+    from litestar import Request, Router, asgi
     from litestar.types import Receive, Scope, Send
 
 
@@ -21,8 +22,12 @@ def pages(auth: SessionAuth[Any, Any] | BasePages, *, path: str = "/", **options
         path: the path below which the pages are mounted.
         options: the options of `Pages`, if ``auth`` is an authenticator.
     """
-    site = pages_of(auth, options)
-    return Router(path, route_handlers=[_handler(PageApp(site, page)) for page in site.paths])
+    site = framed_pages_of(auth, options)
+    return Router(path, route_handlers=[_handler(PageApp(site, page, _variables)) for page in site.paths])
+
+
+def _variables(scope: Any) -> Mapping[str, object]:
+    return {"request": Request(scope)}  # `url_for` in templates needs it
 
 
 def _handler(app: PageApp) -> asgi:

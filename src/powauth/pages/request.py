@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl
 from powauth.http.connection import Connection
 from powauth.http.cross_site import media_type
 from powauth.http.people import quality
+from powauth.pages.layouts import Surroundings
 from powauth.request_auth import RequestAuth
 
 MAX_BODY_BYTES = 65_536
@@ -29,6 +30,8 @@ FORM, JSON = "application/x-www-form-urlencoded", "application/json"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 Params = Mapping[str, object]
+
+ALONE = Surroundings()
 
 
 class BadRequest(Exception):
@@ -56,6 +59,7 @@ class PageRequest:
         auth: the request-bound object. Its connection has the headers and the method.
         read: returns the next part of the body, and ``b""`` at its end. It is not called again once the parts exceed
             `MAX_BODY_BYTES`.
+        surroundings: what the framework adds to a base template of the app.
     """
 
     path: str
@@ -63,6 +67,7 @@ class PageRequest:
     query: str
     auth: RequestAuth[Any, Any]
     read: Callable[[], Awaitable[bytes]]
+    surroundings: Surroundings = ALONE
 
     @property
     def connection(self) -> Connection:
@@ -85,7 +90,7 @@ class PageRequest:
 
     @property
     def wants_json(self) -> bool:
-        """Whether the client is a program: it sends JSON, or prefers JSON to a page."""
+        """True if the client is a program: it sends JSON, or prefers JSON to a page."""
         if media_type(self.connection) == JSON:
             return True
         accept = self.connection.header("accept") or ""

@@ -34,8 +34,8 @@ class Routes:
     '/sign-in'
     """
 
-    register: str = "/register"
-    """The page to register."""
+    register: str | None = "/register"
+    """The page to register. ``None`` turns it off, for an app that makes accounts in another way."""
 
     login: str = "/login"
     """The page to sign in."""
@@ -70,7 +70,7 @@ class Routes:
             if field.name.startswith("after_"):
                 if path is not None and (own_path(path) != path):
                     raise wrong(field.name, "a path of the app, such as '/dashboard'", path)
-            elif not is_path(path):
+            elif not is_path(path) and not (path is None and field.name == "register"):
                 raise wrong(field.name, f"a path such as '/{field.name}'", path)
         paths = [getattr(self, field.name) for field in fields(self) if not field.name.startswith("after_")]
         if len(set(paths)) != len(paths):

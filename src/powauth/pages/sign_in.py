@@ -1,9 +1,11 @@
 """The page to sign in."""
 
 from collections.abc import Sequence
+from urllib.parse import urlencode
 
 from powauth.errors import InvalidParams, MoreNeeded
 from powauth.http.own_path import own_path
+from powauth.pages.messages import capital
 from powauth.pages.page import Page
 from powauth.pages.request import Params, account_fields
 from powauth.pages.routes import Routes
@@ -42,13 +44,17 @@ async def sign_in(visit: PageVisit) -> PageAnswer:
     """Sign in with a user id and a password."""
     params = await visit.params()
     target = params.get("next")
-    remember = _remember(visit, params)
+    remember = remember_in(visit, params)
     given = {name: value for name, value in account_fields(params).items() if name != REMEMBER}
     try:
         user = await visit.auth.sign_in(given, remember=remember)
     except MoreNeeded as error:
-        notice = visit.messages.second_factor
-        return visit.refused(error, context=_form(visit, target, params, notice=notice, factors=error.factors))
+        notice, own = visit.messages.second_factor, own_path(target)
+        to = visit.link(error.page) if error.page in visit.links else None
+        if to is not None and own is not None:
+            to += f"?{urlencode({'next': own})}"
+        context = _form(visit, target, params, notice=notice, factors=error.factors)
+        return visit.refused(error, to=to, context=context)
     if user is None:
         refused = {"base": [visit.messages.sign_in_refused]}
         context = _form(visit, target, params, refused)
@@ -57,8 +63,12 @@ async def sign_in(visit: PageVisit) -> PageAnswer:
     return PageAnswer(json=signed_in_json(visit, user), to=to)
 
 
-def _remember(visit: PageVisit, params: Params) -> bool | None:
-    """Return whether the client asks for a remembered session; ``None`` if the app offers none."""
+def remember_in(visit: PageVisit, params: Params) -> bool | None:
+    """Return whether a client asks for a remembered session; ``None`` if the app offers none.
+
+    Raises:
+        InvalidParams: if the field is neither true nor false.
+    """
     if not visit.settings.remember:
         return None
     value = params.get(REMEMBER)
@@ -78,4 +88,14 @@ def _form(
 ) -> dict[str, object]:
     # A user who confirms the password keeps the session's choice, so do not ask again.
     offered = visit.settings.remember and visit.user_id() is None
-    return visit.form(params, errors, next=own_path(target), notice=notice, factors=factors, remember=offered)
+    several = len(visit.settings.user_ids) > 1
+    label = capital(visit.messages.name(visit.settings.user_ids)) if several else None
+    return visit.form(
+        params,
+        errors,
+        next=own_path(target),
+        notice=notice,
+        factors=factors,
+        remember=offered,
+        login_label=label,
+    )

@@ -1,13 +1,15 @@
 """`PageVisit`, the request that a page's handler gets, and `PageAnswer`, the result of a handler."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 from urllib.parse import urlencode
 
 import msgspec
 
+from powauth.accounts.fields import FormField
 from powauth.errors import PowauthError
 from powauth.http.answers import answer_to
 from powauth.http.connection import Connection
@@ -44,15 +46,21 @@ class Settings:
         routes: the paths of the pages and the destinations of steps.
         messages: the texts, or a function that chooses them for a connection.
         fresh: the maximum age of a sign-in for ending sessions. ``None`` sets no maximum.
-        user_id_field: the field that users sign in with.
+        fields: the fields of the form to register, without the password; empty if the app offers no such page.
+        asks_password: whether that form has the password. If not, an extension asks for it later.
+        user_ids: the names of the fields that users sign in with. The first is the user id of the pages.
         remember: whether sign-in offers to remember the session.
+        title: the name of the app.
     """
 
     routes: Routes
     messages: Messages | Callable[[Connection], Messages]
     fresh: timedelta | None
-    user_id_field: str
+    fields: Sequence[FormField]
+    asks_password: bool
+    user_ids: Sequence[str]
     remember: bool
+    title: str
 
 
 class PageVisit:
@@ -79,11 +87,12 @@ class PageVisit:
         self._links = links
         self._texts = texts
 
-    @property
+    @cached_property
     def messages(self) -> Messages:
-        """The texts for this request."""
+        """The texts for this request. They name what users sign in with."""
         chosen = self.settings.messages
-        return chosen if isinstance(chosen, Messages) else chosen(self.request.connection)
+        found = chosen if isinstance(chosen, Messages) else chosen(self.request.connection)
+        return found.naming(self.settings.user_ids)
 
     @property
     def texts(self) -> Mapping[str, str]:
@@ -92,8 +101,8 @@ class PageVisit:
 
     @property
     def user_id_field(self) -> str:
-        """The field that users sign in with."""
-        return self.settings.user_id_field
+        """The field of the user id that the pages show."""
+        return self.settings.user_ids[0]
 
     async def params(self) -> Params:
         """Return the fields of the body: of a form or of a JSON object.
@@ -113,6 +122,15 @@ class PageVisit:
         except PowauthError:
             return None
         return None if user is None else str(getattr(user, self.user_id_field))
+
+    def user_ids(self) -> dict[str, str]:
+        """Return all user ids of the current user by their fields, as far as the identity has them."""
+        try:
+            user = self.auth.current_user
+        except PowauthError:
+            user = None
+        found = {name: getattr(user, name, None) for name in self.settings.user_ids}
+        return {name: "" if value is None else str(value) for name, value in found.items()}
 
     # --- paths --------------------------------------------------------------------------------------------------------
 

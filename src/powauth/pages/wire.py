@@ -12,8 +12,11 @@ def signed_in_json(visit: PageVisit, user: Any) -> dict[str, Any]:
     """Return the current user and the session of this request."""
     key = visit.auth.auth.key_of(user)
     session = visit.auth.session
+    first, *others = visit.settings.user_ids
+    # An identity of the app need not have the others.
+    ids = {first: getattr(user, first)} | {name: getattr(user, name) for name in others if hasattr(user, name)}
     return {
-        "user": {"id": key_text(stored_key(key)), visit.user_id_field: getattr(user, visit.user_id_field)},
+        "user": {"id": key_text(stored_key(key)), **ids},
         "session": None if session is None else session_json(session),
     }
 

@@ -9,8 +9,9 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 from powauth.backends.base import drive
 from powauth.integrations.wsgi import request_auth
 from powauth.pages.base import BasePages
-from powauth.pages.request import MAX_LENGTH_DIGITS, PageRequest, PageResponse
-from powauth.pages.site import PagesOptions, pages_of
+from powauth.pages.layouts import Surroundings
+from powauth.pages.request import ALONE, MAX_LENGTH_DIGITS, PageRequest, PageResponse
+from powauth.pages.site import PagesOptions, framed_pages_of
 from powauth.plug import SessionAuth
 from powauth.request_auth import RequestAuth
 
@@ -29,7 +30,7 @@ class PagesApp:
     """
 
     def __init__(self, auth: SessionAuth[Any, Any] | BasePages, **options: Unpack[PagesOptions]) -> None:
-        self.site = pages_of(auth, options)
+        self.site = framed_pages_of(auth, options)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
@@ -39,7 +40,9 @@ class PagesApp:
         return [response.body]
 
 
-def respond(site: BasePages, environ: WSGIEnvironment, path: str, mount: str) -> PageResponse:
+def respond(
+    site: BasePages, environ: WSGIEnvironment, path: str, mount: str, surroundings: Surroundings = ALONE
+) -> PageResponse:
     """Answer a request with its page. ``path`` is its path below ``mount``; both are WSGI's latin-1 strings.
 
     Raises:
@@ -49,7 +52,8 @@ def respond(site: BasePages, environ: WSGIEnvironment, path: str, mount: str) ->
     auth = RequestAuth(bound.auth, bound.connection)
     query = environ.get("QUERY_STRING", "")
     reader = _Body(environ)
-    return drive(site.respond(PageRequest(path, quote(mount.encode("latin-1")), query, auth, reader.read)))
+    page = PageRequest(path, quote(mount.encode("latin-1")), query, auth, reader.read, surroundings)
+    return drive(site.respond(page))
 
 
 class _Body:

@@ -12,18 +12,21 @@ waiting.
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, ClassVar, Final, Generic, TypeVar, cast
+
+import msgspec
 
 from powauth._options import instance, wrong
 from powauth.accounts.anywhere import anywhere
 from powauth.accounts.base import Account, U, UsersContext
 from powauth.accounts.changes import ChangeListener
 from powauth.accounts.fan_out import FanOut
-from powauth.accounts.hooks import Extension, FlowHooks, Hooks
+from powauth.accounts.hooks import Extension, FlowHooks, Hooks, check_events
 from powauth.accounts.identity import I, Key, stored_key
 from powauth.accounts.records import UserRecords
 from powauth.accounts.service import AS_BEFORE, AccountService, Grant
 from powauth.accounts.throttle import PURPOSE as COUNTERS
+from powauth.backends.base import Millis
 from powauth.errors import ConfigError, StoreUnavailable
 from powauth.events import EventName, log
 from powauth.http.connection import MISSING, NO_EFFECTS, Connection, Effects
@@ -54,11 +57,17 @@ class Authenticator(ABC, Generic[U, I]):
         accounts: the flows: sign in, register, change, delete, sign out.
         vary: the request headers that identify the user, for ``Vary``.
         secure: whether clients must use https.
+        credential: the kind of credentials by which it signs users in, for `powauth.http.guards.require_access`.
+        bearer_format: the form of its tokens in ``Authorization: Bearer``, for OpenAPI. ``None`` if it takes none.
+        others: authenticators of extensions beside it, which sign users in by credentials of other kinds.
 
     Raises:
         ConfigError: if an option is wrong.
     """
 
+    credential: ClassVar[str] = "custom"
+    bearer_format: str | None = None
+    others: "Sequence[Authenticator[Any, I]]" = ()
     vary: tuple[bytes, ...] = (b"Cookie",)
     secure: bool = True
     _sealed = False
@@ -79,6 +88,7 @@ class Authenticator(ABC, Generic[U, I]):
         instance("hooks", hooks, Hooks | None, "Hooks(before_sign_in=..., ...) or None")
         for extension in extensions:
             check_extension(extension, users)
+        check_events(extensions)
         self.users: Final = users
         self.current_user_key: Final = current_user_key
         self.accounts: Final[AccountService[I]] = AccountService(
@@ -161,13 +171,65 @@ class Authenticator(ABC, Generic[U, I]):
         del connection
         return True
 
+    def presents(self, connection: Connection) -> bool:
+        """Return whether a request presents credentials of this authenticator, valid or not, without waiting.
+
+        powauth asks this of an extension's authenticator. If it does, no session of the request counts.
+        """
+        del connection
+        return False
+
+    def challenge(self, connection: Connection) -> str | None:
+        """Return the challenge for programs in the ``WWW-Authenticate`` of a 401; ``None`` if there is none.
+
+        Browsers open no dialog for the scheme ``Bearer``.
+        """
+        del connection
+        return None
+
+    @property
+    def credentials(self) -> tuple[str, ...]:
+        """The kinds of credentials by which users may be signed in here."""
+        return (self.credential,)
+
+    def credential_of(self, connection: Connection) -> str:
+        """Return the kind of credentials that count in a request."""
+        del connection
+        return self.credential
+
+    def scopes_of(self, identity: I) -> frozenset[str] | None:
+        """Return the scopes of a user; ``None`` if they are not known."""
+        del identity
+        return None
+
+    def scopes(self, connection: Connection) -> frozenset[str] | None:
+        """Return the scopes of a request: what its credentials allow. ``None`` if they are not known.
+
+        Raises:
+            StoreUnavailable: if the user could not be determined.
+        """
+        identity = self.current_identity(connection)
+        return frozenset() if identity is None else self.scopes_of(identity)
+
+    def check_session(self, request: Connection) -> None:
+        """Refuse a request that presents credentials of another kind than a session.
+
+        Flows that begin, list or end sessions, and those that change an account, call it.
+
+        Raises:
+            Refused: if it does (403, ``session_required``).
+        """
+
     def check_asgi(self) -> None:
-        """Warn about parts that are slow on an event loop."""
+        """Log which parts are slow on an event loop.
+
+        The users context is called at a sign-in and at a change of an account, so its line is no warning.
+        """
         if self.users.mode == "blocking":
             log(
-                logging.WARNING,
-                "the users context is synchronous: on ASGI each of its calls takes a worker thread; "
-                "an AsyncEngine would spare that",
+                logging.INFO,
+                "the users context is synchronous: each sign-in on ASGI takes a worker thread; "
+                "an AsyncEngine needs none",
             )
 
     def check_wsgi(self) -> None:
@@ -212,13 +274,22 @@ class Authenticator(ABC, Generic[U, I]):
         Raises:
             Refused: if a hook or an extension refuses the sign-in.
         """
-        await self.accounts.before_sign_in(connection, account)
+        grant = msgspec.structs.replace(grant, amr=self.proven_by(connection, account.key, grant))
+        await self.accounts.before_sign_in(connection, account, grant)
         signed_in = await self.create(connection, account, grant)
         if signed_in is None:
             return None
         self.assign(connection, signed_in.identity)
         await self.accounts.after_sign_in(connection, signed_in)
         return signed_in.identity
+
+    def proven_by(self, connection: Connection, key: Key, grant: Grant) -> Mapping[str, Millis]:
+        """Return what a user has proven who is about to be signed in, with the time of each; see `Grant`.
+
+        An authenticator without sessions remembers nothing, and has no clock.
+        """
+        del connection, key
+        return {method: 0 if at is None else at for method, at in (grant.amr or {}).items()}
 
     async def do_delete(self, connection: Connection) -> None:
         """Call `delete`, and assign ``None`` as the current user."""
@@ -256,9 +327,14 @@ class Authenticator(ABC, Generic[U, I]):
         del request
         return account.active
 
-    async def dismiss(self, connection: Connection) -> None:
-        """Make a request anonymous whose user is gone, is locked, or has another proof."""
+    async def dismiss(self, connection: Connection, account: Account[I] | None = None) -> bool:
+        """Make a request anonymous whose user is gone, is locked, or has another proof.
+
+        Return ``False``, and change nothing, if the session is known by now to be that of the ``account``.
+        """
+        del account
         self.assign(connection, None)
+        return True
 
     def signed_in_recently(self, request: Connection) -> bool:
         """Return whether the current user has just signed in. Such a user may set a first password.
@@ -335,7 +411,7 @@ def check_extension(extension: Extension[I], users: UsersContext[Any, I]) -> Ext
     instance("each of the extensions", extension, Extension, "an Extension")
     if extension.name == COUNTERS:
         raise ConfigError(f"an extension must not have the name {COUNTERS!r}: the counters of attempts have it")
-    model = getattr(users, "model", None)  # of a users context over an app's own table
+    model = users.model
     missing = [each.__name__ for each in extension.needs if not (isinstance(model, type) and issubclass(model, each))]
     if missing:
         name = model.__name__ if isinstance(model, type) else "the users context's model"

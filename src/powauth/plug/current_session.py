@@ -1,15 +1,18 @@
 """`CurrentSession`: the session by which the user of a connection is signed in, and the user's other sessions."""
 
+from collections.abc import Collection
 from datetime import timedelta
+from functools import partial
 from typing import Any, Generic
 
 import msgspec
 
 from powauth._times import duration
 from powauth.accounts.base import Account
+from powauth.accounts.grant import checked_methods
 from powauth.accounts.identity import I, Key, loaded_key, stored_key
 from powauth.errors import NotSignedIn
-from powauth.events import EventName
+from powauth.events import EventKind, EventName
 from powauth.http.connection import Connection
 from powauth.plug.authenticator import Authenticator
 from powauth.plug.event_log import EventLog
@@ -18,7 +21,7 @@ from powauth.plug.subjects import Subjects
 from powauth.sessions.ids import decode_sid
 from powauth.sessions.info import SessionInfo, session_info
 from powauth.sessions.manager import SessionManager
-from powauth.sessions.presence import Began, Presence, Recognized, last_moment, stored_in
+from powauth.sessions.presence import Began, Recognized, State, last_moment, stored_in
 from powauth.sessions.recognition import NO_ID, Unchanged
 from powauth.sessions.record import Metadata, Outcome, Session, is_fresh, stale
 from powauth.sessions.store import Stored
@@ -72,31 +75,41 @@ class CurrentSession(Generic[I]):
         stored = stored_in(self._reader.presence(connection))
         return account.active if stored is None else self._subjects.proves(account, stored.session)
 
-    def is_fresh(self, connection: Connection, within: timedelta) -> bool:
+    def is_fresh(self, connection: Connection, within: timedelta, methods: Collection[str] | None = None) -> bool:
         """See `RequestAuth.is_fresh`."""
         longest = duration("within", within, at_least=1)
-        stored = stored_in(self._reader.presence(connection))
-        return stored is not None and is_fresh(stored.session, longest, self._sessions.now(), self._sessions.policy)
+        names = None if methods is None else checked_methods(methods)
+        stored, sessions = stored_in(self._reader.presence(connection)), self._sessions
+        return stored is not None and is_fresh(stored.session, longest, sessions.now(), sessions.policy, names)
 
     def is_expired(self, connection: Connection) -> bool:
         """See `SessionAuth.is_expired`."""
-        presence: Presence[I] | None = self._reader.presence(connection)
+        presence: State[I] | None = self._reader.presence(connection)
         if presence is None:
             return False
         last = last_moment(presence)
         return last is None or self._sessions.now() >= last
 
-    def emit(self, name: EventName, connection: Connection | None, key: Key | None, detail: str | None) -> None:
-        """Emit an event about a user. It names the session of the connection if that belongs to this user."""
-        session = None if connection is None or key is None else self.session_of(connection, key)
+    def emit(
+        self,
+        event: EventName | EventKind,
+        key: Key | None = None,
+        detail: str | None = None,
+        *,
+        request: Connection | None = None,
+        actor: Key | None = None,
+    ) -> None:
+        """Emit an event about a user; see `EmitEvent`. It names the session of the request if that is the user's."""
+        session = None if request is None or key is None else self.session_of(request, key)
         owner = None if key is None else stored_key(key)
-        self._events.emit(name, connection, session, user_key=owner, detail=detail)
+        who = None if actor is None else stored_key(actor)
+        self._events.emit(event, request, session, user_key=owner, detail=detail, actor=who)
 
     # --- another look -------------------------------------------------------------------------------------------------
 
     async def recheck(self, connection: Connection) -> bool:
         """See `SessionAuth.recheck`."""
-        presence: Presence[I] | None = self._reader.presence(connection)
+        presence: State[I] | None = self._reader.presence(connection)
         if presence is None:
             return True  # the user, if any, was not signed in by a powauth session
         stored = stored_in(presence)
@@ -112,7 +125,7 @@ class CurrentSession(Generic[I]):
             self._reader.set_presence(connection, NO_ID)
             self._auth.assign(connection, None)
             return False
-        self._replace(connection, alive)
+        self.replace(connection, alive)
         return True
 
     # --- the user's sessions ------------------------------------------------------------------------------------------
@@ -142,8 +155,12 @@ class CurrentSession(Generic[I]):
 
     async def revoke_all(self, connection: Connection) -> int:
         """See `RequestAuth.revoke_all`."""
-        current = self._required(connection).session
-        ended = await self._sessions.end_all(current.user_key, self._events.about(connection), "all")
+        key = self._required(connection).session.user_key
+        try:
+            await self._auth.accounts.hooks.credentials_changed(loaded_key(key), "all")
+        finally:  # the extensions come first, as in `AccountService.credentials_changed`
+            ended = await self._sessions.end_all(key, self._events.about(connection), "all")
+        await self._auth.accounts.hooks.sessions_ended(loaded_key(key), "all")
         await self._auth.do_delete(connection)
         return ended
 
@@ -152,7 +169,7 @@ class CurrentSession(Generic[I]):
     async def update_metadata(self, connection: Connection, changes: Metadata) -> Metadata:
         """See `RequestAuth.update_metadata`."""
         done = await self._sessions.change_metadata(self._required(connection), changes)
-        self._replace(connection, done)
+        self.replace(connection, done)
         return done.session.metadata
 
     async def reseal(self, connection: Connection) -> None:
@@ -178,10 +195,33 @@ class CurrentSession(Generic[I]):
 
         done = await self._store.rewrite_one(session.sid, load, change, self._sessions.now())
         if done is not None:
-            self._replace(connection, done)
+            self.replace(connection, done)
         return done is not None
 
+    async def accept(self, connection: Connection, session: Session, proof: bytes) -> None:
+        """Let a session of the connection also accept a proof, which its user is about to have.
+
+        Raises:
+            StoreUnavailable: if the store cannot be reached.
+        """
+
+        async def load() -> bytes:
+            return proof
+
+        done = await self._store.rewrite_one(session.sid, load, self._subjects.also_accepting, self._sessions.now())
+        if done is not None:
+            self.replace(connection, done)
+
+    def accept_in(self, connection: Any, session: Session, proof: bytes) -> None:
+        """Do the same in the app's transaction, on its SQLAlchemy connection, if the sessions are in that database.
+
+        If the session changes at the same moment, this does nothing: the app's transaction must not fail for it.
+        """
+        change = partial(self._subjects.also_accepting, proof=proof)
+        self._store.rewrite_in(connection, session.sid, change, self._sessions.now())
+
     def _required(self, connection: Connection) -> Stored:
+        self._auth.check_session(connection)
         if self._auth.current_identity(connection) is None:
             raise NotSignedIn("sign in first")
         stored = stored_in(self._reader.presence(connection))
@@ -189,7 +229,8 @@ class CurrentSession(Generic[I]):
             raise NotSignedIn("the current user was not signed in by a session")
         return stored
 
-    def _replace(self, connection: Connection, stored: Stored) -> None:
+    def replace(self, connection: Connection, stored: Stored) -> None:
+        """Note that the session of a connection is in the store as given."""
         presence = self._reader.presence(connection)
         if isinstance(presence, Unchanged):
             presence = Recognized(presence.presented, stored, presence.identity, Outcome.CURRENT)

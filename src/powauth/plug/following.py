@@ -55,12 +55,24 @@ class Follower(FanOut[I]):
         """See `ChangeListener.end_in_transaction`."""
         _, own = self._own(key)
         keep = None if own is None else own.sid
-        return self._store.delete_user_in(connection, stored_key(key), self._sessions.now(), keep) is not None
+        return self._store.delete_sessions_in(connection, stored_key(key), self._sessions.now(), keep) is not None
 
-    async def before_commit(self, key: Key, *, joined: bool) -> None:
-        """See `ChangeListener.before_commit`."""
+    def keeps(self, key: Key) -> bool:
+        """See `ChangeListener.keeps`."""
+        return self._own(key)[1] is not None
+
+    def accept_in_transaction(self, connection: Any, key: Key, proof: bytes) -> None:
+        """See `ChangeListener.accept_in_transaction`."""
         _, own = self._own(key)
+        if own is not None:
+            self._current.accept_in(connection, own, proof)
+
+    async def before_commit(self, key: Key, *, joined: bool, proof: bytes | None) -> None:
+        """See `ChangeListener.before_commit`."""
+        request, own = self._own(key)
         await self._end(key, own, joined=joined)
+        if not joined and request is not None and own is not None and proof is not None:
+            await self._current.accept(request, own, proof)
 
     async def after_commit(self, key: Key, change: Change, *, joined: bool) -> None:
         """See `ChangeListener.after_commit`."""

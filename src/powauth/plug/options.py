@@ -1,11 +1,13 @@
 """The options of a `SessionAuth` that need a check or a conversion."""
 
 import hashlib
+import ipaddress
+import re
 from datetime import timedelta
 
 import msgspec
 
-from powauth._options import instance, wrong_type
+from powauth._options import instance, wrong, wrong_type
 from powauth._times import duration
 from powauth.accounts.throttle import PURPOSE as COUNTERS
 from powauth.backends.base import Backend
@@ -14,6 +16,8 @@ from powauth.sessions.record import Policy, Remembered
 from powauth.sessions.store import CredentialsCache
 
 DEFAULT_SESSION_KEY = "auth"
+
+MAX_PORT = 65_535
 
 LONGEST_PART = 16
 """Characters of a name that `short` keeps."""
@@ -42,6 +46,41 @@ def store_of(backend: Backend | str | None, store: CredentialsCache | None, name
     if named.namespace.endswith(f".{COUNTERS}"):
         raise ConfigError(f"session_key and namespace must not end in {COUNTERS!r}: choose another session_key")
     return named
+
+
+_PUBLIC_URL = re.compile(
+    r"(https?)://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?((?:/[A-Za-z0-9._~-]+)*)/?\Z"
+)
+"""A scheme, a host, perhaps a port and a path. No user, no query, no fragment, and nothing outside ASCII."""
+
+
+def public_url_of(value: object) -> str | None:
+    """Return the option ``public_url`` without a slash at its end.
+
+    >>> public_url_of("https://example.org/auth/"), public_url_of("http://localhost:8000"), public_url_of(None)
+    ('https://example.org/auth', 'http://localhost:8000', None)
+
+    Raises:
+        ConfigError: if it is no such address, or is neither on https nor on this machine. Whoever reads a link in mail
+            on its way could use it, so it must lead to https.
+    """
+    if value is None:
+        return None
+    found = _PUBLIC_URL.match(value) if isinstance(value, str) else None
+    if found is None or {".", ".."} & {*found[4].split("/")} or int(found[3] or 0) > MAX_PORT:
+        raise wrong("public_url", "the address of the pages, such as 'https://example.org/auth'", value)
+    if found[1] == "http" and not _is_loopback(found[2].lower()):
+        raise wrong("public_url", "on https, because links in mail lead there; http is only for localhost", value)
+    return str(found[0]).rstrip("/")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def _given(backend: Backend | str | None, store: CredentialsCache | None) -> CredentialsCache:

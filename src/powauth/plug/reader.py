@@ -16,7 +16,18 @@ from powauth.plug.subjects import Subjects
 from powauth.sessions.ids import IdCodec, PresentedId, encode_sid
 from powauth.sessions.keyring import Keyring
 from powauth.sessions.manager import SessionManager
-from powauth.sessions.presence import Began, Ended, Presence, Recognized, SeveralLive, Unknown, stored_in
+from powauth.sessions.presence import (
+    Began,
+    Ended,
+    Noted,
+    Presence,
+    Recognized,
+    SeveralLive,
+    State,
+    Unknown,
+    state_of,
+    stored_in,
+)
 from powauth.sessions.recognition import FORGED, NO_ID, Anonymous, NeedsRead, Recognizer, Unchanged
 from powauth.sessions.record import Outcome, Session, resumes
 from powauth.sessions.store import Stored, UnreadableRecord
@@ -83,13 +94,25 @@ class RequestReader(Generic[I]):
         self._events = events
         self._now = now
 
-    def presence(self, connection: Connection) -> Presence[I] | None:
+    def presence(self, connection: Connection) -> State[I] | None:
         """Return the state of a request; ``None`` if it is not known yet."""
-        return connection.states.get(self)
+        return state_of(connection.states.get(self))
 
-    def set_presence(self, connection: Connection, presence: Presence[I]) -> None:
-        """Replace the state of a request."""
-        connection.states[self] = presence
+    def set_presence(self, connection: Connection, presence: State[I]) -> None:
+        """Replace the state of a request. The cookies that were noted stay."""
+        noted: Presence[I] | None = connection.states.get(self)
+        connection.states[self] = Noted(presence, noted.cookies) if isinstance(noted, Noted) else presence
+
+    def note_cookie(self, connection: Connection, name: str, cookie: str) -> None:
+        """Note a ``Set-Cookie`` for the response. A later one of the same name replaces it."""
+        noted: Presence[I] | None = connection.states.get(self)
+        cookies = noted.cookies if isinstance(noted, Noted) else {}
+        connection.states[self] = Noted(state_of(noted), {**cookies, name: cookie})
+
+    def cookies_noted(self, connection: Connection) -> tuple[str, ...]:
+        """Return the cookies that were noted for the response."""
+        noted: Presence[I] | None = connection.states.get(self)
+        return tuple(noted.cookies.values()) if isinstance(noted, Noted) else ()
 
     def channel_of(self, connection: Connection) -> Channel[I]:
         """Return the channel of a request: the bearer's if the request presents a token, else the browser's."""
@@ -98,7 +121,7 @@ class RequestReader(Generic[I]):
         browser, bearer = self.channels
         return browser if bearer.carrier.read(connection) is None else bearer
 
-    def look_at_once(self, connection: Connection) -> Presence[I] | None:
+    def look_at_once(self, connection: Connection) -> State[I] | None:
         """Return the state of a request if that needs no waiting; ``None`` if it does."""
         if self._reload:
             return None
@@ -114,7 +137,7 @@ class RequestReader(Generic[I]):
         connection.states[self] = presence
         return None if presence.needs_read else presence
 
-    async def look(self, connection: Connection) -> Presence[I]:
+    async def look(self, connection: Connection) -> State[I]:
         """Return the state of a request. Read the store if the state is not known yet.
 
         Raises:
@@ -123,29 +146,30 @@ class RequestReader(Generic[I]):
         presence = self.presence(connection)
         return await self.look_again(connection) if presence is None or presence.needs_read else presence
 
-    async def look_again(self, connection: Connection) -> Presence[I]:
+    async def look_again(self, connection: Connection) -> State[I]:
         """Return the state of a request after another read. A sign-in or sign-out during the request has precedence.
 
         Raises:
             StoreUnavailable: if the user cannot be determined.
         """
-        presence = self.presence(connection)
-        if isinstance(presence, Began | Ended):
-            return presence
-        channel = self.channel_of(connection)
-        if isinstance(presence, NeedsRead):  # `look_at_once` has verified the id
-            presence = await self._read(connection, channel, presence)
+        found: Presence[I] | None = connection.states.get(self)
+        if isinstance(found, NeedsRead):  # `look_at_once` has verified the id
+            presence = await self._read(connection, self.channel_of(connection), found)
+            connection.states[self] = presence
         else:
-            presence = await self.look_at(connection, channel)
-        connection.states[self] = presence
+            known = state_of(found)
+            if isinstance(known, Began | Ended):
+                return known
+            presence = await self.look_at(connection, self.channel_of(connection))
+            self.set_presence(connection, presence)
         if isinstance(presence, Unknown) and presence.cause is not None:
             raise StoreUnavailable(str(presence.cause)) from presence.cause
         return presence
 
-    async def look_at(self, connection: Connection, channel: Channel[I]) -> Presence[I]:
+    async def look_at(self, connection: Connection, channel: Channel[I]) -> State[I]:
         """Return the state that a request has on a channel, without keeping it."""
         try:
-            presence: Presence[I] = self._recognize(connection, channel)
+            presence: State[I] = self._recognize(connection, channel)
         except SeveralIds as several:
             return await self._one_of(connection, channel, several.values)
         if isinstance(presence, NeedsRead):
@@ -155,33 +179,54 @@ class RequestReader(Generic[I]):
     async def check_proof(self, connection: Connection, stored: Stored, *, keep: bool) -> tuple[Stored, I] | None:
         """Load the user of a session from the users context, and compare the proof: row 12.
 
-        If the user is gone, is locked, or has another proof, end the session and return ``None``. With ``keep``, merge
+        If the user is gone, is locked, or has a proof that the record does not accept either when it is read again, end
+        the session and return ``None``. With ``keep``, merge
         the current identity into the one in the record, which workers of another version may have written.
 
         Raises:
             StoreUnavailable: if the store or the users cannot be reached.
         """
-        session = stored.session
-        account = await self._users.get(loaded_key(session.user_key))
-        if not isinstance(account, Account) or not self._subjects.proves(account, session):
-            await self._drop(connection, session)
+        account = await self._users.get(loaded_key(stored.session.user_key))
+        proven = await self._proven(connection, stored, account)
+        if proven is None or account is None:
             return None
+        stored, session = proven, proven.session
         merged = self._subjects.merged(session, account) if keep else session
         if merged != session:
             done = await self._store.update(stored, merged, stored.expires_at, self._now())
             stored = stored if done is None else done
         return stored, account.identity
 
-    async def dismiss(self, connection: Connection) -> None:
+    async def dismiss(self, connection: Connection, account: Account[I] | None) -> Stored | None:
         """End the session of a request whose user no longer has its proof: row 12.
+
+        Return the session if it stays: the record accepts the account's proof when it is read again.
 
         Raises:
             StoreUnavailable: if the store cannot be reached.
         """
         stored = stored_in(self.presence(connection))
-        if stored is not None:
-            await self._drop(connection, stored.session)
+        if stored is None:
+            return None
+        proven = await self._proven(connection, stored, account)
+        if proven is None:
             self.set_presence(connection, NO_ID)
+        return proven
+
+    async def _proven(self, connection: Connection, stored: Stored, account: Account[I] | None) -> Stored | None:
+        """Return a session that accepts an account's proof. Otherwise end it and return ``None``.
+
+        The record may have been read before a change that has let it accept the new proof, and the account after it. So
+        the record is read again before it is deleted.
+        """
+        if isinstance(account, Account) and account.active is True:
+            if self._subjects.proves(account, stored.session):
+                return stored
+            again = await self._store.get_fresh(stored.session.sid, self._now())
+            if again is not None and self._subjects.proves(account, again.session):
+                return again
+        await self._drop(connection, stored.session)
+        return None
 
     async def _drop(self, connection: Connection, session: Session) -> None:
         await self._store.delete(session.sid, self._now())
@@ -193,7 +238,7 @@ class RequestReader(Generic[I]):
             self._events.emit("forged_id", connection)
         return presence
 
-    async def _read(self, connection: Connection, channel: Channel[I], needs: NeedsRead[I]) -> Presence[I]:
+    async def _read(self, connection: Connection, channel: Channel[I], needs: NeedsRead[I]) -> State[I]:
         presented = needs.known.presented
         try:
             found = await channel.recognizer.read(needs, self._now())
@@ -210,7 +255,7 @@ class RequestReader(Generic[I]):
 
     async def _decided(
         self, connection: Connection, channel: Channel[I], needs: NeedsRead[I], stored: Stored, outcome: Outcome
-    ) -> Presence[I]:
+    ) -> State[I]:
         session = stored.session
         if not outcome.accepted:
             await self._sessions.reject(session, outcome, self._events.about(connection))
@@ -224,7 +269,7 @@ class RequestReader(Generic[I]):
             channel.recognizer.keep(needs, stored, identity)
         return Recognized(presented, stored, identity, outcome)
 
-    async def _one_of(self, connection: Connection, channel: Channel[I], values: Sequence[str]) -> Presence[I]:
+    async def _one_of(self, connection: Connection, channel: Channel[I], values: Sequence[str]) -> State[I]:
         """Return the state of a request with several values of one cookie: row 13.
 
         A change of the cookie's ``domain`` or ``path`` leaves browsers with two cookies. The one with a live session
@@ -245,7 +290,7 @@ class RequestReader(Generic[I]):
                 newest[presented.sid] = presence
         live: list[Unchanged[I] | Recognized[I]] = []
         for presence in newest.values():
-            seen: Presence[I] = presence
+            seen: State[I] = presence
             if isinstance(presence, NeedsRead):
                 seen = await self._read(connection, channel, presence)
             if isinstance(seen, Unknown) and seen.cause is not None:

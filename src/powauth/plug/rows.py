@@ -71,10 +71,9 @@ class CurrentRow(Generic[U, I]):
         Raises:
             StoreUnavailable: if the current user cannot be determined.
         """
-        plain = self._rows.plain(db)
-        looked = await self._rows.run(db, self._look) if plain is None else self._look(plain)
-        if looked.doubted:
-            await self._settle()
+        looked = await self._look_in(db)
+        if looked.doubted and await self._settle():
+            looked = self._last(await self._look_in(db))
         return looked.row
 
     def load_blocking(self, db: object, run: Run) -> U | None:
@@ -84,9 +83,19 @@ class CurrentRow(Generic[U, I]):
             row: U | None = run(self.load(db))
             return row
         looked = self._look(plain)
-        if looked.doubted:
-            run(self._settle())
+        if looked.doubted and run(self._settle()):
+            looked = self._last(self._look(plain))
         return looked.row
+
+    async def _look_in(self, db: object) -> Looked[U]:
+        plain = self._rows.plain(db)
+        return await self._rows.run(db, self._look) if plain is None else self._look(plain)
+
+    def _last(self, looked: Looked[U]) -> Looked[U]:
+        """Return the result of the last look. If it is doubted, the request is anonymous."""
+        if looked.doubted:
+            self._auth.assign(self._connection, None)
+        return looked
 
     def _look(self, session: object) -> Looked[U]:
         key = self._auth.current_key(self._connection)
@@ -111,25 +120,31 @@ class CurrentRow(Generic[U, I]):
         return Looked(doubted=True)
 
     def _is_current(self, standing: Standing) -> bool:
+        account = self._account(standing)
+        return account is not None and self._auth.is_current(self._connection, account)
+
+    def _account(self, standing: Standing) -> Account[I] | None:
         identity = self._auth.current_identity(self._connection)
         if identity is None:
-            return False
-        account = Account(key=standing.key, identity=identity, proof=standing.proof, active=standing.active)
-        return self._auth.is_current(self._connection, account)
+            return None
+        return Account(key=standing.key, identity=identity, proof=standing.proof, active=standing.active)
 
-    async def _settle(self) -> None:
+    async def _settle(self) -> bool:
         """Make the request anonymous. End its session only if powauth's own read confirms that the user has changed.
 
         The app may only hide the row: a filter for the current tenant, or an older snapshot.
+
+        Return whether to look again instead: the session has just learnt of the user's new proof.
         """
         key = self._auth.current_key(self._connection)
         if key is None:
-            return
+            return False
         standing = await call_anywhere(self._rows.mode, lambda: self._rows.standing(key))
         if standing is not None and self._is_current(standing):
             self._auth.assign(self._connection, None)
-        else:
-            await self._auth.dismiss(self._connection)
+            return False
+        account = None if standing is None else self._account(standing)
+        return not await self._auth.dismiss(self._connection, account)
 
 
 def rows_of(auth: Authenticator[U, Any]) -> Rows[U]:

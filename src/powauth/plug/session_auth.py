@@ -5,19 +5,19 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Final, get_args
+from typing import ClassVar, Final, get_args
 
 from powauth._options import choice, instance, whole_number
 from powauth.accounts.anywhere import anywhere
 from powauth.accounts.base import Account, U, UsersContext
-from powauth.accounts.hooks import Extension, Hooks, Parts
+from powauth.accounts.hooks import Extension, Hooks
 from powauth.accounts.identity import I, Key
-from powauth.accounts.service import AS_BEFORE, Grant
+from powauth.accounts.service import AS_BEFORE, SIGN_IN_ATTEMPTS, Grant
 from powauth.accounts.throttle import DEFAULT_THROTTLE, Counters, Throttle
 from powauth.backends.base import Backend, Millis, PerProcess
-from powauth.errors import ConfigError
+from powauth.errors import ConfigError, Refused, StoreUnavailable
 from powauth.events import EventName, Listener, log
-from powauth.http.carriers import AnyOf, Carrier, CookieCarrier, SeveralIds
+from powauth.http.carriers import AnyOf, BearerCarrier, Carrier, CookieCarrier, SeveralIds, each_of
 from powauth.http.connection import MISSING, Connection, Effects
 from powauth.http.guards import FRESH
 from powauth.http.metadata import MetadataSource, default_metadata
@@ -25,7 +25,9 @@ from powauth.plug.authenticator import Authenticator, check_extension, check_use
 from powauth.plug.current_session import CurrentSession
 from powauth.plug.event_log import EventLog
 from powauth.plug.following import Follower
-from powauth.plug.options import DEFAULT_SESSION_KEY, Remember, policy_of, store_of
+from powauth.plug.options import DEFAULT_SESSION_KEY, Remember, policy_of, public_url_of, store_of
+from powauth.plug.others import Others
+from powauth.plug.parts import parts_of
 from powauth.plug.reader import Channel, RequestReader, channels_of
 from powauth.plug.signing import Signer
 from powauth.plug.subjects import Subjects
@@ -65,6 +67,8 @@ class SessionAuth(Authenticator[U, I]):
         carrier: moves the id between client and server. The default is a `CookieCarrier`.
         hooks: the app's own functions before and after each flow.
         extensions: features around the plug.
+        public_url: the address below which the pages are mounted, such as ``"https://example.org/auth"``. Links in mail
+            begin with it. Extensions that send links need it. It must be on https, except on ``localhost``.
         throttle: the limits of sign-in attempts per account and per source. ``None`` turns them off.
         metadata: returns the metadata of a new session from the request that signs in. ``None`` keeps none, and events
             then have no address.
@@ -79,6 +83,8 @@ class SessionAuth(Authenticator[U, I]):
     Raises:
         ConfigError: if an option is wrong or contradicts another.
     """
+
+    credential: ClassVar[str] = "session"
 
     def __init__(
         self,
@@ -99,6 +105,7 @@ class SessionAuth(Authenticator[U, I]):
         carrier: Carrier | AnyOf | None = None,
         hooks: Hooks[I] | None = None,
         extensions: Sequence[Extension[I]] = (),
+        public_url: str | None = None,
         throttle: Throttle | None = DEFAULT_THROTTLE,
         metadata: MetadataSource | None = default_metadata,
         on_event: Listener | None = None,
@@ -129,24 +136,45 @@ class SessionAuth(Authenticator[U, I]):
             users,
             current_user_key=current_user_key,
             hooks=hooks,
-            extensions=self._bound(extensions, users),
+            extensions=self._bound(extensions, users, public_url, name, current_user_key),
             records=self._records,
             following=lambda flows: Follower(flows, self.sessions, self.current_session, self._events, self),
         )
-        self.vary, self.secure = self.carrier.vary, self.carrier.secure
+        self._events.deliver_to(self.accounts.hooks.extensions)
+        found = [each.authenticator for each in self.accounts.hooks.extensions if each.authenticator is not None]
+        self._others: Final[Others[I]] = Others(self._reader, self.credential, found)
+        self._entry: Final = self._others if found else self._reader
+        self.others = self._others.authenticators
+        self.vary, self.secure = self._others.vary(self.carrier.vary), self.carrier.secure
         self._signer: Final = Signer(
             self._reader, self.sessions, subjects, everywhere, self._events, metadata, self.now
         )
         self._sealed = True
 
-    def _bound(self, extensions: Sequence[Extension[I]], users: UsersContext[U, I]) -> list[Extension[I]]:
-        parts: Parts[I] = Parts(
-            backend=self.store.backend,
-            namespace=self.store.namespace,
-            keyring=self.keyring,
-            users=anywhere(users),
-            now=self.now,
-            emit=lambda event, key, detail: self.emit(event, None, key=key, detail=detail),
+    def _bound(
+        self,
+        extensions: Sequence[Extension[I]],
+        users: UsersContext[U, I],
+        public_url: str | None,
+        name: str,
+        current_user_key: str,
+    ) -> list[Extension[I]]:
+        address = public_url_of(public_url)
+        if not extensions:
+            return []
+        parts = parts_of(
+            self,
+            users,
+            self.store,
+            self.keyring,
+            self.now,
+            self.current_session.emit,
+            address,
+            current=self.current_session,
+            reader=self._reader,
+            carrier=each_of(self.carrier)[0],
+            session_key=name,
+            current_user_key=current_user_key,
         )
         return [check_extension(each, users).bind(parts) for each in extensions]
 
@@ -182,7 +210,7 @@ class SessionAuth(Authenticator[U, I]):
         key = self.current_user_key
         if connection.assigned(key) is not MISSING:
             return True
-        presence = self._reader.look_at_once(connection)
+        presence = self._entry.look_at_once(connection)
         if presence is None:
             return False
         identity = presence.identity
@@ -191,8 +219,34 @@ class SessionAuth(Authenticator[U, I]):
 
     async def fetch(self, connection: Connection) -> I | None:
         """Return the identity of the request's user. Takes one read of the store, and none without a valid id."""
-        identity = (await self._reader.look_again(connection)).identity
+        identity = (await self._entry.look_again(connection)).identity
         return identity if identity is not None and self.admits(connection, identity) else None
+
+    async def do_create(self, connection: Connection, account: Account[I], grant: Grant = AS_BEFORE) -> I | None:
+        """See `Authenticator.do_create`.
+
+        A hook decides on the account as it is after powauth has read the epoch of the user's sessions. If the sessions
+        are revoked after that, the hook runs again. So a change that ends the sessions, such as that of a second
+        factor, lets no sign-in through that the hook allowed before it.
+        """
+        if not self.accounts.hooks.runs_before("sign_in"):
+            return await super().do_create(connection, account, grant)
+        for _ in range(SIGN_IN_ATTEMPTS):
+            settled = await self._signer.settled(account, grant)
+            if settled is None:
+                return None
+            identity = await super().do_create(connection, *settled)
+            if identity is not None:
+                return identity
+        raise StoreUnavailable("the user's sessions were revoked again and again during the sign-in; try again")
+
+    def proven_by(self, connection: Connection, key: Key, grant: Grant) -> Mapping[str, Millis]:
+        """See `Authenticator.proven_by`."""
+        if grant.amr is None:
+            session = self.current_session.session_of(connection, key)
+            return {} if session is None else session.amr
+        now = self.now()
+        return {method: now if at is None else at for method, at in grant.amr.items()}
 
     async def create(self, connection: Connection, account: Account[I], grant: Grant = AS_BEFORE) -> Account[I] | None:
         """Sign an account in. A new session with a new id replaces the one that the request presented.
@@ -200,7 +254,11 @@ class SessionAuth(Authenticator[U, I]):
         powauth adopts nothing from the client, and the presented session has ended once this returns. powauth reads the
         epoch of the user's sessions before the account, and makes the session only if the epoch has not changed since.
         So it misses no change of the user and no revocation.
+
+        Raises:
+            Refused: if the request presents credentials of another kind. They never lead to a session.
         """
+        self.check_session(connection)
         return await self._signer.create(connection, account, grant)
 
     async def delete(self, connection: Connection) -> None:
@@ -211,7 +269,9 @@ class SessionAuth(Authenticator[U, I]):
 
         Raises:
             StoreUnavailable: if the record may still be there.
+            Refused: if the request presents credentials of another kind. They are not signed out.
         """
+        self.check_session(connection)
         await self._signer.delete(connection)
 
     def is_due(self, connection: Connection) -> bool:
@@ -238,6 +298,8 @@ class SessionAuth(Authenticator[U, I]):
 
     def is_presented(self, connection: Connection) -> bool:
         """See `Authenticator.is_presented`. True if there is any value under the name of an ambient carrier."""
+        if self._others.of(connection) is not None:
+            return False
         channel = self._reader.channel_of(connection)
         try:
             return channel.carrier.ambient and channel.carrier.read(connection) is not None
@@ -249,11 +311,54 @@ class SessionAuth(Authenticator[U, I]):
 
         After a result of false, nobody is signed in on this connection.
         """
-        return await self.current_session.recheck(connection)
+        other = self._others.of(connection)
+        if other is None:
+            return await self.current_session.recheck(connection)
+        alive = self.current_identity(connection) is not None and await self.fetch(connection) is not None
+        if not alive:
+            self.assign(connection, None)
+        return alive
 
     def is_expired(self, connection: Connection) -> bool:
         """See `Authenticator.is_expired`: by the record as it was last read."""
-        return self.current_session.is_expired(connection)
+        other = self._others.of(connection)
+        return self.current_session.is_expired(connection) if other is None else other.is_expired(connection)
+
+    # --- credentials of other kinds -----------------------------------------------------------------------------------
+
+    @property
+    def credentials(self) -> tuple[str, ...]:
+        """See `Authenticator.credentials`."""
+        return self._others.credentials
+
+    def credential_of(self, connection: Connection) -> str:
+        """See `Authenticator.credential_of`."""
+        other = self._others.of(connection)
+        return self.credential if other is None else other.credential
+
+    def scopes_of(self, identity: I) -> frozenset[str] | None:
+        """See `Authenticator.scopes_of`. An extension knows them."""
+        return self._others.scopes_of(identity)
+
+    def scopes(self, connection: Connection) -> frozenset[str] | None:
+        """See `Authenticator.scopes`. A session has all scopes of its user."""
+        other = self._others.of(connection)
+        return super().scopes(connection) if other is None else other.scopes(connection)
+
+    def check_session(self, request: Connection) -> None:
+        """See `Authenticator.check_session`."""
+        if self._others.of(request) is not None:
+            raise Refused("this needs a sign-in", code="session_required", current_user_key=self.current_user_key)
+
+    def challenge(self, connection: Connection) -> str | None:
+        """See `Authenticator.challenge`: that of the credentials in the request, else of the first kind of token."""
+        other = self._others.of(connection)
+        if other is None:
+            for carrier in each_of(self.carrier):
+                if isinstance(carrier, BearerCarrier):
+                    return carrier.challenge(connection)
+        found = self.others if other is None else (other,)
+        return next((text for each in found if (text := each.challenge(connection)) is not None), None)
 
     # --- for the app's own code ---------------------------------------------------------------------------------------
 
@@ -289,7 +394,11 @@ class SessionAuth(Authenticator[U, I]):
             await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections that powauth opened, not those of the app. Later use opens them again."""
+        """Close the extensions, and the connections that powauth opened, not those of the app.
+
+        Later use opens them again.
+        """
+        await self.accounts.hooks.aclose()
         await self.store.close()
         await self.accounts.users.close()
 
@@ -308,19 +417,25 @@ class SessionAuth(Authenticator[U, I]):
         self, name: EventName, request: Connection | None, *, key: Key | None = None, detail: str | None = None
     ) -> None:
         """See `Authenticator.emit`. The event names the session if it belongs to this user."""
-        self.current_session.emit(name, request, key, detail)
+        self.current_session.emit(name, key, detail, request=request)
 
     def signed_in_recently(self, request: Connection) -> bool:
         """See `Authenticator.signed_in_recently`: within `powauth.http.guards.FRESH`."""
         return self.current_session.is_fresh(request, FRESH)
 
-    async def dismiss(self, connection: Connection) -> None:
+    async def dismiss(self, connection: Connection, account: Account[I] | None = None) -> bool:
         """See `Authenticator.dismiss`. This ends the session: row 12."""
-        await self._reader.dismiss(connection)
-        self.assign(connection, None)
+        proven = await self._reader.dismiss(connection, account)
+        if proven is None:
+            return await super().dismiss(connection)
+        self.current_session.replace(connection, proven)
+        return False
 
     def is_ambient(self, connection: Connection) -> bool:
         """See `Authenticator.is_ambient`: only programs send a bearer token."""
+        other = self._others.of(connection)
+        if other is not None:
+            return other.is_ambient(connection)
         return self._reader.channel_of(connection).carrier.ambient
 
     def check_asgi(self) -> None:
@@ -330,13 +445,15 @@ class SessionAuth(Authenticator[U, I]):
         if self.store.takes_threads:
             log(
                 logging.WARNING,
-                "the backend is synchronous: on ASGI each read or write takes a worker thread; "
-                "its asynchronous client would spare that",
+                "the backend is synchronous: each read or write on ASGI takes a worker thread; "
+                "its asynchronous client needs none",
             )
 
     def check_wsgi(self) -> None:
         """See `Authenticator.check_wsgi`."""
         super().check_wsgi()
+        for other in self.others:
+            other.check_wsgi()
         _warn_about_memory(self.store)
         self.store.check_off_loop()
 

@@ -23,10 +23,15 @@ from powauth.plug.subjects import Subjects
 from powauth.sessions.ids import encode_sid
 from powauth.sessions.info import checked_metadata
 from powauth.sessions.manager import SessionManager
-from powauth.sessions.presence import Began, Ended, Presence, Recognized, sids_in, stored_in
+from powauth.sessions.presence import Began, Ended, Recognized, State, sids_in, stored_in
 from powauth.sessions.recognition import NeedsRead
-from powauth.sessions.record import Metadata, Outcome, Session, StoredKey, expires_at
+from powauth.sessions.record import Metadata, Methods, Outcome, Session, StoredKey, expires_at
 from powauth.sessions.store import Stored
+
+
+def _times(grant: Grant) -> Methods:
+    """Return what was proven. The authenticator has filled in the times; without one, a method counts as long ago."""
+    return {method: 0 if at is None else at for method, at in (grant.amr or {}).items()}
 
 
 class Signer(Generic[I]):
@@ -87,6 +92,22 @@ class Signer(Generic[I]):
         self._events.emit("signed_in", connection, stored.session)
         return fresh
 
+    async def settled(self, account: Account[I], grant: Grant) -> tuple[Account[I], Grant] | None:
+        """Read the epoch of a user's sessions, and then the account. Return both for a sign-in whose hooks take time.
+
+        Return ``None`` if the account is gone or locked, or lost the proof that was checked.
+
+        Raises:
+            StoreUnavailable: if the store or the users cannot be reached.
+        """
+        attempt, begun = grant.attempt or Attempt(), self._now()
+        epoch = await self._store.epoch(stored_key(account.key), begun)
+        fresh = await self._read_again(account, proven=grant.proven)
+        if fresh is None:
+            return None
+        attempt = msgspec.structs.replace(attempt, begun=begun, epoch=epoch)
+        return fresh, msgspec.structs.replace(grant, attempt=attempt, once=True)
+
     async def _begun(
         self, connection: Connection, account: Account[I], grant: Grant, *, remembered: bool
     ) -> tuple[Stored, Account[I]] | None:
@@ -110,15 +131,19 @@ class Signer(Generic[I]):
                 # Only in one transaction: once the session exists, the counters must not fail the sign-in.
                 also = admission.forgiveness() if self._store.transactional else []
                 subject = self._subjects.subject(fresh)
-                stored, forgiven = await self._sessions.begin(subject, epoch, metadata, also, remembered=remembered)
+                stored, forgiven = await self._sessions.begin(
+                    subject, epoch, metadata, also, remembered=remembered, fresh=grant.fresh, amr=_times(grant)
+                )
                 if stored is not None:
                     if also:
                         admission.forgiven(forgiven)
                     return stored, fresh
+            if grant.once:
+                return None
             epoch, admission = None, UNCOUNTED
         raise StoreUnavailable("the user's sessions were revoked again and again during the sign-in; try again")
 
-    async def _replaced_by(self, connection: Connection, channel: Channel[I]) -> list[Presence[I]]:
+    async def _replaced_by(self, connection: Connection, channel: Channel[I]) -> list[State[I]]:
         """Return the states that a sign-in replaces: a session that the request began, and the one on the channel.
 
         A request begins one session at most, so a second sign-in ends the session of the first, on any carrier. A
@@ -152,7 +177,7 @@ class Signer(Generic[I]):
             raise ConfigError("bearer=True needs SessionAuth(carrier=AnyOf(CookieCarrier(), BearerCarrier()))")
         return channel
 
-    def _to_remember(self, grant: Grant, key: StoredKey, replaced: list[Presence[I]]) -> bool:
+    def _to_remember(self, grant: Grant, key: StoredKey, replaced: list[State[I]]) -> bool:
         """Return whether to remember a new session: as the grant says, or as the user's replaced session was."""
         offered = self._sessions.policy.remembered is not None
         if grant.remember is None:
@@ -203,6 +228,11 @@ class Signer(Generic[I]):
 
     async def respond(self, connection: Connection, *, failed: bool) -> Effects:
         """Return the changes to a response; see `SessionAuth.respond`."""
+        effects = await self._respond(connection, failed=failed)
+        cookies = self._reader.cookies_noted(connection)
+        return effects._replace(cookies=(*effects.cookies, *cookies), no_store=True) if cookies else effects
+
+    async def _respond(self, connection: Connection, *, failed: bool) -> Effects:
         presence = self._reader.presence(connection)
         if isinstance(presence, Ended):
             return self._channels[presence.channel].carrier.clear(connection)
@@ -235,4 +265,7 @@ class Signer(Generic[I]):
             if isinstance(channel.carrier, BearerCarrier):
                 value = channel.ids.encode(session.sid, session.salt, session.generation)
                 return channel.carrier.token(value)
-        raise ConfigError("there is a token only for a session that began in this request, with bearer=True")
+        raise ConfigError(
+            "there is a token only for a session that began in this request, with bearer=True: check that the sign-in "
+            "did not return None (wrong credentials, or a user who is locked or not yet committed)"
+        )

@@ -5,7 +5,7 @@ from typing import Any, Generic
 import msgspec
 
 from powauth.accounts.base import Account, UsersContext
-from powauth.accounts.identity import I, IdentityCodec, Key, stored_key
+from powauth.accounts.identity import I, IdentityCodec, Key, loaded_key, stored_key
 from powauth.sessions.keyring import Mac
 from powauth.sessions.record import MAX_PROOFS, Session, Subject, key_text
 
@@ -67,6 +67,13 @@ class Subjects(Generic[I]):
     def resealed(self, session: Session, account: Account[I]) -> Session:
         """Return a session that accepts only the account's present proof."""
         return msgspec.structs.replace(session, proofs=(self.sealed(account.key, account.proof),))
+
+    def also_accepting(self, session: Session, proof: bytes) -> Session:
+        """Return a session that also accepts a proof of its user, which is about to be the only one."""
+        new = self.sealed(loaded_key(session.user_key), proof)
+        if new in session.proofs:
+            return session
+        return msgspec.structs.replace(session, proofs=(*session.proofs, new)[-MAX_PROOFS:])
 
     def accepting(self, session: Session, account: Account[I], proof: bytes) -> Session:
         """Return a session that also accepts ``proof``, if it accepts the account's present proof."""

@@ -53,7 +53,7 @@ class StoredUserRecords(UserRecords[I]):
         It also reads the latest epoch of all users for `Signer.create`, whichever user the attempt is for. It does not
         if the store has no such epoch, or if the sign-in ``waits``.
         """
-        admission = UNCOUNTED
+        admission, account = UNCOUNTED, None
         if self._counters is not None:
             account, source = await self._users.throttle_key(params), request.client_ip()
             try:
@@ -63,9 +63,9 @@ class StoredUserRecords(UserRecords[I]):
                 raise
         begun = self._now()
         if waits:
-            return Attempt(admission, begun)
+            return Attempt(admission, begun, None, account)
         try:
-            return Attempt(admission, begun, await self._store.latest_epoch(begun))
+            return Attempt(admission, begun, await self._store.latest_epoch(begun), account)
         except StoreUnavailable:
             await admission.undo()
             raise
@@ -95,9 +95,13 @@ class StoredUserRecords(UserRecords[I]):
     async def forget_failures(self, params: Mapping[str, object]) -> bool:
         """Reset an account's failed sign-ins; see `SessionAuth.forget_failures`."""
         account = None if self._counters is None else await self._users.throttle_key(params)
-        if self._counters is None or account is None:
+        return False if account is None else await self.forget_failures_of(account)
+
+    async def forget_failures_of(self, counted_as: str) -> bool:
+        """See `UserRecords.forget_failures_of`."""
+        if self._counters is None:
             return False
-        return await self._counters.forget(self._store.backend, account, self._now())
+        return await self._counters.forget(self._store.backend, counted_as, self._now())
 
     # --- sessions -----------------------------------------------------------------------------------------------------
 

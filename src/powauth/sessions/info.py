@@ -26,11 +26,13 @@ class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
         current: whether it is the session of the current request.
         created_at: when the user signed in.
         renewed_at: when its id was last renewed.
-        authenticated_at: when the user last entered the password.
+        authenticated_at: when the user last entered the password; 1970 if powauth does not know (``fresh=False``).
         expires_at: when it ends if it is not renewed.
         remembered: whether it outlives the browser's own session.
         metadata: ``first_seen``, ``ip``, ``user_agent`` by default, and the app's own. It holds values of JSON's
             plain types, so ``first_seen`` is a number: milliseconds since the Unix epoch.
+        amr: the ways in which the user has proven who they are, for this session, with the time of each: ``"pwd"`` for
+            a password, and what second factors add, such as ``"otp"`` and ``"mfa"`` (RFC 8176).
     """
 
     sid: str
@@ -41,6 +43,7 @@ class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime
     remembered: bool
     metadata: Metadata
+    amr: Mapping[str, datetime] = {}
 
 
 def session_info(stored: Stored, *, current: bool) -> SessionInfo:
@@ -55,6 +58,7 @@ def session_info(stored: Stored, *, current: bool) -> SessionInfo:
         expires_at=moment(stored.expires_at),
         remembered=session.remembered,
         metadata=dict(session.metadata),
+        amr={method: moment(at) for method, at in session.amr.items()},
     )
 
 

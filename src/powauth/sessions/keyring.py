@@ -21,6 +21,9 @@ MIN_SECRET_BYTES = 32
 MAC_BYTES = 16
 """Length of a code: 128 bits. Nobody can guess that, and it is short enough for a cookie."""
 
+KEY_BYTES = 32
+"""Length of a key for a cipher: 256 bits."""
+
 MIN_DISTINCT_BYTES = 8
 """The fewest different bytes of a secret. A random secret of 32 bytes has more, even in hexadecimal."""
 
@@ -44,8 +47,7 @@ class Mac:
     __slots__ = ("_newest", "_older")
 
     def __init__(self, roots: Sequence[bytes], purpose: str, *context: str) -> None:
-        parts = [part.encode() for part in (purpose, *context)]
-        scope = b"".join(len(part).to_bytes(4) + part for part in parts)
+        scope = _scope(purpose, *context)
         states = [hashlib.blake2b(scope, key=root, digest_size=MAC_BYTES, person=b"powauth mac") for root in roots]
         self._newest = states[0]
         self._older = states[1:]
@@ -102,8 +104,22 @@ class Keyring:
         """Return the signer of a purpose (``session``, ``csrf``, …) in a context, such as the store's namespace."""
         return Mac(self._roots, purpose, *context)
 
+    def keys(self, purpose: str, *context: str) -> tuple[bytes, ...]:
+        """Return keys of 32 bytes for a cipher, the newest first. No other purpose or context has the same ones."""
+        scope = _scope(purpose, *context)
+        return tuple(
+            hashlib.blake2b(scope, key=root, digest_size=KEY_BYTES, person=b"powauth key").digest()
+            for root in self._roots
+        )
+
     def __repr__(self) -> str:
         return f"<Keyring of {len(self._roots)}>"
+
+
+def _scope(*parts: str) -> bytes:
+    """Return texts as bytes that no other texts give."""
+    encoded = [part.encode() for part in parts]
+    return b"".join(len(part).to_bytes(4) + part for part in encoded)
 
 
 def _checked(secret: object) -> bytes:

@@ -3,7 +3,7 @@
 It knows only sessions: no users and no requests. It reports events to an `Emit`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import msgspec
@@ -86,13 +86,16 @@ class SessionManager:
         also: list[Change],
         *,
         remembered: bool,
+        fresh: bool = True,
+        amr: Mapping[str, Millis] | None = None,
     ) -> tuple[Stored | None, int]:
         """Make a session if the user's epoch is still ``epoch``. Return it, and how many changes of ``also`` were made.
 
         powauth adopts nothing from the client: sid and salt are new.
         """
         now = self.now()
-        session = new_session(self.store.owner(subject.user_key), subject, now, metadata, remembered=remembered)
+        owner = self.store.owner(subject.user_key)
+        session = new_session(owner, subject, now, metadata, remembered=remembered, fresh=fresh, amr=amr)
         ends = expires_at(session, self.policy)
         made = await self.store.create(session, epoch, ends, now, also)
         return (Stored(session, 0, ends), made - 1) if made else (None, 0)
@@ -214,7 +217,7 @@ class SessionManager:
 
     async def end_all(self, user_key: StoredKey, emit: Emit, why: str, *, keep: Session | None = None) -> int:
         """End all sessions of a user but ``keep``, and sign-ins in flight. Return how many ended."""
-        ended = await self.store.delete_user(user_key, self.now(), None if keep is None else keep.sid)
+        ended = await self.store.delete_sessions(user_key, self.now(), None if keep is None else keep.sid)
         emit("revoked", keep, user_key=user_key, detail=f"{why}: {ended}")
         return ended
 
@@ -222,7 +225,7 @@ class SessionManager:
         """End all sessions of all users. Return how many ended. This reads every session once."""
         ended = 0
         async for key in self.store.users(self.now()):
-            ended += await self.store.delete_user(key, self.now())
+            ended += await self.store.delete_sessions(key, self.now())
         emit("revoked", detail=f"everyone: {ended}")
         return ended
 

@@ -11,6 +11,7 @@ All states have these attributes, so that most code need not distinguish the sta
 The last two are fields with a default. Every request reads them, and Python finds a field faster than a class variable.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar, Generic, TypeVar
 
 import msgspec
@@ -122,7 +123,63 @@ class Ended(msgspec.Struct, frozen=True):
     identity: ClassVar[None] = None
 
 
-Presence = Anonymous | Unchanged[I] | NeedsRead[I] | Recognized[I] | Unknown | SeveralLive | Began[I] | Ended
+class Elsewhere(msgspec.Struct, Generic[I], frozen=True):
+    """The request presents credentials that are no session's. Another authenticator has looked at them.
+
+    Attributes:
+        identity: the identity of the user; ``None`` if the credentials are not valid.
+    """
+
+    identity: I | None
+
+    needs_read: bool = False
+    is_due: bool = False
+    stored: ClassVar[None] = None
+
+    __repr__ = object.__repr__
+
+
+class Noted(msgspec.Struct, Generic[I], frozen=True):
+    """A state, and further changes to the response, such as a cookie of an extension.
+
+    Attributes:
+        state: the state; ``None`` if it is not known yet.
+        cookies: cookies for the response, by name.
+    """
+
+    state: "State[I] | None"
+    cookies: Mapping[str, str]
+
+    is_due: bool = True
+
+    __repr__ = object.__repr__
+
+    @property
+    def needs_read(self) -> bool:
+        """See the state's."""
+        return self.state is None or self.state.needs_read
+
+    @property
+    def stored(self) -> Stored | None:
+        """See the state's."""
+        return None if self.state is None else self.state.stored
+
+    @property
+    def identity(self) -> I | None:
+        """See the state's."""
+        return None if self.state is None else self.state.identity
+
+
+State = (
+    Anonymous | Unchanged[I] | NeedsRead[I] | Recognized[I] | Unknown | SeveralLive | Began[I] | Ended | Elsewhere[I]
+)
+
+Presence = State[I] | Noted[I]
+
+
+def state_of(presence: Presence[I] | None) -> State[I] | None:
+    """Return the state without the further changes to the response."""
+    return presence.state if isinstance(presence, Noted) else presence
 
 
 def stored_in(presence: Presence[I] | None) -> Stored | None:
@@ -135,6 +192,7 @@ def sids_in(presence: Presence[I] | None) -> tuple[bytes, ...]:
 
     Call this only after the read: the sessions of a `NeedsRead` are not known yet.
     """
+    presence = state_of(presence)
     if isinstance(presence, Unchanged | Recognized | Began):
         return (presence.stored.session.sid,)
     if isinstance(presence, Unknown):

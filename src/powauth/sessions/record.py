@@ -8,6 +8,7 @@ the table "The life of a session" in ``docs/design.md``.
 import enum
 import hmac
 import secrets
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -32,6 +33,9 @@ Metadata = dict[str, str | int | float | bool | None]
 
 StoredKey = int | str | bytes
 """The key of a user as a record holds it, in MessagePack's own types. A UUID is its 16 bytes."""
+
+Methods = dict[str, Millis]
+"""Ways in which a user has proven who they are, such as ``"pwd"`` and ``"otp"`` (RFC 8176), with the time of each."""
 
 Generation = Annotated[int, msgspec.Meta(ge=0, le=MAX_GENERATION)]
 Instant = Annotated[Millis, msgspec.Meta(ge=0, le=MAX_TIME)]
@@ -86,7 +90,7 @@ class Session(msgspec.Struct, frozen=True, array_like=True, tag=2, forbid_unknow
         proofs: keyed hashes of the user's proof. A user with another proof has changed the password or the user id.
         created_at: when the session began; no renewal moves it.
         renewed_at: when the current generation was made.
-        authenticated_at: when the user last entered the password; no renewal moves it.
+        authenticated_at: when the user last entered the password; no renewal moves it. 0 if powauth does not know.
         settled: the highest generation that was confirmed longer ago than the grace, or at a time no longer known.
         recent: (generation, time of its confirmation), ascending, for later ones; bounded (see `_with_confirmation`).
         remembered: whether the session outlives the browser's own; see `Policy.remembered`.
@@ -94,6 +98,7 @@ class Session(msgspec.Struct, frozen=True, array_like=True, tag=2, forbid_unknow
         metadata: the app's own values, and the origin of the sign-in.
         names: a hash of the field names that wrote ``identity``.
         identity: the identity as an encoded map.
+        amr: the ways in which the user has proven who they are, for this session. No renewal moves the times.
     """
 
     sid: Annotated[bytes, msgspec.Meta(min_length=SID_BYTES, max_length=SID_BYTES)]
@@ -111,6 +116,7 @@ class Session(msgspec.Struct, frozen=True, array_like=True, tag=2, forbid_unknow
     metadata: Metadata
     names: bytes
     identity: bytes
+    amr: dict[str, Instant] = {}
 
     def __repr__(self) -> str:
         return f"<Session {encode_sid(self.sid)} generation {self.generation}>"
@@ -129,7 +135,7 @@ class Outcome(enum.Enum):
     CONFIRM = "the user; the record is marked confirmed (4)"
     RENEW = "the user; the next generation is made (5)"
     RESEND = "the user; the current id is sent again (6, 7)"
-    REUSE = "an old id came back after its grace: the session is revoked (8, 9)"
+    REUSE = "anonymous: an old id came back after its grace, and on_reuse says what happens to the session (8, 9)"
     AHEAD = "the user; the store had lost a write and is brought forward (10)"
     EXPIRED = "anonymous; the record is deleted (11)"
 
@@ -154,11 +160,19 @@ class Subject(msgspec.Struct, frozen=True, gc=False):
 
 
 def new_session(
-    owner: bytes, subject: Subject, now: Millis, metadata: Metadata, *, remembered: bool = False
+    owner: bytes,
+    subject: Subject,
+    now: Millis,
+    metadata: Metadata,
+    *,
+    remembered: bool = False,
+    fresh: bool = True,
+    amr: Mapping[str, Millis] | None = None,
 ) -> Session:
     """Make the session of a sign-in, with a new sid and salt from the system's random generator.
 
     Generation 0 has no predecessor, so its confirmation time is never needed: it counts as confirmed from the start.
+    Without ``fresh`` the user has not entered the password just now, and no `is_fresh` accepts the session.
     """
     return Session(
         sid=shard_of(owner) + secrets.token_bytes(SID_BYTES - SHARD_BYTES),
@@ -168,7 +182,7 @@ def new_session(
         proofs=(subject.proof,),
         created_at=now,
         renewed_at=now,
-        authenticated_at=now,
+        authenticated_at=now if fresh else 0,
         settled=0,
         recent=(),
         remembered=remembered,
@@ -176,6 +190,7 @@ def new_session(
         metadata=metadata,
         names=subject.names,
         identity=subject.identity,
+        amr=dict(amr or {}),
     )
 
 
@@ -200,11 +215,19 @@ def resumes(session: Session, now: Millis, policy: Policy) -> bool:
     return session.remembered and policy.remembered is not None and now - session.renewed_at >= policy.ttl
 
 
-def is_fresh(session: Session, within: Millis, now: Millis, policy: Policy) -> bool:
-    """Return whether the user entered the password at most ``within`` ago, and the session has not paused since."""
+def is_fresh(
+    session: Session, within: Millis, now: Millis, policy: Policy, methods: Collection[str] | None = None
+) -> bool:
+    """Return whether the user entered the password at most ``within`` ago, and the session has not paused since.
+
+    With ``methods``, the user must also have proven one of them within that time.
+    """
     if resumes(session, now, policy) or session.resumed_at > session.authenticated_at:
         return False
-    return -CLOCK_TOLERANCE <= now - session.authenticated_at <= within
+    times = [session.authenticated_at]
+    if methods is not None:
+        times.append(max((session.amr.get(method, 0) for method in methods), default=0))
+    return all(-CLOCK_TOLERANCE <= now - time <= within for time in times)
 
 
 def decide(session: Session, presented: PresentedId, now: Millis, policy: Policy) -> Outcome:

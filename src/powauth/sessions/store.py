@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from powauth._options import wrong_type
+from powauth._options import flag, wrong_type
 from powauth._times import duration
 from powauth.backends.anywhere import AnywhereBackend, anywhere
 from powauth.backends.base import (
@@ -98,7 +98,7 @@ class CredentialsCache:
         self.given_backend: Backend = backend if isinstance(backend, Backend) else self.backend
         duration("ttl", ttl, at_least=1)
         self.ttl = ttl
-        self.reload = bool(reload)
+        self.reload = flag("reload", reload)
         if self.ttl > RECOMMENDED_MAX_TTL:
             warnings.warn(
                 "ttl is over 30 minutes, the longest that OWASP advises for an idle session; set a shorter one",
@@ -198,15 +198,15 @@ class CredentialsCache:
                 continue
         return found
 
-    async def delete_user(self, user_key: StoredKey, now: Millis, keep: bytes | None = None) -> int:
+    async def delete_sessions(self, user_key: StoredKey, now: Millis, keep: bytes | None = None) -> int:
         """End all sessions of a user but the one named ``keep``, and all sign-ins in flight. Return how many ended."""
         kept = None if keep is None else self.key(keep)
         return await self.backend.delete_owner(self.owner(user_key), now, kept)
 
-    def delete_user_in(
+    def delete_sessions_in(
         self, connection: Any, user_key: StoredKey, now: Millis, keep: bytes | None = None
     ) -> int | None:
-        """Do the same as `delete_user` in the app's transaction, on its SQLAlchemy connection.
+        """Do the same as `delete_sessions` in the app's transaction, on its SQLAlchemy connection.
 
         Return ``None``, and do nothing, if the sessions are not in that database.
 
@@ -255,6 +255,20 @@ class CredentialsCache:
         found = await self.get_fresh(sid, now)
         done = await self._rewrite([] if found is None else [found], load, change, now)
         return done[0] if done else None
+
+    def rewrite_in(self, connection: Any, sid: bytes, change: Callable[[Session], Session], now: Millis) -> None:
+        """Change a session in the app's transaction, on its SQLAlchemy connection, if it is in that database.
+
+        If the database refuses, or the session changes at the same moment, it stays as it is.
+        """
+        if self._joins is None or not self._joins.shares_database(connection):
+            return
+        with contextlib.suppress(StoreUnavailable, UnreadableRecord):
+            record = self._joins.get_in(connection, self.key(sid), now)
+            if record is not None:
+                stored = self.read(record)
+                changed = self._record(change(stored.session), stored.version + 1, stored.expires_at)
+                self._joins.update_in(connection, changed, stored.version, now)
 
     async def mark_stale(self, user_key: StoredKey, now: Millis) -> int:
         """Drop the identities in all of a user's sessions, so that each next request reads the user.

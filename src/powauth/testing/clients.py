@@ -1,4 +1,4 @@
-"""Sign-in on a test client: it makes a real session in the app's own store, and puts the real cookie into the jar.
+"""Sign-in on a test client: it makes a real session in the app's own store, and gives the client its cookie or token.
 
 No password is needed. Nothing of the app is bypassed or replaced: hooks and events run as in any sign-in. This module
 imports no framework. It recognises a client by its attributes.
@@ -15,13 +15,16 @@ from urllib.request import Request
 from powauth.accounts.identity import I
 from powauth.backends.base import drive
 from powauth.errors import ConfigError, NotSignedIn
-from powauth.http.carriers import CookieCarrier
+from powauth.http.carriers import BearerCarrier, Carrier, CookieCarrier, each_of
 from powauth.http.connection import MISSING, Connection
 from powauth.integrations._finding import authenticators_of
 from powauth.plug import Authenticator, SessionAuth
 from powauth.request_auth import RequestAuth
 
 T = TypeVar("T")
+
+PROVEN = ("pwd", "mfa")
+"""What the user of a test client has proven."""
 
 
 @overload
@@ -32,6 +35,7 @@ def sign_in(
     auth: Authenticator[Any, I],
     current_user_key: str | None = None,
     base_url: str | None = None,
+    bearer: bool = False,
 ) -> I: ...
 
 
@@ -43,6 +47,7 @@ def sign_in(
     auth: None = None,
     current_user_key: str | None = None,
     base_url: str | None = None,
+    bearer: bool = False,
 ) -> Any: ...
 
 
@@ -53,6 +58,7 @@ def sign_in(
     auth: Authenticator[Any, Any] | None = None,
     current_user_key: str | None = None,
     base_url: str | None = None,
+    bearer: bool = False,
 ) -> Any:
     """Sign ``user`` in on a synchronous test client, and return the identity in the session.
 
@@ -60,34 +66,38 @@ def sign_in(
     ``httpx.Client``. If the cookie is ``Secure``, a client that calls the app directly over http is switched to https.
     Otherwise it would not send the cookie, like a browser.
 
+    The session counts as proven by a password and a second factor, so no second factor is asked for.
+
     Args:
         client: the test client.
         user: a user whom the app's users context knows.
         auth: the app's authenticator. It is needed only if it cannot be found on the client's app.
         current_user_key: the key of the authenticator to use, if the app has several.
         base_url: for Flask's client, the address of the test's requests, if it is not ``http://localhost``.
+        bearer: give the client a token, as a program has it: its ``Authorization`` header. An app with a
+            `BearerCarrier` alone always gives one.
 
     Raises:
         ConfigError: if no authenticator is found, or the client would not send the cookie.
         NotSignedIn: if the users context does not know the user, or the user is locked.
     """
-    jar = _jar_of(client, base_url)
-    found: Authenticator[Any, Any] = _authenticator_of(client, current_user_key) if auth is None else auth
+    found = _authenticator_of(client, current_user_key, auth)
+    jar = _jar_of(client, base_url, _token_carrier(found, bearer))
     with jar.opened(found) as connection:
-        cookie = _run(client, found, lambda: _sign_in(found, connection, user))
-        jar.put(found, cookie)
+        sent = _run(client, found, lambda: _sign_in(found, connection, user, bearer=isinstance(jar, _TokenHeader)))
+        jar.put(found, sent)
     return _signed_in(found, connection)
 
 
 @overload
 async def async_sign_in(
-    client: Any, user: object, *, auth: Authenticator[Any, I], current_user_key: str | None = None
+    client: Any, user: object, *, auth: Authenticator[Any, I], current_user_key: str | None = None, bearer: bool = False
 ) -> I: ...
 
 
 @overload
 async def async_sign_in(
-    client: Any, user: object, *, auth: None = None, current_user_key: str | None = None
+    client: Any, user: object, *, auth: None = None, current_user_key: str | None = None, bearer: bool = False
 ) -> Any: ...
 
 
@@ -97,18 +107,22 @@ async def async_sign_in(
     *,
     auth: Authenticator[Any, Any] | None = None,
     current_user_key: str | None = None,
+    bearer: bool = False,
 ) -> Any:
     """Do what `sign_in` does on an asynchronous client: ``httpx.AsyncClient`` or Litestar's ``AsyncTestClient``."""
-    jar = _jar_of(client, None)
-    found: Authenticator[Any, Any] = _authenticator_of(client, current_user_key) if auth is None else auth
+    found = _authenticator_of(client, current_user_key, auth)
+    jar = _jar_of(client, None, _token_carrier(found, bearer))
     with jar.opened(found) as connection:
-        jar.put(found, await _sign_in(found, connection, user))
+        jar.put(found, await _sign_in(found, connection, user, bearer=isinstance(jar, _TokenHeader)))
     return _signed_in(found, connection)
 
 
-async def _sign_in(auth: Authenticator[Any, I], connection: Connection, user: object) -> str | None:
-    if await RequestAuth(auth, connection).sign_in_user(user) is None:
+async def _sign_in(auth: Authenticator[Any, I], connection: Connection, user: object, *, bearer: bool) -> str | None:
+    bound = RequestAuth(auth, connection)
+    if await bound.sign_in_user(user, bearer=bearer, amr=PROVEN) is None:
         raise NotSignedIn("the users context does not know this user (is it saved?), or they may not sign in")
+    if bearer:
+        return bound.access_token
     cookies = (await auth.respond(connection)).cookies
     return cookies[0] if cookies else None
 
@@ -122,10 +136,13 @@ def _signed_in(auth: Authenticator[Any, I], connection: Connection) -> I:
 class _ClientConnection(Connection):
     """A request to sign in, which the test client does not really send."""
 
-    __slots__ = ("_assigned", "_cookies", "_session", "states")
+    __slots__ = ("_assigned", "_authorization", "_cookies", "_session", "states")
 
-    def __init__(self, cookies: Sequence[str], session: MutableMapping[str, Any] | None) -> None:
+    def __init__(
+        self, cookies: Sequence[str], session: MutableMapping[str, Any] | None, authorization: str | None = None
+    ) -> None:
         self.states = {}
+        self._authorization = authorization
         self._assigned: dict[str, object] = {}
         self._cookies = cookies
         self._session = session
@@ -140,7 +157,7 @@ class _ClientConnection(Connection):
         return "; ".join(self._cookies)
 
     def header(self, name: str) -> str | None:
-        return "powauth.testing" if name == "user-agent" else None
+        return {"user-agent": "powauth.testing", "authorization": self._authorization}.get(name)
 
     def renew_session(self) -> bool:
         return True  # no other client can know this client's session
@@ -222,6 +239,25 @@ class _FlaskJar:
             )
 
 
+class _TokenHeader:
+    """The ``Authorization`` header that a client sends with each request."""
+
+    def __init__(self, client: Any, carrier: BearerCarrier) -> None:
+        flask = _is_flask(client)
+        self.headers: MutableMapping[str, Any] = client.environ_base if flask else client.headers
+        self.name = "HTTP_AUTHORIZATION" if flask else "authorization"
+        self.scheme = carrier.scheme
+
+    @contextmanager
+    def opened(self, auth: Authenticator[Any, Any]) -> Iterator[_ClientConnection]:
+        del auth
+        yield _ClientConnection((), None, self.headers.get(self.name))
+
+    def put(self, auth: Authenticator[Any, Any], token: str | None) -> None:
+        del auth
+        self.headers[self.name] = f"{self.scheme} {token}"
+
+
 class _Response:
     """The part of a response that a `http.cookiejar.CookieJar` reads."""
 
@@ -234,25 +270,47 @@ class _Response:
         return self._headers
 
 
-def _jar_of(client: Any, base_url: str | None) -> _HTTPXJar | _FlaskJar:
-    if hasattr(client, "session_transaction"):
-        return _FlaskJar(client, base_url)
-    if hasattr(getattr(client, "cookies", None), "jar") and hasattr(client, "base_url"):
-        return _HTTPXJar(client)
-    raise ConfigError(f"not a test client of Starlette, FastAPI, Litestar, Flask or httpx: {type(client).__name__}")
+def _jar_of(client: Any, base_url: str | None, token: BearerCarrier | None) -> _HTTPXJar | _FlaskJar | _TokenHeader:
+    if token is not None:
+        return _TokenHeader(client, token)
+    return _FlaskJar(client, base_url) if _is_flask(client) else _HTTPXJar(client)
+
+
+def _is_flask(client: Any) -> bool:
+    return hasattr(client, "session_transaction")
+
+
+def _carriers(auth: Authenticator[Any, Any]) -> tuple[Carrier, ...]:
+    if not isinstance(auth, SessionAuth):
+        raise ConfigError(f"{type(auth).__name__} keeps no sessions to sign in with")
+    return each_of(auth.carrier)
 
 
 def _cookie_carrier(auth: Authenticator[Any, Any]) -> CookieCarrier | None:
-    if not isinstance(auth, SessionAuth):
-        raise ConfigError(f"{type(auth).__name__} keeps no sessions to sign in with")
-    return auth.carrier if isinstance(auth.carrier, CookieCarrier) else None
+    browser = _carriers(auth)[0]
+    return browser if isinstance(browser, CookieCarrier) else None
+
+
+def _token_carrier(auth: Authenticator[Any, Any], bearer: bool) -> BearerCarrier | None:
+    """Return the carrier of a token, if the client gets one."""
+    carriers = _carriers(auth)
+    wanted = carriers[-1 if bearer else 0]
+    if isinstance(wanted, BearerCarrier):
+        return wanted
+    if bearer:
+        raise ConfigError("bearer=True needs a SessionAuth with a BearerCarrier")
+    return None
 
 
 def _transport(client: Any) -> Any:
     return getattr(client, "_transport", None)
 
 
-def _authenticator_of(client: Any, key: str | None) -> Authenticator[Any, Any]:
+def _authenticator_of(client: Any, key: str | None, given: Authenticator[Any, Any] | None) -> Authenticator[Any, Any]:
+    if not _is_flask(client) and not (hasattr(getattr(client, "cookies", None), "jar") and hasattr(client, "base_url")):
+        raise ConfigError(f"not a test client of Starlette, FastAPI, Litestar, Flask or httpx: {type(client).__name__}")
+    if given is not None:
+        return given
     app = getattr(client, "application", None) or getattr(client, "app", None) or getattr(_transport(client), "app", 0)
     found = {auth.current_user_key: auth for auth in authenticators_of(app)}
     wanted = key or ("current_user" if len(found) > 1 else next(iter(found), ""))

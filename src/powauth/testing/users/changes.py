@@ -47,6 +47,13 @@ class ChangeTests(Suite):
             assert list(await self.refused(users.set_first_password(created.key, {"password": bad}))) == ["password"]
 
     @scenario
+    async def test_it_knows_who_has_a_password(self, users: Users) -> None:
+        created = await users.create(self.params())
+        assert await users.has_password(created.key) is True
+        await self.remove_password(users, created)
+        assert await users.has_password(created.key) is False, "override `has_password`: it returns True by default"
+
+    @scenario
     async def test_a_new_user_id_replaces_the_old_one(self, users: Users) -> None:
         created = await users.create(self.params())
         change = {"current_password": GOOD, self.user_id_field: self.user_id("mia2")}
@@ -78,6 +85,38 @@ class ChangeTests(Suite):
         changed = await users.update(created.key, {"password": BETTER}, trusted=True)
         await self.assert_signs_in(users, self.params(password=BETTER), changed)
         assert await users.delete(created.key) is True
+
+    @scenario
+    async def test_a_change_with_a_proof_is_written_while_the_account_has_it(self, users: Users) -> None:
+        created = await users.create(self.params())
+        noa = await users.create(self.params("noa"))
+        for wrong in (b"", created.proof + b"\0", created.proof[:-1], noa.proof):
+            await self.overtaken(users.update(created.key, {"password": BETTER}, trusted=True, proof=wrong))
+        await self.assert_signs_in(users, self.params(), created)
+        changed = await users.update(created.key, {"password": BETTER}, trusted=True, proof=created.proof)
+        await self.assert_signs_in(users, self.params(password=BETTER), changed)
+        own = {"current_password": BETTER, "password": GOOD}
+        await self.overtaken(users.update(created.key, {"password": GOOD}, trusted=True, proof=created.proof))
+        await self.overtaken(users.update(created.key, own, proof=created.proof))
+        await self.assert_signs_in(users, self.params(password=BETTER), changed)
+        moved = await users.update(created.key, self.named(self.user_id("mia2")), trusted=True, proof=changed.proof)
+        await self.overtaken(users.update(created.key, {"password": GOOD}, trusted=True, proof=changed.proof))
+        await self.assert_signs_in(users, self.params("mia2", BETTER), moved)
+        changed = await users.update(created.key, own, proof=moved.proof)
+        await self.assert_signs_in(users, self.params("mia2"), changed)
+        assert await users.delete(created.key) is True
+        gone = await self.refused(users.update(created.key, {"password": BETTER}, trusted=True, proof=changed.proof))
+        assert list(gone) == ["base"]
+        assert await users.get(created.key) is None
+
+    @scenario
+    async def test_a_change_with_a_proof_needs_an_active_account(self, users: Users) -> None:
+        created = await users.create(self.params())
+        await self.deactivate(users, created)
+        locked = await self.got(users, created.key)
+        for proof in (created.proof, locked.proof):
+            await self.overtaken(users.update(created.key, {"password": BETTER}, trusted=True, proof=proof))
+        assert_same(await self.got(users, created.key), locked)
 
     @scenario
     async def test_a_change_of_ones_own_needs_the_current_password(self, users: Users) -> None:

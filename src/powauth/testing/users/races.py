@@ -10,9 +10,9 @@ from typing import Any
 
 from powauth.accounts.base import Account, UsersContext
 from powauth.backends.base import drive
-from powauth.errors import InvalidParams
+from powauth.errors import InvalidParams, Overtaken
 from powauth.testing.stepping import Own, Race, run_at_each_step
-from powauth.testing.users.suite import BETTER, GOOD, Suite, Users, scenario
+from powauth.testing.users.suite import BEST, BETTER, GOOD, Suite, Users, scenario
 
 Outcome = Account[Any] | InvalidParams | bool
 
@@ -100,6 +100,47 @@ class RaceTests(Suite):
             return Race(
                 lambda: _outcome(users.update(created.key, {"password": BETTER}, trusted=True)),
                 lambda: _outcome(users.delete(created.key)),
+                check,
+            )
+
+        await self.at_each_step(users, prepare)
+
+    @scenario
+    async def test_no_step_of_a_change_with_a_proof_overwrites_another_change(self, users: Users) -> None:
+        async def prepare(name: str) -> Race[Outcome, Outcome]:
+            created = await users.create(self.params(name))
+
+            async def check(first: Outcome, second: Outcome) -> None:
+                assert isinstance(second, Account)
+                assert isinstance(first, Account | Overtaken)
+                assert await users.authenticate(self.params(name, BETTER)) is None, "a change was overwritten"
+                await self.assert_signs_in(users, self.params(name, BEST), second)
+
+            return Race(
+                lambda: _outcome(users.update(created.key, {"password": BETTER}, trusted=True, proof=created.proof)),
+                lambda: _outcome(users.update(created.key, {"password": BEST}, trusted=True)),
+                check,
+            )
+
+        await self.at_each_step(users, prepare)
+
+    @scenario
+    async def test_of_two_changes_with_one_proof_one_is_written_at_each_step(self, users: Users) -> None:
+        async def prepare(name: str) -> Race[Outcome, Outcome]:
+            created = await users.create(self.params(name))
+
+            async def check(first: Outcome, second: Outcome) -> None:
+                winners = [
+                    (each, word) for each, word in ((first, BETTER), (second, BEST)) if isinstance(each, Account)
+                ]
+                assert len(winners) == 1, f"{len(winners)} changes with one proof were written"
+                ((winner, password),) = winners
+                assert Overtaken in (type(first), type(second))
+                await self.assert_signs_in(users, self.params(name, password), winner)
+
+            return Race(
+                lambda: _outcome(users.update(created.key, {"password": BETTER}, trusted=True, proof=created.proof)),
+                lambda: _outcome(users.update(created.key, {"password": BEST}, trusted=True, proof=created.proof)),
                 check,
             )
 

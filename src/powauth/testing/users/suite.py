@@ -12,11 +12,11 @@ import msgspec
 
 from powauth.accounts.base import Account, UsersContext
 from powauth.accounts.identity import Key
-from powauth.errors import InvalidParams
+from powauth.errors import InvalidParams, Overtaken
 from powauth.testing.scenarios import run_scenario, scenario
 from powauth.testing.stepping import PATIENCE
 
-__all__ = ["BETTER", "GOOD", "HOSTILE", "NO_PASSWORDS", "Suite", "Users", "scenario"]
+__all__ = ["BEST", "BETTER", "GOOD", "HOSTILE", "NO_PASSWORDS", "Suite", "Users", "scenario"]
 
 MOST_SHOWN = 60
 """Maximum characters of a hostile value that an error shows."""
@@ -26,7 +26,8 @@ Users = UsersContext[Any, Any]
 
 GOOD = "seven red herons"
 BETTER = "eleven grey geese"
-"""Two passwords that any policy should accept."""
+BEST = "twelve white swans"
+"""Passwords that any policy should accept."""
 
 HOSTILE: tuple[object, ...] = (
     None,
@@ -226,6 +227,15 @@ class Suite:
             raise AssertionError("it was not refused")
         assert_errors(errors)
         return errors
+
+    async def overtaken(self, attempt: Awaitable[object]) -> None:
+        """Check that an attempt is refused because the account has changed meanwhile."""
+        try:
+            await attempt
+        except Overtaken as error:
+            assert_errors(error.errors)
+        else:
+            raise AssertionError("it was not refused, though the account has another proof")
 
     async def got(self, users: Users, key: Key) -> Account[Any]:
         """Return the account with a key, which must exist."""

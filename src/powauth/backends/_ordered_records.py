@@ -1,13 +1,14 @@
-"""Records and their indexes in LMDB's tree, within a transaction. `powauth.backends.lmdb` describes the layout."""
+"""Records and their indexes in an ordered map, within a transaction. See `powauth.backends.ordered` for the layout."""
 
 import base64
 import binascii
 import hashlib
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from itertools import islice, takewhile
 from typing import Final
 
-from powauth.backends._lmdb_engine import LAYOUT, Transaction
 from powauth.backends.base import (
     EPOCH_LIFETIME,
     Change,
@@ -19,13 +20,17 @@ from powauth.backends.base import (
     check_namespace,
 )
 
-LMDB_KEY_BYTES: Final = 511
+LAYOUT: Final = 1
+"""The version of the layout that this module reads and writes."""
 
-MAX_KEY_BYTES: Final = LMDB_KEY_BYTES - 1 - 16 - 8
-"""The longest key: LMDB's limit, minus the bytes before the key in the index of owners."""
+MAX_ENTRY_BYTES: Final = 511
+"""The longest key of an entry in the map. It is LMDB's limit."""
 
-MAX_OWNER_BYTES: Final = LMDB_KEY_BYTES - 1 - 8
-"""The longest owner: LMDB's limit, minus the bytes before the owner in the index of epochs."""
+MAX_KEY_BYTES: Final = MAX_ENTRY_BYTES - 1 - 16 - 8
+"""The longest key of a record: that limit, minus the bytes before the key in the index of owners."""
+
+MAX_OWNER_BYTES: Final = MAX_ENTRY_BYTES - 1 - 8
+"""The longest owner: that limit, minus the bytes before the owner in the index of epochs."""
 
 _NUMBER_END: Final = 1 << 63
 
@@ -35,6 +40,35 @@ _EPOCH: Final = struct.Struct(">QQ")  # epoch, moved_at
 
 _LATEST_EPOCH: Final = b"!epoch"
 _LATEST_EPOCH_BYTES: Final = 8
+
+
+class Transaction(ABC):
+    """One transaction of an ordered map from bytes to bytes. The order is that of the bytes, as Python compares them.
+
+    powauth changes nothing while it iterates, and it may end an iteration early.
+    """
+
+    __slots__ = ()
+
+    @abstractmethod
+    def get(self, key: bytes) -> bytes | None:
+        """Return the value under a key; ``None`` if there is none."""
+
+    @abstractmethod
+    def put(self, key: bytes, value: bytes) -> None:
+        """Store a value under a key, also over an older one. A key has at most 511 bytes."""
+
+    @abstractmethod
+    def delete(self, key: bytes) -> bool:
+        """Remove a key, and return whether it existed."""
+
+    @abstractmethod
+    def ascending(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the keys from ``start`` on with their values, the least key first."""
+
+    @abstractmethod
+    def descending(self, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the keys below ``end`` with their values, the greatest key first."""
 
 
 def check_owner(owner: bytes) -> None:
@@ -174,19 +208,14 @@ def owned(txn: Transaction, owner: bytes) -> list[tuple[bytes, Record | None]]:
     """Return an owner's entries in the index, newest first, with records: ``None`` for a missing or unreadable one."""
     prefix = b"o" + place_of(owner, 0)[:16]
     found: list[tuple[bytes, Record | None]] = []
-    with txn.cursor() as cursor:
-        if cursor.set_range(prefix + b"\xff" * 8):
-            cursor.prev()
-        else:
-            cursor.last()
-        for entry, _ in cursor.iterprev():
-            if not entry.startswith(prefix):
-                break
-            record = find(txn, entry[25:])
-            if record is None:
-                found.append((entry, None))
-            elif record.owner == owner and record.created_at.to_bytes(8, "big") == entry[17:25]:
-                found.append((entry, record))
+    for entry, _ in txn.descending(prefix + b"\xff" * 8):
+        if not entry.startswith(prefix):
+            break
+        record = find(txn, entry[25:])
+        if record is None:
+            found.append((entry, None))
+        elif record.owner == owner and record.created_at.to_bytes(8, "big") == entry[17:25]:
+            found.append((entry, record))
     return found
 
 
@@ -234,25 +263,12 @@ def purge(txn: Transaction, limit: int, now: Millis) -> int:
 
 def until(txn: Transaction, table: bytes, end: Millis, limit: int) -> list[tuple[bytes, bytes]]:
     """Return the first entries of a table that is ordered by time, up to and including ``end``."""
-    found: list[tuple[bytes, bytes]] = []
-    with txn.cursor() as cursor:
-        there = cursor.set_range(table)
-        while there and len(found) < limit:
-            entry, value = cursor.item()
-            if not entry.startswith(table) or int.from_bytes(entry[1:9], "big") > end:
-                break
-            found.append((entry, value))
-            there = cursor.next()
-    return found
+    entries = takewhile(lambda entry: int.from_bytes(entry[0][1:9], "big") <= end, walk(txn, table, table))
+    return list(islice(entries, max(limit, 0)))
 
 
 def walk(txn: Transaction, start: bytes, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-    with txn.cursor() as cursor:
-        if cursor.set_range(start):
-            for entry, value in cursor:
-                if not entry.startswith(prefix):
-                    break
-                yield entry, value
+    return takewhile(lambda entry: entry[0].startswith(prefix), txn.ascending(start))
 
 
 def prefix(namespace: str) -> bytes:

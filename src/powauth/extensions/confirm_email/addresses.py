@@ -1,0 +1,359 @@
+"""`Addresses`: the flows of `ConfirmEmail`, without pages: ask for a link, confirm, change and undo."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, Final, Generic, Literal
+
+from powauth._times import moment
+from powauth.accounts.base import Account
+from powauth.accounts.changes import CLAIMED, RECOVERED
+from powauth.accounts.forms import BLANK, is_blank
+from powauth.accounts.hooks import Parts
+from powauth.accounts.identity import I, Key, key_text, loaded_key, stored_key
+from powauth.accounts.throttle import Limit
+from powauth.errors import InvalidParams, Overtaken, Throttled
+from powauth.extensions.confirm_email.claims import (
+    COLUMNS,
+    Asked,
+    State,
+    Undo,
+    completes,
+    confirms,
+    state_of,
+    undoes,
+)
+from powauth.extensions.confirm_email.events import CHANGE_ASKED, CHANGE_UNDONE, CHANGED, CONFIRMED
+from powauth.extensions.confirm_email.letters import Post
+from powauth.extensions.offers import Offers
+from powauth.extensions.tokens import Claim, OneTimeTokens, proof_message
+
+PasswordAt = Literal["at_confirmation", "at_registration"]
+"""The time at which a new user chooses the password; see `ConfirmEmail`."""
+
+PER_USER: Final = Limit(5, timedelta(hours=1))
+"""The most changes of address that one user may ask for. Each sends mail to an address that the user chooses."""
+
+MARK_ATTEMPTS: Final = 3
+"""Tries of noting that an address was proven. A try fails if the account changes meanwhile."""
+
+INVALID_LINK: Final = "is invalid or has expired"
+"""The message about a token that is not valid, whatever the reason."""
+
+Params = Mapping[str, object]
+
+
+class Addresses(Generic[I]):
+    """Confirms and changes addresses.
+
+    Args:
+        parts: the parts of the authenticator.
+        name: the name of the extension.
+        post: sends the mail.
+        ttl: the time for which a link is valid.
+        undo_ttl: the time for which a change can be undone.
+        per_address: the most mails that one address gets.
+        per_source: the most requests for mail from one source.
+    """
+
+    def __init__(
+        self,
+        parts: Parts[I],
+        name: str,
+        post: Post,
+        *,
+        ttl: timedelta,
+        undo_ttl: timedelta,
+        per_address: Limit,
+        per_source: Limit,
+    ) -> None:
+        self.offers: Final = Offers(parts, name, Asked, ttl=ttl)
+        self.changes: Final = OneTimeTokens(parts, f"{name}.change", ttl=ttl)
+        self.undos: Final = Offers(parts, f"{name}.undo", Undo, ttl=undo_ttl)
+        self._parts: Final = parts
+        self._name: Final = name
+        self._post: Final = post
+        self._per_address: Final = per_address
+        self._per_source: Final = per_source
+        self._proofs: Final = parts.keyring.mac(f"{name} proof", parts.namespace)
+        self._marks: Final = parts.keyring.mac(f"{name} address", parts.namespace)
+        self._columns: Final = ["email", *COLUMNS, *({"created_at"} & {*parts.users.columns})]
+
+    async def state(self, key: Key) -> State[I] | None:
+        """Return the state of a user's address; ``None`` if there is no such user."""
+        read = await self._parts.users.read(key, self._columns)
+        return None if read is None else state_of(*read)
+
+    def normalized(self, address: object) -> str | None:
+        """Return an address as a registration would store it; ``None`` if nobody can have it."""
+        return self._parts.users.login_key({"email": address})
+
+    # --- asking for a link --------------------------------------------------------------------------------------------
+
+    async def ask(self, address: str, source: str | None, *, registering: bool) -> None:
+        """Send the mail that fits to an address: a link to confirm it, a link to register, or a notice.
+
+        Every address costs the same reads and writes, whoever has it. The mail is sent in the background. If an address
+        has got too much mail, nothing is sent, and the caller cannot tell.
+
+        Args:
+            address: the address in normalised form.
+            source: the address of the client.
+            registering: whether somebody registers. Otherwise a user asks for another mail.
+
+        Raises:
+            Throttled: if there were too many requests from one source.
+        """
+        await self._parts.limits.admit_source(f"{self._name}.source", source, self._per_source)
+        if not await self._admitted(address):
+            return
+        found = await self._parts.users.find(address)
+        owner = self._mark(address) if found is None else key_text(stored_key(found.key))
+        await self.offers.end(owner)
+        epoch = await self.offers.epoch(owner)
+        if found is None:
+            await self._parts.users.find(address)  # as much work as the next line does for a known address
+            state = None
+        else:
+            state = await self.state(found.key)
+        await self._offer(address, state, owner, epoch, registering=registering)
+
+    async def send(self, key: Key, source: str | None) -> None:
+        """Send a link to a user who has just registered, unless the address or the source has got too much mail."""
+        state = await self.state(key)
+        try:
+            await self._parts.limits.admit_source(f"{self._name}.source", source, self._per_source)
+        except Throttled:
+            return
+        if state is None or not await self._admitted(state.address):
+            return
+        owner = key_text(stored_key(key))
+        await self.offers.end(owner)
+        epoch = await self.offers.epoch(owner)
+        state = await self.state(key)
+        if state is not None:
+            await self._offer(state.address, state, owner, epoch, registering=False)
+
+    async def _offer(self, address: str, state: State[I] | None, owner: str, epoch: int, *, registering: bool) -> None:
+        asked = Asked(address)
+        if state is not None:
+            proof = self._proofs.sign(proof_message(state.account))
+            asked = Asked(state.address, stored_key(state.account.key), proof)
+        issued = await self.offers.issue(owner, asked, epoch)
+        token = None if issued is None else issued[0]
+        key = None if state is None else state.account.key
+        if token is None or (state is not None and not (state.active and self._is_at(state, address))):
+            self._post.send(None, address)
+        elif state is None:
+            self._post.send("register" if registering else None, address, token=token)
+        elif state.confirmed_at is None:
+            self._post.send("confirm", state.address, token=token, key=key)
+        else:
+            self._post.send("taken" if registering else None, state.address, key=key)
+
+    # --- confirming ---------------------------------------------------------------------------------------------------
+
+    async def asked(self, token: object) -> tuple[Asked, State[I] | None] | None:
+        """Return the content of a valid link, with the user whom it concerns; ``None`` if it is not valid."""
+        offer = await self.offers.find(token)
+        if offer is None:
+            return None
+        asked = offer.content
+        if asked.user_key is None:
+            return asked, None
+        state = await self.state(loaded_key(asked.user_key))
+        if (
+            state is None
+            or not confirms(asked, state)
+            or not self._proofs.verify(proof_message(state.account), asked.proof)
+        ):
+            return None
+        return asked, state
+
+    async def confirm(self, token: object, state: State[I], password: object = None) -> None:
+        """Use a link up, and confirm the user's address. A password replaces the user's, and ends all they hold.
+
+        Args:
+            token: the token of the link.
+            state: the user, as `asked` has returned them.
+            password: the new password; ``None`` if the user has shown to know the present one.
+
+        Raises:
+            InvalidParams: if the password is not good enough, or the link is not valid.
+        """
+        changes = self._confirmed() if password is None else {**self._confirmed(), "password": password}
+        if await self.offers.take(token) is None:
+            raise invalid_link()
+        await self._written(state, changes)
+        self._parts.emit(CONFIRMED, state.account.key)
+
+    async def mark(self, key: Key, address: str, *, claimed: bool = False) -> None:
+        """Note that a user has proven to receive mail at an address, if it is still the user's.
+
+        Args:
+            key: the user's key.
+            address: the address.
+            claimed: whether the user may be somebody else than who made the account. If nobody has proven the address
+                before, all that was made with the account then ends first.
+
+        Raises:
+            Overtaken: if the account changes again and again meanwhile.
+        """
+        for tries_left in reversed(range(MARK_ATTEMPTS)):
+            state = await self.state(key)
+            if state is None or state.address != address:
+                return
+            try:
+                if claimed and state.confirmed_at is None:
+                    await self._parts.change(key, {"unconfirmed_email": None}, proof=state.account.proof, why=CLAIMED)
+                if state.confirmed_at is None or state.pending is not None:
+                    await self._parts.change(key, self._confirmed(), proof=state.account.proof)
+            except Overtaken:
+                if not tries_left:
+                    raise
+                continue
+            if state.confirmed_at is None:
+                self._parts.emit(CONFIRMED, key)
+            return
+
+    # --- changing -----------------------------------------------------------------------------------------------------
+
+    async def cancel(self, account: Account[I]) -> None:
+        """End a change that waits for its confirmation."""
+        await self.changes.end(account.key)
+        await self._parts.change(account.key, {"unconfirmed_email": None}, proof=account.proof)
+
+    async def begin_change(self, key: Key, address: str) -> None:
+        """Send a link to a new address, and a notice to the present one. Nothing else changes yet.
+
+        The work is the same if another user has the new address. That user gets a notice instead of the link.
+
+        Raises:
+            Throttled: if the user has asked too often, or the new address has got too much mail.
+            InvalidParams: if the account is changed at the same time.
+        """
+        await self._parts.limits.admit(f"{self._name}.change", key_text(stored_key(key)), PER_USER)
+        await self._parts.limits.admit(f"{self._name}.address", address, self._per_address)
+        state = await self.state(key)
+        if state is None:
+            return
+        taken = await self._parts.users.find(address)
+        await self._parts.change(key, {"unconfirmed_email": address}, proof=state.account.proof)
+        token = await self.changes.issue(key, address)
+        self._parts.emit(CHANGE_ASKED, key)
+        if token is None:  # a later change has overtaken this one
+            self._post.send(None, address)
+        elif taken is None:
+            self._post.send("change", address, token=token, key=key)
+        else:
+            self._post.send("taken", address, key=taken.key)
+        if state.confirmed_at is not None:  # a stranger may have an address that was never confirmed
+            undo = Undo(stored_key(key), state.address, address, state.born)
+            issued = await self.undos.issue(self._mark(state.address), undo)
+            if issued is not None:
+                self._post.send("change_notice", state.address, token=issued[0], key=key, address=address)
+
+    async def change(self, token: object) -> tuple[Claim[I], State[I]] | None:
+        """Return the content of a valid link that completes a change, with the user; ``None`` if it is not valid."""
+        claim = await self.changes.find(token)
+        state = None if claim is None else await self.state(claim.account.key)
+        return None if claim is None or state is None or not completes(claim.address, state) else (claim, state)
+
+    async def complete_change(self, token: object, claim: Claim[I], state: State[I]) -> Account[I]:
+        """Use a link up, and make the new address the user's. This ends all that the user holds.
+
+        The database decides whether the address is still free.
+
+        Raises:
+            InvalidParams: if the link is not valid, or another user has the address by now.
+        """
+        if await self.changes.take(token) is None:
+            raise invalid_link()
+        account = await self._written(state, {**self._confirmed(), "email": claim.address})
+        self._parts.emit(CHANGED, account.key)
+        if state.confirmed_at is not None:
+            self._post.send("changed", state.address, key=account.key, address=claim.address)
+        return account
+
+    async def undo(self, token: object) -> tuple[Undo, State[I]] | None:
+        """Return the content of a valid link that undoes a change, with the user; ``None`` if it is not valid."""
+        offer = await self.undos.find(token)
+        state = None if offer is None else await self.state(loaded_key(offer.content.user_key))
+        return None if offer is None or state is None or not undoes(offer.content, state) else (offer.content, state)
+
+    async def complete_undo(self, token: object, undo: Undo, state: State[I], password: object) -> None:
+        """Use a link up, and give the user the old address and a new password. This ends all that the user holds.
+
+        Raises:
+            InvalidParams: if the link is not valid, or the password is not good enough.
+        """
+        if await self.undos.take(token) is None:
+            raise invalid_link()
+        changes = {**self._confirmed(), "password": password}
+        if state.address != undo.old:
+            changes["email"] = undo.old
+        await self._written(state, changes)
+        self._parts.emit(CHANGE_UNDONE, state.account.key)
+
+    async def reserved(self, address: str) -> bool:
+        """Return whether a user may still come back to an address. Until then nobody else may register it unconfirmed.
+
+        Otherwise whoever took an account over could block the way back.
+        """
+        return bool(await self.undos.live(self._mark(address)))
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    async def password_errors(self, password: object, state: State[I], request: Any) -> dict[str, list[str]]:
+        """Return what is wrong with a new password of a user. Ask before a link is used up."""
+        if is_blank(password):
+            return {"password": [BLANK]}
+        given = {"password": password, "current_password": "x"}
+        found = self._parts.users.validate(given, state.account.identity)
+        if "password" in found:
+            return {"password": list(found["password"])}
+        return await self.refused_password(password, request)
+
+    async def refused_password(self, password: object, request: Any) -> dict[str, list[str]]:
+        """Return what other extensions find wrong with a password that the users context would take."""
+        refused = await self._parts.check_password(str(password), request)
+        return {"password": list(refused)} if refused else {}
+
+    async def _admitted(self, address: str) -> bool:
+        """Count a mail to an address. Return whether it may be sent."""
+        try:
+            await self._parts.limits.admit(f"{self._name}.address", address, self._per_address)
+        except Throttled:
+            return False
+        return True
+
+    def _is_at(self, state: State[I], address: str) -> bool:
+        """Return whether an address is the user's. A user may also be found by another user id."""
+        return address in (state.address, self.normalized(state.address))
+
+    def _confirmed(self) -> dict[str, object]:
+        return {"email_confirmed_at": moment(self._parts.now()), "unconfirmed_email": None}
+
+    async def _written(self, state: State[I], changes: Mapping[str, object]) -> Account[I]:
+        """Change a user who still is as they were read.
+
+        Raises:
+            InvalidParams: what is wrong with a password; otherwise that the link is not valid.
+        """
+        try:
+            why = None
+            if "password" in changes:  # whoever reads the mail takes the account over
+                why = CLAIMED if state.confirmed_at is None else RECOVERED
+            return await self._parts.change(state.account.key, changes, proof=state.account.proof, why=why)
+        except InvalidParams as error:
+            if "password" in error.errors:
+                raise InvalidParams({"password": error.errors["password"]}) from error
+            raise invalid_link() from error
+
+    def _mark(self, address: str) -> str:
+        """Return a text that names an address and does not reveal it."""
+        return self._marks.sign(address.encode("utf-8", "surrogatepass")).hex()
+
+
+def invalid_link() -> InvalidParams:
+    """Return the error of a link that is not valid, whatever the reason."""
+    return InvalidParams({"token": [INVALID_LINK]})

@@ -1,0 +1,99 @@
+"""The contents of the links of `ConfirmEmail`, and the decisions about them. Nothing here does I/O."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Generic
+
+import msgspec
+
+from powauth.accounts.base import Account
+from powauth.accounts.identity import I, stored_key
+
+COLUMNS = ("email_confirmed_at", "unconfirmed_email")
+"""The columns of `ConfirmEmailMixin`."""
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """The content of a link that confirms an address.
+
+    Attributes:
+        address: the exact address to which the link was sent.
+        user_key: the stored key of the user who had the address; ``None`` if nobody had it. The link then registers.
+        proof: a keyed hash of the user's proof; empty if there is no user.
+    """
+
+    address: str
+    user_key: Any = None
+    proof: bytes = b""
+
+
+class Undo(msgspec.Struct, frozen=True):
+    """The content of a link that undoes a change of address.
+
+    Attributes:
+        user_key: the stored key of the user.
+        old: the address before the change, to which the link was sent.
+        new: the address that somebody asked for.
+        born: the time at which the user was created, in milliseconds; ``None`` if the model does not have it. A number
+            that was a deleted user's key may be another user's key by now.
+    """
+
+    user_key: Any
+    old: str
+    new: str
+    born: int | None
+
+
+class State(msgspec.Struct, Generic[I], frozen=True):
+    """The address of a user as it was just read.
+
+    Attributes:
+        account: the user.
+        address: the address in force; empty for a user who has none.
+        confirmed_at: the time at which the user proved to receive mail there; ``None`` if that has not happened.
+        pending: a new address that waits for its confirmation.
+        born: the time at which the user was created, in milliseconds; ``None`` if the model does not have it.
+    """
+
+    account: Account[I]
+    address: str
+    confirmed_at: datetime | None
+    pending: str | None
+    born: int | None
+
+    __repr__ = object.__repr__  # error reporters record what local variables look like
+
+    @property
+    def active(self) -> bool:
+        """Whether the user may sign in, as far as the users context knows."""
+        return self.account.active is True
+
+
+def state_of(account: Account[I], values: Mapping[str, Any]) -> State[I]:
+    """Return the state in the columns of a user."""
+    created_at = values.get("created_at")
+    born = int(created_at.timestamp() * 1000) if isinstance(created_at, datetime) else None
+    return State(account, str(values["email"] or ""), values["email_confirmed_at"], values["unconfirmed_email"], born)
+
+
+def confirms(asked: Asked, state: State[Any]) -> bool:
+    """Return whether a link confirms the address of this user. The caller has compared the proof."""
+    return state.active and state.confirmed_at is None and state.address == asked.address
+
+
+def completes(address: str, state: State[Any]) -> bool:
+    """Return whether a link that was sent to an address completes the user's change to it."""
+    return state.active and state.pending == address
+
+
+def undoes(undo: Undo, state: State[Any]) -> bool:
+    """Return whether there is anything left that the link undoes.
+
+    A user who has the old address and no pending change needs nothing. The link would only be a second way to set a
+    password. If the model does not say when a user was created, only the change to the known address is undone.
+    """
+    if not state.active or stored_key(state.account.key) != undo.user_key or state.born != undo.born:
+        return False
+    if state.address == undo.old:
+        return state.pending is not None
+    return undo.born is not None or state.address == undo.new

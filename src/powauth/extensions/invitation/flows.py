@@ -1,0 +1,220 @@
+"""`Invitations`: the flows of `Invitation`, without pages: make, list, end, send again, accept."""
+
+import inspect
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any, Final, Generic, NamedTuple
+
+import msgspec
+
+from powauth.accounts.base import Account
+from powauth.accounts.forms import Errors
+from powauth.accounts.hooks import Parts
+from powauth.accounts.identity import I, Key, key_text, loaded_key, stored_key
+from powauth.accounts.throttle import Limit
+from powauth.errors import InvalidParams, Refused
+from powauth.extensions.invitation.events import ENDED, INVITED
+from powauth.extensions.invitation.letters import Post
+from powauth.extensions.offers import Offer, Offers
+
+INVALID_INVITATION: Final = "is invalid or has expired"
+"""The message about a token that is not valid, whatever the reason."""
+
+TOO_MANY: Final = "has too many open invitations: end some of them first"
+
+MayInvite = Callable[[Any], bool | Awaitable[bool]]
+"""A function or coroutine function that takes the identity of a user, and returns whether that user may invite."""
+
+
+class Invited(msgspec.Struct, frozen=True):
+    """The content of an invitation.
+
+    Attributes:
+        inviter_key: the stored key of the user who invites.
+        address: the exact address to which the invitation was mailed; ``None`` for a link that the inviter hands out.
+        born: the time at which the inviter was created, in milliseconds; ``None`` if the model does not have it. A
+            number that was a deleted user's key may be another user's key by now.
+    """
+
+    inviter_key: Any
+    address: str | None
+    born: int | None
+
+
+class Made(NamedTuple):
+    """An invitation that was just made.
+
+    Attributes:
+        name: its public name, for the list.
+        link: the link, for the inviter to hand out; ``None`` if it was mailed.
+    """
+
+    name: str
+    link: str | None
+
+
+class Invitations(Generic[I]):
+    """Makes, lists, ends and accepts invitations.
+
+    Args:
+        parts: the parts of the authenticator.
+        name: the name of the extension.
+        offers: the invitations.
+        post: sends the mail.
+        may_invite: decides who may invite.
+        most: the most invitations that a user has open at once.
+        limit: the most invitations that a user makes within a time.
+        per_address: the most mails that one address gets, from all inviters.
+    """
+
+    def __init__(
+        self,
+        parts: Parts[I],
+        name: str,
+        offers: Offers[Invited],
+        post: Post,
+        may_invite: MayInvite,
+        *,
+        most: int,
+        limit: Limit,
+        per_address: Limit,
+    ) -> None:
+        self.offers: Final = offers
+        self._parts: Final = parts
+        self._name: Final = name
+        self._post: Final = post
+        self._may_invite: Final = may_invite
+        self._most: Final = most
+        self._limit: Final = limit
+        self._per_address: Final = per_address
+        self._columns: Final = [*({"created_at"} & {*parts.users.columns})]
+
+    async def allows(self, identity: I) -> bool:
+        """Return whether a user may invite."""
+        allowed = self._may_invite(identity)
+        if inspect.isawaitable(allowed):
+            allowed = await allowed
+        return allowed is True
+
+    async def check(self, identity: I) -> None:
+        """Check that a user may invite.
+
+        Raises:
+            Refused: if the user may not.
+        """
+        if not await self.allows(identity):
+            raise Refused("you may not invite others")
+
+    async def make(self, key: Key, identity: I, address: str | None) -> Made:
+        """Make an invitation, and mail it if there is an address.
+
+        The work is the same if a user has the address already. That user gets nothing.
+
+        Args:
+            key: the key of the inviter.
+            identity: the identity of the inviter.
+            address: the address in normalised form; ``None`` for a link.
+
+        Raises:
+            Refused: if the user may not invite.
+            InvalidParams: if the user has too many open invitations.
+            Throttled: if the user has made too many, or the address has got too many.
+        """
+        await self.check(identity)
+        await self._admit(key, address)
+        return await self._make(key, address)
+
+    async def _admit(self, key: Key, address: str | None) -> None:
+        """Count an invitation.
+
+        Raises:
+            Throttled: if there were too many.
+        """
+        await self._parts.limits.admit(f"{self._name}.inviter", key_text(stored_key(key)), self._limit)
+        if address is not None:
+            await self._parts.limits.admit(f"{self._name}.address", address, self._per_address)
+
+    async def _make(self, key: Key, address: str | None) -> Made:
+        """Make an invitation. Two that are made at once may exceed the limit of open ones by one."""
+        epoch = await self.offers.epoch(key_text(stored_key(key)))
+        inviter = await self._inviter(key)
+        if inviter is None:
+            raise Refused("you may not invite others")
+        if len(await self.list(key)) >= self._most:
+            raise InvalidParams({"base": [TOO_MANY]})
+        content = Invited(stored_key(key), address, inviter[1])
+        taken = None if address is None else await self._parts.users.find(address)
+        issued = await self.offers.issue(key_text(stored_key(key)), content, epoch)
+        if issued is None:
+            raise Refused("you may not invite others")
+        token, name = issued
+        self._parts.emit(INVITED, key, "link" if address is None else "mail")
+        if address is None:
+            return Made(name, self._post.link(token))
+        self._post.send(None if taken is not None else address, token=token, key=key)
+        return Made(name, None)
+
+    async def list(self, key: Key) -> list[Offer[Invited]]:
+        """Return the open invitations of a user, newest first."""
+        return await self.offers.live(key_text(stored_key(key)))
+
+    async def end(self, key: Key, name: object) -> Offer[Invited] | None:
+        """End an invitation of a user by its public name, and return it; ``None`` if there is none."""
+        ended = await self.offers.end_one(key_text(stored_key(key)), name)
+        if ended is not None:
+            self._parts.emit(ENDED, key)
+        return ended
+
+    async def again(self, key: Key, identity: I, name: object) -> Made | None:
+        """End an invitation and make the same anew, with a new link; ``None`` if there is none.
+
+        Raises:
+            Refused: if the user may not invite.
+            Throttled: if the user has made too many, or the address has got too many. The invitation stays open.
+        """
+        await self.check(identity)
+        wanted = [offer for offer in await self.list(key) if offer.name == name]
+        if not wanted:
+            return None
+        await self._admit(key, wanted[0].content.address)
+        ended = await self.end(key, name)
+        return None if ended is None else await self._make(key, ended.content.address)
+
+    async def found(self, token: object) -> Offer[Invited] | None:
+        """Return the invitation of a valid token; ``None`` if it is not valid, or the inviter is gone or locked."""
+        offer = await self.offers.find(token)
+        if offer is None:
+            return None
+        inviter = await self._inviter(loaded_key(offer.content.inviter_key))
+        return offer if inviter is not None and inviter[1] == offer.content.born else None
+
+    async def take(self, token: object) -> Offer[Invited] | None:
+        """Use up a token and return its invitation. Of any number of parallel calls, exactly one gets it."""
+        return await self.offers.take(token) if await self.found(token) is not None else None
+
+    async def refused_password(self, password: object, request: Any) -> Errors:
+        """Return what other extensions find wrong with a password that the users context would take."""
+        refused = await self._parts.check_password(str(password), request)
+        return {"password": list(refused)} if refused else {}
+
+    async def ended_with(self, key: Key) -> None:
+        """End all invitations of a user who is gone or locked. Those of others stay."""
+        account = await self._parts.users.get(key)
+        if not isinstance(account, Account) or account.active is not True:
+            await self.offers.end(key_text(stored_key(key)))
+
+    async def _inviter(self, key: Key) -> tuple[Account[I], int | None] | None:
+        """Return an active user, and the time at which the user was created."""
+        if not self._columns:
+            account = await self._parts.users.get(key)
+            return (account, None) if isinstance(account, Account) and account.active is True else None
+        read = await self._parts.users.read(key, self._columns)
+        if read is None or read[0].active is not True:
+            return None
+        created_at = read[1]["created_at"]
+        return read[0], int(created_at.timestamp() * 1000) if isinstance(created_at, datetime) else None
+
+
+def invalid_invitation() -> InvalidParams:
+    """Return the error of a token that is not valid, whatever the reason."""
+    return InvalidParams({"token": [INVALID_INVITATION]})

@@ -1,0 +1,226 @@
+"""`Challenges`: records of sign-ins that wait for a second factor.
+
+A challenge is a record of the session backend, under ``<namespace>.second_factor``. The user owns it. It holds what was
+proven so far, the wishes for the session, and a hash of the user's proof, so a change of the password voids it.
+
+The client holds a token of the format of a session's id. A browser keeps it in a cookie that no script can read. A
+program that asked for a bearer token gets it in the response, and sends it back in the body. A token of one kind is
+invalid as the other.
+"""
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, Final, Generic
+
+import msgspec
+
+from powauth._times import duration
+from powauth.accounts.base import Account
+from powauth.accounts.grant import Grant
+from powauth.accounts.hooks import Parts
+from powauth.accounts.identity import I, Key, StoredKey, key_text, loaded_key, stored_key
+from powauth.accounts.records import Attempt
+from powauth.backends.base import Millis, Record, make_key, make_owner, shard_of
+from powauth.extensions.second_factor.factor import Challenge, Purpose
+from powauth.extensions.tokens import proof_message, secret_hash
+from powauth.sessions.ids import SALT_BYTES, SHARD_BYTES, SID_BYTES, IdCodec, encode_sid
+
+TTL: Final = timedelta(minutes=5)
+"""The default time for which a challenge is valid."""
+
+COOKIE: Final = "factor"
+"""The last part of the name of the cookie."""
+
+NONCE_BYTES: Final = 32
+
+
+class _Content(msgspec.Struct, frozen=True, array_like=True):
+    """The value of a challenge's record."""
+
+    purpose: Purpose
+    secret_hash: bytes
+    user_key: Any  # a StoredKey: msgspec cannot decode that union, so `_content` checks the type
+    proof: bytes
+    nonce: bytes
+    amr: dict[str, Millis]
+    remember: bool | None
+    bearer: bool | None
+    fresh: bool
+    counted_as: str | None
+    session: bytes
+
+
+class Open(msgspec.Struct, Generic[I], frozen=True):
+    """A challenge that a client has presented.
+
+    Attributes:
+        account: the user, as just read: active, and with the same proof as when the challenge began.
+        challenge: the question for the factor.
+        amr: what was proven before, with the times.
+        grant: the options of the session that was asked for.
+        key: the key of its record.
+    """
+
+    account: Account[I]
+    challenge: Challenge
+    amr: Mapping[str, Millis]
+    grant: Grant
+    key: bytes
+
+    __repr__ = object.__repr__  # error reporters record what local variables look like
+
+
+class Begun(msgspec.Struct, Generic[I], frozen=True):
+    """A challenge that has just begun.
+
+    Attributes:
+        open: the challenge.
+        token: the token for a program; ``None`` if the response carries it in a cookie.
+    """
+
+    open: Open[I]
+    token: str | None = None
+
+    __repr__ = object.__repr__
+
+
+class Challenges(Generic[I]):
+    """Begins, finds and ends challenges. All methods are safe in parallel, in any number of processes.
+
+    Args:
+        parts: the parts of the authenticator.
+        name: the name of the extension.
+        ttl: the time for which a challenge is valid.
+    """
+
+    def __init__(self, parts: Parts[I], name: str, ttl: timedelta) -> None:
+        self._parts: Final = parts
+        self._namespace: Final = f"{parts.namespace}.{name}"
+        self._ttl: Final = duration("the ttl of challenges", ttl, at_least=1000)
+        self._cookie: Final = parts.cookie(COOKIE)
+        self._in_cookie: Final = IdCodec(parts.keyring.mac("challenge", self._namespace, "cookie"))
+        self._in_body: Final = IdCodec(parts.keyring.mac("challenge", self._namespace, "body"))
+        self._proofs: Final = parts.keyring.mac("challenge proof", self._namespace)
+
+    async def begin(
+        self,
+        request: Any,
+        account: Account[I],
+        grant: Grant,
+        purpose: Purpose = "sign_in",
+        session: bytes = b"",
+    ) -> Begun[I]:
+        """Begin a challenge. The response carries it in a cookie, unless the grant is for a bearer token.
+
+        ``session`` binds it to a session of the user, by a text of its sid.
+
+        Raises:
+            StoreUnavailable: if it could not be stored.
+        """
+        backend, now, owner = self._parts.backend, self._parts.now(), self._owner(account.key)
+        name = shard_of(owner) + secrets.token_bytes(SID_BYTES - SHARD_BYTES)
+        secret = secrets.token_bytes(SALT_BYTES)
+        attempt = grant.attempt or Attempt()
+        content = _Content(
+            purpose=purpose,
+            secret_hash=secret_hash(secret),
+            user_key=stored_key(account.key),
+            proof=self._proofs.sign(proof_message(account)),
+            nonce=secrets.token_bytes(NONCE_BYTES),
+            amr={method: at for method, at in (grant.amr or {}).items() if at is not None},
+            remember=grant.remember,
+            bearer=grant.bearer,
+            fresh=grant.fresh,
+            counted_as=attempt.counted_as,
+            session=_named(session),
+        )
+        value = msgspec.msgpack.encode(content)
+        record = Record(make_key(self._namespace, name), owner, 0, now, now + self._ttl, value)
+        # The proof in the record voids it after a change, so the epoch need not be older than the account.
+        await backend.create(record, await backend.epoch(owner, now), now)
+        begun = Open(account, _question(name, record, content), content.amr, _grant(content), record.key)
+        if grant.bearer:
+            return Begun(begun, self._in_body.encode(name, secret, 0))
+        self._cookie.write(request, self._in_cookie.encode(name, secret, 0), self._ttl // 1000)
+        return Begun(begun)
+
+    async def find(self, request: Any, given: object = None, session: bytes = b"") -> Open[I] | None:
+        """Return the challenge that a request presents; ``None`` if it presents no valid one.
+
+        Args:
+            request: the request, for its cookie.
+            given: the token in the body of a program. It may be anything. With a token, the cookie does not count.
+            session: the session of the request. A challenge that is bound to a session is invalid for others.
+
+        Raises:
+            StoreUnavailable: if the store or the users cannot be reached.
+        """
+        codec, text = (self._in_cookie, self._cookie.read(request)) if given is None else (self._in_body, given)
+        presented = codec.decode(text) if isinstance(text, str) else None
+        if presented is None:
+            return None
+        record = await self._parts.backend.get(make_key(self._namespace, presented.sid), self._parts.now())
+        content = None if record is None else _content(record)
+        if record is None or content is None:
+            return None
+        if not hmac.compare_digest(content.secret_hash, secret_hash(presented.salt)):
+            return None
+        if content.session and not hmac.compare_digest(content.session, _named(session)):
+            return None
+        account = await self._parts.users.get(loaded_key(content.user_key))
+        if not isinstance(account, Account) or account.active is not True:
+            return None
+        if not self._proofs.verify(proof_message(account), content.proof):
+            return None
+        return Open(account, _question(presented.sid, record, content), content.amr, _grant(content), record.key)
+
+    async def take(self, request: Any, found: Open[I]) -> bool:
+        """End a challenge after a success. Of parallel calls, one gets true. The cookie goes with the response.
+
+        Raises:
+            StoreUnavailable: if the store cannot be reached. The challenge may have ended.
+        """
+        if not found.grant.bearer:
+            self._cookie.clear(request)
+        return await self._parts.backend.delete(found.key, self._parts.now())
+
+    async def end(self, key: Key) -> int:
+        """End all challenges of a user, also those that begin now. Return how many there were.
+
+        Raises:
+            StoreUnavailable: if any may still be valid.
+        """
+        return await self._parts.backend.delete_owner(self._owner(key), self._parts.now())
+
+    def _owner(self, key: Key) -> bytes:
+        return make_owner(self._namespace, key_text(stored_key(key)))
+
+
+def _question(name: bytes, record: Record, content: _Content) -> Challenge:
+    return Challenge(name=encode_sid(name), nonce=content.nonce, purpose=content.purpose, started_at=record.created_at)
+
+
+def _grant(content: _Content) -> Grant:
+    return Grant(
+        remember=content.remember,
+        bearer=content.bearer,
+        fresh=content.fresh,
+        attempt=Attempt(counted_as=content.counted_as),
+        proven=True,
+    )
+
+
+def _named(session: bytes) -> bytes:
+    return hashlib.blake2b(session, digest_size=16, person=b"powauth step").digest() if session else b""
+
+
+def _content(record: Record) -> _Content | None:
+    """Return the content of a record; ``None`` if this version of powauth cannot read it."""
+    try:
+        content = msgspec.msgpack.decode(record.value, type=_Content)
+    except msgspec.DecodeError:
+        return None
+    return content if isinstance(content.user_key, StoredKey) else None

@@ -1,0 +1,514 @@
+"""`Engine`: asks for second factors wherever a session begins, and changes the factors of users."""
+
+import copy
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, ClassVar, Final, Self, TypeVar, cast
+
+import msgspec
+
+from powauth._options import instance, wrong
+from powauth._running import shielded
+from powauth._times import duration
+from powauth.accounts.base import Account
+from powauth.accounts.changes import CLAIMED
+from powauth.accounts.grant import Grant
+from powauth.accounts.hooks import Extension, Parts, Step
+from powauth.accounts.identity import I, Key, key_text, stored_key
+from powauth.accounts.throttle import Limit, checked_limit
+from powauth.errors import ConfigError, InvalidParams, MoreNeeded, NotSignedIn, Overloaded, Refused, StoreUnavailable
+from powauth.events import EventKind
+from powauth.extensions.letters import Letters, Words
+from powauth.extensions.mail import Mailer
+from powauth.extensions.second_factor.challenges import TTL, Begun, Challenges, Open
+from powauth.extensions.second_factor.events import ENROLLED, EVENTS, REMOVED, RESET, USED, WRONG
+from powauth.extensions.second_factor.factor import MFA, EnrolledFactor, Enrolment, Factor, Purpose, session_of
+from powauth.extensions.second_factor.notices import FOLDER, Notices
+from powauth.extensions.second_factor.texts import TEXTS
+from powauth.http.guards import FRESH, require_fresh
+from powauth.request_auth import BlockingRequestAuth, RequestAuth
+
+F = TypeVar("F", bound=Factor[Any])
+
+FAILURES: Final = Limit(10, timedelta(minutes=15))
+"""The wrong answers of a user that are allowed by default, over all factors, challenges and sources together."""
+
+MAX_FAILURES: Final = 100
+"""The most that can be allowed (NIST SP 800-63B-4, section 3.2.2)."""
+
+MAX_TTL: Final = timedelta(minutes=30)
+"""The longest life of a challenge."""
+
+STEP_UPS: Final = Limit(100, timedelta(minutes=15))
+"""The most times that a signed-in user is asked to prove a factor again. Each is a record in the store."""
+
+CHALLENGE_INVALID: Final = "challenge_invalid"
+
+SIGN_IN: Final[Purpose] = "sign_in"
+ENROL: Final[Purpose] = "enrol"
+
+SECOND_FACTOR: Final = "second_factor"
+"""The name of the page that asks for a factor."""
+
+FACTORS: Final = "factors"
+"""The name of the page with the user's factors."""
+
+Required = Callable[[Any], bool]
+
+
+class Engine(Extension[I]):
+    """The extension without its pages; see `powauth.extensions.second_factor.SecondFactor`."""
+
+    name: ClassVar[str] = "second_factor"
+    events: ClassVar[tuple[EventKind, ...]] = EVENTS
+
+    parts: Parts[I]
+    challenges: Challenges[I]
+    _notices: Notices | None = None
+
+    def __init__(
+        self,
+        *factors: Factor[I],
+        required: bool | Required = False,
+        mailer: Mailer | None = None,
+        ttl: timedelta = TTL,
+        failures: Limit = FAILURES,
+        path: str = "/login/factor",
+        manage_path: str = "/account/factors",
+        address_field: str = "email",
+        texts: Mapping[str, str] | None = None,
+        templates: str | Path | None = None,
+    ) -> None:
+        for factor in factors:
+            instance("each factor of SecondFactor", factor, Factor, "a Factor, such as Totp(engine, Authenticator)")
+        names = [factor.name for factor in factors]
+        if len(set(names)) != len(names):
+            raise ConfigError("SecondFactor has two factors of one name: give each kind once")
+        if not any(factor.primary for factor in factors):
+            raise ConfigError("SecondFactor needs a factor that can stand alone, such as Totp: recovery codes cannot")
+        if not isinstance(required, bool) and not callable(required):
+            raise wrong("required", "True, False, or a function of an identity", required)
+        instance("mailer", mailer, Mailer | None, "an object with a method send, such as SMTPMailer, or None")
+        duration("the ttl of SecondFactor", ttl, at_least=1000, at_most=MAX_TTL)
+        if checked_limit("failures", failures, at_most=MAX_FAILURES) is None:
+            raise wrong("failures", "a Limit, such as Limit(10, timedelta(minutes=15))", failures)
+        self.factors: Mapping[str, Factor[I]] = {factor.name: factor for factor in factors}
+        if required is not False and not self._offering():
+            raise ConfigError("required needs a factor that users can turn on while they sign in, such as Totp")
+        self.required: Final = required
+        self.ttl: Final = ttl
+        self.texts: Final = {**_texts_of(factors), **TEXTS, **(texts or {})}
+        self.path: Final = path
+        self.manage_path: Final = manage_path
+        self._mailer: Final = mailer
+        self._failures: Final = failures
+        self._address_field: Final = address_field
+        self._letters: Final = None if mailer is None else Letters(FOLDER, templates)
+        self.pages()  # checks the paths
+
+    def bind(self, parts: Parts[I]) -> Self:
+        """See `Extension.bind`."""
+        bound = copy.copy(self)
+        bound.parts = parts
+        bound.challenges = Challenges(parts, self.name, self.ttl)
+        if self._mailer is not None and self._letters is not None:
+            self._check_address(parts)
+            bound._notices = Notices(self._mailer, self._letters, parts, self.texts, self._address_field)
+        bound.factors = {name: factor.bind(parts, bound) for name, factor in self.factors.items()}
+        return bound
+
+    def factor(self, kind: type[F]) -> F:
+        """Return the factor of a class.
+
+        Raises:
+            ConfigError: if there is none.
+        """
+        for factor in self.factors.values():
+            if isinstance(factor, kind):
+                return factor
+        raise ConfigError(f"there is no {kind.__name__} among the factors")
+
+    # --- what a user has ----------------------------------------------------------------------------------------------
+
+    async def offered(self, key: Key) -> list[str]:
+        """Return the names of the factors with which a user can answer: primary ones first. Empty if none is on.
+
+        Raises:
+            StoreUnavailable: if that is not known.
+        """
+        names = [name for name, factor in self.factors.items() if factor.primary and await factor.is_on(key)]
+        if not names:
+            return []
+        return names + [name for name, factor in self.factors.items() if not factor.primary and await factor.is_on(key)]
+
+    async def is_on(self, key: Key) -> bool:
+        """Return whether a user has a second factor.
+
+        Raises:
+            StoreUnavailable: if that is not known.
+        """
+        return bool(await self.offered(key))
+
+    async def enrolled(self, user: object) -> list[EnrolledFactor]:
+        """Return the factors of a user. ``user`` is an identity, a row, an account, or a key.
+
+        Raises:
+            ConfigError: if ``user`` is no user.
+            StoreUnavailable: if they cannot be read.
+        """
+        key = self._key_of(user)
+        return [each for factor in self.factors.values() for each in await factor.enrolled(key)]
+
+    def is_required(self, identity: I) -> bool:
+        """Return whether a user must have a second factor."""
+        return self.required if isinstance(self.required, bool) else self.required(identity) is True
+
+    # --- signing in ---------------------------------------------------------------------------------------------------
+
+    async def before(self, step: Step[I]) -> None:
+        """See `Extension.before`. Ask for a factor, unless the session has proven one."""
+        if step.flow != "sign_in" or step.account is None or step.grant is None:
+            return
+        enrolling = step.request.states.get(self)
+        if enrolling is not None and not await enrolling.recheck(step.request):
+            raise NotSignedIn("the session has ended: sign in again")
+        if MFA in (step.grant.amr or {}):
+            return
+        factors, purpose = await self.offered(step.account.key), SIGN_IN
+        if not factors:
+            if not self.is_required(step.account.identity):
+                return
+            factors, purpose = self._offering(), ENROL
+        begun = await self.challenges.begin(step.request, step.account, step.grant, purpose)
+        raise MoreNeeded(factors, challenge=begun.token, page=SECOND_FACTOR)
+
+    async def step_up(self, bound: RequestAuth[Any, I]) -> Begun[I]:
+        """Ask the signed-in user to prove a factor again.
+
+        `answer` then makes the session fresh. `powauth.http.guards.require_fresh` asks for it.
+
+        Raises:
+            NotSignedIn: if nobody is signed in by a session, or the user is gone.
+            Refused: ``no_second_factor``, if the user has none.
+            Throttled: if this was done too often.
+            StoreUnavailable: if a store cannot be reached.
+        """
+        account, session = await self._current(bound)
+        if not await self.is_on(account.key):
+            raise Refused("the account has no second factor", code="no_second_factor", page=FACTORS)
+        await self.parts.limits.admit(f"{self.name}.step_up", key_text(stored_key(account.key)), STEP_UPS)
+        bearer = None if bound.auth.is_ambient(bound.connection) else True
+        grant = Grant(bearer=bearer, amr=self.parts.proven_in(bound.connection, account.key) or {})
+        return await self.challenges.begin(bound.connection, account, grant, "step_up", session)
+
+    async def open(self, bound: RequestAuth[Any, I], params: Mapping[str, object]) -> Open[I] | None:
+        """Return the challenge that a request presents; ``None`` if it presents no valid one."""
+        return await self.challenges.find(bound.connection, params.get("challenge"), session_of(bound))
+
+    async def answer(
+        self, bound: RequestAuth[Any, I] | BlockingRequestAuth[Any, I], params: Mapping[str, object]
+    ) -> I | None:
+        """Check a client's answer, and complete the sign-in. Return ``None`` if the answer is wrong.
+
+        An app with a page of its own calls it with the fields of its form: ``factor``, which may be missing if there is
+        only one, ``challenge`` for a program with a bearer token, and the fields of the factor, such as ``code``.
+
+        Raises:
+            Refused: ``challenge_invalid``, if there is no valid challenge: the user must sign in again. Or a hook
+                refuses the sign-in.
+            InvalidParams: if a field is missing or malformed.
+            Throttled: if there were too many wrong answers. This one was not checked.
+            StoreUnavailable: if a store cannot be reached.
+        """
+        auth = bound.bound if isinstance(bound, BlockingRequestAuth) else bound
+        found = await self.open(auth, params)
+        names = [] if found is None else await self.names(found)
+        if found is None or not names:
+            raise _invalid()
+        factor = self.factors[_name_in(params, names)]
+        if found.challenge.purpose == ENROL:
+            return await shielded(self._turned_on(factor, found, params, auth.connection))
+        methods = await self._verified(factor, found, params, auth.connection)
+        if methods is None:
+            return None
+        identity = await self.parts.sign_in(auth.connection, found.account, _granted(found, methods))
+        if identity is None:
+            raise _invalid()
+        return identity
+
+    async def sign_in(
+        self, request: Any, account: Account[I], methods: Collection[str], grant: Grant | None = None
+    ) -> I | None:
+        """See `FactorEngine.sign_in`."""
+        how = msgspec.structs.replace(grant or Grant(), amr=dict.fromkeys(methods), proven=True)
+        return await self.parts.sign_in(request, account, how)
+
+    async def names(self, found: Open[I]) -> list[str]:
+        """Return the names of the factors with which a user can answer a challenge; empty if it is void by now."""
+        on = await self.offered(found.account.key)
+        if found.challenge.purpose != ENROL:
+            return on
+        return [] if on else self._offering()
+
+    async def _turned_on(
+        self, factor: Factor[I], found: Open[I], params: Mapping[str, object], request: Any
+    ) -> I | None:
+        """Turn the first factor on of a user who must have one, and complete the sign-in."""
+        key = found.account.key
+        enrolment = await factor.turn_on(found.account, found.challenge, params)
+        if enrolment is None or not await self.challenges.take(request, found) or not await enrolment.write():
+            self.parts.emit(WRONG, key, f"{factor.name}: enrol", request=request)
+            return None
+        identity = await self._signed_in(request, found.account, _granted(found, enrolment.methods), enrolment)
+        if identity is None:
+            raise _invalid()
+        await self._enrolled(request, found.account, factor, enrolment, None, first=True)
+        return identity
+
+    async def _verified(
+        self, factor: Factor[I], found: Open[I], params: Mapping[str, object], request: Any
+    ) -> Collection[str] | None:
+        """Count the attempt, check the answer, and end the challenge."""
+        key = found.account.key
+        admission = await self.parts.limits.admit(f"{self.name}.user", key_text(stored_key(key)), self._failures)
+        try:
+            methods = await factor.verify(found.account, found.challenge, params, request)
+        except (InvalidParams, StoreUnavailable, Overloaded):
+            await admission.undo()
+            raise
+        if methods is None:
+            self.parts.emit(WRONG, key, factor.name, request=request)
+            return None
+        await admission.undo()  # not more: the owner's success must not give a guesser new attempts
+        if not await self.challenges.take(request, found):
+            self.parts.emit(WRONG, key, f"{factor.name}: answered twice", request=request)
+            return None
+        self.parts.emit(USED, key, f"{factor.name}: {found.challenge.purpose}", request=request)
+        return methods
+
+    async def check_fresh(self, bound: RequestAuth[Any, I], within: timedelta = FRESH) -> Account[I]:
+        """See `FactorEngine.check_fresh`."""
+        account, _ = await self._current(bound)
+        require_fresh(bound, within, [MFA] if await self.is_on(account.key) else None)
+        return account
+
+    # --- changes of a user's factors ----------------------------------------------------------------------------------
+
+    async def enrol(
+        self, bound: RequestAuth[Any, I], factor: Factor[I], enrolment: Enrolment, words: Words | None = None
+    ) -> bool:
+        """See `FactorEngine.enrol`."""
+        return await shielded(self._enrol(bound, factor, enrolment, words))
+
+    async def _enrol(
+        self, bound: RequestAuth[Any, I], factor: Factor[I], enrolment: Enrolment, words: Words | None
+    ) -> bool:
+        account, _ = await self._current(bound)
+        request = bound.connection
+        proven = self.parts.proven_in(request, account.key) or {}
+        first = factor.primary and not await self.is_on(account.key)
+        if not await enrolment.write():
+            return False
+        grant = Grant(amr={**proven, **dict.fromkeys(enrolment.methods), MFA: None}, proven=True)
+        request.states[self] = bound.auth  # `before` looks whether the session is still alive
+        try:
+            signed_in = await self._signed_in(request, account, grant, enrolment)
+        finally:
+            del request.states[self]
+        if signed_in is None:
+            await bound.auth.do_delete(request)
+            raise NotSignedIn("the session has ended, or the account was changed: sign in again")
+        await self._enrolled(request, account, factor, enrolment, words, first=first)
+        return True
+
+    async def _signed_in(self, request: Any, account: Account[I], grant: Grant, enrolment: Enrolment) -> I | None:
+        """Sign in after an enrolment was written. If that fails, take the enrolment back."""
+        identity = None
+        try:
+            identity = await self.parts.sign_in(request, account, grant)
+        finally:
+            if identity is None and enrolment.undo is not None:
+                await enrolment.undo()
+        return identity
+
+    async def _enrolled(
+        self,
+        request: Any,
+        account: Account[I],
+        factor: Factor[I],
+        enrolment: Enrolment,
+        words: Words | None,
+        *,
+        first: bool,
+    ) -> None:
+        """Tell of a factor that is on. The first one ends what was begun without it, except the present session."""
+        await self.challenges.end(account.key)
+        if first:  # a sign-in that has not asked for it yet fails, and is tried again
+            await self.parts.end_sessions(account.key, "second factor on", keep=request)
+        self.parts.emit(ENROLLED, account.key, factor.name, request=request)
+        self.notify(account, "factor_added", words, label=enrolment.label)
+
+    async def remove(
+        self,
+        bound: RequestAuth[Any, I],
+        name: str,
+        id: str,  # noqa: A002 - the name of the field
+        words: Words | None = None,
+    ) -> bool:
+        """Remove a factor of the signed-in user, who must be fresh. Return whether there was one.
+
+        Raises:
+            NotSignedIn: if nobody is signed in, or the user is gone.
+            Refused: ``last_way_in`` or ``factor_required``, if the user needs it.
+            StoreUnavailable: if a store cannot be reached. The factor may be gone.
+        """
+        account, _ = await self._current(bound)
+        factor = self.factors.get(name)
+        mine = [] if factor is None else await factor.enrolled(account.key)
+        found = next((each for each in mine if each.id == id), None)
+        if factor is None or found is None:
+            return False
+        if await factor.is_last_way_in(account, id):
+            raise Refused(self.texts["factors_last_way_in"], code="last_way_in")
+        if factor.primary and self.is_required(account.identity) and await self._primary(account.key) == 1:
+            raise Refused(self.texts["factors_required"], code="factor_required")
+        if not await factor.remove(account.key, id):
+            return False
+        if not await self._primary(account.key):  # otherwise old codes would work with the next factor
+            for each in self.factors.values():
+                await each.reset(account.key)
+        self.parts.emit(REMOVED, account.key, name, request=bound.connection)
+        self.notify(account, "factor_removed", words, label=found.label)
+        await self.challenges.end(account.key)
+        return True
+
+    async def reset(self, user: object, *, by: object = None, request: Any = None) -> int:
+        """Remove all factors of a user, for support after the user has lost them. Return how many there were.
+
+        This ends all sessions of the user, and mails a notice. The app decides who may call it.
+
+        Args:
+            user: an identity, a row, an account, or a key.
+            by: the user who does it, for the event.
+            request: the request in which this happens, for the event.
+
+        Raises:
+            ConfigError: if ``user`` is no user.
+            StoreUnavailable: if some factor or session may be left. Then try again.
+        """
+        key = self._key_of(user)
+        account = await self.parts.users.get(key)
+        count = sum([await factor.reset(key) for factor in self.factors.values()])
+        await self.challenges.end(key)
+        await self.parts.end_sessions(key, "second factors reset")
+        self.parts.emit(RESET, key, str(count), request=request, actor=None if by is None else self._key_of(by))
+        if isinstance(account, Account):
+            self.notify(account, "factors_reset", None)
+        return count
+
+    async def forget_failures(self, user: object) -> bool:
+        """Reset the wrong answers of a user, so that the next right one works at once. Return whether there were any.
+
+        This is for the app's own code, after support has spoken with the owner. ``user`` is an identity, a row, an
+        account, or a key.
+
+        Raises:
+            ConfigError: if ``user`` is no user.
+            StoreUnavailable: if the store cannot be reached.
+        """
+        return await self.parts.limits.forget(f"{self.name}.user", key_text(stored_key(self._key_of(user))))
+
+    async def credentials_changed(self, key: Key, why: str) -> None:
+        """See `Extension.credentials_changed`. The factors of a user who is gone go, too.
+
+        They also go if the owner of the address claims an account that somebody else may have made.
+        """
+        await self.challenges.end(key)
+        if why == CLAIMED or await self.parts.users.get(key) is None:
+            count = sum([await factor.reset(key) for factor in self.factors.values()])
+            if count:
+                self.parts.emit(RESET, key, f"{count}: {why}")
+            return
+        for factor in self.factors.values():
+            await factor.credentials_changed(key, why)
+
+    def notify(self, account: Account[I], what: str, words: Words | None, **values: str | int) -> None:
+        """See `FactorEngine.notify`."""
+        if self._notices is not None:
+            self._notices.send(account, what, words, **values)
+
+    async def aclose(self) -> None:
+        """See `Extension.aclose`."""
+        if self._notices is not None:
+            await self._notices.outbox.aclose()
+        for factor in self.factors.values():
+            await factor.aclose()
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _offering(self) -> list[str]:
+        """Return the names of the factors that a user can turn on during a sign-in."""
+        return [name for name, factor in self.factors.items() if factor.primary and factor.offer_template is not None]
+
+    async def _primary(self, key: Key) -> int:
+        """Return how many primary factors a user has."""
+        return sum([len(await factor.enrolled(key)) for factor in self.factors.values() if factor.primary])
+
+    async def _current(self, bound: RequestAuth[Any, I]) -> tuple[Account[I], bytes]:
+        """Return the account of the signed-in user, and a name of the session.
+
+        Raises:
+            NotSignedIn: if nobody is signed in by a session, or the user is gone or has another proof.
+        """
+        bound.require_user()
+        key, session = bound.auth.current_key(bound.connection), session_of(bound)
+        account = None if key is None else await self.parts.users.get(key)
+        if not session or not isinstance(account, Account) or not bound.auth.is_current(bound.connection, account):
+            raise NotSignedIn("sign in first")
+        return account, session
+
+    def _key_of(self, user: object) -> Key:
+        key = self.parts.users.key_of(user)
+        if key is None:
+            key = cast("Key", user)
+            stored_key(key)  # raises if it is no key
+        return key
+
+    def _check_address(self, parts: Parts[I]) -> None:
+        identity: Any = parts.users.identity
+        if self._address_field not in {each.name for each in msgspec.structs.fields(identity)}:
+            raise ConfigError(
+                f"SecondFactor mails notices to the field {self._address_field!r} of the identity, and "
+                f"{identity.__name__} has none: add the field, give address_field, or give no mailer"
+            )
+
+
+def _texts_of(factors: Sequence[Factor[Any]]) -> dict[str, str]:
+    return {name: text for factor in factors for name, text in factor.texts.items()}
+
+
+def _name_in(params: Mapping[str, object], offered: Sequence[str]) -> str:
+    """Return the factor that a client has chosen.
+
+    Raises:
+        InvalidParams: if it is not one of the user's.
+    """
+    name = params.get("factor", offered[0] if len(offered) == 1 else None)
+    if not isinstance(name, str) or name not in offered:
+        raise InvalidParams({"factor": ["can't be blank" if name is None else "is invalid"]})
+    return name
+
+
+def _granted(found: Open[Any], methods: Collection[str]) -> Grant:
+    """Return the options of the session that a challenge and an answer lead to."""
+    return msgspec.structs.replace(found.grant, amr={**found.amr, **dict.fromkeys(methods), MFA: None})
+
+
+def _invalid() -> Refused:
+    return Refused(
+        "the challenge is no longer valid; sign in again",
+        code=CHALLENGE_INVALID,
+        page="login",
+        done=CHALLENGE_INVALID,
+    )

@@ -1,0 +1,109 @@
+"""The interfaces of stores for authenticator apps and recovery codes, for apps that keep them in no SQL table.
+
+All methods are coroutine functions. For an app under WSGI, they must not wait for an event loop. They name a user by a
+text of at most 255 printable ASCII characters: see `user_text`. A store compares the texts character by character.
+
+`powauth.testing.factors` has a suite for each store.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from powauth.accounts.identity import Key, key_text, stored_key
+
+MAX_KEY_CHARS: Final = 255
+"""The most characters of a text that names a user."""
+
+
+def user_text(key: Key) -> str:
+    """Return the text by which a store names a user: one text for each key.
+
+    >>> user_text(42), user_text("ann"), len(user_text("a b"))
+    ('42', 'ann', 65)
+    """
+    text = key_text(stored_key(key))
+    if len(text) <= MAX_KEY_CHARS and text.isascii() and text.isprintable() and not {*" \\"} & {*text}:
+        return text
+    return "\\" + hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=32).hexdigest()
+
+
+class TotpRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The authenticator app of a user. A user has at most one.
+
+    Attributes:
+        id: a name of this enrolment, never used twice.
+        label: the name that the user gave it.
+        seed: the sealed seed.
+        step: the time step of the last code that was accepted.
+        created_at: when it was enrolled, in UTC.
+        last_used_at: when a code was last accepted, in UTC; ``None`` if none was since the enrolment.
+    """
+
+    id: str
+    label: str
+    seed: bytes
+    step: int
+    created_at: datetime
+    last_used_at: datetime | None = None
+
+    __repr__ = object.__repr__  # error reporters record what local variables look like
+
+
+class TotpStore(ABC):
+    """Stores the authenticator apps of users. All methods raise `StoreUnavailable` if the store cannot be reached."""
+
+    @abstractmethod
+    async def get(self, user: str) -> TotpRecord | None:
+        """Return the record of a user; ``None`` if there is none."""
+
+    @abstractmethod
+    async def put(self, user: str, record: TotpRecord) -> None:
+        """Store the record of a user, in place of an older one."""
+
+    @abstractmethod
+    async def accept(self, user: str, id: str, step: int, at: datetime) -> bool:  # noqa: A002 - the field's name
+        """Set ``step`` and ``last_used_at`` if the stored step is lower, and return whether that was done.
+
+        Compare and write in one step (RFC 6238, section 5.2): of any number of parallel calls with one step, exactly
+        one returns true. If the user has no record of this ``id``, return false.
+        """
+
+    @abstractmethod
+    async def reseal(self, user: str, id: str, old: bytes, new: bytes) -> bool:  # noqa: A002 - the field's name
+        """Set ``seed`` to ``new`` if it is ``old``, in one step, and return whether that was done."""
+
+    @abstractmethod
+    async def delete(self, user: str, id: str | None = None) -> bool:  # noqa: A002 - the field's name
+        """Delete the record of a user, and return whether there was one. With ``id``, delete no other one."""
+
+    @abstractmethod
+    async def page(self, after: str | None, limit: int) -> Sequence[tuple[str, TotpRecord]]:
+        """Return users and their records in the order of the users, from the first one after ``after``.
+
+        Return at most ``limit``. `Totp.reseal` reads all records in this way.
+        """
+
+
+class RecoveryCodeStore(ABC):
+    """Stores hashes of recovery codes. All methods raise `StoreUnavailable` if the store cannot be reached."""
+
+    @abstractmethod
+    async def put(self, user: str, hashes: Collection[bytes], at: datetime) -> None:
+        """Store hashes of 32 bytes as the codes of a user, in place of all older ones, in one step."""
+
+    @abstractmethod
+    async def take(self, user: str, hash: bytes) -> bool:  # noqa: A002 - the name of the value
+        """Delete a hash, and return whether the user had it. Of any number of parallel calls, exactly one is true."""
+
+    @abstractmethod
+    async def left(self, user: str) -> tuple[int, datetime | None]:
+        """Return how many codes a user has, and when they were made; ``None`` if there are none."""
+
+    @abstractmethod
+    async def delete(self, user: str) -> int:
+        """Delete all codes of a user, and return how many there were."""
