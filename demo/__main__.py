@@ -20,9 +20,11 @@ powauth demo: FastAPI on http://127.0.0.1:{port} and Flask on http://127.0.0.1:{
 Users in {data}/users.sqlite3, sessions in {backend}; {workers} worker processes each.
 Plain http: the cookie goes without Secure, which only this demo asks for.
 
-With a browser: open either address, register, and be known on the other. /account leads to your devices and your recent
-activity, to keys for programs, and to codes of an authenticator app. Change your e-mail address there, and follow the
-links in the mail. The sign-in page can keep you signed in, and has a link for a forgotten password.
+With a browser: open http://localhost:{port} or http://localhost:{flask_port}, register, and be known on the other.
+Passkeys and the links in the mail are for localhost, because browsers make no passkeys for an IP address.
+/account leads to your devices and your recent activity, to keys for programs, to passkeys, and to codes of an
+authenticator app. Change your e-mail address there, and follow the links in the mail. The sign-in page can keep you
+signed in, takes a passkey, and has a link for a forgotten password.
 Mail is printed here. (POWAUTH_DEMO_SMTP=host:port sends it.)
 The first user who registers is the administrator, who invites and locks users and reads the audit log: /administration.
 (POWAUTH_DEMO_ADMINISTRATOR=you@example.org appoints another user at the start.)

@@ -24,13 +24,14 @@ from powauth.extensions.breached_passwords import BreachedPasswords
 from powauth.extensions.confirm_email import ConfirmEmail
 from powauth.extensions.invitation import Invitation
 from powauth.extensions.lock import Lock
+from powauth.extensions.passkeys import Passkeys
 from powauth.extensions.reset_password import ResetPassword
 from powauth.extensions.second_factor import RecoveryCodes, SecondFactor, Totp
 
 from .administration import Administration
 from .identity import Me
 from .passwords import SmallRanges
-from .tables import Activity, ApiKey, Authenticator, RecoveryCode, User, appoint, create_tables
+from .tables import Activity, ApiKey, Authenticator, Passkey, RecoveryCode, User, appoint, create_tables
 
 __all__ = ["Me", "Settings", "User", "mailer_of", "make_auth", "prepare", "settings"]
 
@@ -64,6 +65,16 @@ class Settings:
     def database(self) -> Path:
         """The database file of the users."""
         return self.data / "users.sqlite3"
+
+    @property
+    def url(self) -> str:
+        """The address of the FastAPI app. Browsers make passkeys for this name, and for no IP address."""
+        return f"http://localhost:{self.port}"
+
+    @property
+    def flask_url(self) -> str:
+        """The address of the Flask app."""
+        return f"http://localhost:{self.flask_port}"
 
 
 def settings() -> Settings:
@@ -138,18 +149,21 @@ def remember_of(chosen: Settings) -> Remember:
 
 
 def extensions_of(chosen: Settings, engine: object, users: SQLAlchemyUsers[User, Me]) -> list[Extension[Any]]:
-    """Return all extensions but passkeys, which need a host with a name.
+    """Return all extensions.
 
-    A registration signs in at once, and the address is confirmed later.
+    A registration signs in at once, and the address is confirmed later. Both apps use the same passkeys.
     """
     mailer = mailer_of(chosen)
+    passkeys: Passkeys[Me] = Passkeys(engine, Passkey, title=TITLE, origins=[chosen.url, chosen.flask_url])
+    totp, codes = Totp[Me](engine, Authenticator), RecoveryCodes[Me](engine, RecoveryCode)
     return [
         Lock(),
         ConfirmEmail(mailer, password="at_registration", title=TITLE),  # noqa: S106 - no password
         ResetPassword(mailer),
         Invitation(mailer, may_invite=lambda me: me.administrator, title=TITLE),
         ApiKeys(engine, ApiKey, scopes=lambda me: SCOPES),
-        SecondFactor(Totp(engine, Authenticator), RecoveryCodes(engine, RecoveryCode), mailer=mailer),
+        passkeys,
+        SecondFactor(passkeys.factor(), totp, codes, mailer=mailer),
         BreachedPasswords(None if chosen.asks_service else SmallRanges()),
         Audit(engine, Activity),
         Administration(users),
@@ -176,7 +190,7 @@ def make_auth(*, asynchronous: bool) -> SessionAuth[User, Me]:
             max_lifetime=chosen.max_lifetime,
             remember=remember_of(chosen),
             carrier=CookieCarrier(insecure_http=True),
-            public_url=f"http://127.0.0.1:{chosen.port if asynchronous else chosen.flask_port}",
+            public_url=chosen.url if asynchronous else chosen.flask_url,
             extensions=extensions_of(chosen, engine, users),
         )
 

@@ -9,6 +9,7 @@ from powauth.extensions.api_keys import ApiKeyMixin
 from powauth.extensions.audit import AuditMixin
 from powauth.extensions.confirm_email import ConfirmEmailMixin
 from powauth.extensions.lock import LockMixin
+from powauth.extensions.passkeys import PasskeyMixin
 from powauth.extensions.second_factor import RecoveryCodeMixin, TotpMixin
 
 
@@ -48,6 +49,12 @@ class RecoveryCode(RecoveryCodeMixin, Base):
     """The codes that replace a lost authenticator app."""
 
     __tablename__ = "recovery_codes"
+
+
+class Passkey(PasskeyMixin, Base):
+    """The passkeys of users."""
+
+    __tablename__ = "passkeys"
 
 
 def create_tables(connection: sa.Connection) -> None:

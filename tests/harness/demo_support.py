@@ -45,14 +45,17 @@ class Demo:
     def urls(self) -> tuple[str, str]:
         return f"http://127.0.0.1:{self.port}", f"http://127.0.0.1:{self.flask_port}"
 
+    @property
+    def public_urls(self) -> tuple[str, str]:
+        """The addresses in links, and those for which browsers make passkeys."""
+        return f"http://localhost:{self.port}", f"http://localhost:{self.flask_port}"
+
     def link(self, email: str, path: str) -> str:
         """The newest link to a path in the mail that the demo has printed for an address. It waits for the link."""
         deadline = time.monotonic() + 30
         while True:
             mails = self.log.read_text().split("--- mail ---")
-            links = [
-                re.search(rf"http://127\.0\.0\.1:\d+{path}#\S+", each) for each in mails if f"To: {email}\n" in each
-            ]
+            links = [re.search(rf"http://localhost:\d+{path}#\S+", each) for each in mails if f"To: {email}\n" in each]
             if found := [link[0] for link in links if link is not None]:
                 return found[-1]
             assert time.monotonic() < deadline, self.log.read_text()

@@ -11,6 +11,7 @@ import pyotp
 import pytest
 from demo.config import make_auth, prepare, settings
 
+from harness.authenticator import Authenticator
 from harness.demo_support import Demo
 from harness.smtp import Server, smtp_server
 from powauth.backends.base import drive
@@ -245,6 +246,31 @@ def test_a_second_factor_is_asked_for_once_it_is_on(app: str, browser: httpx.Cli
         answer = {"factor": "totp", "code": codes.at(now + codes.interval)}  # each code is good for one use
         assert client.post(f"{app}/login/factor", json=answer).status_code == 200
         assert client.get(f"{app}/session").json()["user"]["email"] == email
+
+
+def test_a_passkey_of_one_app_works_on_both_and_nowhere_else(demo: Demo, app: str) -> None:
+    one = demo.public_urls[demo.urls.index(app)]
+    other = next(each for each in demo.public_urls if each != one)
+    device = Authenticator(one)
+    with program() as client:
+        register(client, one, f"zoe{port_of(app)}@example.org")
+        options = client.post(f"{one}/account/passkeys", json={"action": "options"}).json()["publicKey"]
+        assert options["rp"] == {"id": "localhost", "name": "powauth demo"}
+        added = {"action": "add", "credential": device.create(options)}
+        assert client.post(f"{one}/account/passkeys", json=added).status_code == 201
+        page = client.get(f"{one}/account", headers={"accept": "text/html"}).text
+        assert {"/account/passkeys", "/account/factors"} <= set(page.split('"'))
+    for origin, status in ((other, 200), ("http://localhost:1", 401), ("http://127.0.0.1", 401), (one, 200)):
+        with program() as client:
+            options = client.post(f"{other}/login/passkey", json={"action": "options"}).json()["publicKey"]
+            credential = device.get(options, origin=origin)
+            done = client.post(f"{other}/login/passkey", json={"credential": credential})
+            assert done.status_code == status, done.text
+
+
+def test_the_guide_leads_browsers_to_localhost(demo: Demo) -> None:
+    printed = demo.log.read_text()
+    assert all(url in printed for url in demo.public_urls)
 
 
 def test_users_see_their_own_activity_and_nobody_elses(app: str, browser: httpx.Client) -> None:
