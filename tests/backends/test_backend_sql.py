@@ -602,6 +602,26 @@ def test_on_mariadb_the_quicker_one_takes_the_place_of_an_expired_record(maria: 
         drive(backend.close())
 
 
+def test_on_mariadb_a_purge_may_remove_the_expired_record_first(maria: tuple[Database, str]) -> None:
+    where, table = maria
+    slow, quick = (SQLBackend(where.through("pymysql"), table=table, timeout=PATIENT) for _ in range(2))
+    assert drive(slow.create(record(), None, NOW - 2 * TTL)) is True
+    now = NOW + TTL
+    new = Record(record().key, OWNER, 0, now, now + TTL, b"new")
+    purged = []
+
+    def before(_c: object, _d: object, statement: str, *_: object) -> None:
+        if statement.startswith(f"DELETE FROM {table} "):
+            purged.append(drive(quick.purge(10, now)))
+
+    event.listen(sql_engine_of(slow), "before_cursor_execute", before)
+    assert drive(slow.create(new, None, now)) is True
+    assert purged == [1]
+    assert drive(quick.get(record().key, now)) == new
+    for backend in (slow, quick):
+        drive(backend.close())
+
+
 def test_mysql_is_refused(maria: tuple[Database, str]) -> None:
     where, table = maria
     backend = SQLBackend(where.through("pymysql"), table=table, timeout=PATIENT)

@@ -194,12 +194,13 @@ class SQLBackend(Backend, JoinsTransactions):
             try:
                 return insert(connection, **values).first() is not None
             except IntegrityError:
-                # The key is taken. A live record stays. Remove an expired one.
-                if how.make_room is None or not how.make_room(connection, key=record.key, now=now).rowcount:
+                if how.make_room is None:
                     return False
+            # The key is taken. Remove an expired record. A purge may have removed it already, so insert in any case.
+            how.make_room(connection, key=record.key, now=now)
             try:
                 return insert(connection, **values).first() is not None
-            except IntegrityError:  # another writer was faster
+            except IntegrityError:  # a live record stays
                 return False
 
         def was_mine(connection: Connection) -> bool:
