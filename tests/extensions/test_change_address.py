@@ -1,11 +1,13 @@
 """`ConfirmEmail`: changes of address."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
 from harness.confirming import NEW, OTHER_PASSWORD, Confirming, Link, confirming, link_in
 from harness.pages_support import EMAIL, PASSWORD, Browser
@@ -299,3 +301,79 @@ def test_a_change_that_ends_in_a_refused_sign_in_signs_out(tmp_path: Path) -> No
         assert (done.status_code, done.json()) == (200, {"user": None, "session": None})
         assert client.get("/account").status_code == 401
         assert here.addresses == [NEW]
+
+
+def test_trm_04_an_undone_change_leaves_no_way_back_to_a_later_address(here: Confirming) -> None:
+    """A thief prepares a link that undoes what the owner will do."""
+    thief = signed_in(here)
+    asked(thief, "b@attacker.example")
+    assert here.opened(thief, here.link("b@attacker.example")).status == 303
+    asked(thief, "c@attacker.example")
+    asked(thief, EMAIL)
+    traps = [link_in(each) for each in here.to("b@attacker.example")[1:]]
+    assert {each.path for each in traps} == {"/confirm-email/undo"}
+    assert here.opened(here.browser(), undo_link(here), password=OTHER_PASSWORD).status == 303
+    for trap in traps:
+        assert here.opened(here.browser(), trap, password="twelve white swans").status == 422
+    assert here.addresses == [EMAIL]
+    assert here.browser().sign_in(EMAIL, OTHER_PASSWORD).status == 303
+
+
+@contextmanager
+def before_update(here: Confirming, work: Callable[[], object]) -> Iterator[None]:
+    """Do work once, right before a user is changed."""
+    waiting = [work]
+
+    def look(connection: Any, cursor: Any, statement: str, *rest: object) -> None:
+        if statement.startswith("UPDATE members") and waiting:
+            waiting.pop()()
+
+    sa.event.listen(here.engine, "before_cursor_execute", look)
+    yield
+    sa.event.remove(here.engine, "before_cursor_execute", look)
+    assert not waiting, "no user was about to be changed"
+
+
+def test_trm_04_a_change_that_begins_during_an_undoing_leaves_no_way_back(tmp_path: Path) -> None:
+    with confirming("wsgi", tmp_path) as here:
+        here.member(EMAIL)
+        thief = signed_in(here)
+        asked(thief, "b@attacker.example")
+        assert here.opened(thief, here.link("b@attacker.example")).status == 303
+
+        def meanwhile() -> None:
+            here.site.clock.advance(1)
+            asked(thief, "c@attacker.example")
+
+        owner, undo = here.browser(), undo_link(here)
+        with before_update(here, meanwhile):
+            assert here.opened(owner, undo, password=OTHER_PASSWORD).status == 303
+        trap = link_in(here.to("b@attacker.example")[-1])
+        assert trap.path == "/confirm-email/undo"
+        assert here.opened(here.browser(), trap, password="twelve white swans").status == 422
+        assert here.addresses == [EMAIL]
+
+
+def test_an_undoing_that_is_overtaken_is_tried_again(tmp_path: Path) -> None:
+    """A thief changes the password at the same time. The owner has no second link."""
+    with confirming("wsgi", tmp_path) as here:
+        here.member(EMAIL)
+        asked(signed_in(here))
+        me = drive(here.site.users.find(EMAIL))
+        assert me is not None
+        key, undo = me.key, undo_link(here)
+        with before_update(here, lambda: drive(here.site.auth.update_account(key, password="nine white swans"))):
+            assert here.opened(here.browser(), undo, password=OTHER_PASSWORD).status == 303
+        assert here.browser().sign_in(EMAIL, OTHER_PASSWORD).status == 303
+
+
+def test_the_app_voids_the_links_that_undo_changes(here: Confirming) -> None:
+    asked(signed_in(here))
+    undo = undo_link(here)
+    me = drive(here.site.users.find(EMAIL))
+    assert me is not None
+    drive(here.extension.end_undos(me.identity))
+    assert here.opened(here.browser(), undo, password=OTHER_PASSWORD).status == 422
+    here.site.clock.advance(1)
+    asked(signed_in(here), "b@new.example")
+    assert here.opened(here.browser(), undo_link(here, number=-1), password=OTHER_PASSWORD).status == 303

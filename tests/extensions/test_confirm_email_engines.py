@@ -86,7 +86,7 @@ async def life(app: App) -> None:
     undo = link_in([each for each in app.mailer.messages if each["To"] == EMAIL][-2]).token
     back = await addresses.undo(undo)
     assert back is not None
-    await addresses.complete_undo(undo, *back, SWANS)
+    await addresses.complete_undo(undo, back[0], SWANS)
     state = await addresses.state(key)
     assert state is not None
     assert (state.address, state.pending) == (EMAIL, None)

@@ -17,14 +17,16 @@ from powauth.extensions.confirm_email.claims import (
     Asked,
     State,
     Undo,
+    Undone,
     completes,
     confirms,
+    is_void,
     state_of,
     undoes,
 )
 from powauth.extensions.confirm_email.events import CHANGE_ASKED, CHANGE_UNDONE, CHANGED, CONFIRMED
 from powauth.extensions.confirm_email.letters import Post
-from powauth.extensions.offers import Offers
+from powauth.extensions.offers import Offer, Offers
 from powauth.extensions.tokens import Claim, OneTimeTokens, proof_message
 
 PasswordAt = Literal["at_confirmation", "at_registration"]
@@ -33,8 +35,8 @@ PasswordAt = Literal["at_confirmation", "at_registration"]
 PER_USER: Final = Limit(5, timedelta(hours=1))
 """The most changes of address that one user may ask for. Each sends mail to an address that the user chooses."""
 
-MARK_ATTEMPTS: Final = 3
-"""Tries of noting that an address was proven. A try fails if the account changes meanwhile."""
+ATTEMPTS: Final = 3
+"""Tries of noting that an address was proven, or of undoing a change. A try fails if the account changes meanwhile."""
 
 INVALID_LINK: Final = "is invalid or has expired"
 """The message about a token that is not valid, whatever the reason."""
@@ -69,6 +71,7 @@ class Addresses(Generic[I]):
         self.offers: Final = Offers(parts, name, Asked, ttl=ttl)
         self.changes: Final = OneTimeTokens(parts, f"{name}.change", ttl=ttl)
         self.undos: Final = Offers(parts, f"{name}.undo", Undo, ttl=undo_ttl)
+        self.undone: Final = Offers(parts, f"{name}.undone", Undone, ttl=undo_ttl)
         self._parts: Final = parts
         self._name: Final = name
         self._post: Final = post
@@ -198,7 +201,7 @@ class Addresses(Generic[I]):
         Raises:
             Overtaken: if the account changes again and again meanwhile.
         """
-        for tries_left in reversed(range(MARK_ATTEMPTS)):
+        for tries_left in reversed(range(ATTEMPTS)):
             state = await self.state(key)
             if state is None or state.address != address:
                 return
@@ -237,6 +240,10 @@ class Addresses(Generic[I]):
         if state is None:
             return
         taken = await self._parts.users.find(address)
+        # The way back comes first: no later step can fail and leave the old address without it. It is also older than
+        # any undoing that overtakes this call, and void then.
+        undo = Undo(stored_key(key), state.address, address, state.born)
+        issued = await self.undos.issue(self._mark(state.address), undo) if state.confirmed_at is not None else None
         await self._parts.change(key, {"unconfirmed_email": address}, proof=state.account.proof)
         token = await self.changes.issue(key, address)
         self._parts.emit(CHANGE_ASKED, key)
@@ -246,11 +253,8 @@ class Addresses(Generic[I]):
             self._post.send("change", address, token=token, key=key)
         else:
             self._post.send("taken", address, key=taken.key)
-        if state.confirmed_at is not None:  # a stranger may have an address that was never confirmed
-            undo = Undo(stored_key(key), state.address, address, state.born)
-            issued = await self.undos.issue(self._mark(state.address), undo)
-            if issued is not None:
-                self._post.send("change_notice", state.address, token=issued[0], key=key, address=address)
+        if issued is not None:  # not to an address that was never confirmed: a stranger may have it
+            self._post.send("change_notice", state.address, token=issued[0], key=key, address=address)
 
     async def change(self, token: object) -> tuple[Claim[I], State[I]] | None:
         """Return the content of a valid link that completes a change, with the user; ``None`` if it is not valid."""
@@ -274,25 +278,65 @@ class Addresses(Generic[I]):
             self._post.send("changed", state.address, key=account.key, address=claim.address)
         return account
 
-    async def undo(self, token: object) -> tuple[Undo, State[I]] | None:
-        """Return the content of a valid link that undoes a change, with the user; ``None`` if it is not valid."""
+    async def undo(self, token: object) -> tuple[Offer[Undo], State[I]] | None:
+        """Return a valid link that undoes a change, with the user; ``None`` if it is not valid."""
         offer = await self.undos.find(token)
-        state = None if offer is None else await self.state(loaded_key(offer.content.user_key))
-        return None if offer is None or state is None or not undoes(offer.content, state) else (offer.content, state)
+        state = None if offer is None else await self._to_undo(offer)
+        return None if offer is None or state is None else (offer, state)
 
-    async def complete_undo(self, token: object, undo: Undo, state: State[I], password: object) -> None:
+    async def complete_undo(self, token: object, offer: Offer[Undo], password: object) -> None:
         """Use a link up, and give the user the old address and a new password. This ends all that the user holds.
+
+        It also voids the links that undo the changes after this one: they were sent to addresses of whoever made it. If
+        the account changes meanwhile, the undoing is tried again, because there is no second link.
 
         Raises:
             InvalidParams: if the link is not valid, or the password is not good enough.
         """
+        undo = offer.content
+        await self._note_undone(offer)
         if await self.undos.take(token) is None:
             raise invalid_link()
-        changes = {**self._confirmed(), "password": password}
-        if state.address != undo.old:
-            changes["email"] = undo.old
-        await self._written(state, changes)
-        self._parts.emit(CHANGE_UNDONE, state.account.key)
+        for tries_left in reversed(range(ATTEMPTS)):
+            state = await self._to_undo(offer)
+            if state is None:
+                raise invalid_link()
+            changes = {**self._confirmed(), "password": password}
+            if state.address != undo.old:
+                changes["email"] = undo.old
+            try:
+                await self._written(state, changes)
+                break
+            except InvalidParams as error:
+                if not isinstance(error.__cause__, Overtaken) or not tries_left:
+                    raise
+        await self._note_undone(offer)  # a change that was overtaken has issued its link by now
+        self._parts.emit(CHANGE_UNDONE, loaded_key(undo.user_key))
+
+    async def end_undos(self, key: Key) -> None:
+        """Void all links that undo a change of a user so far.
+
+        Raises:
+            StoreUnavailable: if one may still be valid.
+        """
+        now = self._parts.now()
+        await self.undone.issue(key_text(stored_key(key)), Undone("", moment(0), moment(now)))
+
+    async def _note_undone(self, offer: Offer[Undo]) -> None:
+        undone = Undone(offer.name, offer.issued_at, moment(self._parts.now()))
+        await self.undone.issue(key_text(offer.content.user_key), undone)
+
+    async def _to_undo(self, offer: Offer[Undo]) -> State[I] | None:
+        """Return the user whose change a link undoes; ``None`` if the link is void.
+
+        The user is read first. If an undoing is noted after that, the proof of the user is an old one by then.
+        """
+        undo = offer.content
+        state = await self.state(loaded_key(undo.user_key))
+        if state is None or not undoes(undo, state):
+            return None
+        undone = await self.undone.live(key_text(undo.user_key))
+        return None if is_void(offer.name, offer.issued_at, [each.content for each in undone]) else state
 
     async def reserved(self, address: str) -> bool:
         """Return whether a user may still come back to an address. Until then nobody else may register it unconfirmed.

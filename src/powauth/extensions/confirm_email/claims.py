@@ -1,6 +1,6 @@
 """The contents of the links of `ConfirmEmail`, and the decisions about them. Nothing here does I/O."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Generic
 
@@ -44,6 +44,20 @@ class Undo(msgspec.Struct, frozen=True):
     born: int | None
 
 
+class Undone(msgspec.Struct, frozen=True):
+    """The content of a record that a change of address was undone. It voids the links of all changes that followed.
+
+    Attributes:
+        link: the name of the link that was used.
+        since: the time at which it was issued.
+        until: the time at which it was used.
+    """
+
+    link: str
+    since: datetime
+    until: datetime
+
+
 class State(msgspec.Struct, Generic[I], frozen=True):
     """The address of a user as it was just read.
 
@@ -84,6 +98,14 @@ def confirms(asked: Asked, state: State[Any]) -> bool:
 def completes(address: str, state: State[Any]) -> bool:
     """Return whether a link that was sent to an address completes the user's change to it."""
     return state.active and state.pending == address
+
+
+def is_void(link: str, issued_at: datetime, undone: Iterable[Undone]) -> bool:
+    """Return whether a link was issued after a change that the owner of an earlier address has undone.
+
+    Whoever made that change had the later addresses in hand, and got the links to them.
+    """
+    return any(each.since <= issued_at <= each.until and each.link != link for each in undone)
 
 
 def undoes(undo: Undo, state: State[Any]) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from math import ceil
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self, get_args
+from typing import Any, ClassVar, Final, Self, cast, get_args
 
 from powauth._options import choice, flag, instance
 from powauth._times import duration
@@ -220,6 +220,24 @@ class ConfirmEmail(Extension[I]):
             await self.addresses.offers.end(key_text(stored_key(key)))
         finally:
             await self.addresses.changes.end(key)
+
+    async def end_undos(self, user: object) -> None:
+        """Void the links that undo a change of a user's address so far. A later change has a new link.
+
+        Call it when you give an account back by yourself, such as after a theft: the thief may have such links.
+
+        Args:
+            user: an identity, a row, an account, or a key.
+
+        Raises:
+            ConfigError: if ``user`` is no user.
+            StoreUnavailable: if one may still be valid. Then try again.
+        """
+        key = self._users.key_of(user)
+        if key is None:
+            key = cast("Key", user)
+            stored_key(key)  # raises if it is no key
+        await self.addresses.end_undos(key)
 
     def pages(self) -> Sequence[Any]:
         """See `Extension.pages`."""

@@ -243,10 +243,10 @@ class LinkPages(Generic[I]):
         if errors:
             return _refused(visit, InvalidParams(errors), params, asks_password=True)
         try:
-            await self._addresses.complete_undo(token, *found, password)
+            await self._addresses.complete_undo(token, found[0], password)
         except InvalidParams as error:
             return _refused(visit, error, params, asks_password=True)
-        return PageAnswer(json={"email": found[0].old}, to=visit.link("login", "confirm_email_undone"))
+        return PageAnswer(json={"email": found[0].content.old}, to=visit.link("login", "confirm_email_undone"))
 
     # --- another mail -------------------------------------------------------------------------------------------------
 
