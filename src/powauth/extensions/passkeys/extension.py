@@ -198,7 +198,8 @@ class Passkeys(Extension[I]):
         key, actor = self._key_of(user), None if by is None else self._key_of(by)
         removed = await self.registration.remove_all(key, by=actor, request=request)
         await self._parts.end_sessions(key, "passkeys removed")
-        return removed
+        # Again: a session that has ended by now could still add one after the first time.
+        return removed + await self.registration.remove_all(key, by=actor, request=request)
 
     def _key_of(self, user: object) -> Key:
         key = self._parts.users.key_of(user)
@@ -212,6 +213,7 @@ class Passkeys(Extension[I]):
     async def before(self, step: Step[I]) -> None:
         """See `Extension.before`. It notes the use of the passkey with which a session begins."""
         if step.flow == "sign_in":
+            await self.registration.before_sign_in(step)
             await self.authentication.before_sign_in(step)
 
     async def after(self, step: Step[I]) -> None:

@@ -16,6 +16,7 @@ from powauth.extensions.passkeys.ceremonies import HANDLE_BYTES
 from powauth.extensions.passkeys.letters import FOLDER
 from powauth.extensions.passkeys.pages import FACTOR, SCRIPT_CSP, Paths
 from powauth.extensions.passkeys.registration import Registration, label_in
+from powauth.extensions.passkeys.table import StoredPasskey
 from powauth.extensions.passkeys.texts import FACTOR_TEXTS
 from powauth.extensions.passkeys.user_passkeys import UserPasskeys
 from powauth.extensions.second_factor import Challenge, EnrolledFactor, Factor
@@ -117,12 +118,19 @@ class PasskeyFactor(Factor[I]):
             new = self._bound.registration.check_offer(account.key, answer, _text(challenge))
         except CeremonyFailed:
             return None
-        methods = SYNCED if new.backed_up else ONE_DEVICE
-        return Enrolment(
-            label,
-            [each for each in methods if each != MFA],
-            lambda: self._bound.registration.write_offer(account.key, new, _handle(challenge), label),
-        )
+        methods, key, registration = SYNCED if new.backed_up else ONE_DEVICE, account.key, self._bound.registration
+        written: list[StoredPasskey] = []
+
+        async def write() -> bool:
+            added = await registration.write_offer(key, new, _handle(challenge), label)
+            written.extend([] if added is None else [added])
+            return added is not None
+
+        async def undo() -> None:
+            for each in written:
+                await registration.take_back(key, each)
+
+        return Enrolment(label, [each for each in methods if each != MFA], write, undo)
 
     async def enrolled(self, key: Key) -> Sequence[EnrolledFactor]:
         """See `Factor.enrolled`."""

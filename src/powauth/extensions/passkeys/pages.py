@@ -186,7 +186,7 @@ class PasskeyPages(Generic[I]):
     async def _add(self, visit: PageVisit, key: Key, params: Params) -> PageAnswer:
         request = visit.request.connection
         label = label_in(params.get("label"), device_name(request.header("user-agent"), visit.messages))
-        added = await self._registration.add(request, key, params.get(CREDENTIAL), label)
+        added = await self._registration.add(visit.auth.auth, request, key, params.get(CREDENTIAL), label)
         return PageAnswer(status=201, json=_json(added), to=visit.link("passkeys", "passkey_added"))
 
     async def _remove(self, visit: PageVisit, key: Key, name: object) -> bool:

@@ -3,12 +3,13 @@
 import secrets
 import unicodedata
 import uuid
-from typing import Any, Final, Generic
+from typing import Any, Final, Generic, Protocol
 
+from powauth._running import shielded
 from powauth._times import moment
 from powauth.accounts.base import Account
 from powauth.accounts.grant import Grant
-from powauth.accounts.hooks import Parts
+from powauth.accounts.hooks import Parts, Step
 from powauth.accounts.identity import I, Key
 from powauth.errors import InvalidParams, NotSignedIn
 from powauth.extensions.passkeys.answers import CeremonyFailed, registration_in
@@ -23,7 +24,20 @@ from powauth.extensions.passkeys.user_passkeys import UserPasskeys
 TOO_MANY: Final = "has as many passkeys as possible: remove one first"
 TAKEN: Final = "has already been registered"
 INVALID: Final = "is invalid"
+CHANGED: Final = "the account was changed: sign in again"
 LAST_WAY: Final = "is the last way to sign in: set a password or add another passkey first"
+
+
+class OwnSession(Protocol):
+    """The part of the authenticator that knows the session of a request."""
+
+    def is_current(self, request: Any, account: Account[Any]) -> bool:
+        """See `powauth.accounts.service.SignInPort.is_current`."""
+        ...
+
+    async def recheck(self, connection: Any) -> bool:
+        """See `powauth.plug.Authenticator.recheck`."""
+        ...
 
 
 class Registration(Generic[I]):
@@ -80,14 +94,21 @@ class Registration(Generic[I]):
         challenge = await self.challenges.issue(request, "register", key, handle)
         return self._party.creation_options(challenge, handle, user_id, [each.credential for each in own])
 
-    async def add(self, request: Any, key: Key, answer: object, label: str) -> StoredPasskey:
+    async def add(self, auth: OwnSession, request: Any, key: Key, answer: object, label: str) -> StoredPasskey:
         """Add a passkey that a browser has made, and return it. Two that are added at once may exceed the limit by one.
+
+        The user's other sessions end, and the session of the request is renewed. It has also proven what the new
+        passkey proves. If that session has ended meanwhile, or the account was changed, no passkey is left. A client
+        that hangs up does not interrupt this.
 
         Raises:
             InvalidParams: if the answer is not valid (``credential``), or there are too many passkeys (``base``).
-            NotSignedIn: if the user is gone or was changed meanwhile.
+            NotSignedIn: if the session has ended, or the user is gone or was changed meanwhile.
             StoreUnavailable: if the store or the database cannot be reached.
         """
+        return await shielded(self._add(auth, request, key, answer, label))
+
+    async def _add(self, auth: OwnSession, request: Any, key: Key, answer: object, label: str) -> StoredPasskey:
         try:
             given = registration_in(answer)
             challenge = await self.challenges.find(request, given.challenge, "register")
@@ -95,8 +116,8 @@ class Registration(Generic[I]):
                 raise CeremonyFailed("challenge")
             new = self._party.check_registration(given)
             account, born = await self._passkeys.account(key)
-            if account is None:
-                raise CeremonyFailed("account")
+            if account is None or not auth.is_current(request, account):
+                raise NotSignedIn(CHANGED)
             if len(await self._passkeys.of_user(key)) >= self._most:
                 raise InvalidParams({"base": [TOO_MANY]})
             if not await self.challenges.take(given.challenge, "register"):
@@ -112,25 +133,49 @@ class Registration(Generic[I]):
             self._parts.emit(REFUSED, key, "registered already", request=request)
             raise InvalidParams({"credential": [TAKEN]})
         self._parts.emit(ADDED, key, request=request)
+        renewed = False
+        try:
+            renewed = await self._renewed(auth, request, account, SYNCED if new.backed_up else ONE_DEVICE)
+        finally:
+            if not renewed:
+                await self.take_back(key, added, request)
+        if not renewed:
+            await self._parts.end_sessions(key, "the account was changed")
+            raise NotSignedIn(CHANGED)
         self._notify("added", account, added)
-        if not await self._renewed(request, account, SYNCED if new.backed_up else ONE_DEVICE):
-            await self._passkeys.call(lambda: self._passkeys.table.remove(key, added.id, keep_one=False))
-            raise NotSignedIn("the account was changed: sign in again")
         return added
 
-    async def _renewed(self, request: Any, account: Account[I], methods: tuple[str, ...]) -> bool:
-        """End the sessions of a user who has added a passkey, and begin a new one on this request.
+    async def _renewed(self, auth: OwnSession, request: Any, account: Account[I], methods: tuple[str, ...]) -> bool:
+        """Renew the session of a user who has added a passkey, and end all others, which somebody else may hold.
 
-        Sessions that somebody else holds end. The new session has also proven what the new passkey proves. Return
-        false if the user is gone or was changed meanwhile.
+        Return false if the user is gone or was changed meanwhile.
 
         Raises:
-            StoreUnavailable: if a session may still be live.
+            NotSignedIn: if the session of the request has ended.
+            StoreUnavailable: if another session may still be live.
         """
         proven = self._parts.proven_in(request, account.key) or {}
-        await self._parts.end_sessions(account.key, "passkey added")
         grant = Grant(amr={**proven, **dict.fromkeys(methods)}, proven=True)
-        return await self._parts.sign_in(request, account, grant) is not None
+        request.states[self] = auth
+        try:
+            if await self._parts.sign_in(request, account, grant) is None:
+                return False
+        finally:
+            del request.states[self]
+        await self._parts.end_sessions(account.key, "passkey added", keep=request)
+        return True
+
+    async def before_sign_in(self, step: Step[I]) -> None:
+        """Look whether the session that adds a passkey is still alive, when it is about to be renewed.
+
+        powauth has read the epoch of the user's sessions by now. So a session that ends later is not renewed either.
+
+        Raises:
+            NotSignedIn: if it has ended.
+        """
+        auth: OwnSession | None = step.request.states.get(self) if step.request is not None else None
+        if auth is not None and not await auth.recheck(step.request):
+            raise NotSignedIn("the session has ended: sign in again")
 
     # --- the first passkey, during a sign-in --------------------------------------------------------------------------
 
@@ -153,8 +198,8 @@ class Registration(Generic[I]):
             self._parts.emit(REFUSED, key, error.reason)
             raise
 
-    async def write_offer(self, key: Key, new: NewCredential, handle: bytes, label: str) -> bool:
-        """Store a passkey that `check_offer` returned. Return false if somebody has registered it already.
+    async def write_offer(self, key: Key, new: NewCredential, handle: bytes, label: str) -> StoredPasskey | None:
+        """Store a passkey that `check_offer` returned. Return ``None`` if somebody has registered it already.
 
         Raises:
             StoreUnavailable: if the database cannot be reached.
@@ -164,10 +209,19 @@ class Registration(Generic[I]):
         added = await self._passkeys.call(lambda: self._passkeys.table.add(key, born, handle, new, label, now))
         if added is None:
             self._parts.emit(REFUSED, key, "registered already")
-            return False
+            return None
         self._parts.emit(ADDED, key)
         self._notify("added", account, added)
-        return True
+        return added
+
+    async def take_back(self, key: Key, passkey: StoredPasskey, request: Any = None) -> None:
+        """Remove a passkey that was just stored, because the sign-in with it has failed.
+
+        Raises:
+            StoreUnavailable: if the database cannot be reached.
+        """
+        if await self._passkeys.call(lambda: self._passkeys.table.remove(key, passkey.id, keep_one=False)) is not None:
+            self._parts.emit(REMOVED, key, request=request)
 
     # --- renaming and removing ----------------------------------------------------------------------------------------
 

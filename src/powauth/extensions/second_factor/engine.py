@@ -402,6 +402,8 @@ class Engine(Extension[I]):
         count = sum([await factor.reset(key) for factor in self.factors.values()])
         await self.challenges.end(key)
         await self.parts.end_sessions(key, "second factors reset")
+        # Again: a session that has ended by now could still turn one on after the first time.
+        count += sum([await factor.reset(key) for factor in self.factors.values()])
         self.parts.emit(RESET, key, str(count), request=request, actor=None if by is None else self._key_of(by))
         if isinstance(account, Account):
             self.notify(account, "factors_reset", None)
