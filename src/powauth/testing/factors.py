@@ -11,6 +11,7 @@ users of its own. The suites use pytest only to collect the tests. Do not run th
 """
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from powauth.errors import StoreUnavailable
 from powauth.extensions.second_factor.stores import RecoveryCodeStore, TotpRecord, TotpStore
 
 __all__ = ["RecoveryCodeStoreConformance", "TotpStoreConformance"]
@@ -237,6 +239,22 @@ class RecoveryCodeStoreConformance(_Suite):
             assert await store.take(user, HASHES[0]) is False
             assert await store.take(user, HASHES[6]) is True
             assert await store.left(other) == (2, AT)
+
+        self.run(scenario)
+
+    def test_of_codes_that_are_made_at_once_only_one_set_is_left(self) -> None:
+        """Otherwise a thief could keep a set beside the owner's new one."""
+
+        async def put(store: RecoveryCodeStore, user: str, number: int) -> None:
+            with contextlib.suppress(StoreUnavailable):
+                await store.put(user, [bytes([number, each]) * 16 for each in range(10)], AT)
+
+        async def scenario(store: RecoveryCodeStore) -> None:
+            for _ in range(5):
+                user = _user()
+                await asyncio.gather(*(put(store, user, number) for number in range(4)))
+                left, _ = await store.left(user)
+                assert left in (0, 10), f"{left} codes are left of sets of 10"
 
         self.run(scenario)
 

@@ -268,10 +268,14 @@ def _engine(visit: PageVisit) -> SecondFactor[Any] | None:
 async def _check_current(visit: PageVisit, key: Key) -> None:
     """Check that the account is still the one that signed in. An older session of it may add no passkey.
 
+    It reads the session again: the session may have ended while a client was sending the body of the request.
+
     Raises:
-        NotSignedIn: if the user is gone or locked, or has another password or user id.
+        NotSignedIn: if the session has ended, or the user is gone or locked, or has another password or user id.
     """
     auth, request = visit.auth.auth, visit.request.connection
+    if not await auth.recheck(request):
+        raise NotSignedIn("the session has ended: sign in again")
     account = await auth.accounts.users.get(key)
     if account is None or not auth.is_current(request, account):
         await auth.do_delete(request)

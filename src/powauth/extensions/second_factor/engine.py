@@ -460,10 +460,14 @@ class Engine(Extension[I]):
     async def _current(self, bound: RequestAuth[Any, I]) -> tuple[Account[I], bytes]:
         """Return the account of the signed-in user, and a name of the session.
 
+        It reads the session again: the session may have ended while a client was sending the body of the request.
+
         Raises:
             NotSignedIn: if nobody is signed in by a session, or the user is gone or has another proof.
         """
         bound.require_user()
+        if not await bound.recheck():
+            raise NotSignedIn("the session has ended: sign in again")
         key, session = bound.auth.current_key(bound.connection), session_of(bound)
         account = None if key is None else await self.parts.users.get(key)
         if not session or not isinstance(account, Account) or not bound.auth.is_current(bound.connection, account):

@@ -13,7 +13,7 @@ from powauth._times import moment
 from powauth.accounts.base import Account
 from powauth.accounts.hooks import Parts
 from powauth.accounts.identity import I, Key
-from powauth.errors import InvalidParams, Refused
+from powauth.errors import InvalidParams, NotSignedIn, Refused
 from powauth.extensions.letters import Words, words_of
 from powauth.extensions.second_factor.events import ENROLLED, RECOVERED
 from powauth.extensions.second_factor.factor import Challenge, EnrolledFactor, Factor, FactorEngine
@@ -161,8 +161,10 @@ class RecoveryCodes(Factor[I]):
     async def make(self, bound: RequestAuth[Any, I], words: Words | None = None) -> list[str]:
         """Make new codes for the signed-in user, who must be fresh. Show them once. The earlier ones no longer work.
 
+        If the session ends meanwhile, or the account is changed, no codes are left.
+
         Raises:
-            NotSignedIn: if nobody is signed in by a session, or the user is gone.
+            NotSignedIn: if nobody is signed in by a session, or the session has ended, or the user is gone.
             NotFresh: if the sign-in is too old.
             Refused: ``no_second_factor``, if the user has no other factor.
             StoreUnavailable: if a store cannot be reached. The earlier codes may be gone.
@@ -172,6 +174,14 @@ class RecoveryCodes(Factor[I]):
             raise Refused("recovery codes need another factor", code="no_second_factor", page="factors")
         codes, user = [_code() for _ in range(self.number)], user_text(account.key)
         await self.store.put(user, [hash_of(user, code_in(code)) for code in codes], moment(self.parts.now()))
+        same = False
+        try:
+            same = (await self.engine.check_fresh(bound)).proof == account.proof
+        finally:
+            if not same:  # whatever has ended the session may have reset the factors before these codes were there
+                await self.store.delete(user)
+        if not same:
+            raise NotSignedIn("the account was changed: sign in again")
         self.parts.emit(ENROLLED, account.key, self.name, request=bound.connection)
         self.engine.notify(account, "recovery_made", words)
         return codes

@@ -94,7 +94,10 @@ class RecoveryCodeStore(ABC):
 
     @abstractmethod
     async def put(self, user: str, hashes: Collection[bytes], at: datetime) -> None:
-        """Store hashes of 32 bytes as the codes of a user, in place of all older ones, in one step."""
+        """Store hashes of 32 bytes as the codes of a user, in place of all older ones, in one step.
+
+        If calls for one user overlap, the codes of at most one are left. The others may raise `StoreUnavailable`.
+        """
 
     @abstractmethod
     async def take(self, user: str, hash: bytes) -> bool:  # noqa: A002 - the name of the value

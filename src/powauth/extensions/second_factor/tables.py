@@ -195,9 +195,18 @@ class SQLRecoveryCodeStore(RecoveryCodeStore):
         self._model: Any = model
 
     async def put(self, user: str, hashes: Collection[bytes], at: datetime) -> None:
-        """See `RecoveryCodeStore.put`."""
+        """See `RecoveryCodeStore.put`.
+
+        Parallel calls may not see each other's rows. So each counts the rows after its commit, and deletes its own if
+        there are others. Of such calls all may fail, and then no code is left.
+        """
         rows = [{"user_key": user, "code_hash": each.hex(), "created_at": at} for each in hashes]
         await self._table.replaced(user, rows)
+        if (await self.left(user))[0] > len(rows):
+            model = self._model
+            own = model.code_hash.in_([each["code_hash"] for each in rows])
+            await self._table.changed(sa.delete(model).where(model.user_key == user, own))
+            raise StoreUnavailable("other codes were made at the same time; try again")
 
     async def take(self, user: str, hash: bytes) -> bool:  # noqa: A002
         """See `RecoveryCodeStore.take`."""

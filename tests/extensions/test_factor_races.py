@@ -1,0 +1,137 @@
+"""A thief changes factors while the owner ends everything: powauth reads the session and the account again."""
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+
+from harness.authenticators import Authenticated, Code, authenticated
+from harness.pages_support import Browser
+from powauth.backends.base import drive
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Iterator[Authenticated]:
+    with authenticated("wsgi", tmp_path) as made:
+        yield made
+
+
+def revocation(one: Authenticated) -> None:
+    drive(one.auth.revoke_user(one.key_of()))
+
+
+def new_password(one: Authenticated) -> None:
+    drive(one.auth.update_account(one.key_of(), password="eleven grey geese"))
+
+
+def reset(one: Authenticated) -> None:
+    drive(one.factors.reset(one.key_of()))
+
+
+def deletion(one: Authenticated) -> None:
+    drive(one.auth.delete_account(one.key_of()))
+
+
+ENDINGS = [revocation, new_password, reset, deletion]
+
+
+class SlowBody(io.BytesIO):
+    """A body whose client does something else before it sends it."""
+
+    def __init__(self, body: bytes, work: Callable[[], object]) -> None:
+        super().__init__(body)
+        self.work: Callable[[], object] | None = work
+
+    def read(self, size: int | None = -1) -> bytes:
+        work, self.work = self.work, None
+        if work is not None:
+            work()
+        return super().read(size)
+
+
+@contextmanager
+def during_the_body(one: Authenticated, work: Callable[[], object]) -> Iterator[None]:
+    """Do work while the app waits for the body of a request."""
+    transport = one.site.transport
+    assert isinstance(transport, httpx.WSGITransport)
+    app = transport.app
+
+    def slow(environ: Any, start_response: Any) -> Any:
+        environ["wsgi.input"] = SlowBody(environ["wsgi.input"].read(), work)
+        return app(environ, start_response)
+
+    transport.app = slow
+    yield
+    transport.app = app
+
+
+@contextmanager
+def before_statement(one: Authenticated, beginning: str, work: Callable[[], object]) -> Iterator[None]:
+    """Do work once, right before a statement."""
+    waiting = [work]
+
+    def look(connection: Any, cursor: Any, statement: str, *rest: object) -> None:
+        if statement.startswith(beginning) and waiting:
+            waiting.pop()()
+
+    sa.event.listen(one.engine, "before_cursor_execute", look)
+    yield
+    sa.event.remove(one.engine, "before_cursor_execute", look)
+    assert not waiting, f"there was no {beginning}"
+
+
+def removal_of(browser: Browser, one: Authenticated) -> dict[str, str]:
+    (found,) = [each for each in drive(one.factors.enrolled(one.key_of())) if each.factor == "totp"]
+    return {"action": "remove", "factor": "totp", "id": found.id}
+
+
+def test_trm_01_a_session_that_ends_during_a_slow_request_removes_no_factor(one: Authenticated) -> None:
+    thief = one.signed_in()
+    one.enrol(thief)
+    fields = removal_of(thief, one)
+    with during_the_body(one, lambda: revocation(one)):
+        answer = thief.post("/account/factors", fields)
+    assert len(one.rows()) == 1
+    assert (answer.status, answer.location) == (303, "/login?next=/account/factors")
+
+
+def test_trm_01_a_session_that_ends_during_a_slow_request_replaces_no_codes(one: Authenticated) -> None:
+    thief = one.signed_in()
+    one.enrol(thief)
+    one.codes(thief)
+    before = one.rows(Code)
+    with during_the_body(one, lambda: revocation(one)):
+        answer = thief.post("/account/factors/recovery", {"action": "make"})
+    assert one.rows(Code) == before
+    assert (answer.status, answer.location) == (303, "/login?next=/account/factors/recovery")
+
+
+@pytest.mark.parametrize("end", ENDINGS, ids=lambda end: end.__name__)
+def test_trm_02_a_session_that_ends_meanwhile_leaves_no_codes(
+    one: Authenticated, end: Callable[[Authenticated], None]
+) -> None:
+    thief = one.signed_in()
+    one.enrol(thief)
+    with before_statement(one, "DELETE FROM recovery_codes", lambda: end(one)):
+        answer = thief.post("/account/factors/recovery", {"action": "make"})
+    assert (answer.status, answer.location) == (303, "/login?next=/account/factors/recovery")
+    assert one.rows(Code) == []
+
+
+@pytest.mark.parametrize("end", ENDINGS, ids=lambda end: end.__name__)
+def test_trm_02_a_session_that_ends_meanwhile_turns_no_app_on(
+    one: Authenticated, end: Callable[[Authenticated], None]
+) -> None:
+    thief = one.signed_in()
+    page = thief.post("/account/factors/totp", {"action": "begin"})
+    code = one.code(page.html.partition("<code>")[2].partition("</code>")[0])
+    with before_statement(one, "DELETE FROM authenticators", lambda: end(one)):
+        answer = thief.post("/account/factors/totp", {"action": "confirm", "code": code})
+    assert (answer.status, answer.location) == (303, "/login?next=/account/factors/totp")
+    assert one.rows() == []
+    assert not thief.is_signed_in()
