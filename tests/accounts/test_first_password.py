@@ -28,7 +28,7 @@ from powauth.accounts.offloaded import OffloadedUsers
 from powauth.accounts.sqlalchemy import SQLAlchemyUsers
 from powauth.backends.base import drive
 from powauth.backends.memory import MemoryBackend
-from powauth.errors import InvalidParams
+from powauth.errors import InvalidParams, NotSignedIn
 from powauth.http.guards import FRESH
 
 HASHER = cheap_hasher()
@@ -90,6 +90,15 @@ def test_rep_30_an_old_sign_in_is_not_enough(engine: sa.Engine) -> None:
     app = App(engine, None)
     app.clock.advance((FRESH + timedelta(seconds=1)).total_seconds())
     assert app.errors(password=PASSWORD) == ["current_password"]
+    assert not app.signs_in(PASSWORD)
+
+
+def test_trm_01_a_session_that_has_ended_meanwhile_sets_no_password(engine: sa.Engine) -> None:
+    """A request whose session was read before somebody ended it, such as one that sends its body slowly."""
+    app = App(engine, None)
+    drive(app.auth.revoke_user(1))
+    with pytest.raises(NotSignedIn):
+        app.update(password=PASSWORD)
     assert not app.signs_in(PASSWORD)
 
 

@@ -29,6 +29,7 @@ from harness.users_databases import (
 )
 from powauth import ConfigError, Event, EventKind, Extension, SessionAuth
 from powauth.accounts.sqlalchemy import SQLAlchemyUsers, UserMixin
+from powauth.accounts.throttle import Limit, Throttle
 from powauth.backends.base import drive
 from powauth.backends.memory import MemoryBackend
 from powauth.extensions.audit import Audit, AuditMixin, Entry
@@ -128,6 +129,19 @@ def test_log_01_values_from_outside_are_printable(make: Make) -> None:
         assert len(text) <= 255
     assert str(entry.detail).startswith("eve\\r\\nroot signed_in\\x1b[2J\\u202e\\u2028\\x00\\ud800\\\\")
     assert entry.actor == "a\\x20b"
+
+
+def test_nobody_without_an_account_fills_the_table(make: Make) -> None:
+    site = make(throttle=Throttle(per_account=Limit(3, timedelta(minutes=5)), per_source=None))
+    for _ in range(20):
+        site.call(site.browser(), "sign_in", {"email": ADA, "password": WRONG})
+        site.browser().send("/", "__Host-auth=a; __Host-auth=b", {})
+    names = [each.name for each in site.events]
+    assert (names.count("throttled"), names.count("conflicting_ids")) == (17, 20)
+    assert [each.event for each in written(site)[1:]] == ["sign_in_refused"] * 3 + ["throttled"]
+    site.clock.advance(60)
+    site.call(site.browser(), "sign_in", {"email": ADA, "password": WRONG})
+    assert written(site)[-1].event == "throttled"
 
 
 def test_log_02_no_entry_holds_a_secret(make: Make) -> None:

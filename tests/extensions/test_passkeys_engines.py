@@ -36,7 +36,7 @@ __all__ = ["stores"]
 
 PARTY = RelyingParty(ORIGIN, "Account", timeout=1000)
 NOW = datetime(2026, 11, 29, 8, 0, 0, 123456, tzinfo=UTC)
-KEYS: list[Any] = [7, 2**63 - 1, "7", "Ann", "ann", "ann ", "\u00e4" * 32, uuid.UUID(int=7)]
+KEYS: list[Any] = [7, 2**63 - 1, "7", "Ann", "ann", "ann ", "\u00e4" * 127, "x" * 255, uuid.UUID(int=7)]
 
 
 def credential(name: bytes, count: int = 0) -> NewCredential:

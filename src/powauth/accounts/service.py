@@ -74,6 +74,10 @@ class SignInPort(Protocol[I]):
         """
         ...
 
+    async def recheck(self, request: Any) -> bool:
+        """Return whether the current user is still signed in, by another read of the session."""
+        ...
+
     def signed_in_recently(self, request: Any) -> bool:
         """Return whether the current user has just signed in, so that the sign-in proves who sets a first password."""
         ...
@@ -435,12 +439,15 @@ class AccountService(Generic[I]):
     async def _first_password(self, request: Any, before: Account[I], params: Params) -> Account[I] | None:
         """Set the password of a user who has none yet; ``None`` if ``current_password`` must prove the change.
 
-        The fresh sign-in is the proof. Whoever only finds an open browser cannot set a password.
+        The fresh sign-in is the proof. Whoever only finds an open browser cannot set a password. The session is read
+        again, because it may have ended while a client was sending the request.
         """
         if params.get("password") in (None, "") or params.get("current_password") not in (None, ""):
             return None
         if not self._port.signed_in_recently(request):
             return None
+        if not await self._port.recheck(request):
+            raise NotSignedIn(GONE)
         return await self.users.set_first_password(before.key, params)
 
     async def _proven(self, request: Any, key: Key, params: Params | None, work: Callable[[], Awaitable[T]]) -> T:

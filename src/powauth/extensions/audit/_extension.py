@@ -28,8 +28,14 @@ CAPACITY: Final = 10_000
 CLOSING: Final = timedelta(seconds=10)
 """The default time for which `Audit.aclose` waits."""
 
-SKIPPED: Final = ("renewed", "unknown_id", "forged_id", "api_key_refused")
-"""The events that are not written by default. Anybody can cause the last three without limit, and so fill a table."""
+SKIPPED: Final = ("renewed", "unknown_id", "forged_id", "conflicting_ids", "api_key_refused")
+"""The events that are not written by default. Anybody can cause the last four without limit, and so fill a table."""
+
+THROTTLED: Final = "throttled"
+
+THROTTLED_EVERY: Final = timedelta(minutes=1)
+"""The time in which one event ``throttled`` of no known user is written for each counter. Anybody can cause any number
+of them: each attempt beyond a limit is one."""
 
 SHOWN: Final[Mapping[str, str]] = {
     "registered": "You created your account",
@@ -87,6 +93,7 @@ class Audit(Extension[Any]):
 
     _parts: Parts[Any]
     _losses: Losses
+    _throttled_at: dict[str | None, datetime]
     _writer: Writer | None = None
 
     def __init__(
@@ -129,6 +136,7 @@ class Audit(Extension[Any]):
             closing=self._closing,
         )
         bound._parts = parts
+        bound._throttled_at = {}
         bound._losses = Losses(lambda reason: parts.emit(LOST, None, reason))
         background = LoopWriter if self._table.database.mode == "async" else ThreadWriter
         kind = DirectWriter if self._synchronous else background
@@ -142,8 +150,19 @@ class Audit(Extension[Any]):
 
     def on_event(self, event: Event) -> None:
         """See `Extension.on_event`. The entry is written in the background, unless the log is synchronous."""
-        if self._writer is not None and event.name not in self._skip and event.name != LOST.name:
-            self._writer.put(row_of(event))
+        if self._writer is None or event.name in self._skip or event.name == LOST.name:
+            return
+        if event.name == THROTTLED and event.user_key is None and not self._is_due(event):
+            return
+        self._writer.put(row_of(event))
+
+    def _is_due(self, event: Event) -> bool:
+        """Return whether to write an event ``throttled`` of no known user. Its detail is the name of a counter."""
+        last = self._throttled_at.get(event.detail)
+        if last is not None and abs(event.at - last) < THROTTLED_EVERY:
+            return False
+        self._throttled_at[event.detail] = event.at
+        return True
 
     async def recent(self, user: object = None, *, limit: int = ENTRIES) -> list[Entry]:
         """Return the newest entries, newest first: of a user, or of everybody.

@@ -26,8 +26,9 @@ from powauth.extensions.passkeys.ceremonies import HANDLE_BYTES, MAX_PUBLIC_KEY_
 
 T = TypeVar("T")
 
-MAX_KEY_CHARS: Final = 66
-"""The longest `user_key_text`: a letter, a key of 64 characters, and a dot."""
+MAX_KEY_CHARS: Final = 257
+"""The longest `user_key_text`: a letter, a key of 255 characters, and a dot. A database that is not strict would cut a
+longer one, and it would then be the text of another user."""
 
 MAX_LABEL_CHARS: Final = 64
 """The longest label."""
