@@ -1,6 +1,7 @@
 """Each helper for options accepts what it should, and refuses the rest with one form of message."""
 
 import re
+from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from powauth import ConfigError
 
 # The messages of constructors come from these helpers, and each way to be wrong has a test here only.
 from powauth._options import choice, flag, instance, matching, short_name, whole_number, wrong
+from powauth.extensions import Mailer
 
 
 @pytest.mark.parametrize(("value", "bounds"), [(1, {}), (0, {"at_least": 0}), (7, {"at_most": 7})])
@@ -71,3 +73,12 @@ def test_the_form_of_all_messages() -> None:
 def test_every_message_names_what_was_given_in_the_same_form() -> None:
     source = Path(powauth.__file__).parent
     assert [path.name for path in source.rglob("*.py") if "; got " in path.read_text(encoding="utf-8")] == []
+
+
+def test_a_class_is_no_object_of_a_protocol() -> None:
+    class Printer:
+        def send(self, message: EmailMessage) -> None: ...
+
+    instance("mailer", Printer(), Mailer, "a mailer")
+    with pytest.raises(ConfigError, match=r"^mailer must be a mailer, not the class Printer$"):
+        instance("mailer", Printer, Mailer, "a mailer")

@@ -28,15 +28,20 @@ def instance(name: str, value: object, kinds: type | UnionType, wanted: str) -> 
     powauth.errors.ConfigError: users must be a dict of users, not str
 
     Raises:
-        ConfigError: if it is of another class.
+        ConfigError: if it is of another class, or is a class itself: a class has the methods of a protocol, too.
     """
-    if not isinstance(value, kinds):
+    if isinstance(value, type) or not isinstance(value, kinds):
         raise wrong_type(name, wanted, value)
 
 
 def wrong_type(name: str, wanted: str, value: object) -> ConfigError:
-    """Return the error for an option that is an object of a wrong class; see `instance`."""
-    return ConfigError(f"{name} must be {wanted}, not {type(value).__name__}")
+    """Return the error for an option that is an object of a wrong class; see `instance`.
+
+    >>> print(wrong_type("mailer", "an object with a method send", dict))
+    mailer must be an object with a method send, not the class dict
+    """
+    given = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+    return ConfigError(f"{name} must be {wanted}, not {given}")
 
 
 def whole_number(name: str, value: object, *, at_least: int = 1, at_most: int | None = None) -> int:

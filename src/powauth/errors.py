@@ -202,10 +202,13 @@ class InvalidParams(PowauthError):
 
     >>> InvalidParams({"email": ["has already been taken"]}).errors
     {'email': ['has already been taken']}
+    >>> print(InvalidParams({"email": ["has already been taken"]}))
+    invalid: email (has already been taken)
     """
 
     def __init__(self, errors: Mapping[str, Sequence[str]]) -> None:
-        super().__init__("invalid: " + ", ".join(sorted(errors)))
+        shown = (f"{field} ({', '.join(messages)})" for field, messages in sorted(errors.items()))
+        super().__init__("invalid: " + ", ".join(shown))
         self.errors: dict[str, list[str]] = {field: list(messages) for field, messages in errors.items()}
 
 

@@ -595,3 +595,15 @@ def test_accounts_show_no_proof() -> None:
             assert "secret" not in show(each)
     assert repr(account) == "<Account 7>"
     assert repr(Account(key=uuid4(), identity=None, proof=b"", active=False)).endswith(", not active>")
+
+
+def test_a_change_of_an_identity_says_how_to_change_the_user() -> None:
+    class Me(msgspec.Struct, frozen=True):
+        id: int
+        nick: str = ""
+
+    me = IdentityCodec(Me).of({"id": 7, "nick": "ada"}.__getitem__)
+    with pytest.raises(AttributeError, match="immutable.* call update_user, or set 'nick' of the user's row"):
+        me.nick = "mia"  # type: ignore[misc]
+    assert me.nick == "ada"
+    assert msgspec.structs.replace(me, nick="mia").nick == "mia"

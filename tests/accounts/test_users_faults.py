@@ -3,12 +3,14 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import StaticPool
 
 from harness.tcp_proxy import Proxy
 from harness.users_databases import PASSWORD, Base, blocking_engine, cheap_hasher, table_name, url_of
@@ -112,8 +114,18 @@ def test_rep_06_a_missing_column_of_the_users_table_is_a_migration_that_did_not_
         with blocking_engine(driver, str(tmp_path), Member) as engine:
             with engine.begin() as connection:
                 connection.execute(sa.text(f"ALTER TABLE {Member.__tablename__} RENAME COLUMN password_hash TO was"))
-            with pytest.raises(StoreMissing, match="a migration has not run"):
+            with pytest.raises(StoreMissing, match="a migration has not run") as caught:
                 drive(SQLAlchemyUsers(engine, Member, hasher=cheap_hasher()).authenticate(MIA))
+            assert "metadata.create_all, adds no column to one that exists" in str(caught.value)
+
+
+def test_a_connection_of_another_thread_is_a_wrong_engine() -> None:
+    engine = sa.create_engine("sqlite://", poolclass=StaticPool)
+    Base.metadata.create_all(engine, [Base.metadata.tables[Member.__tablename__]])
+    users = SQLAlchemyUsers(engine, Member, hasher=cheap_hasher())
+    with ThreadPoolExecutor(1) as pool, pytest.raises(StoreUnavailable, match="check_same_thread=False"):
+        pool.submit(drive, users.authenticate(MIA)).result()
+    engine.dispose()
 
 
 def test_an_error_of_the_apps_own_engine_is_not_an_outage(tmp_path: Path) -> None:

@@ -257,3 +257,14 @@ def test_the_answers_that_are_shown_are_those_that_are_given() -> None:
 def test_a_status_that_powauth_does_not_give_is_refused() -> None:
     with pytest.raises(ConfigError, match="a status must be 401, 403, 422, 429 or 503, not 404"):
         refusals(401, 404)
+
+
+@pytest.mark.parametrize("method", ["access", "fresh", "same_origin", "row", "optional_row"])
+def test_a_method_that_returns_a_dependency_is_none_itself(app: FastAPI, method: str) -> None:
+    session = Auth(SessionAuth(secret_key=SECRET, users=MemoryUsers(), backend="memory://"))
+    forgotten = Depends(getattr(session, method))
+    with pytest.raises(ConfigError, match=rf"write Depends\(session.{method}\(…\)\)"):
+        app.get("/guarded", dependencies=[forgotten])(lambda: "open")
+    everywhere = FastAPI(dependencies=[forgotten])
+    with pytest.raises(ConfigError, match="refuse nobody"):
+        everywhere.get("/guarded")(lambda: "open")

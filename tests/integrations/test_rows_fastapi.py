@@ -404,6 +404,9 @@ def test_what_is_no_dependency_is_refused(world: World) -> None:
     for wrong in (None, "get_db", Depends()):
         with pytest.raises(ConfigError, match="db must be the app's dependency of a database session"):
             world.session.row(wrong)  # type: ignore[arg-type]
+    for maker in (sessionmaker(), async_sessionmaker()):
+        with pytest.raises(ConfigError, match="A sessionmaker is none: write a function that yields"):
+            world.session.row(maker)
     plain = SessionAuth(secret_key=world.auth.keyring, users=MemoryUsers(), backend="memory://")
     with pytest.raises(ConfigError, match="MemoryUsers has no rows"):
         Auth(plain).row(world.get_db)

@@ -367,8 +367,10 @@ def test_a_carrier_that_is_none_is_refused() -> None:
 
 
 def test_what_is_no_extension_is_refused() -> None:
-    with pytest.raises(ConfigError, match="each of the extensions must be an Extension, not type"):
+    with pytest.raises(ConfigError, match=r"an object of an Extension, such as Lock\(\), not the class Tokens$"):
         SmallApp(extensions=[Tokens])
+    with pytest.raises(ConfigError, match="extensions must be a list of extensions, not Tokens"):
+        SmallApp(extensions=Tokens())
 
 
 def test_an_extension_that_adds_nothing_changes_nothing() -> None:

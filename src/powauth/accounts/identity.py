@@ -113,6 +113,15 @@ def _missing_field(identity: object, name: str) -> object:
     )
 
 
+def _unchangeable(identity: object, name: str, value: object) -> None:
+    """Raise an error that says how to change a user, of whom the identity is a copy."""
+    raise AttributeError(
+        f"the identity {type(identity).__name__} is immutable, because requests share it: call update_user, or "
+        f"set {name!r} of the user's row in a database session of the app. With Flask, current_user is the row if "
+        "PowAuth has session=db.session"
+    )
+
+
 class IdentityCodec(Generic[I]):
     """Turns identities into the map that a record stores, and back.
 
@@ -157,12 +166,14 @@ class IdentityCodec(Generic[I]):
         self._wanted = frozenset(field.encode_name for field in self._fields)
         text = " ".join(sorted(self._wanted))
         self.names = hashlib.blake2b(text.encode(), digest_size=NAMES_BYTES).digest()
-        self._explain_missing_fields()
+        self._explain_mistakes()
 
-    def _explain_missing_fields(self) -> None:
-        """Make the error for a missing field say what to do."""
+    def _explain_mistakes(self) -> None:
+        """Make the errors for a missing field and for a change say what to do."""
         if not hasattr(self.cls, "__getattr__"):
             setattr(self.cls, "__getattr__", _missing_field)  # noqa: B010 - type checkers must still refuse such reads
+        if self.cls.__setattr__ is msgspec.Struct.__setattr__:
+            setattr(self.cls, "__setattr__", _unchangeable)  # noqa: B010 - type checkers must still refuse such writes
 
     def of(self, value_of: Callable[[str], object]) -> I:
         """Make an identity from values by attribute name. It equals the identity that a record would return.

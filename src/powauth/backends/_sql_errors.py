@@ -36,7 +36,11 @@ _CREDENTIALS = "refused the user name or the password of its URL"
 _PERMISSION = "does not allow this user what powauth needs: SELECT, INSERT, UPDATE and DELETE on the table"
 _NO_DATABASE = "does not exist on the server: create it, or correct the URL"
 _TABLE = "lacks a table: {create}"
-_COLUMN = "has a table without a column that is needed, so a migration has not run: {create}"
+_COLUMN = (
+    "has a table without a column that is needed, so a migration has not run: add the column by a migration. What "
+    "creates tables, such as metadata.create_all, adds no column to one that exists. A database of development can be "
+    "deleted and made again"
+)
 _CONNECTIONS = "has no connection left: raise its limit, or lower the pool sizes of the workers"
 _FULL = "has no space left"
 _READ_ONLY = "takes no writes: it is a replica, or was set to read-only; point powauth at the primary"
@@ -48,6 +52,10 @@ _STARTING = "is starting or shutting down"
 _POOLER = (
     "lost a prepared statement, as behind a pooler in transaction mode: add pooler=transaction to the URL, or set your "
     "engine up for it, see docs/backends.md"
+)
+_THREAD = (
+    "has a connection that one thread opened and another one uses, which SQLite refuses: use a file and the engine's "
+    "default pool, or give create_engine(…, poolclass=StaticPool) also connect_args=dict(check_same_thread=False)"
 )
 _STARTUP = (
     "or a pooler in front of it refused the settings of the connection: for a pooler in transaction mode add "
@@ -194,6 +202,8 @@ def _explain(error: BaseException | None, code: str | int | None) -> tuple[str, 
         return sentence, words
     if isinstance(error, DBAPIError) and broke(error):
         return _CLOSED, words if code is None else ""
+    if "can only be used in that same thread" in words:
+        return _THREAD, ""
     if code is None and isinstance(error, DBAPIError) and error.statement is None:
         return next((found for pattern, found in _CONNECTING if pattern.search(words)), _CONNECT), words
     return "failed", ""

@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 from powauth._extras import needs
 from powauth.accounts.as_json import JSONObject, as_json, from_json, json_schema
+from powauth.errors import ConfigError
 
 with needs("fastapi", "the FastAPI integration", "pydantic", "pydantic_core"):
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -81,3 +82,25 @@ class BodySchema:
         listed.clear()
         listed.update(self.schema)
         return reference
+
+
+class Uncalled:
+    """Annotates an argument of a method that *returns* a dependency, so that FastAPI cannot take the method for one.
+
+    FastAPI would take the arguments of ``Depends(session.access)`` for parameters of the query. The method then returns
+    the guard to FastAPI and nobody calls the guard, so everybody would get in.
+    """
+
+    def __init__(self, method: str) -> None:
+        self._method = method
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Refuse the route when it is declared.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            f"{self._method}(…) returns the dependency: write Depends(session.{self._method}(…)), and not "
+            f"Depends(session.{self._method}), which would refuse nobody"
+        )

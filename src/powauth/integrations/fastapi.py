@@ -6,7 +6,7 @@ The dependencies are coroutines, because FastAPI would give each plain function 
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import timedelta
 from functools import partial
-from inspect import Parameter, Signature, isasyncgenfunction, iscoroutinefunction
+from inspect import Parameter, Signature, isasyncgenfunction, iscoroutinefunction, signature
 from typing import Annotated, Any, Final, Generic, TypeAlias, TypeVar
 
 from powauth._extras import needs
@@ -14,7 +14,7 @@ from powauth._options import instance, wrong_type
 from powauth._times import duration
 from powauth.accounts.base import U, UsersContext
 from powauth.accounts.identity import I
-from powauth.errors import CrossSiteRequest, NotFresh, NotSignedIn, Refused
+from powauth.errors import ConfigError, CrossSiteRequest, NotFresh, NotSignedIn, Refused
 from powauth.http.answers import SEE_OTHER, reason
 from powauth.http.carriers import BearerCarrier, Carrier, CookieCarrier, each_of
 from powauth.http.connection import PREFIX
@@ -31,7 +31,7 @@ from powauth.http.guards import (
 )
 from powauth.http.visit import answers_in
 from powauth.integrations import asgi
-from powauth.integrations._pydantic import BodySchema, response_model
+from powauth.integrations._pydantic import BodySchema, Uncalled, response_model
 from powauth.integrations._refusals import refusals
 from powauth.integrations.asgi import SessionAuthMiddleware
 from powauth.plug import Authenticator, SessionAuth
@@ -152,7 +152,7 @@ class Auth(Generic[U, I]):
         self.sign_in_body = _sign_in_body(auth.users)
         self.registration_body = _registration_body(auth.users, auth.accounts.hooks.registers_with())
 
-    def row(self, db: SessionDependency) -> Callable[..., Any]:
+    def row(self, db: Annotated[SessionDependency, Uncalled("row")]) -> Callable[..., Any]:
         """Return a dependency: the current user's row, in the database session that the handler itself has.
 
         It refuses if nobody is signed in, or the user is gone, is locked, or has another password; see
@@ -171,11 +171,13 @@ class Auth(Generic[U, I]):
         """
         return self._row(db, self.identity)
 
-    def optional_row(self, db: SessionDependency) -> Callable[..., Any]:
+    def optional_row(self, db: Annotated[SessionDependency, Uncalled("optional_row")]) -> Callable[..., Any]:
         """Return a dependency: the current user's row, or ``None``; see `row`."""
         return self._row(db, self.optional_identity)
 
-    def fresh(self, within: timedelta = FRESH, methods: Collection[str] | None = None) -> Dependency[I]:
+    def fresh(
+        self, within: Annotated[timedelta, Uncalled("fresh")] = FRESH, methods: Collection[str] | None = None
+    ) -> Dependency[I]:
         """Return a dependency: the current user, who signed in no longer than ``within`` ago.
 
         ``methods`` are those of `powauth.http.guards.require_fresh`.
@@ -183,7 +185,9 @@ class Auth(Generic[U, I]):
         duration("within", within, at_least=1)
         return self._dependency(lambda auth: require_fresh(auth, within, methods))
 
-    def access(self, *, scope: str | None = None, by: str | None = None) -> Dependency[I]:
+    def access(
+        self, *, scope: Annotated[str | None, Uncalled("access")] = None, by: str | None = None
+    ) -> Dependency[I]:
         """Return a dependency: the current user, signed in by the right credentials, with the right scope.
 
         See `powauth.http.guards.require_access`.
@@ -194,7 +198,9 @@ class Auth(Generic[U, I]):
         check_credential(self._auth, by)
         return self._dependency(lambda auth: require_access(auth, scope=scope, by=by), by)
 
-    def same_origin(self, defence: CrossSiteDefence = OWN_ORIGIN) -> Dependency[None]:
+    def same_origin(
+        self, defence: Annotated[CrossSiteDefence, Uncalled("same_origin")] = OWN_ORIGIN
+    ) -> Dependency[None]:
         """Return a dependency that refuses changes by other sites; see `require_same_origin`.
 
         For all routes: ``FastAPI(dependencies=[Depends(session.same_origin())])``.
@@ -214,6 +220,12 @@ class Auth(Generic[U, I]):
         session = db if isinstance(db, DependsMarker) else Depends(db) if callable(db) else None
         if session is None or session.dependency is None:
             raise wrong_type("db", "the app's dependency of a database session, such as get_db", db)
+        if any(each.kind is Parameter.VAR_KEYWORD for each in signature(session.dependency).parameters.values()):
+            # FastAPI takes ``**local_kw`` of a sessionmaker for a parameter of the query, and answers 422.
+            raise ConfigError(
+                "db must be your dependency of a database session, such as get_db. A sessionmaker is none: write a "
+                "function that yields one of its sessions and closes it"
+            )
         kind = _AsyncRow if _is_coroutine(session.dependency) else _BlockingRow
         return kind(self._key, guard, session, required=guard is self.identity)
 

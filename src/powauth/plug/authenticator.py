@@ -86,8 +86,7 @@ class Authenticator(ABC, Generic[U, I]):
         if not isinstance(current_user_key, str) or not current_user_key.isidentifier():
             raise wrong("current_user_key", "a Python identifier", current_user_key)
         instance("hooks", hooks, Hooks | None, "Hooks(before_sign_in=..., ...) or None")
-        for extension in extensions:
-            check_extension(extension, users)
+        check_extensions(extensions, users)
         check_events(extensions)
         self.users: Final = users
         self.current_user_key: Final = current_user_key
@@ -402,13 +401,24 @@ def check_users(users: object) -> None:
     instance("users", users, UsersContext, "a UsersContext, such as SQLAlchemyUsers")
 
 
+def check_extensions(extensions: Sequence[Extension[I]], users: UsersContext[Any, I]) -> None:
+    """Check the extensions that an authenticator was given.
+
+    Raises:
+        ConfigError: if they are no sequence, or see `check_extension`.
+    """
+    instance("extensions", extensions, Sequence, "a list of extensions")
+    for extension in extensions:
+        check_extension(extension, users)
+
+
 def check_extension(extension: Extension[I], users: UsersContext[Any, I]) -> Extension[I]:
     """Return an extension that an authenticator was given.
 
     Raises:
         ConfigError: if it is not an `Extension`, or the app's model lacks a mixin that the extension needs.
     """
-    instance("each of the extensions", extension, Extension, "an Extension")
+    instance("each of the extensions", extension, Extension, "an object of an Extension, such as Lock()")
     if extension.name == COUNTERS:
         raise ConfigError(f"an extension must not have the name {COUNTERS!r}: the counters of attempts have it")
     model = users.model

@@ -21,7 +21,7 @@ from powauth.http.carriers import AnyOf, BearerCarrier, Carrier, CookieCarrier, 
 from powauth.http.connection import MISSING, Connection, Effects
 from powauth.http.guards import FRESH
 from powauth.http.metadata import MetadataSource, default_metadata
-from powauth.plug.authenticator import Authenticator, check_extension, check_users
+from powauth.plug.authenticator import Authenticator, check_extensions, check_users
 from powauth.plug.current_session import CurrentSession
 from powauth.plug.event_log import EventLog
 from powauth.plug.following import Follower
@@ -160,6 +160,7 @@ class SessionAuth(Authenticator[U, I]):
         current_user_key: str,
     ) -> list[Extension[I]]:
         address = public_url_of(public_url)
+        check_extensions(extensions, users)
         if not extensions:
             return []
         parts = parts_of(
@@ -176,7 +177,7 @@ class SessionAuth(Authenticator[U, I]):
             session_key=name,
             current_user_key=current_user_key,
         )
-        return [check_extension(each, users).bind(parts) for each in extensions]
+        return [each.bind(parts) for each in extensions]
 
     def __init_subclass__(cls, **options: object) -> None:
         """Reject a subclass whose own `fetch`, `do_fetch`, `call` or `assign` would not be called for every request."""
