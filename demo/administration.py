@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import ClassVar, Final
 
 from powauth import Account, Extension, InvalidParams, Refused
-from powauth.accounts.identity import key_text, stored_key
 from powauth.accounts.listing import Listed
 from powauth.accounts.sqlalchemy import SQLAlchemyUsers
+from powauth.accounts.user_keys import user_key_text
 from powauth.extensions.audit import Audit, Entry
 from powauth.extensions.lock import Lock
 from powauth.http.guards import require_fresh
@@ -132,7 +132,7 @@ class Administration(Extension[Me]):
 
     async def _page(self, visit: PageVisit, me: Me) -> PageAnswer:
         users = await self._users.list_users(limit=MOST_USERS)
-        names = {key_text(stored_key(each.key)): each.user_id or "" for each in users}
+        names = {user_key_text(each.key): each.user_id or "" for each in users}
         entries = await visit.auth.extension(Audit).recent(limit=MOST_ENTRIES)
         form = visit.messages.time_format
         return PageAnswer(

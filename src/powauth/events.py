@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable
 from datetime import datetime
 from typing import Final, Literal, get_args
+from uuid import UUID
 
 import msgspec
 
@@ -109,7 +110,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         name: what happened: an `EventName`, or the name of an `EventKind` of an extension.
         at: the time in UTC.
-        user_key: the key of the user whose session or account it concerns.
+        user_key: the key of the user whose session or account it concerns. In the log it is a text, as on the command
+            line.
         sid: the public name of the session.
         ip: the client's address, if the app keeps metadata of sign-ins.
         detail: a reason, a count or the like. Never input from a client.
@@ -118,11 +120,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     name: str
     at: datetime
-    user_key: str | None = None
+    user_key: int | str | UUID | None = None
     sid: str | None = None
     ip: str | None = None
     detail: str | None = None
-    actor: str | None = None
+    actor: int | str | UUID | None = None
 
 
 Listener = Callable[[Event], None]
@@ -176,4 +178,12 @@ class _Line:
         self._event = event
 
     def __str__(self) -> str:
-        return json.dumps(msgspec.to_builtins(self._event), separators=(",", ":")).replace("\x7f", "\\u007f")
+        event = msgspec.structs.replace(
+            self._event, user_key=_key_text(self._event.user_key), actor=_key_text(self._event.actor)
+        )
+        return json.dumps(msgspec.to_builtins(event), separators=(",", ":")).replace("\x7f", "\\u007f")
+
+
+def _key_text(key: int | str | UUID | None) -> str | None:
+    """Return a user's key as the command line writes it."""
+    return None if key is None else key.hex if isinstance(key, UUID) else str(key)

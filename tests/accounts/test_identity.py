@@ -603,7 +603,7 @@ def test_a_change_of_an_identity_says_how_to_change_the_user() -> None:
         nick: str = ""
 
     me = IdentityCodec(Me).of({"id": 7, "nick": "ada"}.__getitem__)
-    with pytest.raises(AttributeError, match="immutable.* call update_user, or set 'nick' of the user's row"):
+    with pytest.raises(AttributeError, match=r"immutable.* call update_user, or set 'nick' of the user's row"):
         me.nick = "mia"  # type: ignore[misc]
     assert me.nick == "ada"
     assert msgspec.structs.replace(me, nick="mia").nick == "mia"

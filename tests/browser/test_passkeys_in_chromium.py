@@ -20,6 +20,7 @@ from scripts.page_images import ARGUMENTS, CHROMIUM, fill, press
 from harness.https_server import HttpsServer
 from harness.passkey_sites import ADA, EVE, MODELS, ORIGIN, PasskeyRow, PasskeySite
 from harness.users_databases import PASSWORD, blocking_engine
+from powauth.accounts.user_keys import user_key_text
 from powauth.extensions.passkeys import Passkeys
 from powauth.extensions.second_factor import SecondFactor
 
@@ -273,7 +274,7 @@ def test_a_passkey_of_another_user_confirms_nothing(window: Window, site: Passke
     sign_out(page)
     sign_in(page)
     add(page)
-    [ada] = [row for row in site.rows() if row.user_key == f"u{site.key().hex}"]
+    [ada] = [row for row in site.rows() if row.user_key == user_key_text(site.key())]
     window.send("removeCredential", device, credentialId=base64.b64encode(ada.credential_id).decode())
     page.goto(f"{ORIGIN}/login?next=/account")
     page.get_by_role("button", name=CONFIRM).click()

@@ -413,7 +413,7 @@ def test_api_05_ending_anothers_a_forged_and_an_unknown_key_answer_alike(kind: K
     assert end(mine[7:17]) is True
     assert end(mine[7:17]) is False
     assert [(each.name, each.user_key, each.detail) for each in site.events] == [
-        ("api_key_ended", site.ada.id.hex, mine[7:17])
+        ("api_key_ended", site.ada.id, mine[7:17])
     ]
     assert [site.use(key).status for key in (mine, other, theirs)] == [401, 200, 200]
 
@@ -667,7 +667,7 @@ def test_log_01_keys_are_made_refused_and_ended_with_user_time_and_source(kind: 
     browser = site.browser(signed_in=True)
     site.events.clear()
     key = site.key(browser)
-    public_id, who = key[7:17], site.ada.id.hex
+    public_id, who = key[7:17], site.ada.id
     site.clock.advance(5)
     site.use(key[:-1])
     site.use(f"powkey_{'0' * 10}{key[17:49]}")  # the checksum is missing

@@ -355,8 +355,8 @@ def test_log_01_a_lock_is_an_event_that_names_who_locked(kind: Kind, make: Make)
     unlock(site, by=admin.id)
     found = [event for event in site.events if event.name.startswith("account_")]
     assert [event.name for event in found] == ["account_locked", "account_unlocked"]
-    assert {event.user_key for event in found} == {site.ada.id.hex}
-    assert {event.actor for event in found} == {admin.id.hex}
+    assert {event.user_key for event in found} == {site.ada.id}
+    assert {event.actor for event in found} == {admin.id}
     assert (found[0].detail, found[0].ip) == (until.isoformat(timespec="seconds"), "192.0.2.1")
     assert [event.detail for event in site.events if event.name == "updated"] == ["locked", "profile"]
 

@@ -18,6 +18,7 @@ from harness.users_databases import OTHER_PASSWORD, PASSWORD, Base, blocking_eng
 from powauth import ConfigError, Event, Extension, Hooks, SessionAuth, Step
 from powauth.accounts.sqlalchemy import UserMixin
 from powauth.accounts.throttle import Limit
+from powauth.accounts.user_keys import user_key_text
 from powauth.backends.base import drive
 from powauth.extensions.confirm_email import ConfirmEmail, ConfirmEmailMixin
 from powauth.extensions.lock import Lock
@@ -69,7 +70,7 @@ def test_a_new_passkey_is_an_event_and_a_row_and_has_a_name(site: PasskeySite) -
     answer = ada.add(Authenticator(ORIGIN), "  Laptop ")
     assert (answer.status_code, answer.json()["label"], answer.json()["last_used_at"]) == (201, "Laptop", None)
     assert site.names() == [("passkey_added", None)]
-    assert {event.user_key for event in site.events} == {site.ada.replace("-", "")}
+    assert {event.user_key for event in site.events} == {site.key()}
     [row] = site.rows()
     assert (len(row.user_handle), row.sign_count, row.transports) == (32, 0, "hybrid internal")
     assert str(row.id) == answer.json()["id"]
@@ -510,7 +511,7 @@ def test_support_removes_all_passkeys_and_it_leaves_a_trace(site: PasskeySite) -
     assert [each.label for each in drive(site.passkeys.of_user(ada.identity))] == ["Firefox on Linux"]
     assert drive(site.passkeys.remove_all(ada.key, by=eve)) == 1
     [removed] = [event for event in site.events if event.name == "passkey_removed"]
-    assert (removed.user_key, removed.actor) == (site.key().hex, eve.hex)
+    assert (removed.user_key, removed.actor) == (site.key(), eve)
     assert browser.who() is None
     assert site.rows() == []
     with pytest.raises(ConfigError):
@@ -548,7 +549,7 @@ def test_a_passkey_of_a_deleted_user_is_not_one_of_a_new_user_of_the_key(site: P
     site.sql(sa.delete(Person).where(Person.email == ADA))  # behind everybody's back
     assert site.program().use(key).status_code == 401
     eve = site.key(EVE)
-    site.sql(sa.update(PasskeyRow).values(user_key=f"u{eve.hex}"))  # as if Eve had got the key of Ada
+    site.sql(sa.update(PasskeyRow).values(user_key=user_key_text(eve)))  # as if Eve had got the key of Ada
     assert site.program().use(key).status_code == 401
     assert ("passkey_refused", "account") in site.names()
     assert site.program().sign_in(EVE).passkeys() == []
@@ -557,7 +558,7 @@ def test_a_passkey_of_a_deleted_user_is_not_one_of_a_new_user_of_the_key(site: P
 
 def test_a_new_user_gets_no_passkey_of_an_earlier_user_of_the_key(site: PasskeySite) -> None:
     device(site)
-    site.sql(sa.update(PasskeyRow).values(user_born=None))
+    site.sql(sa.update(PasskeyRow).values(user_created_at=None))
     keys = [row.user_key for row in site.rows()]
     drive(site.passkeys.registration.clear(site.key(EVE)))
     assert [row.user_key for row in site.rows()] == keys

@@ -59,14 +59,14 @@ async def whole_table(table: PasskeyTable) -> None:
         assert await table.find(name) == added
         assert await table.of_user(key) == [added]
         assert added.key == key
-        assert (added.user_born, added.created_at, added.last_used_at) == (NOW, NOW, None)
+        assert (added.user_created_at, added.created_at, added.last_used_at) == (NOW, NOW, None)
     for similar in (b"\0\xff", b"\0\xff\0\0", b"\0\xff\0 ", b""):
         assert await table.find(similar) is None
     assert await table.add(8, None, handle, credential(b"\0\xff\0"), "Twice", NOW) is None
     assert await table.of_user(8) == []
     last = await table.add(7, None, handle, credential(longest, 2**32 - 1), "Longest", NOW + timedelta(seconds=1))
     assert last is not None
-    assert last.user_born is None
+    assert last.user_created_at is None
     assert [each.label for each in await table.of_user(7)] == ["\U0001f511 Laptop", "Longest"]
     # A counter never falls, whatever order uses come in.
     first = (await table.of_user(7))[0]

@@ -90,7 +90,7 @@ def test_log_01_a_token_is_an_event_when_it_is_issued_used_and_refused() -> None
     later = world.issue()
     drive(world.users.update(world.user.id, {"password": "staple battery"}, trusted=True))
     assert world.find(later) is None
-    key = str(world.user.id)
+    key = world.user.id
     assert [(event.name, event.user_key) for event in events] == [
         ("token_issued", key),
         ("token_used", key),

@@ -14,9 +14,9 @@ import sqlalchemy as sa
 from harness.authenticators import Authenticated, Authenticator, Base, authenticated, secret_on
 from harness.pages_support import EMAIL, PASSWORD
 from powauth import ConfigError, Event
+from powauth.accounts.user_keys import user_key_text
 from powauth.backends.base import drive
 from powauth.errors import StoreMissing
-from powauth.extensions.second_factor.stores import user_text
 
 FRAMEWORKS = ("asgi", "wsgi")
 
@@ -292,7 +292,7 @@ def test_a_seed_of_another_row_cannot_be_opened(one: Authenticated) -> None:
     theirs = one.enrolled("ben@example.com")
     with one.engine.begin() as connection:
         table: Any = Authenticator.__table__
-        mine, ben = (user_text(one.key_of(email)) for email in (EMAIL, "ben@example.com"))
+        mine, ben = (user_key_text(one.key_of(email)) for email in (EMAIL, "ben@example.com"))
         row = connection.execute(sa.select(table).where(table.c.user_key == ben)).mappings().one()
         changed = {"seed": row["seed"], "name": row["name"]}
         connection.execute(sa.update(table).where(table.c.user_key == mine).values(changed))

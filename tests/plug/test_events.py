@@ -2,12 +2,14 @@
 
 import json
 import logging
+import uuid
 from datetime import UTC, datetime
 from typing import get_args
 
 import msgspec
 import pytest
 
+from powauth.accounts.identity import Key, key_text, stored_key
 from powauth.events import Event, EventName, deliver, emit, severity_of
 
 AT = datetime(2030, 3, 17, 17, 46, 40, tzinfo=UTC)
@@ -35,7 +37,20 @@ def test_an_event_is_one_line_of_the_log(name: EventName, caplog: pytest.LogCapt
     assert record.levelno == (logging.WARNING if name in WARNINGS else quiet)
     word, _, rest = record.getMessage().partition(" ")
     assert word == name
-    assert msgspec.json.decode(rest, type=Event) == event
+    assert json.loads(rest) == {
+        "name": name,
+        "at": AT.isoformat().replace("+00:00", "Z"),
+        "user_key": "42",
+        "sid": "abc",
+    }
+
+
+@pytest.mark.parametrize("key", [7, "7", uuid.UUID(int=7)])
+def test_a_user_is_named_in_the_log_as_on_the_command_line(key: Key, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="powauth"):
+        emit(Event(name="signed_in", at=AT, user_key=key, actor=key), "info")
+    line = json.loads(caplog.records[0].getMessage().partition(" ")[2])
+    assert line["user_key"] == line["actor"] == key_text(stored_key(key))
 
 
 def test_what_came_from_outside_makes_no_second_line(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,9 +1,9 @@
 """Events of extensions: declared, checked, logged, and delivered to the app and to other extensions."""
 
+import json
 import logging
 from typing import Any, ClassVar, Self
 
-import msgspec
 import pytest
 
 from harness.support import Me
@@ -54,7 +54,7 @@ def test_an_event_of_an_extension_reaches_the_app_and_names_the_request() -> Non
     app = SmallApp(extensions=[Band()])
     app.client().sign_in()
     (signed_in, played) = app.events
-    assert (played.name, played.detail, played.user_key) == ("song_played", "7", str(app.ada.id))
+    assert (played.name, played.detail, played.user_key) == ("song_played", "7", app.ada.id)
     assert (played.ip, played.sid, played.at) == (signed_in.ip, signed_in.sid, signed_in.at)
     assert played.ip is not None
     assert played.sid is not None
@@ -73,8 +73,8 @@ def test_an_event_is_logged_at_the_level_that_the_extension_declares(
     line = record.getMessage()
     assert line.isascii()
     assert line.isprintable()
-    event = msgspec.json.decode(line.partition(" ")[2], type=Event)
-    assert (event.name, event.user_key, event.actor) == (kind.name, str(app.ada.id), "the conductor")
+    event = json.loads(line.partition(" ")[2])
+    assert (event["name"], event["user_key"], event["actor"]) == (kind.name, app.ada.id, "the conductor")
 
 
 def test_the_actor_is_named_only_if_it_is_another_user() -> None:

@@ -9,6 +9,8 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.orm import Mapped, MappedColumn, mapped_column
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from powauth.accounts.user_keys import MAX_USER_KEY_CHARS
+
 _MARIADB = ("mysql", "mariadb")
 
 
@@ -62,6 +64,11 @@ def exact_string(length: int) -> String:
     of another.
     """
     return String(length).with_variant(mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin"), *_MARIADB)
+
+
+def user_key_string() -> String:
+    """Return the type of a column that names a user by `powauth.accounts.user_keys.user_key_text`."""
+    return exact_string(MAX_USER_KEY_CHARS)
 
 
 class AccountMixin:

@@ -53,6 +53,7 @@ from powauth.accounts._models import (
     UsernameMixin,
     UTCDateTime,
     exact_string,
+    user_key_string,
     utc_now,
 )
 from powauth.accounts._reading import AccountReader, Found, proof_of
@@ -70,6 +71,7 @@ __all__ = [
     "UsernameMixin",
     "drive",
     "exact_string",
+    "user_key_string",
 ]
 
 T = TypeVar("T")

@@ -5,13 +5,14 @@ from typing import Any
 
 from powauth._times import moment
 from powauth.accounts.hooks import Extension
+from powauth.accounts.identity import loaded_key
 from powauth.backends.base import Millis
 from powauth.events import Event, EventKind, EventName, Listener, deliver, emit, severity_of
 from powauth.http.connection import Connection
 from powauth.http.metadata import shown_address
 from powauth.sessions.ids import encode_sid
 from powauth.sessions.manager import Emit
-from powauth.sessions.record import Session, StoredKey, key_text
+from powauth.sessions.record import Session, StoredKey
 
 
 class EventLog:
@@ -51,11 +52,11 @@ class EventLog:
         event = Event(
             name=name if isinstance(name, str) else name.name,
             at=moment(self._now()),
-            user_key=None if user_key is None else key_text(user_key),
+            user_key=None if user_key is None else loaded_key(user_key),
             sid=None if sid is None else encode_sid(sid),
             ip=shown_address(connection) if connection is not None and self._with_ip else None,
             detail=detail,
-            actor=None if actor is None or actor == user_key else key_text(actor),
+            actor=None if actor is None or actor == user_key else loaded_key(actor),
         )
         emit(event, severity_of(name))
         for listener, whose in self._listeners:

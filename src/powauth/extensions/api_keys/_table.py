@@ -1,15 +1,12 @@
 """The table of API keys: its columns, and the statements over them."""
 
-import re
 from collections.abc import Collection
 from datetime import datetime
 from typing import Any, Final
-from uuid import UUID
 
 import msgspec
 
 from powauth._extras import needs
-from powauth.accounts.identity import Key, stored_key
 from powauth.extensions.api_keys.form import ID_CHARS
 
 with needs("users", "ApiKeys", "sqlalchemy"):
@@ -17,13 +14,9 @@ with needs("users", "ApiKeys", "sqlalchemy"):
     from sqlalchemy.orm import Mapped, mapped_column
 
 from powauth.accounts._database import Database, check_model, database_of
-from powauth.accounts._models import UTCDateTime, exact_string
+from powauth.accounts._models import UTCDateTime, exact_string, user_key_string
 
 MAX_NAME_CHARS: Final = 64
-MAX_OWNER_CHARS: Final = 512
-"""A text key has at most 255 bytes. In hexadecimal, with a letter before it, these are 511 characters."""
-
-_PLAIN: Final = re.compile(r"[A-Za-z0-9._:@-]{1,255}\Z")
 
 
 class ApiKeyMixin:
@@ -35,15 +28,15 @@ class ApiKeyMixin:
     >>> class ApiKey(ApiKeyMixin, Base):
     ...     __tablename__ = "api_keys"
     >>> [column.name for column in ApiKey.__table__.columns][:6]
-    ['id', 'public_id', 'secret_hash', 'namespace', 'owner', 'owner_created_at']
+    ['id', 'public_id', 'secret_hash', 'namespace', 'user_key', 'user_created_at']
     """
 
     id: Mapped[int] = mapped_column(sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True)
     public_id: Mapped[str] = mapped_column(exact_string(ID_CHARS), unique=True)
     secret_hash: Mapped[str] = mapped_column(exact_string(64))
     namespace: Mapped[str] = mapped_column(exact_string(63))
-    owner: Mapped[str] = mapped_column(exact_string(MAX_OWNER_CHARS), index=True)
-    owner_created_at: Mapped[datetime | None] = mapped_column(UTCDateTime())
+    user_key: Mapped[str] = mapped_column(user_key_string(), index=True)
+    user_created_at: Mapped[datetime | None] = mapped_column(UTCDateTime())
     proof: Mapped[str] = mapped_column(exact_string(64))
     name: Mapped[str] = mapped_column(exact_string(MAX_NAME_CHARS))
     scopes: Mapped[str] = mapped_column(sa.Text())
@@ -59,8 +52,8 @@ class KeyRow(msgspec.Struct, frozen=True, kw_only=True):
         public_id: the public id of the key.
         secret_hash: the hash of the key.
         namespace: the namespace of the sessions beside which the key is valid.
-        owner: the key of the user; see `owner_text`.
-        owner_created_at: the time at which the user was created, if the model has it. A number that was a deleted
+        user_key: the key of the user, as `powauth.accounts.user_keys.user_key_text` writes it.
+        user_created_at: the time at which the user was created, if the model has it. A number that was a deleted
             user's key may be another user's key by now.
         proof: the sealed proof of the user when the key was made.
         name: the name that the user has given it.
@@ -71,8 +64,8 @@ class KeyRow(msgspec.Struct, frozen=True, kw_only=True):
     public_id: str
     secret_hash: str
     namespace: str
-    owner: str
-    owner_created_at: datetime | None
+    user_key: str
+    user_created_at: datetime | None
     proof: str
     name: str
     scopes: str
@@ -90,34 +83,6 @@ class KeyRow(msgspec.Struct, frozen=True, kw_only=True):
     def has_expired(self, now: datetime) -> bool:
         """Return whether the key is no longer valid, by its own end."""
         return self.expires_at is not None and now >= self.expires_at
-
-
-def owner_text(key: Key) -> str:
-    """Return the text of a user's key in a form that no database confuses with another one. `owner_key` reverses it.
-
-    >>> owner_text(42), owner_text("ann"), owner_text("a b")
-    ('i42', 'sann', 'x612062')
-    """
-    stored = stored_key(key)
-    if isinstance(stored, bytes):
-        return f"u{stored.hex()}"
-    if isinstance(stored, int):
-        return f"i{stored}"
-    return f"s{stored}" if _PLAIN.match(stored) else f"x{stored.encode().hex()}"
-
-
-def owner_key(text: str) -> Key:
-    """Return the key of a user from its text.
-
-    >>> owner_key("i42"), owner_key("sann"), owner_key(owner_text("a b"))
-    (42, 'ann', 'a b')
-    """
-    kind, rest = text[:1], text[1:]
-    if kind == "i":
-        return int(rest)
-    if kind == "u":
-        return UUID(hex=rest)
-    return rest if kind == "s" else bytes.fromhex(rest).decode()
 
 
 class KeyTable:
@@ -155,7 +120,7 @@ class KeyTable:
         Raises:
             StoreUnavailable: if the database cannot be reached.
         """
-        own, model = self._own(row.owner), self._model
+        own, model = self._own(row.user_key), self._model
         count = sa.select(sa.func.count()).select_from(model).where(*own)
         one = sa.delete(model).where(*own, model.public_id == row.public_id)
 
@@ -185,22 +150,22 @@ class KeyTable:
         found = await self._rows(self._model.public_id == public_id, self._model.namespace == self._namespace)
         return found[0] if found else None
 
-    async def of(self, owner: str) -> list[KeyRow]:
+    async def of(self, user_key: str) -> list[KeyRow]:
         """Return the keys of a user, newest first, the expired ones among them.
 
         Raises:
             StoreUnavailable: if the database cannot be reached.
         """
-        return await self._rows(*self._own(owner))
+        return await self._rows(*self._own(user_key))
 
-    async def delete(self, owner: str, public_id: str | None = None) -> int:
+    async def delete(self, user_key: str, public_id: str | None = None) -> int:
         """Delete a key of a user, or all keys of the user. Return how many there were.
 
         Raises:
             StoreUnavailable: if any may still be there.
         """
         which = [] if public_id is None else [self._model.public_id == public_id]
-        return await self._change(sa.delete(self._model).where(*self._own(owner), *which))
+        return await self._change(sa.delete(self._model).where(*self._own(user_key), *which))
 
     async def purge(self, now: datetime) -> int:
         """Delete the expired keys of all users, and return how many there were.
@@ -222,8 +187,8 @@ class KeyTable:
         own = (model.public_id == public_id, model.namespace == self._namespace)
         await self._change(sa.update(model).where(*own, late).values(last_used_at=now))
 
-    def _own(self, owner: str) -> Collection[Any]:
-        return (self._model.namespace == self._namespace, self._model.owner == owner)
+    def _own(self, user_key: str) -> Collection[Any]:
+        return (self._model.namespace == self._namespace, self._model.user_key == user_key)
 
     async def _rows(self, *conditions: Any) -> list[KeyRow]:
         names = KeyRow.__struct_fields__

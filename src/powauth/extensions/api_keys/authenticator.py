@@ -17,9 +17,10 @@ from powauth.accounts.fan_out import FanOut
 from powauth.accounts.hooks import Parts
 from powauth.accounts.identity import I, Key
 from powauth.accounts.service import AS_BEFORE, Grant
+from powauth.accounts.user_keys import user_key_in
 from powauth.errors import ConfigError, Refused, StoreUnavailable
 from powauth.events import log
-from powauth.extensions.api_keys._table import KeyRow, KeyTable, owner_key
+from powauth.extensions.api_keys._table import KeyRow, KeyTable
 from powauth.extensions.api_keys.events import ENDED, REFUSED
 from powauth.extensions.api_keys.form import KeyForm, PresentedKey
 from powauth.http.connection import Connection
@@ -174,14 +175,14 @@ class ApiKeyAuthenticator(Authenticator[U, I]):
         row: KeyRow | None = await self._call(lambda: self._table.find(presented.public_id))
         if row is None or not hmac.compare_digest(row.secret_hash, presented.secret_hash):
             raise _NotValid("unknown")
-        key, now = owner_key(row.owner), moment(self._parts.now())
+        key, now = user_key_in(row.user_key), moment(self._parts.now())
         if row.has_expired(now):
             raise _NotValid("expired", key)
         owner = await self._owners.read(key)
         if owner is None:
             await self._end(connection, row, key)
             raise _NotValid("owner gone or locked", key)
-        if row.owner_created_at not in (None, owner.created_at):
+        if row.user_created_at not in (None, owner.created_at):
             await self._end(connection, row, key)
             raise _NotValid("owner replaced", key)
         if self._ends_with_password and proof_hash(owner.account, row.public_id) != row.proof:
@@ -195,7 +196,7 @@ class ApiKeyAuthenticator(Authenticator[U, I]):
 
     async def _end(self, connection: Connection, row: KeyRow, key: Key) -> None:
         """Delete a key that can never be valid again."""
-        if await self._call(lambda: self._table.delete(row.owner, row.public_id)):
+        if await self._call(lambda: self._table.delete(row.user_key, row.public_id)):
             self._parts.emit(ENDED, key, row.public_id, request=connection)
 
     @staticmethod

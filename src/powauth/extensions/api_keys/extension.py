@@ -16,10 +16,11 @@ from powauth.accounts.fan_out import FOLLOWED
 from powauth.accounts.hooks import Extension, Parts
 from powauth.accounts.identity import I, Key, key_text, stored_key
 from powauth.accounts.service import CHANGED
+from powauth.accounts.user_keys import user_key_text
 from powauth.backends.base import Mode, check_namespace, make_owner
 from powauth.errors import ConfigError, InvalidParams, NotSignedIn
 from powauth.events import EventKind
-from powauth.extensions.api_keys._table import ApiKeyMixin, KeyRow, KeyTable, owner_text
+from powauth.extensions.api_keys._table import ApiKeyMixin, KeyRow, KeyTable
 from powauth.extensions.api_keys.authenticator import ApiKeyAuthenticator, Owners, proof_hash
 from powauth.extensions.api_keys.checks import checked_name, checked_scopes, scopes_of_app
 from powauth.extensions.api_keys.events import CREATED, ENDED, EVENTS
@@ -220,8 +221,8 @@ class ApiKeys(Extension[I]):
             public_id=made.public_id,
             secret_hash=made.secret_hash,
             namespace=self._parts.namespace,
-            owner=owner_text(key),
-            owner_created_at=found.created_at,
+            user_key=user_key_text(key),
+            user_created_at=found.created_at,
             proof=proof_hash(found.account, made.public_id),
             name=chosen,
             scopes=" ".join(wanted),
@@ -233,7 +234,7 @@ class ApiKeys(Extension[I]):
             raise InvalidParams({"base": [TOO_MANY]})
         # Something may have ended the user's keys meanwhile: it moves the epoch first, and deletes the rows afterwards.
         if await self._parts.backend.epoch(owner, self._parts.now()) != epoch:
-            await self._call(lambda: self._table.delete(row.owner, row.public_id))
+            await self._call(lambda: self._table.delete(row.user_key, row.public_id))
             raise NotSignedIn("the keys of the user have ended meanwhile: sign in again")
         self._parts.emit(CREATED, key, row.public_id, request=auth.connection)
         return NewApiKey(key=made.key, info=self._info(row))
@@ -261,7 +262,7 @@ class ApiKeys(Extension[I]):
         key = self._own_key(auth)
         if not isinstance(public_id, str) or not _ID.match(public_id):
             return False
-        if not await self._call(lambda: self._table.delete(owner_text(key), public_id)):
+        if not await self._call(lambda: self._table.delete(user_key_text(key), public_id)):
             return False
         self._parts.emit(ENDED, key, public_id, request=auth.connection)
         return True
@@ -285,8 +286,8 @@ class ApiKeys(Extension[I]):
             ConfigError: if ``user`` is no user.
             StoreUnavailable: if the database cannot be reached.
         """
-        owner, now = owner_text(self.authenticator.key_of(user)), moment(self._parts.now())
-        rows: list[KeyRow] = await self._call(lambda: self._table.of(owner))
+        text, now = user_key_text(self.authenticator.key_of(user)), moment(self._parts.now())
+        rows: list[KeyRow] = await self._call(lambda: self._table.of(text))
         return [self._info(row) for row in rows if not row.has_expired(now)]
 
     async def end_all(self, user: object, why: str = "ended by the app") -> int:
@@ -303,7 +304,7 @@ class ApiKeys(Extension[I]):
             owner = make_owner(self._namespace, key_text(stored_key(key)))
             await self._parts.backend.delete_owner(owner, self._parts.now())
         finally:
-            ended: int = await self._call(lambda: self._table.delete(owner_text(key)))
+            ended: int = await self._call(lambda: self._table.delete(user_key_text(key)))
         if ended:
             self._parts.emit(ENDED, key, f"{why}: {ended}")
         return ended
@@ -343,11 +344,11 @@ class ApiKeys(Extension[I]):
         If the app's own transaction changes the user, powauth calls this before the commit, too. It must then not wait
         for a lock of that transaction. So it writes nothing as long as the proof is the old one.
         """
-        owner = owner_text(key)
-        rows: list[KeyRow] = await self._call(lambda: self._table.of(owner))
+        text = user_key_text(key)
+        rows: list[KeyRow] = await self._call(lambda: self._table.of(text))
         for row in rows:
             if proof_hash(account, row.public_id) != row.proof:
-                await self._call(partial(self._table.delete, owner, row.public_id))
+                await self._call(partial(self._table.delete, text, row.public_id))
                 self._parts.emit(ENDED, key, f"{row.public_id}: {why}")
 
     # --- inside -------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from powauth._options import flag, whole_number, wrong_type
 from powauth._times import duration, moment
 from powauth.accounts.anywhere import call_anywhere
 from powauth.accounts.hooks import Extension, Parts
-from powauth.accounts.identity import Key, key_text, stored_key
+from powauth.accounts.identity import Key, stored_key
 from powauth.errors import ConfigError, StoreUnavailable
 from powauth.events import Event, EventKind
 from powauth.extensions.audit._table import BEGINNINGS, AuditMixin, AuditTable, Entry, row_of
@@ -192,9 +192,12 @@ class Audit(Extension[Any]):
         if self._writer is not None:
             await self._writer.aclose()
 
-    def _key_of(self, user: object) -> str:
+    def _key_of(self, user: object) -> Key:
         key = self._parts.users.key_of(user)
-        return key_text(stored_key(cast("Key", user) if key is None else key))
+        if key is None:
+            key = cast("Key", user)
+            stored_key(key)  # raises if it is no key
+        return key
 
     # --- the page -----------------------------------------------------------------------------------------------------
 

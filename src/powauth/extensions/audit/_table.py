@@ -1,6 +1,5 @@
 """The table of the audit log: its columns, and the statements over them."""
 
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -15,9 +14,10 @@ with needs("users", "Audit", "sqlalchemy"):
     from sqlalchemy.orm import Mapped, mapped_column
 
 from powauth.accounts._database import Database, check_model, database_of
-from powauth.accounts._models import UTCDateTime, exact_string
+from powauth.accounts._models import UTCDateTime, exact_string, user_key_string
+from powauth.accounts.identity import Key
+from powauth.accounts.user_keys import user_key_text
 
-MAX_KEY_CHARS: Final = 255
 MAX_TEXT_CHARS: Final = 255
 
 BEGINNINGS: Final = ("deleted", "registered")
@@ -39,15 +39,18 @@ class AuditMixin:
     id: Mapped[int] = mapped_column(sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True)
     at: Mapped[datetime] = mapped_column(UTCDateTime(), index=True)
     event: Mapped[str] = mapped_column(exact_string(64))
-    user_key: Mapped[str | None] = mapped_column(exact_string(MAX_KEY_CHARS), index=True)
-    actor: Mapped[str | None] = mapped_column(exact_string(MAX_KEY_CHARS))
+    user_key: Mapped[str | None] = mapped_column(user_key_string(), index=True)
+    actor: Mapped[str | None] = mapped_column(user_key_string())
     sid: Mapped[str | None] = mapped_column(exact_string(64))
     ip: Mapped[str | None] = mapped_column(exact_string(64))
     detail: Mapped[str | None] = mapped_column(exact_string(MAX_TEXT_CHARS))
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """An entry of the audit log, with the fields of `powauth.Event`. All texts are printable ASCII."""
+    """An entry of the audit log, with the fields of `powauth.Event`. All texts are printable ASCII.
+
+    ``user_key`` and ``actor`` name users by `powauth.accounts.user_keys.user_key_text`.
+    """
 
     at: datetime
     event: str
@@ -71,27 +74,13 @@ def printable(text: str | None, most: int = MAX_TEXT_CHARS) -> str | None:
     return "".join(each if " " <= each <= "~" and each != "\\" else ascii(each)[1:-1] for each in text)[:most]
 
 
-def stored_key_text(key: str | None) -> str | None:
-    r"""Return the text of a user's key in a form that no database confuses with another one.
-
-    >>> stored_key_text("42"), stored_key_text("a b")
-    ('42', 'a\\x20b')
-    """
-    if key is None:
-        return None
-    text = str(printable(key, 12 * len(key))).replace(" ", "\\x20")
-    if len(text) <= MAX_KEY_CHARS:
-        return text
-    return f"\\{hashlib.blake2b(key.encode('utf-8', 'surrogatepass'), digest_size=32).hexdigest()}"
-
-
 def row_of(event: Event) -> dict[str, Any]:
     """Return the row of an event."""
     return {
         "at": event.at,
         "event": event.name,
-        "user_key": stored_key_text(event.user_key),
-        "actor": stored_key_text(event.actor),
+        "user_key": None if event.user_key is None else user_key_text(event.user_key),
+        "actor": None if event.actor is None else user_key_text(event.actor),
         "sid": printable(event.sid, 64),
         "ip": printable(event.ip, 64),
         "detail": printable(event.detail),
@@ -134,11 +123,11 @@ class AuditTable:
 
         await self.database.connected(work)
 
-    async def recent(self, key: str | None, events: Collection[str] | None, limit: int) -> list[Entry]:
+    async def recent(self, key: Key | None, events: Collection[str] | None, limit: int) -> list[Entry]:
         """Return the newest entries, newest first.
 
         Args:
-            key: the text of a user's key; ``None`` is everybody's entries. A user's older entries are left out if the
+            key: the key of a user; ``None`` is everybody's entries. A user's older entries are left out if the
                 key has belonged to another user.
             events: the names of the events; ``None`` is all of them.
             limit: the most entries.
@@ -149,7 +138,7 @@ class AuditTable:
         model, names = self._model, Entry.__struct_fields__
         query: Any = sa.select(*(getattr(model, name) for name in names)).order_by(model.id.desc()).limit(limit)
         if key is not None:
-            own = model.user_key == stored_key_text(key)
+            own = model.user_key == user_key_text(key)
             begun = sa.select(sa.func.max(model.id)).where(own, model.event.in_(BEGINNINGS)).scalar_subquery()
             query = query.where(own, model.id >= sa.func.coalesce(begun, 0), model.event != BEGINNINGS[0])
         if events is not None:

@@ -19,16 +19,13 @@ with needs("users", "Passkeys", "sqlalchemy"):
     from sqlalchemy.orm import Mapped, mapped_column
 
 from powauth.accounts._database import Database, check_model, database_of
-from powauth.accounts._models import UTCDateTime, exact_string
-from powauth.accounts.identity import Key, stored_key
+from powauth.accounts._models import UTCDateTime, exact_string, user_key_string
+from powauth.accounts.identity import Key
+from powauth.accounts.user_keys import user_key_in, user_key_text
 from powauth.extensions.passkeys.answers import MAX_CREDENTIAL_ID_BYTES
 from powauth.extensions.passkeys.ceremonies import HANDLE_BYTES, MAX_PUBLIC_KEY_BYTES, Credential, NewCredential, Use
 
 T = TypeVar("T")
-
-MAX_KEY_CHARS: Final = 257
-"""The longest `user_key_text`: a letter, a key of 255 characters, and a dot. A database that is not strict would cut a
-longer one, and it would then be the text of another user."""
 
 MAX_LABEL_CHARS: Final = 64
 """The longest label."""
@@ -44,8 +41,8 @@ def _binary(length: int) -> sa.LargeBinary:
 class PasskeyMixin:
     """The columns of the passkeys. Give them a table of its own.
 
-    ``user_key`` holds the primary key of the user as text; see `user_key_text`. ``user_born`` is the time at which the
-    user was created, if the model of the users has ``created_at``.
+    ``user_key`` names the user; see `powauth.accounts.user_keys`. ``user_created_at`` is the time at which the user was
+    created, if the model of the users has ``created_at``.
 
     >>> from sqlalchemy.orm import DeclarativeBase
     >>> class Base(DeclarativeBase):
@@ -53,13 +50,13 @@ class PasskeyMixin:
     >>> class Passkey(PasskeyMixin, Base):
     ...     __tablename__ = "passkeys"
     >>> [column.name for column in Passkey.__table__.columns][:6]
-    ['id', 'credential_id', 'user_key', 'user_born', 'user_handle', 'public_key']
+    ['id', 'credential_id', 'user_key', 'user_created_at', 'user_handle', 'public_key']
     """
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
     credential_id: Mapped[bytes] = mapped_column(_binary(MAX_CREDENTIAL_ID_BYTES), unique=True)
-    user_key: Mapped[str] = mapped_column(exact_string(MAX_KEY_CHARS), index=True)
-    user_born: Mapped[datetime | None] = mapped_column(UTCDateTime())
+    user_key: Mapped[str] = mapped_column(user_key_string(), index=True)
+    user_created_at: Mapped[datetime | None] = mapped_column(UTCDateTime())
     user_handle: Mapped[bytes] = mapped_column(_binary(HANDLE_BYTES))
     public_key: Mapped[bytes] = mapped_column(_binary(MAX_PUBLIC_KEY_BYTES))
     sign_count: Mapped[int] = mapped_column(sa.BigInteger())
@@ -76,8 +73,8 @@ class StoredPasskey(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         id: the name of the passkey for its user. It opens nothing.
         credential_id: the id that the authenticator chose.
-        user_key: the key of its user, as `user_key_text` writes it.
-        user_born: the time at which the user was created, or ``None``.
+        user_key: the key of its user, as `powauth.accounts.user_keys.user_key_text` writes it.
+        user_created_at: the time at which the user was created, or ``None``.
         user_handle: the handle of its user.
         public_key: the public key in COSE.
         sign_count: the highest counter of signatures that was seen.
@@ -91,7 +88,7 @@ class StoredPasskey(msgspec.Struct, frozen=True, kw_only=True):
     id: uuid.UUID
     credential_id: bytes
     user_key: str
-    user_born: datetime | None
+    user_created_at: datetime | None
     user_handle: bytes
     public_key: bytes
     sign_count: int
@@ -114,32 +111,7 @@ class StoredPasskey(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def key(self) -> Key:
         """The key of its user."""
-        return key_in(self.user_key)
-
-
-def user_key_text(key: Key) -> str:
-    """Return the text of a user's key, with a letter for its type. Keys of different types have different texts.
-
-    A text has a dot at its end, because some databases ignore spaces there.
-
-    >>> user_key_text(7), user_key_text("7"), user_key_text(uuid.UUID(int=7))
-    ('i7', 's7.', 'u00000000000000000000000000000007')
-    """
-    stored = stored_key(key)
-    if isinstance(stored, bytes):
-        return f"u{stored.hex()}"
-    return f"i{stored}" if isinstance(stored, int) else f"s{stored}."
-
-
-def key_in(text: str) -> Key:
-    """Return the key that `user_key_text` wrote.
-
-    >>> key_in("i7"), key_in("s7.")
-    (7, '7')
-    """
-    if text[0] == "u":
-        return uuid.UUID(hex=text[1:])
-    return int(text[1:]) if text[0] == "i" else text[1:-1]
+        return user_key_in(self.user_key)
 
 
 class PasskeyTable:
@@ -196,7 +168,7 @@ class PasskeyTable:
             id=uuid.UUID(bytes=secrets.token_bytes(16), version=4),
             credential_id=new.credential_id,
             user_key=user_key_text(key),
-            user_born=born,
+            user_created_at=born,
             user_handle=handle,
             public_key=new.public_key,
             sign_count=new.sign_count,

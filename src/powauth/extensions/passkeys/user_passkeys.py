@@ -39,7 +39,7 @@ class UserPasskeys(Generic[I]):
         if not own or not self._born:
             return own
         _, born = await self.account(key)
-        return [each for each in own if each.user_born in (None, born)]
+        return [each for each in own if each.user_created_at in (None, born)]
 
     async def owner(self, passkey: StoredPasskey) -> Account[I]:
         """Return the active account of a passkey.
@@ -51,7 +51,7 @@ class UserPasskeys(Generic[I]):
         account, born = await self.account(passkey.key)
         if account is None or account.active is not True:
             raise CeremonyFailed("account")
-        if passkey.user_born is not None and passkey.user_born != born:
+        if passkey.user_created_at is not None and passkey.user_created_at != born:
             raise CeremonyFailed("account")
         return account
 

@@ -13,11 +13,12 @@ from powauth._times import moment
 from powauth.accounts.base import Account
 from powauth.accounts.hooks import Parts
 from powauth.accounts.identity import I, Key
+from powauth.accounts.user_keys import user_key_text
 from powauth.errors import InvalidParams, NotSignedIn, Refused
 from powauth.extensions.letters import Words, words_of
 from powauth.extensions.second_factor.events import ENROLLED, RECOVERED
 from powauth.extensions.second_factor.factor import Challenge, EnrolledFactor, Factor, FactorEngine
-from powauth.extensions.second_factor.stores import RecoveryCodeStore, user_text
+from powauth.extensions.second_factor.stores import RecoveryCodeStore
 from powauth.extensions.second_factor.tables import RecoveryCodeMixin, SQLRecoveryCodeStore
 from powauth.pages.page import Page
 from powauth.pages.routes import is_path
@@ -112,14 +113,14 @@ class RecoveryCodes(Factor[I]):
 
     async def is_on(self, key: Key) -> bool:
         """See `Factor.is_on`."""
-        return (await self.store.left(user_text(key)))[0] > 0
+        return (await self.store.left(user_key_text(key)))[0] > 0
 
     async def verify(
         self, account: Account[I], challenge: Challenge, params: Mapping[str, object], request: Any
     ) -> Collection[str] | None:
         """See `Factor.verify`."""
         del challenge
-        user = user_text(account.key)
+        user = user_key_text(account.key)
         if not await self.store.take(user, hash_of(user, code_in(params.get("code")))):
             return None
         left, _ = await self.store.left(user)
@@ -129,7 +130,7 @@ class RecoveryCodes(Factor[I]):
 
     async def enrolled(self, key: Key) -> Sequence[EnrolledFactor]:
         """See `Factor.enrolled`. All codes together are one entry."""
-        left, made_at = await self.store.left(user_text(key))
+        left, made_at = await self.store.left(user_key_text(key))
         if made_at is None:
             return []
         label = self.texts["factor_recovery_codes"]
@@ -137,11 +138,11 @@ class RecoveryCodes(Factor[I]):
 
     async def remove(self, key: Key, id: str) -> bool:  # noqa: A002
         """See `Factor.remove`."""
-        return id == ENTRY and await self.store.delete(user_text(key)) > 0
+        return id == ENTRY and await self.store.delete(user_key_text(key)) > 0
 
     async def reset(self, key: Key) -> int:
         """See `Factor.reset`. All codes together count as one."""
-        return int(await self.store.delete(user_text(key)) > 0)
+        return int(await self.store.delete(user_key_text(key)) > 0)
 
     def pages(self) -> Sequence[Page]:
         """See `Factor.pages`."""
@@ -172,7 +173,7 @@ class RecoveryCodes(Factor[I]):
         account = await self.engine.check_fresh(bound)
         if not await self.engine.is_on(account.key):
             raise Refused("recovery codes need another factor", code="no_second_factor", page="factors")
-        codes, user = [_code() for _ in range(self.number)], user_text(account.key)
+        codes, user = [_code() for _ in range(self.number)], user_key_text(account.key)
         await self.store.put(user, [hash_of(user, code_in(code)) for code in codes], moment(self.parts.now()))
         same = False
         try:
@@ -188,7 +189,7 @@ class RecoveryCodes(Factor[I]):
 
     async def _show(self, visit: PageVisit) -> PageAnswer:
         account = await self.engine.check_fresh(visit.auth)
-        left, _ = await self.store.left(user_text(account.key))
+        left, _ = await self.store.left(user_key_text(account.key))
         return PageAnswer(json={"left": left}, context=_context(visit, left=left))
 
     async def _make(self, visit: PageVisit) -> PageAnswer:

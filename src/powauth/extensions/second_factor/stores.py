@@ -1,35 +1,16 @@
 """The interfaces of stores for authenticator apps and recovery codes, for apps that keep them in no SQL table.
 
-All methods are coroutine functions. For an app under WSGI, they must not wait for an event loop. They name a user by a
-text of at most 255 printable ASCII characters: see `user_text`. A store compares the texts character by character.
+All methods are coroutine functions. For an app under WSGI, they must not wait for an event loop. They name a user by
+`powauth.accounts.user_keys.user_key_text`: a text of at most 511 printable characters of ASCII.
 
 `powauth.testing.factors` has a suite for each store.
 """
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import Final
 
 import msgspec
-
-from powauth.accounts.identity import Key, key_text, stored_key
-
-MAX_KEY_CHARS: Final = 255
-"""The most characters of a text that names a user."""
-
-
-def user_text(key: Key) -> str:
-    """Return the text by which a store names a user: one text for each key.
-
-    >>> user_text(42), user_text("ann"), len(user_text("a b"))
-    ('42', 'ann', 65)
-    """
-    text = key_text(stored_key(key))
-    if len(text) <= MAX_KEY_CHARS and text.isascii() and text.isprintable() and not {*" \\"} & {*text}:
-        return text
-    return "\\" + hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=32).hexdigest()
 
 
 class TotpRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,9 +13,9 @@ with needs("users", "the tables of factors", "sqlalchemy"):
     from sqlalchemy.orm import Mapped, mapped_column
 
 from powauth.accounts._database import check_model, database_of
-from powauth.accounts._models import UTCDateTime, exact_string
+from powauth.accounts._models import UTCDateTime, exact_string, user_key_string
 from powauth.errors import StoreUnavailable
-from powauth.extensions.second_factor.stores import MAX_KEY_CHARS, RecoveryCodeStore, TotpRecord, TotpStore
+from powauth.extensions.second_factor.stores import RecoveryCodeStore, TotpRecord, TotpStore
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ class TotpMixin:
     ['user_key', 'name', 'label', 'seed', 'step', 'created_at', 'last_used_at']
     """
 
-    user_key: Mapped[str] = mapped_column(exact_string(MAX_KEY_CHARS), primary_key=True)
+    user_key: Mapped[str] = mapped_column(user_key_string(), primary_key=True)
     name: Mapped[str] = mapped_column(exact_string(ID_CHARS))
     label: Mapped[str] = mapped_column(exact_string(MAX_LABEL_CHARS))
     seed: Mapped[bytes] = mapped_column(sa.LargeBinary())
@@ -57,7 +57,7 @@ class RecoveryCodeMixin:
     ['user_key', 'code_hash', 'created_at']
     """
 
-    user_key: Mapped[str] = mapped_column(exact_string(MAX_KEY_CHARS), primary_key=True)
+    user_key: Mapped[str] = mapped_column(user_key_string(), primary_key=True)
     code_hash: Mapped[str] = mapped_column(exact_string(2 * HASH_BYTES), primary_key=True)
     created_at: Mapped[datetime] = mapped_column(UTCDateTime())
 

@@ -15,6 +15,7 @@ from powauth._times import moment
 from powauth.accounts.base import Account
 from powauth.accounts.hooks import Parts
 from powauth.accounts.identity import I, Key, stored_key
+from powauth.accounts.user_keys import user_key_text
 from powauth.errors import InvalidParams, StoreUnavailable
 from powauth.extensions.letters import Words
 from powauth.extensions.sealing import Sealer
@@ -27,7 +28,7 @@ from powauth.extensions.second_factor.factor import (
     FactorEngine,
     session_of,
 )
-from powauth.extensions.second_factor.stores import TotpRecord, TotpStore, user_text
+from powauth.extensions.second_factor.stores import TotpRecord, TotpStore
 from powauth.extensions.second_factor.tables import MAX_LABEL_CHARS, SQLTotpStore, TotpMixin
 from powauth.extensions.second_factor.totp_pages import TotpPages, drawn, shown
 from powauth.pages.page import Page
@@ -146,14 +147,14 @@ class Totp(Factor[I]):
 
     async def is_on(self, key: Key) -> bool:
         """See `Factor.is_on`."""
-        return await self.store.get(user_text(key)) is not None
+        return await self.store.get(user_key_text(key)) is not None
 
     async def verify(
         self, account: Account[I], challenge: Challenge, params: Mapping[str, object], request: Any
     ) -> Collection[str] | None:
         """See `Factor.verify`."""
         del challenge, request
-        code, user = digits_in(params.get("code")), user_text(account.key)
+        code, user = digits_in(params.get("code")), user_key_text(account.key)
         record = await self.store.get(user)
         if record is None:
             return None
@@ -168,7 +169,7 @@ class Totp(Factor[I]):
 
     async def enrolled(self, key: Key) -> Sequence[EnrolledFactor]:
         """See `Factor.enrolled`."""
-        found = await self.store.get(user_text(key))
+        found = await self.store.get(user_key_text(key))
         if found is None:
             return []
         entry = EnrolledFactor(
@@ -183,12 +184,12 @@ class Totp(Factor[I]):
     async def remove(self, key: Key, id: str) -> bool:  # noqa: A002
         """See `Factor.remove`."""
         await self._enrolments.end(key)
-        return await self.store.delete(user_text(key), id)
+        return await self.store.delete(user_key_text(key), id)
 
     async def reset(self, key: Key) -> int:
         """See `Factor.reset`."""
         await self._enrolments.end(key)
-        return int(await self.store.delete(user_text(key)))
+        return int(await self.store.delete(user_key_text(key)))
 
     async def credentials_changed(self, key: Key, why: str) -> None:
         """See `Factor.credentials_changed`."""
@@ -314,7 +315,7 @@ class Totp(Factor[I]):
             record = TotpRecord(
                 id=record.id, label=record.label, seed=record.seed, step=record.step, created_at=created_at
             )
-        await self.store.put(user_text(key), record)
+        await self.store.put(user_key_text(key), record)
         return True
 
     async def reseal(self) -> int:
@@ -342,7 +343,7 @@ class Totp(Factor[I]):
         step = self._step_of(pending.seed, code)
         if step is None:
             return None
-        record, user = self._record(account.key, pending.id, pending.seed, label, step), user_text(account.key)
+        record, user = self._record(account.key, pending.id, pending.seed, label, step), user_key_text(account.key)
         replaced: list[TotpRecord] = []
 
         async def write() -> bool:
@@ -360,7 +361,7 @@ class Totp(Factor[I]):
         return Enrolment(label, self.proves, write, undo)
 
     def _record(self, key: Key, identifier: str, seed: bytes, label: str, step: int) -> TotpRecord:
-        sealed = self._sealer.seal(seed, _row(user_text(key), identifier))
+        sealed = self._sealer.seal(seed, _row(user_key_text(key), identifier))
         return TotpRecord(id=identifier, label=label, seed=sealed, step=step, created_at=moment(self.parts.now()))
 
     async def _reseal(self, user: str, record: TotpRecord) -> bool:
