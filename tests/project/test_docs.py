@@ -120,6 +120,13 @@ def test_no_page_hides_an_install_line_in_its_prose(page: Path) -> None:
     assert uncounted_lines(page) == 0
 
 
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: str(page.name))
+def test_a_page_whose_program_reads_a_secret_says_how_to_make_one(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    if 'os.environ["SECRET_KEY"]' in text:
+        assert "> secret_key\n    export SECRET_KEY=$(cat secret_key)\n" in text
+
+
 COMMAND = re.compile(r"^    ((?:curl|uvicorn|flask|gunicorn) .+)$", re.MULTILINE)
 PRINTED_PORTS = {"uvicorn": "8000", "flask": "5000", "gunicorn": "8001"}
 
