@@ -10,7 +10,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from harness.authenticators import Authenticated, Code, authenticated
+from harness.authenticators import Authenticated, Code, authenticated, secret_on
 from harness.pages_support import Browser
 from powauth.backends.base import drive
 
@@ -135,3 +135,23 @@ def test_trm_02_a_session_that_ends_meanwhile_turns_no_app_on(
     assert (answer.status, answer.location) == (303, "/login?next=/account/factors/totp")
     assert one.rows() == []
     assert not thief.is_signed_in()
+
+
+def test_a_sign_in_turns_no_second_app_on(tmp_path: Path) -> None:
+    """A thief who knows only the password sets an app up, and the owner is faster by a moment."""
+    with authenticated("wsgi", tmp_path, required=True) as one:
+        one.member()
+        thief, owner = one.browser(), one.browser()
+        for browser in (thief, owner):
+            assert browser.sign_in().location == "/login/factor"
+        code = one.code(secret_on(thief.get("/login/factor")))
+
+        def first() -> None:
+            page = owner.get("/login/factor")
+            assert one.answer(owner, one.code(secret_on(page))).status == 303
+
+        with before_statement(one, "INSERT INTO authenticators", first):
+            late = one.answer(thief, code)
+        assert late.location == "/login?done=challenge_invalid"
+        assert (owner.is_signed_in(), thief.is_signed_in()) == (True, False)
+        assert len(one.rows()) == 1

@@ -86,6 +86,9 @@ class DictTotp(TotpStore):
     async def put(self, user: str, record: TotpRecord) -> None:
         self.records[user] = record
 
+    async def add(self, user: str, record: TotpRecord) -> bool:
+        return self.records.setdefault(user, record) is record
+
     async def accept(self, user: str, id: str, step: int, at: datetime) -> bool:  # noqa: A002
         found = self.records.get(user)
         if found is None or found.id != id or found.step >= step:

@@ -96,6 +96,19 @@ class TotpStoreConformance(_Suite):
 
         self.run(scenario)
 
+    def test_of_records_that_are_added_at_once_one_is_stored(self) -> None:
+        """A sign-in that turns the first app on must not replace another one."""
+
+        async def scenario(store: TotpStore) -> None:
+            user = _user()
+            names = [f"app-{number}" for number in range(PARALLEL)]
+            won = await asyncio.gather(*(store.add(user, _record(name)) for name in names))
+            assert won.count(True) == 1, f"{won.count(True)} of {PARALLEL} parallel calls succeed"
+            assert await store.get(user) == _record(names[won.index(True)])
+            assert await store.add(user, _record("late")) is False
+
+        self.run(scenario)
+
     def test_users_are_told_apart_by_each_character(self) -> None:
         """Many databases take "a" and "A" for the same text."""
 

@@ -257,7 +257,12 @@ class Engine(Extension[I]):
         """Turn the first factor on of a user who must have one, and complete the sign-in."""
         key = found.account.key
         enrolment = await factor.turn_on(found.account, found.challenge, params)
-        if enrolment is None or not await self.challenges.take(request, found) or not await enrolment.write():
+        if (
+            enrolment is None
+            or not await self.challenges.take(request, found)
+            or await self.is_on(key)  # by another request meanwhile: it has proven more than the password
+            or not await enrolment.write()
+        ):
             self.parts.emit(WRONG, key, f"{factor.name}: enrol", request=request)
             return None
         identity = await self._signed_in(request, found.account, _granted(found, enrolment.methods), enrolment)

@@ -47,6 +47,10 @@ class TotpStore(ABC):
         """Store the record of a user, in place of an older one."""
 
     @abstractmethod
+    async def add(self, user: str, record: TotpRecord) -> bool:
+        """Store the record of a user who has none, and return whether that was done. Look and write in one step."""
+
+    @abstractmethod
     async def accept(self, user: str, id: str, step: int, at: datetime) -> bool:  # noqa: A002 - the field's name
         """Set ``step`` and ``last_used_at`` if the stored step is lower, and return whether that was done.
 

@@ -124,6 +124,18 @@ def _record(row: Sequence[Any]) -> TotpRecord:
     )
 
 
+def _row(user: str, record: TotpRecord) -> dict[str, Any]:
+    return {
+        "user_key": user,
+        "name": record.id,
+        "label": record.label,
+        "seed": record.seed,
+        "step": record.step,
+        "created_at": record.created_at,
+        "last_used_at": record.last_used_at,
+    }
+
+
 class SQLTotpStore(TotpStore):
     """A `TotpStore` over the table of a model with `TotpMixin`. The arguments are those of `FactorTable`."""
 
@@ -144,16 +156,15 @@ class SQLTotpStore(TotpStore):
 
     async def put(self, user: str, record: TotpRecord) -> None:
         """See `TotpStore.put`."""
-        values = {
-            "user_key": user,
-            "name": record.id,
-            "label": record.label,
-            "seed": record.seed,
-            "step": record.step,
-            "created_at": record.created_at,
-            "last_used_at": record.last_used_at,
-        }
-        await self._table.replaced(user, [values])
+        await self._table.replaced(user, [_row(user, record)])
+
+    async def add(self, user: str, record: TotpRecord) -> bool:
+        """See `TotpStore.add`."""
+        try:
+            await self._table.changed(sa.insert(self._model).values(_row(user, record)))
+        except IntegrityError:
+            return False
+        return True
 
     async def accept(self, user: str, id: str, step: int, at: datetime) -> bool:  # noqa: A002
         """See `TotpStore.accept`."""

@@ -218,7 +218,7 @@ class Totp(Factor[I]):
         """See `Factor.turn_on`."""
         label, code = checked_label(params.get("label")), digits_in(params.get("code"))
         pending = await self._enrolments.find(account, challenge.name.encode())
-        return None if pending is None else self._enrolment(account, pending, code, label)
+        return None if pending is None else self._enrolment(account, pending, code, label, replaces=False)
 
     # --- enrolling ----------------------------------------------------------------------------------------------------
 
@@ -263,7 +263,7 @@ class Totp(Factor[I]):
         pending = await self._enrolments.find(account, session_of(bound))
         if pending is None:
             return False
-        enrolment = self._enrolment(account, pending, digits_in(code), name)
+        enrolment = self._enrolment(account, pending, digits_in(code), name, replaces=True)
         if enrolment is None:
             raise InvalidParams({"code": ["is wrong"]})
         return await self.engine.enrol(bound, self, enrolment, words)
@@ -308,15 +308,12 @@ class Totp(Factor[I]):
             _otp(raw)
         except ValueError as error:
             raise wrong("the seed", "of at least 112 bits, in Base32", "a value that is not") from error
-        if await self.is_on(key):
-            return False
         record = self._record(key, secrets.token_urlsafe(SID_BYTES), raw, checked_label(label), step)
         if created_at is not None:
             record = TotpRecord(
                 id=record.id, label=record.label, seed=record.seed, step=record.step, created_at=created_at
             )
-        await self.store.put(user_key_text(key), record)
-        return True
+        return await self.store.add(user_key_text(key), record)
 
     async def reseal(self) -> int:
         """Seal all seeds with the newest secret, and return how many were changed.
@@ -338,8 +335,13 @@ class Totp(Factor[I]):
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    def _enrolment(self, account: Account[I], pending: Pending, code: str, label: str) -> Enrolment | None:
-        """Return what turns an app on; ``None`` if the code is wrong. The code cannot be used again to sign in."""
+    def _enrolment(
+        self, account: Account[I], pending: Pending, code: str, label: str, *, replaces: bool
+    ) -> Enrolment | None:
+        """Return what turns an app on; ``None`` if the code is wrong. The code cannot be used again to sign in.
+
+        Without ``replaces`` it writes nothing if the user has an app by then: the user has proven only the password.
+        """
         step = self._step_of(pending.seed, code)
         if step is None:
             return None
@@ -349,6 +351,8 @@ class Totp(Factor[I]):
         async def write() -> bool:
             if not await self._enrolments.take(pending):
                 return False
+            if not replaces:
+                return await self.store.add(user, record)
             before = await self.store.get(user)
             replaced.extend([] if before is None else [before])
             await self.store.put(user, record)
