@@ -222,7 +222,7 @@ def forget_connections(client: object) -> None:
         return
     if isinstance(known, redis.asyncio.RedisCluster):
         manager: Any = known.nodes_manager
-        for node in {*manager.nodes_cache.values(), *manager.startup_nodes.values()}:
+        for node in (*manager.nodes_cache.values(), *manager.startup_nodes.values()):  # older releases hash no node
             _forks.keep(node._connections)
             node._connections, node._free = [], deque(maxlen=node.max_connections)
         return
