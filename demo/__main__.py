@@ -25,6 +25,8 @@ Passkeys and the links in the mail are for localhost, because browsers make no p
 /account leads to your devices and your recent activity, to keys for programs, to passkeys, and to codes of an
 authenticator app. Change your e-mail address there, and follow the links in the mail. The sign-in page can keep you
 signed in, takes a passkey, and has a link for a forgotten password.
+(POWAUTH_DEMO_FRESH: seconds for which a sign-in is fresh enough to change factors. POWAUTH_DEMO_CHALLENGE: seconds in
+which a second factor must be given.)
 Mail is printed here. (POWAUTH_DEMO_SMTP=host:port sends it.)
 The first user who registers is the administrator, who invites and locks users and reads the audit log: /administration.
 (POWAUTH_DEMO_ADMINISTRATOR=you@example.org appoints another user at the start.)

@@ -1,6 +1,6 @@
 """The administrator's page, as an extension from public names: it appears in both apps, and each page has a JSON twin.
 
-powauth does not decide who may lock whom, or who may read the audit log. This page asks the identity.
+powauth does not decide who may lock whom, reset second factors, or read the audit log. This page asks the identity.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,7 @@ from powauth.accounts.sqlalchemy import SQLAlchemyUsers
 from powauth.accounts.user_keys import user_key_text
 from powauth.extensions.audit import Audit, Entry
 from powauth.extensions.lock import Lock
+from powauth.extensions.second_factor import SecondFactor
 from powauth.http.guards import require_fresh
 from powauth.pages import Page, PageAnswer, PageLink, PageVisit
 
@@ -26,7 +27,12 @@ FRESH: Final = timedelta(hours=1)
 MOST_USERS: Final = 100
 MOST_ENTRIES: Final = 100
 
-ACTIONS: Final = ("lock", "unlock")
+DONE: Final = {
+    "lock": "administration_locked",
+    "unlock": "administration_unlocked",
+    "reset_factors": "administration_factors",
+}
+"""The actions, and the confirmations that the page shows afterwards."""
 
 UNTIL: Final = {"": None, "hour": timedelta(hours=1), "day": timedelta(days=1)}
 """The lengths of a lock by the choices of the form; ``None`` has no end."""
@@ -44,6 +50,8 @@ TEXTS: Final = {
     "administration_lock_of": "Lock {user}",
     "administration_unlock": "Unlock",
     "administration_unlock_of": "Unlock {user}",
+    "administration_reset": "Remove second factors",
+    "administration_reset_of": "Remove second factors of {user}",
     "administration_log": "Audit log",
     "administration_none": "There is nothing to show yet.",
     "administration_time": "Time",
@@ -52,11 +60,12 @@ TEXTS: Final = {
     "administration_from": "from",
     "done_administration_locked": "That user is locked, and signed out everywhere.",
     "done_administration_unlocked": "That user can sign in again.",
+    "done_administration_factors": "That user has no second factors any more, and is signed out everywhere.",
 }
 
 
 class Administration(Extension[Me]):
-    """A page on which the administrator locks users, unlocks them, and reads the audit log.
+    """A page on which the administrator locks users, unlocks them, resets second factors, and reads the audit log.
 
     Args:
         users: the users.
@@ -93,31 +102,23 @@ class Administration(Extension[Me]):
         return await self._page(visit, administrator_of(visit))
 
     async def change(self, visit: PageVisit) -> PageAnswer:
-        """Lock or unlock a user. The administrator must have signed in a short time ago."""
+        """Lock or unlock a user, or remove their second factors. The administrator must have signed in recently."""
         me = administrator_of(visit)
         require_fresh(visit.auth, FRESH)
         params = await visit.params()
+        action = params.get("action")
         try:
-            action = params.get("action")
-            if action not in ACTIONS:
+            if not isinstance(action, str) or action not in DONE:
                 raise InvalidParams({"action": ["is unknown"]})
             account = await self._found(params.get("email"))
             if account.key == me.id:
                 raise InvalidParams({"email": ["is your own: nobody could unlock you"]})
-            lock = visit.auth.extension(Lock)
-            if action == "lock":
-                reason = params.get("reason")
-                text = reason if isinstance(reason, str) and reason.strip() else "by the administrator"
-                request = visit.request.connection
-                await lock.lock(account, text, until=_end(params.get("until", "")), by=me, request=request)
-            else:
-                await lock.unlock(account, by=me, request=visit.request.connection)
+            await _do(visit, action, account, params, me)
         except InvalidParams as error:
             page = await self._page(visit, me)
             context = {**page.context, **visit.form(params, error.errors)}
             return visit.refused(error, context=context)
-        done = "administration_locked" if action == "lock" else "administration_unlocked"
-        return PageAnswer(status=204, to=visit.link("administration", done))
+        return PageAnswer(status=204, to=visit.link("administration", DONE[action]))
 
     async def _found(self, address: object) -> Account[Me]:
         """Return the account of a user. A locked one is found, too.
@@ -167,6 +168,25 @@ def administrator_of(visit: PageVisit) -> Me:
     if not me.administrator:
         raise Refused("only the administrator may see this")
     return me
+
+
+async def _do(visit: PageVisit, action: str, account: Account[Me], params: Mapping[str, object], me: Me) -> None:
+    """Change a user.
+
+    Raises:
+        InvalidParams: if the end or the reason of a lock cannot be used.
+    """
+    request = visit.request.connection
+    if action == "lock":
+        reason = params.get("reason")
+        text = reason if isinstance(reason, str) and reason.strip() else "by the administrator"
+        await visit.auth.extension(Lock).lock(
+            account, text, until=_end(params.get("until", "")), by=me, request=request
+        )
+    elif action == "unlock":
+        await visit.auth.extension(Lock).unlock(account, by=me, request=request)
+    else:
+        await visit.auth.extension(SecondFactor).reset(account, by=me, request=request)
 
 
 def _end(choice: object) -> datetime | None:

@@ -33,7 +33,7 @@ from .identity import Me
 from .passwords import SmallRanges
 from .tables import Activity, ApiKey, Authenticator, Passkey, RecoveryCode, User, appoint, create_tables
 
-__all__ = ["Me", "Settings", "User", "mailer_of", "make_auth", "prepare", "settings"]
+__all__ = ["Me", "Settings", "User", "mailer_of", "make_auth", "pages_of", "prepare", "settings"]
 
 PREFIX = "POWAUTH_DEMO_"
 TITLE = "powauth demo"
@@ -60,6 +60,8 @@ class Settings:
     smtp: str | None
     administrator: str | None
     asks_service: bool
+    fresh: timedelta
+    challenge: timedelta
 
     @property
     def database(self) -> Path:
@@ -94,6 +96,8 @@ def settings() -> Settings:
         smtp=_get("SMTP", "") or None,
         administrator=_get("ADMINISTRATOR", "") or None,
         asks_service=_get("BREACHED", "offline") == "online",
+        fresh=timedelta(seconds=float(_get("FRESH", "900"))),
+        challenge=timedelta(seconds=float(_get("CHALLENGE", "300"))),
     )
 
 
@@ -163,11 +167,16 @@ def extensions_of(chosen: Settings, engine: object, users: SQLAlchemyUsers[User,
         Invitation(mailer, may_invite=lambda me: me.administrator, title=TITLE),
         ApiKeys(engine, ApiKey, scopes=lambda me: SCOPES),
         passkeys,
-        SecondFactor(passkeys.factor(), totp, codes, mailer=mailer),
+        SecondFactor(passkeys.factor(), totp, codes, mailer=mailer, ttl=chosen.challenge),
         BreachedPasswords(None if chosen.asks_service else SmallRanges()),
         Audit(engine, Activity),
         Administration(users),
     ]
+
+
+def pages_of() -> dict[str, Any]:
+    """Return the options of the pages in both apps."""
+    return {"title": TITLE, "fresh": settings().fresh}
 
 
 def make_auth(*, asynchronous: bool) -> SessionAuth[User, Me]:

@@ -10,7 +10,7 @@ from powauth import RequestAuth
 from powauth.integrations.fastapi import SessionAuthMiddleware, auth_dependency, request_auth
 from powauth.pages.fastapi import pages
 
-from .config import Me, User, make_auth
+from .config import Me, User, make_auth, pages_of
 from .wire import (
     MAX_BODY_BYTES,
     BodyTooLarge,
@@ -24,7 +24,7 @@ from .wire import (
 session_auth = make_auth(asynchronous=True)
 app = FastAPI(title="powauth demo", lifespan=session_auth.lifespan)
 app.add_middleware(SessionAuthMiddleware, auth=session_auth)
-app.include_router(pages(session_auth, title="powauth demo"))
+app.include_router(pages(session_auth, **pages_of()))
 
 
 async def read_params(request: Request) -> Mapping[str, object]:

@@ -9,7 +9,7 @@ from flask.typing import ResponseReturnValue
 from powauth.integrations.flask import PowAuth, login_required, request_auth
 from powauth.pages.flask import pages
 
-from .config import make_auth
+from .config import make_auth, pages_of
 from .wire import (
     MAX_BODY_BYTES,
     BodyTooLarge,
@@ -24,7 +24,7 @@ app = Flask(__name__)
 app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
 session_auth = make_auth(asynchronous=False)
 PowAuth(app, session_auth)
-app.register_blueprint(pages(session_auth, title="powauth demo"))
+app.register_blueprint(pages(session_auth, **pages_of()))
 
 
 def read_params() -> Mapping[str, object]:

@@ -68,6 +68,29 @@ def test_a_passkey_after_a_password(site: PasskeySite) -> None:
     assert [row.last_used_at is not None for row in site.rows()] == [True]
 
 
+@pytest.mark.parametrize("path", ["/account/passkeys", "/account/factors"])
+@pytest.mark.parametrize("kind", ["asgi", "wsgi"])
+def test_a_removal_on_either_page_ends_other_sessions_and_mails_one_notice(
+    engine: sa.Engine, kind: Kind, path: str
+) -> None:
+    mailer = MemoryMailer()
+    passkeys = Passkeys[Any](engine, PasskeyRow)
+    site = PasskeySite(kind, engine, [SecondFactor[Any](passkeys.factor(), mailer=mailer)])
+    key = device(site)
+    owner, elsewhere = site.program(), site.program()
+    for each in (owner, elsewhere):
+        assert each.use(key).status_code == 200
+    begun = half_way(site)
+    asked = options(begun)
+    name = owner.passkeys()[0]["id"]
+    assert owner.post(path, action="remove", factor="passkey", id=name).status_code == 204
+    assert (owner.who(), elsewhere.who()) == (ADA, None)
+    answer = begun.post(FACTOR, factor="passkey", credential=key.get(asked))
+    assert (answer.status_code, answer.json()["error"]) == (403, "challenge_invalid")
+    drive(site.auth.aclose())
+    assert [message["Subject"] for message in mailer.messages] == ["A second factor was removed from your account"]
+
+
 def test_a_passkey_alone_is_two_factors(site: PasskeySite) -> None:
     key = device(site)
     browser = site.program()

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +175,20 @@ def test_trm_03_a_new_password_ends_an_enrolment(one: Authenticated) -> None:
     fields = {"action": "password", "password": "eleven grey geese", "current_password": PASSWORD}
     assert browser.post("/account", fields).status == 303
     assert browser.send(page, "confirm", code=one.code(secret_on(page))).status == 422
+
+
+def test_the_pages_option_fresh_holds_for_apps_and_recovery_codes(tmp_path: Path) -> None:
+    with authenticated("wsgi", tmp_path, pages={"fresh": timedelta(minutes=2)}) as one:
+        browser = one.signed_in()
+        one.enrol(browser)
+        paths = ("/account/factors/totp", "/account/factors/recovery", "/account/factors")
+        one.clock.now += 119
+        assert [browser.get(path).status for path in paths] == [200, 200, 200]
+        one.clock.now += 2
+        for path in paths[:2]:
+            assert str(browser.get(path).location).startswith("/login?next="), path
+        assert str(browser.post(paths[0], {"action": "begin"}).location).startswith("/login?next=")
+        assert str(browser.post(paths[1], {"action": "make"}).location).startswith("/login?next=")
 
 
 def test_pwd_09_only_a_fresh_sign_in_sets_up_an_app(one: Authenticated) -> None:

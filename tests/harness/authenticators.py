@@ -124,14 +124,15 @@ def authenticated(
     extensions: tuple[Extension[Any], ...] = (),
     auth: Any = None,
     engine: sa.Engine | None = None,
+    pages: Any = None,
     **options: Any,
 ) -> Iterator[Authenticated]:
-    """A new site. ``options`` are those of `SecondFactor`."""
+    """A new site. ``options`` are those of `SecondFactor`, ``pages`` those of the pages."""
     own = engine or sa.create_engine(f"sqlite:///{folder / 'factors.sqlite3'}")
     Base.metadata.create_all(own)
     mailer = MemoryMailer()
     factors = SecondFactor[Any](Totp(own, Authenticator), RecoveryCodes(own, Code), **{"mailer": mailer, **options})
     given = {"extensions": [factors, *extensions], "public_url": ORIGIN, **(auth or {})}
-    with site(framework, folder, auth_options=given) as here:
+    with site(framework, folder, auth_options=given, **(pages or {})) as here:
         yield Authenticated(here, mailer, own)
     own.dispose()

@@ -248,6 +248,26 @@ def test_a_second_factor_is_asked_for_once_it_is_on(app: str, browser: httpx.Cli
         assert client.get(f"{app}/session").json()["user"]["email"] == email
 
 
+def test_the_administrator_removes_the_second_factors_of_a_user(
+    app: str, administrator: httpx.Client, browser: httpx.Client
+) -> None:
+    email = f"ben{port_of(app)}@example.org"
+    register(browser, app, email)
+    begun = browser.post(f"{app}/account/factors/totp", json={"action": "begin"}).json()
+    codes = pyotp.parse_uri(begun["uri"])
+    assert isinstance(codes, pyotp.TOTP)
+    code = codes.at(time.time())
+    assert browser.post(f"{app}/account/factors/totp", json={"action": "confirm", "code": code}).status_code == 201
+    reset = {"action": "reset_factors", "email": email}
+    assert browser.post(f"{app}/administration", json=reset).status_code == 403
+    page = administrator.get(f"{app}/administration", headers={"accept": "text/html"})
+    assert f"Remove second factors of {email}" in page.text
+    assert administrator.post(f"{app}/administration", json=reset).status_code == 204
+    assert browser.get(f"{app}/session").status_code == 401
+    assert sign_in(browser, app, email).status_code == 200
+    assert browser.get(f"{app}/account/factors").json() == {"factors": []}
+
+
 def test_a_passkey_of_one_app_works_on_both_and_nowhere_else(demo: Demo, app: str) -> None:
     one = demo.public_urls[demo.urls.index(app)]
     other = next(each for each in demo.public_urls if each != one)

@@ -363,6 +363,8 @@ class Engine(Extension[I]):
     ) -> bool:
         """Remove a factor of the signed-in user, who must be fresh. Return whether there was one.
 
+        The user's other sessions end, unless it was the recovery codes.
+
         Raises:
             NotSignedIn: if nobody is signed in, or the user is gone.
             Refused: ``last_way_in`` or ``factor_required``, if the user needs it.
@@ -384,8 +386,10 @@ class Engine(Extension[I]):
             for each in self.factors.values():
                 await each.reset(account.key)
         self.parts.emit(REMOVED, account.key, name, request=bound.connection)
-        self.notify(account, "factor_removed", words, label=found.label)
         await self.challenges.end(account.key)
+        if factor.primary:  # also of sign-ins under way: whoever has the lost device may hold a session, or begin one
+            await self.parts.end_sessions(account.key, "second factor removed", keep=bound.connection)
+        self.notify(account, "factor_removed", words, label=found.label)
         return True
 
     async def reset(self, user: object, *, by: object = None, request: Any = None) -> int:

@@ -19,6 +19,7 @@ from powauth.accounts.identity import I, Key
 from powauth.extensions.letters import Words
 from powauth.http.guards import FRESH
 from powauth.pages.page import Page
+from powauth.pages.visit import PageVisit
 from powauth.request_auth import RequestAuth
 
 MFA = "mfa"
@@ -71,6 +72,11 @@ def session_of(bound: RequestAuth[Any, Any]) -> bytes:
     """Return a name of the session by which a user is signed in, to bind something to it; empty if there is none."""
     session = bound.session if bound.current_user is not None else None
     return b"" if session is None else session.sid.encode()
+
+
+def fresh_in(visit: PageVisit) -> timedelta:
+    """Return the maximum age of a sign-in for a change of factors on the pages."""
+    return visit.settings.fresh or FRESH
 
 
 class Enrolment(msgspec.Struct, frozen=True):

@@ -33,13 +33,16 @@ class Notices:
         self._address_field: Final = address_field
 
     def send(self, account: Account[Any], what: str, words: Words | None, **values: str | int) -> None:
-        """Mail a notice later. ``what`` is the first part of the names of its texts."""
+        """Mail a notice later. ``what`` is the first part of the names of its texts.
+
+        ``words`` may be those of another extension's page. They replace the own texts as far as they have them.
+        """
         address = getattr(account.identity, self._address_field, None)
         if not isinstance(address, str) or not address:
             return
         words = Words(self._texts, "en", "ltr", "") if words is None else words
-        own = {name: words.texts[f"{what}_{name}"] for name in ("subject", "intro")}
-        texts = {**words.texts, **{f"factor_notice_{name}": text for name, text in own.items()}}
+        texts = {**self._texts, **words.texts}
+        texts |= {f"factor_notice_{name}": texts[f"{what}_{name}"] for name in ("subject", "intro")}
         self.outbox.post(
             what,
             lambda: self._letters.compose("factor_notice", words._replace(texts=texts), to=address, **values),

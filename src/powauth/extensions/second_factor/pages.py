@@ -9,9 +9,8 @@ from powauth.errors import ConfigError, InvalidParams, Refused
 from powauth.extensions.letters import words_of
 from powauth.extensions.second_factor.challenges import Open
 from powauth.extensions.second_factor.engine import CHALLENGE_INVALID, ENROL, FACTORS, SECOND_FACTOR, Engine
-from powauth.extensions.second_factor.factor import EnrolledFactor
+from powauth.extensions.second_factor.factor import EnrolledFactor, fresh_in
 from powauth.extensions.second_factor.notices import FOLDER
-from powauth.http.guards import FRESH
 from powauth.http.own_path import own_path
 from powauth.pages.page import Page
 from powauth.pages.request import Params
@@ -138,7 +137,7 @@ class FactorPages(Generic[I]):
         """Remove a factor of the current user. This needs a fresh sign-in."""
         user = visit.auth.require_user()
         params = await visit.params()
-        await self._engine.check_fresh(visit.auth, visit.settings.fresh or FRESH)
+        await self._engine.check_fresh(visit.auth, fresh_in(visit))
         name, identifier = params.get("factor"), params.get("id")
         if params.get("action") != "remove":
             raise InvalidParams({"action": ["is unknown"]})

@@ -5,6 +5,7 @@ import copy
 import hashlib
 import secrets
 from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
@@ -17,9 +18,10 @@ from powauth.accounts.user_keys import user_key_text
 from powauth.errors import InvalidParams, NotSignedIn, Refused
 from powauth.extensions.letters import Words, words_of
 from powauth.extensions.second_factor.events import ENROLLED, RECOVERED
-from powauth.extensions.second_factor.factor import Challenge, EnrolledFactor, Factor, FactorEngine
+from powauth.extensions.second_factor.factor import Challenge, EnrolledFactor, Factor, FactorEngine, fresh_in
 from powauth.extensions.second_factor.stores import RecoveryCodeStore
 from powauth.extensions.second_factor.tables import RecoveryCodeMixin, SQLRecoveryCodeStore
+from powauth.http.guards import FRESH
 from powauth.pages.page import Page
 from powauth.pages.routes import is_path
 from powauth.pages.visit import PageAnswer, PageVisit
@@ -159,7 +161,9 @@ class RecoveryCodes(Factor[I]):
 
     # --- making -------------------------------------------------------------------------------------------------------
 
-    async def make(self, bound: RequestAuth[Any, I], words: Words | None = None) -> list[str]:
+    async def make(
+        self, bound: RequestAuth[Any, I], words: Words | None = None, within: timedelta = FRESH
+    ) -> list[str]:
         """Make new codes for the signed-in user, who must be fresh. Show them once. The earlier ones no longer work.
 
         If the session ends meanwhile, or the account is changed, no codes are left.
@@ -170,14 +174,14 @@ class RecoveryCodes(Factor[I]):
             Refused: ``no_second_factor``, if the user has no other factor.
             StoreUnavailable: if a store cannot be reached. The earlier codes may be gone.
         """
-        account = await self.engine.check_fresh(bound)
+        account = await self.engine.check_fresh(bound, within)
         if not await self.engine.is_on(account.key):
             raise Refused("recovery codes need another factor", code="no_second_factor", page="factors")
         codes, user = [_code() for _ in range(self.number)], user_key_text(account.key)
         await self.store.put(user, [hash_of(user, code_in(code)) for code in codes], moment(self.parts.now()))
         same = False
         try:
-            same = (await self.engine.check_fresh(bound)).proof == account.proof
+            same = (await self.engine.check_fresh(bound, within)).proof == account.proof
         finally:
             if not same:  # whatever has ended the session may have reset the factors before these codes were there
                 await self.store.delete(user)
@@ -188,7 +192,7 @@ class RecoveryCodes(Factor[I]):
         return codes
 
     async def _show(self, visit: PageVisit) -> PageAnswer:
-        account = await self.engine.check_fresh(visit.auth)
+        account = await self.engine.check_fresh(visit.auth, fresh_in(visit))
         left, _ = await self.store.left(user_key_text(account.key))
         return PageAnswer(json={"left": left}, context=_context(visit, left=left))
 
@@ -197,7 +201,7 @@ class RecoveryCodes(Factor[I]):
         if params.get("action", "make") != "make":
             raise InvalidParams({"action": ["is unknown"]})
         try:
-            codes = await self.make(visit.auth, words_of(visit))
+            codes = await self.make(visit.auth, words_of(visit), fresh_in(visit))
         except Refused as error:
             if error.code != "no_second_factor":
                 raise

@@ -31,6 +31,7 @@ from powauth.extensions.second_factor.factor import (
 from powauth.extensions.second_factor.stores import TotpRecord, TotpStore
 from powauth.extensions.second_factor.tables import MAX_LABEL_CHARS, SQLTotpStore, TotpMixin
 from powauth.extensions.second_factor.totp_pages import TotpPages, drawn, shown
+from powauth.http.guards import FRESH
 from powauth.pages.page import Page
 from powauth.pages.routes import is_path
 from powauth.request_auth import RequestAuth
@@ -222,21 +223,23 @@ class Totp(Factor[I]):
 
     # --- enrolling ----------------------------------------------------------------------------------------------------
 
-    async def begin(self, bound: RequestAuth[Any, I]) -> Pending:
+    async def begin(self, bound: RequestAuth[Any, I], within: timedelta = FRESH) -> Pending:
         """Begin an enrolment for the signed-in user, who must be fresh, and return the seed. It ends an older one.
+
+        ``within`` is the maximum age of the sign-in.
 
         Raises:
             NotSignedIn: if nobody is signed in by a session, or the user is gone.
             NotFresh: if the sign-in is too old.
             StoreUnavailable: if a store cannot be reached.
         """
-        account = await self.engine.check_fresh(bound)
+        account = await self.engine.check_fresh(bound, within)
         begun = await self._enrolments.begin(account, session_of(bound))
         if begun is None:
             raise StoreUnavailable("the user's sessions were revoked meanwhile; try again")
         return begun
 
-    async def pending(self, bound: RequestAuth[Any, I]) -> Pending | None:
+    async def pending(self, bound: RequestAuth[Any, I], within: timedelta = FRESH) -> Pending | None:
         """Return the enrolment that this session has begun; ``None`` if none is valid.
 
         Raises:
@@ -244,11 +247,16 @@ class Totp(Factor[I]):
             NotFresh: see `begin`.
             StoreUnavailable: see `begin`.
         """
-        account = await self.engine.check_fresh(bound)
+        account = await self.engine.check_fresh(bound, within)
         return await self._enrolments.find(account, session_of(bound))
 
     async def confirm(
-        self, bound: RequestAuth[Any, I], code: object, label: object = None, words: Words | None = None
+        self,
+        bound: RequestAuth[Any, I],
+        code: object,
+        label: object = None,
+        words: Words | None = None,
+        within: timedelta = FRESH,
     ) -> bool:
         """Turn the app on, if the code is right. Return whether there was an enrolment. See `FactorEngine.enrol`.
 
@@ -259,7 +267,7 @@ class Totp(Factor[I]):
             StoreUnavailable: see `begin`.
         """
         name = checked_label(label)
-        account = await self.engine.check_fresh(bound)
+        account = await self.engine.check_fresh(bound, within)
         pending = await self._enrolments.find(account, session_of(bound))
         if pending is None:
             return False
@@ -268,9 +276,9 @@ class Totp(Factor[I]):
             raise InvalidParams({"code": ["is wrong"]})
         return await self.engine.enrol(bound, self, enrolment, words)
 
-    async def enrolled_by(self, bound: RequestAuth[Any, I]) -> EnrolledFactor | None:
+    async def enrolled_by(self, bound: RequestAuth[Any, I], within: timedelta = FRESH) -> EnrolledFactor | None:
         """Return the app of the signed-in user, who must be fresh. It raises the errors of `begin`."""
-        account = await self.engine.check_fresh(bound)
+        account = await self.engine.check_fresh(bound, within)
         return next(iter(await self.enrolled(account.key)), None)
 
     @staticmethod

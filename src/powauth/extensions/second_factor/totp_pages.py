@@ -2,13 +2,15 @@
 
 import base64
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from powauth.errors import InvalidParams
 from powauth.extensions.letters import Words, words_of
 from powauth.extensions.second_factor.enrolments import Pending
-from powauth.extensions.second_factor.factor import EnrolledFactor
+from powauth.extensions.second_factor.factor import EnrolledFactor, fresh_in
+from powauth.http.guards import FRESH
 from powauth.pages.page import Page
 from powauth.pages.visit import PageAnswer, PageVisit
 from powauth.request_auth import RequestAuth
@@ -23,21 +25,26 @@ DONE: Final = "factor_enrolled"
 class Enrols(Protocol):
     """The part of `Totp` that the page uses."""
 
-    async def begin(self, bound: RequestAuth[Any, Any]) -> Pending:
+    async def begin(self, bound: RequestAuth[Any, Any], within: timedelta = FRESH) -> Pending:
         """See `Totp.begin`."""
         ...
 
-    async def pending(self, bound: RequestAuth[Any, Any]) -> Pending | None:
+    async def pending(self, bound: RequestAuth[Any, Any], within: timedelta = FRESH) -> Pending | None:
         """See `Totp.pending`."""
         ...
 
     async def confirm(
-        self, bound: RequestAuth[Any, Any], code: object, label: object = None, words: Words | None = None
+        self,
+        bound: RequestAuth[Any, Any],
+        code: object,
+        label: object = None,
+        words: Words | None = None,
+        within: timedelta = FRESH,
     ) -> bool:
         """See `Totp.confirm`."""
         ...
 
-    async def enrolled_by(self, bound: RequestAuth[Any, Any]) -> EnrolledFactor | None:
+    async def enrolled_by(self, bound: RequestAuth[Any, Any], within: timedelta = FRESH) -> EnrolledFactor | None:
         """See `Totp.enrolled_by`."""
         ...
 
@@ -76,7 +83,7 @@ class TotpPages:
         return [page]
 
     async def _show(self, visit: PageVisit) -> PageAnswer:
-        found = await self._totp.enrolled_by(visit.auth)
+        found = await self._totp.enrolled_by(visit.auth, fresh_in(visit))
         json = {"fields": ["action", "code", "label"], "enrolled": found is not None}
         return PageAnswer(json=json, context=_context(visit, replaces=found is not None))
 
@@ -84,13 +91,14 @@ class TotpPages:
         params = await visit.params()
         action = params.get("action")
         if action == "begin":
-            return self._shown(visit, await self._totp.begin(visit.auth))
+            return self._shown(visit, await self._totp.begin(visit.auth, fresh_in(visit)))
         if action != "confirm":
             raise InvalidParams({"action": ["is unknown"]})
         try:
-            done = await self._totp.confirm(visit.auth, params.get("code"), params.get("label"), words_of(visit))
+            code, label, within = params.get("code"), params.get("label"), fresh_in(visit)
+            done = await self._totp.confirm(visit.auth, code, label, words_of(visit), within)
         except InvalidParams as error:
-            pending = await self._totp.pending(visit.auth)
+            pending = await self._totp.pending(visit.auth, fresh_in(visit))
             if pending is None:
                 return self._again(visit)
             shown = self._shown(visit, pending, error, label=params.get("label"))
@@ -98,7 +106,7 @@ class TotpPages:
             return PageAnswer(status=answer.status, json=answer.json, context=shown.context)
         if not done:
             return self._again(visit)
-        found = await self._totp.enrolled_by(visit.auth)
+        found = await self._totp.enrolled_by(visit.auth, fresh_in(visit))
         return PageAnswer(status=201, json={"id": None if found is None else found.id}, to=visit.link("factors", DONE))
 
     def _shown(
