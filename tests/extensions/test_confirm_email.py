@@ -204,6 +204,22 @@ def test_another_mail_goes_only_to_who_waits_for_one(here: Confirming) -> None:
         assert posted(here.program(), "/confirm-email/again", email=wrong).status_code == 422
 
 
+def test_another_mail_after_a_registration_has_a_link_that_works(here: Confirming) -> None:
+    """Otherwise anybody could end the link of a registration, and nothing would take its place."""
+    program = here.program()
+    for _ in range(2):  # nobody has asked to register yet
+        posted(program, "/confirm-email/again", email=EMAIL)
+    here.site.clock.advance(301)
+    assert here.mails() == []
+    posted(program, "/register", email=EMAIL)
+    older = here.link()
+    posted(program, "/confirm-email/again", email=EMAIL)
+    newer = here.link()
+    assert (newer.path, len(here.mails())) == (older.path, 2)
+    assert posted(program, older.path, token=older.token, password=PASSWORD).status_code == 422
+    assert posted(program, newer.path, token=newer.token, password=PASSWORD).status_code == 201
+
+
 def test_in_the_browser_where_the_user_registered_confirming_is_one_click(early: Confirming) -> None:
     browser = early.browser()
     browser.register()

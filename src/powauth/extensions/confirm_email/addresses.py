@@ -111,6 +111,8 @@ class Addresses(Generic[I]):
             return
         found = await self._parts.users.find(address)
         owner = self._mark(address) if found is None else key_text(stored_key(found.key))
+        # Whoever asks for another mail after a registration gets the same mail again: its link has just ended.
+        waiting = any(each.content.mailed for each in await self.offers.live(owner))
         await self.offers.end(owner)
         epoch = await self.offers.epoch(owner)
         if found is None:
@@ -118,7 +120,7 @@ class Addresses(Generic[I]):
             state = None
         else:
             state = await self.state(found.key)
-        await self._offer(address, state, owner, epoch, registering=registering)
+        await self._offer(address, state, owner, epoch, registering=registering or (found is None and waiting))
 
     async def send(self, key: Key, source: str | None) -> None:
         """Send a link to a user who has just registered, unless the address or the source has got too much mail."""
@@ -137,7 +139,7 @@ class Addresses(Generic[I]):
             await self._offer(state.address, state, owner, epoch, registering=False)
 
     async def _offer(self, address: str, state: State[I] | None, owner: str, epoch: int, *, registering: bool) -> None:
-        asked = Asked(address)
+        asked = Asked(address, mailed=registering)
         if state is not None:
             proof = self._proofs.sign(proof_message(state.account))
             asked = Asked(state.address, stored_key(state.account.key), proof)

@@ -20,11 +20,13 @@ class Asked(msgspec.Struct, frozen=True):
         address: the exact address to which the link was sent.
         user_key: the stored key of the user who had the address; ``None`` if nobody had it. The link then registers.
         proof: a keyed hash of the user's proof; empty if there is no user.
+        mailed: whether a mail has the link. Otherwise it was only made to take the same time for every address.
     """
 
     address: str
     user_key: Any = None
     proof: bytes = b""
+    mailed: bool = True
 
 
 class Undo(msgspec.Struct, frozen=True):
