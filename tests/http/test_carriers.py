@@ -349,3 +349,27 @@ def test_any_of_names_both_carriers_and_varies_by_the_headers_of_both() -> None:
 def test_any_of_takes_one_for_browsers_and_one_bearer(carriers: tuple[Carrier, ...]) -> None:
     with pytest.raises(ConfigError, match="AnyOf"):
         AnyOf(*carriers)
+
+
+@pytest.mark.parametrize(
+    ("carrier", "origin", "lines"),
+    [
+        (CookieCarrier(), "http://app.example:8000", 1),
+        (CookieCarrier(), "https://app.example:8000", 0),  # behind a proxy that ends TLS
+        (CookieCarrier(), "http://other.example", 0),
+    ],
+)
+def test_a_cookie_that_the_browser_drops_is_named_in_the_log_once(
+    carrier: CookieCarrier, origin: str, lines: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        carrier.named("auth").write(FakeConnection(host="app.example:8000", origin=origin), "an-id")
+    assert [line.partition(" 'http")[0] for line in caplog.messages] == (
+        ["sent a cookie that the browser drops to the page"] * lines
+    )
+
+
+@pytest.mark.parametrize("host", ["localhost:8000", "shop.localhost", "127.0.0.1:8000", "[::1]"])
+def test_browsers_keep_a_secure_cookie_of_their_own_machine(host: str, caplog: pytest.LogCaptureFixture) -> None:
+    CookieCarrier().named("auth").write(FakeConnection(host=host, origin=f"http://{host}"), "an-id")
+    assert caplog.messages == []

@@ -198,3 +198,16 @@ def test_one_string_is_no_list_of_origins() -> None:
 def test_a_media_type_is_read_without_its_parameters() -> None:
     assert media_type(FakeConnection(content_type=" Text/HTML ; charset=x")) == "text/html"
     assert media_type(FakeConnection()) is None
+
+
+def test_a_page_of_ones_own_on_plain_http_is_named_in_the_log_once(caplog: pytest.LogCaptureFixture) -> None:
+    defence = CrossSiteDefence()
+    assert not passes(defence, origin="http://evil.example")
+    assert caplog.records == []
+    for _ in range(3):
+        assert not passes(defence, origin=f"http://{HOST}")
+    (line,) = caplog.messages
+    assert line.startswith("refused a request of the app's own page 'http://app.example', which is on plain http")
+    assert "carrier=CookieCarrier(insecure_http=True)" in line
+    assert not passes(CrossSiteDefence(), origin=f"https://{HOST}", secure=False)
+    assert len(caplog.records) == 1

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, Self
 from powauth._options import choice, flag, matching
 from powauth.errors import ConfigError, ConfigWarning, PowauthError
 from powauth.http.connection import Connection, Effects
+from powauth.http.cross_site import PlainHttpNote
 
 SameSite = Literal["Lax", "Strict", "None"]
 
@@ -163,6 +164,7 @@ class CookieCarrier(Carrier):
                 stacklevel=2,
             )
         self.secure = not insecure_http
+        self._plain_http = PlainHttpNote()
         self._prefix = "" if insecure_http else "__Secure-" if domain is not None or path != "/" else "__Host-"
         self._attributes = "".join(
             (
@@ -200,6 +202,8 @@ class CookieCarrier(Carrier):
 
     def write(self, connection: Connection, value: str, max_age: int | None = None) -> Effects:
         """See `Carrier.write`."""
+        if self.secure:
+            self._plain_http.tell(connection, "sent a cookie that the browser drops to the page", remote=True)
         kept = "" if max_age is None else f"; Max-Age={min(max_age, MAX_AGE)}"
         return Effects((f"{self.name}={value}{self._attributes}{kept}",), no_store=True)
 

@@ -4,12 +4,15 @@ Browsers name the origin of a request in headers that no page can forge: ``Sec-F
 (RFC 6454, section 7) and ``Referer``. So the defence needs no token.
 """
 
+import logging
 import re
 from collections.abc import Sequence
 
 from powauth._options import wrong
 from powauth.errors import CrossSiteRequest
 from powauth.http.connection import Connection
+
+logger = logging.getLogger("powauth")
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """Methods that change nothing (RFC 9110, section 9.2.1). They are case-sensitive: ``get`` is not one of them."""
@@ -21,6 +24,42 @@ _SEVERAL_REFERERS = re.compile(r"[ \t]|,(?:[A-Za-z][A-Za-z0-9+.-]*://|\Z)")
 """Two ``Referer`` fields as one value. A comma without a blank may be part of a path or a query."""
 
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
+
+_ON_THIS_MACHINE = re.compile(r"http://([a-z0-9._-]+\.)?(localhost|127\.0\.0\.1|\[::1\])(:|\Z)")
+"""Origins for which Chromium and Firefox keep a ``Secure`` cookie also over plain http."""
+
+
+class PlainHttpNote:
+    """Tells the log, once, that the app's own pages are on plain http and that the cookie needs https.
+
+    The request's scheme does not show it: behind a proxy that ends TLS, the scheme is ``http``, too. The ``Origin``
+    comes from the browser, so it shows the scheme of the page. Any client can send such a request. So there is one line
+    and not one for each request.
+    """
+
+    def __init__(self) -> None:
+        self._told = False
+
+    def tell(self, connection: Connection, what: str, *, remote: bool = False) -> None:
+        """Log ``what`` has happened, if the request comes from the app's own page on plain http.
+
+        Args:
+            connection: the request.
+            what: the beginning of the line.
+            remote: only if browsers count the host as another machine than their own.
+        """
+        origin = None if self._told else connection.header("origin")
+        if origin is None or _normalized(origin) != _own(connection, secure=False):
+            return
+        if remote and _ON_THIS_MACHINE.match(origin.lower()):
+            return
+        self._told = True
+        logger.warning(
+            "%s %.200r, which is on plain http, and the cookie needs https. Serve https; in development on plain http, "
+            "give SessionAuth carrier=CookieCarrier(insecure_http=True)",
+            what,
+            origin,
+        )
 
 
 class CrossSiteDefence:
@@ -56,6 +95,7 @@ class CrossSiteDefence:
         if isinstance(origins, str):
             raise wrong("origins", f"a sequence of origins, such as [{origins!r}]", origins)
         self.origins = frozenset(_configured(origin) for origin in origins)
+        self._plain_http = PlainHttpNote()
 
     def check(self, connection: Connection, method: str, *, secure: bool = True) -> None:
         """Raise if the request must be refused. ``secure`` says whether the app's own origin is on https.
@@ -64,6 +104,8 @@ class CrossSiteDefence:
             CrossSiteRequest: if the request must be refused.
         """
         if method not in SAFE_METHODS and not self._passes(connection, secure):
+            if secure:
+                self._plain_http.tell(connection, "refused a request of the app's own page")
             raise CrossSiteRequest("the request does not come from this app's own pages")
 
     def allows(self, connection: Connection, origin: str, *, secure: bool = True) -> bool:
