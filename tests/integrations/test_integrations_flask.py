@@ -367,3 +367,41 @@ def test_login_required_guards_a_coroutine_too() -> None:
     client = app.test_client(use_cookies=False)
     (cookie,) = shop.client().post("/login", json=PARAMS).headers.getlist("Set-Cookie")
     assert get(client, headers={"Cookie": cookie.partition(";")[0]}).json == {"user": shop.user.email}
+
+
+def test_a_guard_above_the_route_decorator_is_named_in_the_log_once(caplog: pytest.LogCaptureFixture) -> None:
+    shop = Shop()
+    blueprint = flask.Blueprint("office", __name__)
+
+    @login_required
+    @shop.app.get("/open")
+    def open_view() -> str:
+        return "for everybody"
+
+    @login_required
+    @blueprint.get("/office")
+    def office() -> str:
+        return "for everybody"
+
+    shop.app.register_blueprint(blueprint)
+    client = shop.app.test_client()
+    assert [client.get(path).status_code for path in ("/open", "/office", "/private")] == [200, 200, 401]
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert [line.partition(":")[0] for line in lines] == [
+        "the view 'open_view' is open to everybody",
+        "the view 'office.office' is open to everybody",
+    ]
+    assert "below the route decorator" in lines[0]
+
+
+def test_a_guarded_object_that_is_no_function_is_guarded() -> None:
+    class Report:
+        __slots__ = ("__dict__",)  # no weak references
+        __name__ = "report"
+
+        def __call__(self) -> str:
+            return "secret"
+
+    shop = Shop()
+    shop.app.add_url_rule("/report", view_func=login_required(Report()))
+    assert shop.app.test_client().get("/report").status_code == 401

@@ -1,10 +1,13 @@
 """A request of a Flask app in front of the plug, and the request-bound object of its views."""
 
+import logging
 from collections.abc import Callable, Coroutine, Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, cast
 from urllib.parse import quote
+from weakref import WeakSet
 
 from powauth._extras import needs
 from powauth._options import wrong
@@ -28,6 +31,8 @@ with needs("flask", "the Flask integration", "flask", "werkzeug"):
     from flask.sessions import NullSession, SecureCookieSessionInterface
     from werkzeug.datastructures import Headers
     from werkzeug.routing import BuildError
+
+logger = logging.getLogger("powauth")
 
 C = TypeVar("C")
 """The type of ``current_user``: the app's rows, or the identities."""
@@ -310,6 +315,22 @@ class FlaskVisits(Visits):
         return value if self.session is None or value is None else self.proxy
 
 
+GUARDED: Final[WeakSet[Callable[..., Any]]] = WeakSet()
+"""The views that a guard wraps. Flask should know the guards, and not these."""
+
+
+def report_open_views() -> None:
+    """Log the views that Flask calls without their guard, because the guard stands above the route decorator."""
+    for endpoint, view in current_app.view_functions.items():
+        with suppress(TypeError):  # an object that cannot be hashed or weakly referenced was never wrapped
+            if view in GUARDED:
+                logger.error(
+                    "the view %r is open to everybody: Flask has registered it without its guard. Put the guard, such as "
+                    "login_required, below the route decorator",
+                    endpoint,
+                )
+
+
 class Installed(Generic[U, I]):
     """An extension in one app.
 
@@ -323,11 +344,15 @@ class Installed(Generic[U, I]):
         self.extension = extension
         self.auth = auth
         self.visits = visits
+        self._is_checked = False
         self._vary = [field.decode("ascii") for field in auth.vary]
         self._visit_key = f"_powauth_{auth.current_user_key}"
 
     def fetch(self) -> None:
         """Assign the current user: before each request, or at its first use if the request has no such hooks."""
+        if not self._is_checked:
+            self._is_checked = True
+            report_open_views()
         environ, key = request.environ, self.auth.current_user_key
         visit = self.visits.enter(environ)
         if visit is None:  # a middleware around the app has begun the visit, and does not set ``g``

@@ -4,6 +4,7 @@ It uses Flask's own hooks, so that Flask's ``session`` can carry the id and Flas
 """
 
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial, wraps
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
@@ -32,6 +33,7 @@ from powauth.http.visit import HOLDER_KEY
 from powauth.integrations import wsgi
 from powauth.integrations._flask_requests import (
     EXTENSION,
+    GUARDED,
     SERVER_ERROR,
     C,
     FlashText,
@@ -347,6 +349,9 @@ got_request_exception.connect(_note)
 
 
 def _guarded(view: Callable[P, R], guard: Callable[[], object]) -> Callable[P, R]:
+    with suppress(TypeError):  # an object that cannot be hashed or weakly referenced
+        GUARDED.add(view)
+
     @wraps(view)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
         guard()

@@ -13,6 +13,8 @@ from urllib.parse import quote
 
 import msgspec
 
+from powauth._options import instance, wrong_type
+from powauth._times import duration
 from powauth.accounts.fields import FormField
 from powauth.errors import (
     Accepted,
@@ -113,6 +115,13 @@ class BasePages:
             raise ConfigError(f"pages need a SessionAuth, not {type(auth).__name__}")
         if not ready_made and render is not None:
             raise ConfigError("ready_made=False needs render=None: pages for people link to the ready-made pages")
+        instance("routes", routes, Routes | None, "Routes(login=..., ...) or None")
+        instance("title", title, str, "a text, the name of the app")
+        instance("defence", defence, CrossSiteDefence | None, "a CrossSiteDefence or None")
+        if not (messages is None or isinstance(messages, Messages) or callable(messages)):
+            raise wrong_type("messages", "Messages(...), or a function of the connection that returns one", messages)
+        if fresh is not None:
+            duration("fresh", fresh, at_least=1)
         self.current_user_key = auth.current_user_key
         self.defence = defence or CrossSiteDefence()
         self.title = title
