@@ -60,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(table(backends.HEAD, results.stores), end="\n\n")
     for head, verdicts in (
         (bounds.PEERS_HEAD, bounds.peer_verdicts(results)),
+        (bounds.ROWS_HEAD, bounds.row_verdicts(results)),
         (bounds.HEAD, bounds.verdicts(results)),
     ):
         if verdicts:

@@ -68,6 +68,32 @@ PEERS = (
 )
 """Lower bounds on the cost of other libraries, as multiples of powauth's cost."""
 
+ROWS = (
+    Added("on Flask, to Flask-Login", "powauth-flask-memory-row", "flask-login", "at most", 1.1),
+    Added(
+        "on FastAPI through a Session, to fastapi-users",
+        "powauth-fastapi-memory-row-session",
+        "fastapi-users-sqlite",
+        "at most",
+        0.33,
+    ),
+    Added(
+        "on FastAPI through an AsyncSession, to fastapi-users",
+        "powauth-fastapi-memory-row",
+        "fastapi-users-sqlite",
+        "at most",
+        0.6,
+    ),
+    Added(
+        "on FastAPI through an AsyncSession, to SQLAlchemy's get",
+        "powauth-fastapi-memory-row",
+        "sqlalchemy-get",
+        "at most",
+        1.2,
+    ),
+)
+"""Upper bounds on powauth's cost if the handler reads the user's row, as multiples of a peer's or of the query's."""
+
 OWN = (
     *_for_each("Redis, asyncio, to a bare MGET", "powauth-redis*", "redis-mget", "at most", 1.15),
     *_for_each("Redis, asyncio, near cache, to the floor", "powauth-redis-near*", "floor", "at most", 2.5),
@@ -84,6 +110,11 @@ TIMES_LATER = 2
 def peer_verdicts(results: Results) -> list[Verdict]:
     """Return the verdicts on the comparison with peers, as far as there are results."""
     return _added(PEERS, results)
+
+
+def row_verdicts(results: Results) -> list[Verdict]:
+    """Return the verdicts on requests that read the user's row, as far as there are results."""
+    return _added(ROWS, results)
 
 
 def verdicts(results: Results) -> list[Verdict]:
@@ -134,6 +165,7 @@ def _verdict(what: str, found: Spread, direction: Direction, limit: float) -> Ve
 
 
 PEERS_HEAD = ["a peer's added cost to powauth's", "bound", "measured", ""]
+ROWS_HEAD = ["powauth's added cost with the user's row", "bound", "measured", ""]
 HEAD = ["powauth's own bounds", "bound", "measured", ""]
 
 

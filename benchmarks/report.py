@@ -110,6 +110,7 @@ def page(found: Sequence[Contender], results: Results, left: Mapping[str, str]) 
     sync = results.disk_sync
     parts = {
         "peers": _table(bounds.PEERS_HEAD, bounds.rows(bounds.peer_verdicts(results))),
+        "rows": _table(bounds.ROWS_HEAD, bounds.rows(bounds.row_verdicts(results))),
         "bounds": _table(bounds.HEAD, bounds.rows(bounds.verdicts(results))),
         "compare": _table(compare.HEAD, compare.rows(measured, results.measured)),
         "keeps": _table(["contender", "keeps", "checks"], keeps),

@@ -27,6 +27,8 @@ async def open_pair(place: Place) -> AsyncIterator[Pair]:
 
     engine = create_engine(f"sqlite:///{place.directory / 'app.sqlite3'}")
     noted = noting(engine)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
     Base.metadata.create_all(engine)
     with Session(engine) as session, session.begin():
         session.add(User(email=EMAIL, password_hash="not looked at here"))

@@ -5,7 +5,18 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Annotated, Any
 
 from benchmarks.contenders.base import EMAIL, Contender, Login, Pair, Place
-from benchmarks.contenders.powauth_users import CHECKS, PARAMS, MakeBackend, User, guarded, keeps, memory, redis, sql
+from benchmarks.contenders.powauth_users import (
+    CHECKS,
+    PARAMS,
+    MakeBackend,
+    User,
+    create_user_table,
+    guarded,
+    keeps,
+    memory,
+    redis,
+    sql,
+)
 from powauth import RequestAuth
 
 
@@ -50,15 +61,70 @@ def _open(
 
 
 def _database(engine: Any) -> Callable[[], AsyncIterator[Any]]:
-    from sqlalchemy.ext.asyncio import async_sessionmaker
+    """Return a dependency of a database session: an `AsyncSession` for an `AsyncEngine`, else a `Session`.
 
-    sessions = async_sessionmaker(engine, expire_on_commit=False)
+    It is a coroutine in both cases. FastAPI would give a plain function a worker thread, which costs more than SQLite.
+    """
+    from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+    from sqlalchemy.orm import sessionmaker
+
+    if isinstance(engine, AsyncEngine):
+        asynchronous = async_sessionmaker(engine, expire_on_commit=False)
+
+        async def get_async_db() -> AsyncIterator[Any]:
+            async with asynchronous() as db:
+                yield db
+
+        return get_async_db
+    blocking = sessionmaker(engine)
 
     async def get_db() -> AsyncIterator[Any]:
-        async with sessions() as db:
+        with blocking() as db:
             yield db
 
     return get_db
+
+
+@asynccontextmanager
+async def _open_get(place: Place) -> AsyncIterator[Pair]:
+    """Open FastAPI with a handler that only gets a row by its key, through an `AsyncSession`."""
+    from fastapi import Depends, FastAPI, Response
+    from sqlalchemy import select
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    from benchmarks.contenders.statements import noting
+
+    engine = create_async_engine(f"sqlite+aiosqlite:///{create_user_table(place.directory)}")
+    noted = noting(engine)
+    get_db = _database(engine)
+    async with engine.connect() as connection:
+        key = (await connection.execute(select(User.id))).scalar_one()
+    app = FastAPI(openapi_url=None)
+
+    @app.get("/me")
+    async def me(db: Annotated[Any, Depends(get_db)]) -> dict[str, str]:
+        return {"email": (await db.get(User, key)).email}
+
+    @app.post("/login")
+    async def login(response: Response) -> None:
+        response.set_cookie("session", "nobody looks at it")
+
+    try:
+        yield Pair(app, bare(), noting=noted)
+    finally:
+        await engine.dispose()
+
+
+def _with_row(name: str, title: str, *, asynchronous: bool) -> Contender:
+    return Contender(
+        name,
+        f"powauth, memory, on FastAPI; the row read through {title}",
+        "asgi",
+        _open(memory, asynchronous=asynchronous, row=True),
+        keeps("the process") + "; the row from the app's SQLite, by SQLAlchemy",
+        CHECKS + "; the row's password hash, user id and active flag",
+        ("fastapi", "aiosqlite"),
+    )
 
 
 def _row(name: str, where: str, make_backend: MakeBackend, *needs: str, on_redis: bool = False) -> Contender:
@@ -76,14 +142,17 @@ def _row(name: str, where: str, make_backend: MakeBackend, *needs: str, on_redis
 
 CONTENDERS = (
     _row("memory", "the process", memory),
+    _with_row("powauth-fastapi-memory-row", "an AsyncSession", asynchronous=True),
+    _with_row("powauth-fastapi-memory-row-session", "a Session on the event loop", asynchronous=False),
     Contender(
-        "powauth-fastapi-memory-row",
-        "powauth, memory, on FastAPI; the row read",
+        "sqlalchemy-get",
+        "SQLAlchemy's get through an AsyncSession, on FastAPI",
         "asgi",
-        _open(memory, asynchronous=True, row=True),
-        keeps("the process") + "; the row from the app's SQLite, by SQLAlchemy",
-        CHECKS + "; the row's password hash, user id and active flag",
+        _open_get,
+        "nothing; the row from the app's SQLite, by its key",
+        "nothing: no layer that reads the row through an AsyncSession can do less",
         ("fastapi", "aiosqlite"),
+        guarded=False,
     ),
     _row("SQLite of the app", "the app's SQLite", sql),
     _row("Redis", "Redis", redis, "redis", on_redis=True),

@@ -12,7 +12,15 @@ from advanced_alchemy.extensions.litestar import SQLAlchemyAsyncConfig, SQLAlche
 from litestar import Litestar, get
 from litestar.testing import TestClient as LitestarClient
 from sqlalchemy.ext.asyncio import async_scoped_session, async_sessionmaker, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    Session,
+    mapped_column,
+    relationship,
+    scoped_session,
+    sessionmaker,
+)
 from sqlalchemy.pool import NullPool
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -225,6 +233,40 @@ def test_every_kind_of_session_gives_the_row(world: World) -> None:
     for wrong in (None, world.maker, world.engine):
         with pytest.raises(ConfigError, match="a row needs a database session"):
             blocking.load_user(wrong)
+
+
+def test_a_row_with_a_collection_that_is_joined_takes_one_select(world: World) -> None:
+    class Base(DeclarativeBase):
+        pass
+
+    class Owner(Base):
+        __tablename__ = unique("owners")
+        id: Mapped[int] = mapped_column(primary_key=True)
+        email: Mapped[str] = mapped_column(sa.String(200), unique=True)
+        password_hash: Mapped[str | None] = mapped_column(sa.String(200))
+        is_active = True
+        notes: Mapped[list["Note"]] = relationship(lazy="joined")
+
+    class Note(Base):
+        __tablename__ = unique("notes")
+        id: Mapped[int] = mapped_column(primary_key=True)
+        owner: Mapped[int] = mapped_column(sa.ForeignKey(f"{Owner.__tablename__}.id"))
+
+    Base.metadata.create_all(world.engine)
+    auth = auth_over(world.engine, Owner)
+    me = add_user(auth)
+    connection = FakeConnection()
+    with world.maker() as db:
+        db.add_all([Note(owner=me.id), Note(owner=me.id)])
+        db.commit()
+    assert drive(RequestAuth(auth, connection).sign_in_user(me)) == me
+    blocking = BlockingRequestAuth(RequestAuth(auth, connection), drive)
+    with counted(world.engine) as statements, world.maker() as db:
+        row = blocking.load_user(db)
+        assert row is not None
+        assert len(row.notes) == 2
+    assert len(statements) == 1
+    Base.metadata.drop_all(world.engine)
 
 
 def test_a_wsgi_app_loads_the_row(world: World) -> None:

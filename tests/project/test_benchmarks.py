@@ -68,7 +68,15 @@ def test_a_layer_that_lets_nobody_in_is_not_measured(tmp_path: Path) -> None:
 
 
 def test_statements_and_writes_are_counted(tmp_path: Path) -> None:
-    for name in ("powauth-wsgi-sqlite", "powauth-sqlite", "powauth-fastapi-sqlite"):
+    for name in (
+        "powauth-wsgi-sqlite",
+        "powauth-sqlite",
+        "powauth-fastapi-sqlite",
+        "powauth-fastapi-memory-row",
+        "powauth-fastapi-memory-row-session",
+        "powauth-flask-memory-row",
+        "sqlalchemy-get",
+    ):
         (tmp_path / name).mkdir()
         with Subject(ALL[name], Place(tmp_path / name)) as subject:
             assert count(subject) == Counts(writes=0, statements=1)
@@ -171,6 +179,8 @@ def test_bounds_are_held_to_the_median_and_only_where_there_are_figures() -> Non
             "powauth-memory": measured(3),
             "powauth-redis-near": measured(3),
             "starlette": measured(8),
+            "powauth-flask-memory-row": measured(9),
+            "flask-login": measured(8),
         },
         stores=[
             Row("memory", size, 700, read, bare, 1, 1, 1) for size, read, bare in ((1000, 90, 50), (9000, 173, 120))
@@ -179,6 +189,8 @@ def test_bounds_are_held_to_the_median_and_only_where_there_are_figures() -> Non
     )
     (peer,) = bounds.peer_verdicts(results)
     assert (peer.bound, peer.measured, peer.holds) == ("at least 3", "2.67 (2.67 - 2.67)", False)
+    (with_row,) = bounds.row_verdicts(results)
+    assert (with_row.what, with_row.bound, with_row.holds) == ("on Flask, to Flask-Login", "at most 1.1", False)
     found = {verdict.what: verdict for verdict in bounds.verdicts(results)}
     assert [(verdict.bound, verdict.holds) for verdict in found.values()] == [
         ("at most 2.5", True),
@@ -213,7 +225,7 @@ def test_an_answer_that_is_neither_done_nor_refused_is_an_error() -> None:
 
 
 def test_every_bound_is_between_contenders_that_exist() -> None:
-    assert {name for each in (*bounds.PEERS, *bounds.OWN) for name in (each.one, each.other)} <= set(ALL)
+    assert {name for each in (*bounds.PEERS, *bounds.ROWS, *bounds.OWN) for name in (each.one, each.other)} <= set(ALL)
 
 
 def test_the_page_holds_what_was_measured_and_says_what_was_not() -> None:
@@ -221,7 +233,7 @@ def test_the_page_holds_what_was_measured_and_says_what_was_not() -> None:
     results = Results({contender.name: measured(2) for contender in found})
     text = report.page(found, results, {"crudauth-memory": "not installed: crudauth"})
     assert "| powauth, memory (ASGI) | 2.00 | 2.00 - 2.00 | 1.00 (1.00 - 1.00) | 1.00 | 1 | 0 | - |" in text
-    assert text.count(report.NOT_MEASURED) == 6
+    assert text.count(report.NOT_MEASURED) == 7
     assert "Left out here: crudauth-memory (not installed: crudauth)." in text
     assert "<!--" not in text
 

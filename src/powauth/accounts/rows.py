@@ -18,6 +18,9 @@ from powauth.errors import ConfigError
 
 T = TypeVar("T")
 
+_KEY = "powauth_key"
+"""The name of the parameter in the statement for a row. The app's filters may add parameters of their own."""
+
 _UNKNOWN = (orm.LoaderCallableStatus.NO_VALUE, orm.LoaderCallableStatus.NEVER_SET)
 
 
@@ -41,6 +44,8 @@ class SQLAlchemyRows(Rows[U], Generic[U]):
         self._names = own
         # A password hash may be deferred. Without the option it would take a second SELECT.
         self._options = [orm.undefer(users.attribute(name)) for name in own if users.mapper.column_attrs[name].deferred]
+        key = sa.bindparam(_KEY, type_=users.mapper.primary_key[0].type)
+        self._query = sa.select(users.model).options(*self._options).where(users.attribute(users.key) == key)
 
     # --- the app's sessions -------------------------------------------------------------------------------------------
 
@@ -104,7 +109,7 @@ class SQLAlchemyRows(Rows[U], Generic[U]):
             return None
         # Reading the current user must not write what the handler has not finished.
         with session.no_autoflush:
-            row = session.get(users.model, value, options=self._options)
+            row = self._row(session, value)
             if row is None:
                 return None
             values: Mapping[str, Any] | None = (
@@ -148,6 +153,18 @@ class SQLAlchemyRows(Rows[U], Generic[U]):
             return None
         values = self._selected(connection.execute, value)
         return None if values is None else self._reader.proof(values)
+
+    def _row(self, session: orm.Session, value: object) -> U | None:
+        """Return the row that ``session.get`` would return. One SELECT, and none if the session holds the row.
+
+        ``get`` builds its statement at each call, and SQLAlchemy computes the cache key of each new statement. That
+        takes as long as the rest of the query on SQLite. SQLAlchemy remembers the key of the same statement object.
+        """
+        users = self._users
+        if users.mapper.identity_key_from_primary_key((value,)) in session.identity_map:
+            return session.get(users.model, value, options=self._options)
+        found: U | None = session.scalars(self._query, {_KEY: value}).unique().one_or_none()
+        return found
 
     def _property(self, session: orm.Session, value: object) -> object:
         """Return the property ``is_active``. A row that a filter hides counts as active: nothing proves otherwise."""
