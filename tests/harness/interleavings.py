@@ -26,7 +26,7 @@ from unittest.mock import patch
 
 import msgspec
 
-import powauth.extensions.tokens
+import powauth.extensions.records
 import powauth.sessions.record
 from harness.core_support import the_ids
 from harness.support import SECRET, Clock, FakeConnection, Me, MemoryUsers, User, account_of
@@ -541,7 +541,7 @@ def _determined(world: World) -> Generator[None, None, None]:
     generator = types.SimpleNamespace(token_bytes=world.token_bytes)
     with (
         patch.object(powauth.sessions.record, "secrets", generator),
-        patch.object(powauth.extensions.tokens, "secrets", generator),
+        patch.object(powauth.extensions.records, "secrets", generator),
         patch.object(_logger, "disabled", True),
     ):
         yield

@@ -4,25 +4,19 @@ A `powauth.extensions.OneTimeTokens` proves that somebody is a user of the app. 
 the link: an invitation, a registration that is not complete, or the way back from a change. An owner has any number of
 offers, and can list and end them.
 
-A token of an offer has the format of a session's id. The record is in the session backend, under
-``<namespace>.<purpose>``. It holds a hash of the token's secret part, so a copy of the store contains no token.
+A token of an offer is that of a record of the session backend, under ``<namespace>.<purpose>``; see
+`powauth.extensions.records`.
 """
 
-import hmac
-import secrets
 from datetime import datetime, timedelta
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
-from powauth._options import instance, short_name
-from powauth._times import duration, moment
+from powauth._times import moment
 from powauth.accounts.hooks import Parts
-from powauth.accounts.throttle import PURPOSE as COUNTERS
-from powauth.backends.base import Record, make_key, make_owner, shard_of, split_key
-from powauth.errors import ConfigError
-from powauth.extensions.tokens import secret_hash
-from powauth.sessions.ids import SALT_BYTES, SHARD_BYTES, SID_BYTES, IdCodec, decode_sid, encode_sid
+from powauth.extensions.records import Kept, TokenRecords
+from powauth.sessions.ids import IdCodec, decode_sid, encode_sid
 
 T = TypeVar("T")
 
@@ -45,14 +39,6 @@ class Offer(msgspec.Struct, Generic[T], frozen=True):
     __repr__ = object.__repr__  # error reporters record what local variables look like
 
 
-class _Value(msgspec.Struct, frozen=True, array_like=True):
-    """The value of an offer's record."""
-
-    purpose: str
-    secret_hash: bytes
-    content: msgspec.Raw
-
-
 class Offers(Generic[T]):
     """Issues and takes the offers of one purpose.
 
@@ -69,16 +55,10 @@ class Offers(Generic[T]):
     """
 
     def __init__(self, parts: Parts[Any], purpose: str, content: type[T], *, ttl: timedelta) -> None:
-        instance("the parts of offers", parts, Parts, "the Parts that bind was given")
-        if purpose == COUNTERS:
-            raise ConfigError(f"offers must not have the purpose {COUNTERS!r}: the counters of attempts have it")
-        self.purpose: Final = short_name("the purpose of offers", purpose)
+        self._records: Final = TokenRecords(parts, purpose, content, ttl, "offers")
+        self.purpose: Final = purpose
         self.ttl: Final = ttl
-        self._namespace: Final = short_name("the namespace and the purpose of offers", f"{parts.namespace}.{purpose}")
-        self._ttl: Final = duration("the ttl of offers", ttl, at_least=1000)
-        self._parts: Final = parts
-        self._content: Final = content
-        self._ids: Final = IdCodec(parts.keyring.mac("offer", self._namespace))
+        self._ids: Final = IdCodec(parts.keyring.mac("offer", self._records.namespace))
 
     async def epoch(self, owner: str) -> int:
         """Return a number for `issue`, to be asked before what the content depends on is read.
@@ -86,7 +66,7 @@ class Offers(Generic[T]):
         Raises:
             StoreUnavailable: if the store cannot be reached.
         """
-        return await self._parts.backend.epoch(self._owner(owner), self._parts.now())
+        return await self._records.epoch(owner)
 
     async def issue(self, owner: str, content: T, epoch: int | None = None) -> tuple[str, str] | None:
         """Return a new token and the public name of its offer; ``None`` if `end` has overtaken this call.
@@ -99,16 +79,10 @@ class Offers(Generic[T]):
         Raises:
             StoreUnavailable: if the store cannot be reached. Nobody holds the token then.
         """
-        backend, now, owned = self._parts.backend, self._parts.now(), self._owner(owner)
         if epoch is None:
-            epoch = await backend.epoch(owned, now)
-        name = shard_of(owned) + secrets.token_bytes(SID_BYTES - SHARD_BYTES)
-        secret = secrets.token_bytes(SALT_BYTES)
-        value = _Value(self.purpose, secret_hash(secret), msgspec.Raw(msgspec.msgpack.encode(content)))
-        key = make_key(self._namespace, name)
-        record = Record(key, owned, 0, now, now + self._ttl, msgspec.msgpack.encode(value))
-        made = await backend.create(record, epoch, now)
-        return (self._ids.encode(name, secret, 0), encode_sid(name)) if made else None
+            epoch = await self._records.epoch(owner)
+        made = await self._records.create(owner, content, epoch)
+        return (made.token(self._ids), encode_sid(made.kept.name)) if made.stored else None
 
     async def find(self, token: object) -> Offer[T] | None:
         """Return the offer of a valid token, and leave it valid. ``token`` may be anything that a client sends.
@@ -116,16 +90,8 @@ class Offers(Generic[T]):
         Raises:
             StoreUnavailable: if the store cannot be reached.
         """
-        presented = self._ids.decode(token) if isinstance(token, str) else None
-        if presented is None:
-            return None
-        record = await self._parts.backend.get(make_key(self._namespace, presented.sid), self._parts.now())
-        value = None if record is None else _value_of(record)
-        if record is None or value is None or value.purpose != self.purpose:
-            return None
-        if not hmac.compare_digest(value.secret_hash, secret_hash(presented.salt)):
-            return None
-        return self._offer(record, value)
+        found = await self._records.find(self._ids, token)
+        return None if found is None else _offer(found)
 
     async def take(self, token: object) -> Offer[T] | None:
         """Use up a token and return its offer. Of any number of parallel calls, exactly one gets it.
@@ -135,11 +101,8 @@ class Offers(Generic[T]):
         Raises:
             StoreUnavailable: if the store cannot be reached. The offer may be used up.
         """
-        found = await self.find(token)
-        name = None if found is None else decode_sid(found.name)
-        if name is None or not await self._parts.backend.delete(make_key(self._namespace, name), self._parts.now()):
-            return None
-        return found
+        found = await self._records.find(self._ids, token)
+        return _offer(found) if found is not None and await self._records.delete(found.name) else None
 
     async def live(self, owner: str) -> list[Offer[T]]:
         """Return the live offers of an owner, newest first.
@@ -147,9 +110,7 @@ class Offers(Generic[T]):
         Raises:
             StoreUnavailable: if the store cannot be reached.
         """
-        records = await self._parts.backend.list(self._owner(owner), self._parts.now())
-        found = [self._offer(record, value) for record in records if (value := _value_of(record)) is not None]
-        return [each for each in found if each is not None]
+        return [_offer(each) for each in await self._records.live(owner)]
 
     async def end_one(self, owner: str, name: object) -> Offer[T] | None:
         """End one offer of an owner by its public name, and return it; ``None`` if the owner has no such offer.
@@ -159,8 +120,7 @@ class Offers(Generic[T]):
         """
         for offer in await self.live(owner):
             if offer.name == name:
-                key = make_key(self._namespace, decode_sid(offer.name) or b"")
-                return offer if await self._parts.backend.delete(key, self._parts.now()) else None
+                return offer if await self._records.delete(decode_sid(offer.name) or b"") else None
         return None
 
     async def end(self, owner: str) -> int:
@@ -169,23 +129,8 @@ class Offers(Generic[T]):
         Raises:
             StoreUnavailable: if any may still be live.
         """
-        return await self._parts.backend.delete_owner(self._owner(owner), self._parts.now())
-
-    def _owner(self, owner: str) -> bytes:
-        return make_owner(self._namespace, owner)
-
-    def _offer(self, record: Record, value: _Value) -> Offer[T] | None:
-        try:
-            content = msgspec.msgpack.decode(value.content, type=self._content)
-        except msgspec.MsgspecError:  # another version of the app wrote it
-            return None
-        name = encode_sid(split_key(record.key)[1])
-        return Offer(name, content, moment(record.created_at), moment(record.expires_at))
+        return await self._records.end(owner)
 
 
-def _value_of(record: Record) -> _Value | None:
-    """Return the value of an offer's record; ``None`` if this version of powauth cannot read it."""
-    try:
-        return msgspec.msgpack.decode(record.value, type=_Value)
-    except msgspec.MsgspecError:
-        return None
+def _offer(found: Kept[T]) -> Offer[T]:
+    return Offer(encode_sid(found.name), found.content, moment(found.created_at), moment(found.expires_at))

@@ -9,8 +9,9 @@ from powauth.accounts.base import Account
 from powauth.accounts.changes import CLAIMED, RECOVERED
 from powauth.accounts.forms import BLANK, is_blank
 from powauth.accounts.hooks import Parts
-from powauth.accounts.identity import I, Key, key_text, loaded_key, stored_key
+from powauth.accounts.identity import I, Key, key_text, stored_key
 from powauth.accounts.throttle import Limit
+from powauth.accounts.user_keys import user_key_in, user_key_text
 from powauth.errors import InvalidParams, Overtaken, Throttled
 from powauth.extensions.confirm_email.claims import (
     COLUMNS,
@@ -27,7 +28,8 @@ from powauth.extensions.confirm_email.claims import (
 from powauth.extensions.confirm_email.events import CHANGE_ASKED, CHANGE_UNDONE, CHANGED, CONFIRMED
 from powauth.extensions.confirm_email.letters import Post
 from powauth.extensions.offers import Offer, Offers
-from powauth.extensions.tokens import Claim, OneTimeTokens, proof_message
+from powauth.extensions.records import AccountProofs, owner_of
+from powauth.extensions.tokens import Claim, OneTimeTokens
 
 PasswordAt = Literal["at_confirmation", "at_registration"]
 """The time at which a new user chooses the password; see `ConfirmEmail`."""
@@ -77,7 +79,7 @@ class Addresses(Generic[I]):
         self._post: Final = post
         self._per_address: Final = per_address
         self._per_source: Final = per_source
-        self._proofs: Final = parts.keyring.mac(f"{name} proof", parts.namespace)
+        self._accounts: Final = AccountProofs(parts, f"{name} proof", parts.namespace)
         self._marks: Final = parts.keyring.mac(f"{name} address", parts.namespace)
         self._columns: Final = ["email", *COLUMNS, *({"created_at"} & {*parts.users.columns})]
 
@@ -110,7 +112,7 @@ class Addresses(Generic[I]):
         if not await self._admitted(address):
             return
         found = await self._parts.users.find(address)
-        owner = self._mark(address) if found is None else key_text(stored_key(found.key))
+        owner = self._mark(address) if found is None else owner_of(found.key)
         # Whoever asks for another mail after a registration gets the same mail again: its link has just ended.
         waiting = any(each.content.mailed for each in await self.offers.live(owner))
         await self.offers.end(owner)
@@ -131,7 +133,7 @@ class Addresses(Generic[I]):
             return
         if state is None or not await self._admitted(state.address):
             return
-        owner = key_text(stored_key(key))
+        owner = owner_of(key)
         await self.offers.end(owner)
         epoch = await self.offers.epoch(owner)
         state = await self.state(key)
@@ -141,8 +143,8 @@ class Addresses(Generic[I]):
     async def _offer(self, address: str, state: State[I] | None, owner: str, epoch: int, *, registering: bool) -> None:
         asked = Asked(address, mailed=registering)
         if state is not None:
-            proof = self._proofs.sign(proof_message(state.account))
-            asked = Asked(state.address, stored_key(state.account.key), proof)
+            proof = self._accounts.seal(state.account)
+            asked = Asked(state.address, user_key_text(state.account.key), proof)
         issued = await self.offers.issue(owner, asked, epoch)
         token = None if issued is None else issued[0]
         key = None if state is None else state.account.key
@@ -165,12 +167,8 @@ class Addresses(Generic[I]):
         asked = offer.content
         if asked.user_key is None:
             return asked, None
-        state = await self.state(loaded_key(asked.user_key))
-        if (
-            state is None
-            or not confirms(asked, state)
-            or not self._proofs.verify(proof_message(state.account), asked.proof)
-        ):
+        state = await self.state(user_key_in(asked.user_key))
+        if state is None or not confirms(asked, state) or not self._accounts.is_of(state.account, asked.proof):
             return None
         return asked, state
 
@@ -244,7 +242,7 @@ class Addresses(Generic[I]):
         taken = await self._parts.users.find(address)
         # The way back comes first: no later step can fail and leave the old address without it. It is also older than
         # any undoing that overtakes this call, and void then.
-        undo = Undo(stored_key(key), state.address, address, state.born)
+        undo = Undo(user_key_text(key), state.address, address, state.born)
         issued = await self.undos.issue(self._mark(state.address), undo) if state.confirmed_at is not None else None
         await self._parts.change(key, {"unconfirmed_email": address}, proof=state.account.proof)
         token = await self.changes.issue(key, address)
@@ -313,7 +311,7 @@ class Addresses(Generic[I]):
                 if not isinstance(error.__cause__, Overtaken) or not tries_left:
                     raise
         await self._note_undone(offer)  # a change that was overtaken has issued its link by now
-        self._parts.emit(CHANGE_UNDONE, loaded_key(undo.user_key))
+        self._parts.emit(CHANGE_UNDONE, user_key_in(undo.user_key))
 
     async def end_undos(self, key: Key) -> None:
         """Void all links that undo a change of a user so far.
@@ -322,11 +320,11 @@ class Addresses(Generic[I]):
             StoreUnavailable: if one may still be valid.
         """
         now = self._parts.now()
-        await self.undone.issue(key_text(stored_key(key)), Undone("", moment(0), moment(now)))
+        await self.undone.issue(owner_of(key), Undone("", moment(0), moment(now)))
 
     async def _note_undone(self, offer: Offer[Undo]) -> None:
         undone = Undone(offer.name, offer.issued_at, moment(self._parts.now()))
-        await self.undone.issue(key_text(offer.content.user_key), undone)
+        await self.undone.issue(owner_of(user_key_in(offer.content.user_key)), undone)
 
     async def _to_undo(self, offer: Offer[Undo]) -> State[I] | None:
         """Return the user whose change a link undoes; ``None`` if the link is void.
@@ -334,10 +332,10 @@ class Addresses(Generic[I]):
         The user is read first. If an undoing is noted after that, the proof of the user is an old one by then.
         """
         undo = offer.content
-        state = await self.state(loaded_key(undo.user_key))
+        state = await self.state(user_key_in(undo.user_key))
         if state is None or not undoes(undo, state):
             return None
-        undone = await self.undone.live(key_text(undo.user_key))
+        undone = await self.undone.live(owner_of(user_key_in(undo.user_key)))
         return None if is_void(offer.name, offer.issued_at, [each.content for each in undone]) else state
 
     async def reserved(self, address: str) -> bool:

@@ -7,7 +7,8 @@ from typing import Any, Generic
 import msgspec
 
 from powauth.accounts.base import Account
-from powauth.accounts.identity import I, stored_key
+from powauth.accounts.identity import I
+from powauth.accounts.user_keys import user_key_text
 
 COLUMNS = ("email_confirmed_at", "unconfirmed_email")
 """The columns of `ConfirmEmailMixin`."""
@@ -18,13 +19,14 @@ class Asked(msgspec.Struct, frozen=True):
 
     Attributes:
         address: the exact address to which the link was sent.
-        user_key: the stored key of the user who had the address; ``None`` if nobody had it. The link then registers.
+        user_key: the user who had the address, as `user_key_text` writes the key; ``None`` if nobody had
+            it. The link then registers.
         proof: a keyed hash of the user's proof; empty if there is no user.
         mailed: whether a mail has the link. Otherwise it was only made to take the same time for every address.
     """
 
     address: str
-    user_key: Any = None
+    user_key: str | None = None
     proof: bytes = b""
     mailed: bool = True
 
@@ -33,14 +35,14 @@ class Undo(msgspec.Struct, frozen=True):
     """The content of a link that undoes a change of address.
 
     Attributes:
-        user_key: the stored key of the user.
+        user_key: the user, as `user_key_text` writes the key.
         old: the address before the change, to which the link was sent.
         new: the address that somebody asked for.
         born: the time at which the user was created, in milliseconds; ``None`` if the model does not have it. A number
             that was a deleted user's key may be another user's key by now.
     """
 
-    user_key: Any
+    user_key: str
     old: str
     new: str
     born: int | None
@@ -116,7 +118,7 @@ def undoes(undo: Undo, state: State[Any]) -> bool:
     A user who has the old address and no pending change needs nothing. The link would only be a second way to set a
     password. If the model does not say when a user was created, only the change to the known address is undone.
     """
-    if not state.active or stored_key(state.account.key) != undo.user_key or state.born != undo.born:
+    if not state.active or user_key_text(state.account.key) != undo.user_key or state.born != undo.born:
         return False
     if state.address == undo.old:
         return state.pending is not None

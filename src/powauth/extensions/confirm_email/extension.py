@@ -12,7 +12,7 @@ from powauth.accounts.attempts import AttemptLimits
 from powauth.accounts.base import Account, UsersContext
 from powauth.accounts.forms import INVALID, TAKEN
 from powauth.accounts.hooks import Diversion, Extension, Parts, Step
-from powauth.accounts.identity import I, Key, key_text, stored_key
+from powauth.accounts.identity import I, Key, stored_key
 from powauth.accounts.throttle import Limit, checked_limit
 from powauth.errors import Accepted, ConfigError, InvalidParams, Refused
 from powauth.events import EventKind
@@ -27,6 +27,7 @@ from powauth.extensions.letters import Letters, Words
 from powauth.extensions.links import Links
 from powauth.extensions.mail import Mailer
 from powauth.extensions.outbox import Outbox
+from powauth.extensions.records import owner_of
 
 TTL: Final = timedelta(hours=24)
 """The time for which a link in a mail is valid by default."""
@@ -217,7 +218,7 @@ class ConfirmEmail(Extension[I]):
         """See `Extension.credentials_changed`. Links that undo a change survive: they are for just this case."""
         del why
         try:
-            await self.addresses.offers.end(key_text(stored_key(key)))
+            await self.addresses.offers.end(owner_of(key))
         finally:
             await self.addresses.changes.end(key)
 

@@ -10,12 +10,14 @@ import msgspec
 from powauth.accounts.base import Account
 from powauth.accounts.forms import Errors
 from powauth.accounts.hooks import Parts
-from powauth.accounts.identity import I, Key, key_text, loaded_key, stored_key
+from powauth.accounts.identity import I, Key, key_text, stored_key
 from powauth.accounts.throttle import Limit
+from powauth.accounts.user_keys import user_key_in, user_key_text
 from powauth.errors import InvalidParams, Refused
 from powauth.extensions.invitation.events import ENDED, INVITED
 from powauth.extensions.invitation.letters import Post
 from powauth.extensions.offers import Offer, Offers
+from powauth.extensions.records import owner_of
 
 INVALID_INVITATION: Final = "is invalid or has expired"
 """The message about a token that is not valid, whatever the reason."""
@@ -30,13 +32,13 @@ class Invited(msgspec.Struct, frozen=True):
     """The content of an invitation.
 
     Attributes:
-        inviter_key: the stored key of the user who invites.
+        inviter_key: the user who invites, as `user_key_text` writes the key.
         address: the exact address to which the invitation was mailed; ``None`` for a link that the inviter hands out.
         born: the time at which the inviter was created, in milliseconds; ``None`` if the model does not have it. A
             number that was a deleted user's key may be another user's key by now.
     """
 
-    inviter_key: Any
+    inviter_key: str
     address: str | None
     born: int | None
 
@@ -136,15 +138,15 @@ class Invitations(Generic[I]):
 
     async def _make(self, key: Key, address: str | None) -> Made:
         """Make an invitation. Two that are made at once may exceed the limit of open ones by one."""
-        epoch = await self.offers.epoch(key_text(stored_key(key)))
+        epoch = await self.offers.epoch(owner_of(key))
         inviter = await self._inviter(key)
         if inviter is None:
             raise Refused("you may not invite others")
         if len(await self.list(key)) >= self._most:
             raise InvalidParams({"base": [TOO_MANY]})
-        content = Invited(stored_key(key), address, inviter[1])
+        content = Invited(user_key_text(key), address, inviter[1])
         taken = None if address is None else await self._parts.users.find(address)
-        issued = await self.offers.issue(key_text(stored_key(key)), content, epoch)
+        issued = await self.offers.issue(owner_of(key), content, epoch)
         if issued is None:
             raise Refused("you may not invite others")
         token, name = issued
@@ -156,11 +158,11 @@ class Invitations(Generic[I]):
 
     async def list(self, key: Key) -> list[Offer[Invited]]:
         """Return the open invitations of a user, newest first."""
-        return await self.offers.live(key_text(stored_key(key)))
+        return await self.offers.live(owner_of(key))
 
     async def end(self, key: Key, name: object) -> Offer[Invited] | None:
         """End an invitation of a user by its public name, and return it; ``None`` if there is none."""
-        ended = await self.offers.end_one(key_text(stored_key(key)), name)
+        ended = await self.offers.end_one(owner_of(key), name)
         if ended is not None:
             self._parts.emit(ENDED, key)
         return ended
@@ -185,7 +187,7 @@ class Invitations(Generic[I]):
         offer = await self.offers.find(token)
         if offer is None:
             return None
-        inviter = await self._inviter(loaded_key(offer.content.inviter_key))
+        inviter = await self._inviter(user_key_in(offer.content.inviter_key))
         return offer if inviter is not None and inviter[1] == offer.content.born else None
 
     async def take(self, token: object) -> Offer[Invited] | None:
@@ -201,7 +203,7 @@ class Invitations(Generic[I]):
         """End all invitations of a user who is gone or locked. Those of others stay."""
         account = await self._parts.users.get(key)
         if not isinstance(account, Account) or account.active is not True:
-            await self.offers.end(key_text(stored_key(key)))
+            await self.offers.end(owner_of(key))
 
     async def _inviter(self, key: Key) -> tuple[Account[I], int | None] | None:
         """Return an active user, and the time at which the user was created."""

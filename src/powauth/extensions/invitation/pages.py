@@ -11,8 +11,9 @@ from powauth.accounts.base import UsersContext
 from powauth.accounts.fields import FormField
 from powauth.accounts.forms import INVALID
 from powauth.accounts.hooks import EmitEvent
-from powauth.accounts.identity import I, Key, loaded_key
+from powauth.accounts.identity import I, Key
 from powauth.accounts.throttle import Limit
+from powauth.accounts.user_keys import user_key_in
 from powauth.errors import AlreadySignedIn, ConfigError, InvalidParams
 from powauth.extensions.invitation.events import ACCEPTED
 from powauth.extensions.invitation.flows import Invitations, Invited, Made, invalid_invitation
@@ -207,7 +208,7 @@ class InvitationPages(Generic[I]):
         except InvalidParams as error:
             failure = invalid_invitation() if address is not None and "email" in error.errors else error
             return self._refused(visit, params, failure, address)
-        inviter = loaded_key(offer.content.inviter_key)
+        inviter = user_key_in(offer.content.inviter_key)
         self._emit(ACCEPTED, visit.auth.auth.key_of(user), request=connection, actor=inviter)
         to = visit.destination(visit.settings.routes.after_register, done="registered")
         return PageAnswer(status=201, json=signed_in_json(visit, user), to=to)

@@ -17,11 +17,12 @@ import msgspec
 
 from powauth.accounts.extension_ports import OwnCookie
 from powauth.accounts.hooks import Parts
-from powauth.accounts.identity import Key, key_text, loaded_key, stored_key
+from powauth.accounts.identity import Key
 from powauth.accounts.throttle import Limit
+from powauth.accounts.user_keys import user_key_in, user_key_text
 from powauth.errors import NotSignedIn
 from powauth.extensions.offers import Offers
-from powauth.extensions.tokens import proof_message
+from powauth.extensions.records import AccountProofs, owner_of
 
 Purpose = Literal["sign_in", "confirm", "register"]
 """The purposes of a challenge: somebody unknown signs in, a user who is signed in confirms, or adds a passkey."""
@@ -43,13 +44,13 @@ class Asked(msgspec.Struct, frozen=True):
 
     Attributes:
         browser: a hash of the cookie.
-        user_key: the stored key of the user who is signed in; ``None`` if nobody is.
+        user_key: the user who is signed in, as `user_key_text` writes the key; ``None`` if nobody is.
         proof: a keyed hash of the proof of this user. A change of the password or of the user id voids the challenge.
         handle: the user handle of a passkey that is being made.
     """
 
     browser: bytes
-    user_key: Any
+    user_key: str | None
     proof: bytes
     handle: bytes
 
@@ -83,8 +84,7 @@ class Challenges:
         self._limits: Final = parts.limits
         self._per_source: Final = per_source
         self._ttl: Final = int(ttl.total_seconds())
-        self._users: Final = parts.users
-        self._proofs: Final = parts.keyring.mac("passkey challenge", f"{parts.namespace}.{name}")
+        self._accounts: Final = AccountProofs(parts, "passkey challenge", f"{parts.namespace}.{name}")
         self._cookie: Final[OwnCookie] = parts.cookie(name)
         self._offers: Final = {
             purpose: Offers(parts, f"{name}.{purpose}", Asked, ttl=ttl) for purpose in (*USES, OF_USERS[-1])
@@ -108,12 +108,12 @@ class Challenges:
         if key is None:
             issued = await offers.issue(browser.hex(), Asked(browser, None, b"", handle))
         else:
-            owner = key_text(stored_key(key))
+            owner = owner_of(key)
             epoch = await offers.epoch(owner)
-            account = await self._users.get(key)
-            if account is None or account.active is not True:
+            account = await self._accounts.active(key)
+            if account is None:
                 raise NotSignedIn("sign in again")
-            content = Asked(browser, stored_key(key), self._proofs.sign(proof_message(account)), handle)
+            content = Asked(browser, user_key_text(key), self._accounts.seal(account), handle)
             issued = await offers.issue(owner, content, epoch)
         if issued is None:
             raise NotSignedIn("sign in again")
@@ -142,14 +142,10 @@ class Challenges:
             found = await self._offers[purpose].find(challenge)
             if found is None or not hmac.compare_digest(found.content.browser, _hash(value)):
                 continue
-            key = None if found.content.user_key is None else loaded_key(found.content.user_key)
-            if key is None or await self._is_unchanged(key, found.content.proof):
+            key = None if found.content.user_key is None else user_key_in(found.content.user_key)
+            if key is None or await self._accounts.unchanged(key, found.content.proof) is not None:
                 return Challenge(purpose, key, found.content.handle)
         return None
-
-    async def _is_unchanged(self, key: Key, proof: bytes) -> bool:
-        account = await self._users.get(key)
-        return account is not None and account.active is True and self._proofs.verify(proof_message(account), proof)
 
     async def take(self, challenge: object, purpose: Purpose) -> bool:
         """Use up a challenge that was found. Of any number of parallel calls, exactly one gets ``True``.
@@ -165,7 +161,7 @@ class Challenges:
         Raises:
             StoreUnavailable: if one may still be valid.
         """
-        owner = key_text(stored_key(key))
+        owner = owner_of(key)
         try:
             await self._offers["confirm"].end(owner)
         finally:

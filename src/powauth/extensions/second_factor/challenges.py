@@ -17,16 +17,16 @@ from typing import Any, Final, Generic
 
 import msgspec
 
-from powauth._times import duration
 from powauth.accounts.base import Account
 from powauth.accounts.grant import Grant
 from powauth.accounts.hooks import Parts
-from powauth.accounts.identity import I, Key, StoredKey, key_text, loaded_key, stored_key
+from powauth.accounts.identity import I, Key
 from powauth.accounts.records import Attempt
-from powauth.backends.base import Millis, Record, make_key, make_owner, shard_of
+from powauth.accounts.user_keys import user_key_in, user_key_text
+from powauth.backends.base import Millis
+from powauth.extensions.records import AccountProofs, Kept, TokenRecords, owner_of
 from powauth.extensions.second_factor.factor import Challenge, Purpose
-from powauth.extensions.tokens import proof_message, secret_hash
-from powauth.sessions.ids import SALT_BYTES, SHARD_BYTES, SID_BYTES, IdCodec, encode_sid
+from powauth.sessions.ids import IdCodec, encode_sid
 
 TTL: Final = timedelta(minutes=5)
 """The default time for which a challenge is valid."""
@@ -38,11 +38,10 @@ NONCE_BYTES: Final = 32
 
 
 class _Content(msgspec.Struct, frozen=True, array_like=True):
-    """The value of a challenge's record."""
+    """The content of a challenge's record."""
 
     purpose: Purpose
-    secret_hash: bytes
-    user_key: Any  # a StoredKey: msgspec cannot decode that union, so `_content` checks the type
+    user_key: str
     proof: bytes
     nonce: bytes
     amr: dict[str, Millis]
@@ -61,14 +60,14 @@ class Open(msgspec.Struct, Generic[I], frozen=True):
         challenge: the question for the factor.
         amr: what was proven before, with the times.
         grant: the options of the session that was asked for.
-        key: the key of its record.
+        name: the name of its record.
     """
 
     account: Account[I]
     challenge: Challenge
     amr: Mapping[str, Millis]
     grant: Grant
-    key: bytes
+    name: bytes
 
     __repr__ = object.__repr__  # error reporters record what local variables look like
 
@@ -97,13 +96,12 @@ class Challenges(Generic[I]):
     """
 
     def __init__(self, parts: Parts[I], name: str, ttl: timedelta) -> None:
-        self._parts: Final = parts
-        self._namespace: Final = f"{parts.namespace}.{name}"
-        self._ttl: Final = duration("the ttl of challenges", ttl, at_least=1000)
+        self._records: Final = TokenRecords(parts, name, _Content, ttl, "challenges")
         self._cookie: Final = parts.cookie(COOKIE)
-        self._in_cookie: Final = IdCodec(parts.keyring.mac("challenge", self._namespace, "cookie"))
-        self._in_body: Final = IdCodec(parts.keyring.mac("challenge", self._namespace, "body"))
-        self._proofs: Final = parts.keyring.mac("challenge proof", self._namespace)
+        namespace = self._records.namespace
+        self._in_cookie: Final = IdCodec(parts.keyring.mac("challenge", namespace, "cookie"))
+        self._in_body: Final = IdCodec(parts.keyring.mac("challenge", namespace, "body"))
+        self._accounts: Final = AccountProofs(parts, "challenge proof", namespace)
 
     async def begin(
         self,
@@ -120,15 +118,11 @@ class Challenges(Generic[I]):
         Raises:
             StoreUnavailable: if it could not be stored.
         """
-        backend, now, owner = self._parts.backend, self._parts.now(), self._owner(account.key)
-        name = shard_of(owner) + secrets.token_bytes(SID_BYTES - SHARD_BYTES)
-        secret = secrets.token_bytes(SALT_BYTES)
         attempt = grant.attempt or Attempt()
         content = _Content(
             purpose=purpose,
-            secret_hash=secret_hash(secret),
-            user_key=stored_key(account.key),
-            proof=self._proofs.sign(proof_message(account)),
+            user_key=user_key_text(account.key),
+            proof=self._accounts.seal(account),
             nonce=secrets.token_bytes(NONCE_BYTES),
             amr={method: at for method, at in (grant.amr or {}).items() if at is not None},
             remember=grant.remember,
@@ -137,14 +131,13 @@ class Challenges(Generic[I]):
             counted_as=attempt.counted_as,
             session=_named(session),
         )
-        value = msgspec.msgpack.encode(content)
-        record = Record(make_key(self._namespace, name), owner, 0, now, now + self._ttl, value)
+        owner = owner_of(account.key)
         # The proof in the record voids it after a change, so the epoch need not be older than the account.
-        await backend.create(record, await backend.epoch(owner, now), now)
-        begun = Open(account, _question(name, record, content), content.amr, _grant(content), record.key)
+        made = await self._records.create(owner, content, await self._records.epoch(owner))
+        begun = Open(account, _question(made.kept), content.amr, _grant(content), made.kept.name)
         if grant.bearer:
-            return Begun(begun, self._in_body.encode(name, secret, 0))
-        self._cookie.write(request, self._in_cookie.encode(name, secret, 0), self._ttl // 1000)
+            return Begun(begun, made.token(self._in_body))
+        self._cookie.write(request, made.token(self._in_cookie), self._records.ttl // 1000)
         return Begun(begun)
 
     async def find(self, request: Any, given: object = None, session: bytes = b"") -> Open[I] | None:
@@ -159,23 +152,16 @@ class Challenges(Generic[I]):
             StoreUnavailable: if the store or the users cannot be reached.
         """
         codec, text = (self._in_cookie, self._cookie.read(request)) if given is None else (self._in_body, given)
-        presented = codec.decode(text) if isinstance(text, str) else None
-        if presented is None:
+        found = await self._records.find(codec, text)
+        if found is None:
             return None
-        record = await self._parts.backend.get(make_key(self._namespace, presented.sid), self._parts.now())
-        content = None if record is None else _content(record)
-        if record is None or content is None:
-            return None
-        if not hmac.compare_digest(content.secret_hash, secret_hash(presented.salt)):
-            return None
+        content = found.content
         if content.session and not hmac.compare_digest(content.session, _named(session)):
             return None
-        account = await self._parts.users.get(loaded_key(content.user_key))
-        if not isinstance(account, Account) or account.active is not True:
+        account = await self._accounts.unchanged(user_key_in(content.user_key), content.proof)
+        if account is None:
             return None
-        if not self._proofs.verify(proof_message(account), content.proof):
-            return None
-        return Open(account, _question(presented.sid, record, content), content.amr, _grant(content), record.key)
+        return Open(account, _question(found), content.amr, _grant(content), found.name)
 
     async def take(self, request: Any, found: Open[I]) -> bool:
         """End a challenge after a success. Of parallel calls, one gets true. The cookie goes with the response.
@@ -185,7 +171,7 @@ class Challenges(Generic[I]):
         """
         if not found.grant.bearer:
             self._cookie.clear(request)
-        return await self._parts.backend.delete(found.key, self._parts.now())
+        return await self._records.delete(found.name)
 
     async def end(self, key: Key) -> int:
         """End all challenges of a user, also those that begin now. Return how many there were.
@@ -193,14 +179,14 @@ class Challenges(Generic[I]):
         Raises:
             StoreUnavailable: if any may still be valid.
         """
-        return await self._parts.backend.delete_owner(self._owner(key), self._parts.now())
-
-    def _owner(self, key: Key) -> bytes:
-        return make_owner(self._namespace, key_text(stored_key(key)))
+        return await self._records.end(owner_of(key))
 
 
-def _question(name: bytes, record: Record, content: _Content) -> Challenge:
-    return Challenge(name=encode_sid(name), nonce=content.nonce, purpose=content.purpose, started_at=record.created_at)
+def _question(kept: Kept[_Content]) -> Challenge:
+    content = kept.content
+    return Challenge(
+        name=encode_sid(kept.name), nonce=content.nonce, purpose=content.purpose, started_at=kept.created_at
+    )
 
 
 def _grant(content: _Content) -> Grant:
@@ -215,12 +201,3 @@ def _grant(content: _Content) -> Grant:
 
 def _named(session: bytes) -> bytes:
     return hashlib.blake2b(session, digest_size=16, person=b"powauth step").digest() if session else b""
-
-
-def _content(record: Record) -> _Content | None:
-    """Return the content of a record; ``None`` if this version of powauth cannot read it."""
-    try:
-        content = msgspec.msgpack.decode(record.value, type=_Content)
-    except msgspec.DecodeError:
-        return None
-    return content if isinstance(content.user_key, StoredKey) else None
