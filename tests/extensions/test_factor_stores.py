@@ -1,7 +1,7 @@
 """The stores of factors: the suites over SQLite, PostgreSQL and MariaDB, sync and async, and over a dict."""
 
 from collections.abc import Collection, Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from harness.users_databases import ASYNC, BLOCKING, Base, blocking_engine, table_name, url_of
 from powauth import ConfigError
+from powauth.backends.base import drive
 from powauth.extensions.second_factor import (
     RecoveryCodeMixin,
     RecoveryCodes,
@@ -67,6 +68,29 @@ class OnDatabase:
 class TestTotpTables(OnDatabase, TotpStoreConformance):
     async def opened(self) -> TotpStore:
         return SQLTotpStore(await self.made(), Authenticator)
+
+
+@pytest.mark.parametrize("driver", BLOCKING)
+def test_no_sign_in_finds_a_user_without_the_app_while_a_new_one_replaces_it(driver: str, tmp_path: Path) -> None:
+    """Also if each statement commits by itself: the second factor would not be asked for."""
+    with blocking_engine(driver, str(tmp_path), Authenticator) as engine:
+        own = engine.execution_options(isolation_level="AUTOCOMMIT")
+        store, reader, seen = SQLTotpStore(own, Authenticator), SQLTotpStore(engine, Authenticator), list[bool]()
+        record = TotpRecord(id="first", label="Phone", seed=b"sealed", step=1, created_at=datetime.now(UTC))
+        drive(store.put("mia", record))
+
+        def look(connection: Any, cursor: Any, statement: str, *rest: object) -> None:
+            if not statement.startswith("SELECT"):
+                seen.append(drive(reader.get("mia")) is not None)
+
+        sa.event.listen(own, "before_cursor_execute", look)
+        drive(store.put("mia", msgspec.structs.replace(record, id="second")))
+        sa.event.remove(own, "before_cursor_execute", look)
+        assert seen
+        assert all(seen)
+        found = drive(store.get("mia"))
+        assert found is not None
+        assert found.id == "second"
 
 
 class TestRecoveryCodeTables(OnDatabase, RecoveryCodeStoreConformance):

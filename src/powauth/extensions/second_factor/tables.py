@@ -155,8 +155,14 @@ class SQLTotpStore(TotpStore):
         return await self._table.run(work)
 
     async def put(self, user: str, record: TotpRecord) -> None:
-        """See `TotpStore.put`."""
-        await self._table.replaced(user, [_row(user, record)])
+        """See `TotpStore.put`.
+
+        One statement replaces the record. So also over an engine in autocommit, no sign-in finds the user without one.
+        """
+        model, values = self._model, _row(user, record)
+        replaced = await self._table.changed(sa.update(model).where(model.user_key == user).values(values))
+        if not replaced and not await self.add(user, record):
+            raise StoreUnavailable("the app of the user was changed at the same time; try again")
 
     async def add(self, user: str, record: TotpRecord) -> bool:
         """See `TotpStore.add`."""
