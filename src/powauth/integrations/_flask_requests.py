@@ -325,8 +325,8 @@ def report_open_views() -> None:
         with suppress(TypeError):  # an object that cannot be hashed or weakly referenced was never wrapped
             if view in GUARDED:
                 logger.error(
-                    "the view %r is open to everybody: Flask has registered it without its guard. Put the guard, such as "
-                    "login_required, below the route decorator",
+                    "the view %r is open to everybody: Flask has registered it without its guard. Put the guard, "
+                    "such as login_required, below the route decorator",
                     endpoint,
                 )
 
