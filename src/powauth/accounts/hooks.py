@@ -371,6 +371,22 @@ class Extension(Generic[I]):
         """Return the `powauth.pages.PagePart` objects: what the extension adds to pages of others."""
         return ()
 
+    async def reseal(self, told: Callable[[int], None] | None = None) -> int | None:
+        """Seal with the newest secret what an older one has sealed, and return how much that was.
+
+        The command ``powauth reseal`` calls it after a rotation of ``secret_key``. An extension that keeps sealed
+        secrets (`powauth.extensions.sealing`) overrides it. ``None`` says that this one keeps none.
+
+        Args:
+            told: gets the number so far, now and then, for people who wait.
+
+        Raises:
+            StoreMissing: if a secret is gone for which something was sealed. Everything else is sealed again first.
+            StoreUnavailable: if a store cannot be reached. Then call it again.
+        """
+        del told
+        return None
+
     async def aclose(self) -> None:
         """Finish what runs in the background, such as mail. `SessionAuth.aclose` calls it, before it closes the store.
 

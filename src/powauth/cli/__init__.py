@@ -1,9 +1,10 @@
-"""``powauth``: a secret, the pages' templates, and the administration of sessions and users.
+"""``powauth``: a secret, the pages' templates, and the administration of sessions, users and sealed secrets.
 
     powauth secret
     powauth templates app/templates/auth
     powauth sessions --backend lmdb:///var/lib/app/sessions list --user 42
     powauth --app shop.main:auth users deactivate mia@example.com
+    powauth --app shop.main:auth reseal
 
 The printed ids are public: nobody can use a session with them. The exit status tells a script what happened; see
 `Status`.

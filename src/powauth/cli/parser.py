@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from importlib import metadata
 from typing import Any
 
-from powauth.cli import sessions, users
+from powauth.cli import resealing, sessions, users
 from powauth.cli.checking import check
 from powauth.cli.secret import print_secret
 from powauth.cli.status import table
@@ -37,6 +37,9 @@ def _parser() -> argparse.ArgumentParser:
     templates.add_argument("folder", metavar="DIR")
     templates.add_argument("--force", action="store_true", help="overwrite what is there")
     templates.set_defaults(run=copy)
+    reseal = _with_statuses(commands, "reseal", "seal stored secrets with the newest secret key; needs --app")
+    _add_app(reseal, json=False)
+    reseal.set_defaults(run=resealing.run)
     _add_sessions(_with_statuses(commands, "sessions", "look at sessions and end them"))
     _add_users(_with_statuses(commands, "users", "look at users, create them, lock and unlock them; needs --app"))
     return parser

@@ -449,6 +449,12 @@ class Engine(Extension[I]):
         if self._notices is not None:
             self._notices.send(account, what, words, **values)
 
+    async def reseal(self, told: Callable[[int], None] | None = None) -> int | None:
+        """See `Extension.reseal`. It is that of all factors together."""
+        counts = [await factor.reseal(told) for factor in self.factors.values()]
+        sealed = [count for count in counts if count is not None]
+        return sum(sealed) if sealed else None
+
     async def aclose(self) -> None:
         """See `Extension.aclose`."""
         if self._notices is not None:

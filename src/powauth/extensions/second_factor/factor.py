@@ -291,5 +291,10 @@ class Factor(ABC, Generic[I]):
         """
         return ()
 
+    async def reseal(self, told: Callable[[int], None] | None = None) -> int | None:
+        """Seal again what an older secret has sealed; see `powauth.Extension.reseal`."""
+        del told
+        return None
+
     async def aclose(self) -> None:
         """Finish what runs in the background."""

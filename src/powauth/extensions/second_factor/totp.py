@@ -4,7 +4,7 @@ import base64
 import contextlib
 import copy
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
@@ -16,7 +16,7 @@ from powauth.accounts.base import Account
 from powauth.accounts.hooks import Parts
 from powauth.accounts.identity import I, Key, stored_key
 from powauth.accounts.user_keys import user_key_text
-from powauth.errors import InvalidParams, StoreUnavailable
+from powauth.errors import InvalidParams, StoreMissing, StoreUnavailable
 from powauth.extensions.letters import Words
 from powauth.extensions.sealing import Sealer
 from powauth.extensions.second_factor.enrolments import Enrolments, Pending
@@ -323,22 +323,33 @@ class Totp(Factor[I]):
             )
         return await self.store.add(user_key_text(key), record)
 
-    async def reseal(self) -> int:
+    async def reseal(self, told: Callable[[int], None] | None = None) -> int:
         """Seal all seeds with the newest secret, and return how many were changed.
 
         Run it after a rotation of ``secret_key``, before the old secret is dropped. Seeds in use are sealed again by
-        themselves.
+        themselves. ``told`` gets the number so far after each page of the table.
 
         Raises:
-            StoreMissing: if a seed was sealed with a secret that is gone.
+            StoreMissing: if seeds were sealed with a secret that is gone. All others are sealed again.
             StoreUnavailable: if the store cannot be reached.
         """
-        after, changed = None, 0
+        after, changed, lost = None, 0, 0
+        why: StoreMissing | None = None
         while found := await self.store.page(after, PAGE):
             for user, record in found:
-                if not self._sealer.is_current(record.seed):
-                    changed += await self._reseal(user, record)
                 after = user
+                if self._sealer.is_current(record.seed):
+                    continue
+                try:
+                    changed += await self._reseal(user, record)
+                except StoreMissing as error:
+                    lost, why = lost + 1, error
+            if told is not None:
+                told(changed)
+        if why is not None:
+            raise StoreMissing(
+                f"{lost} of the seeds of authenticator apps cannot be opened, {changed} were sealed: {why}"
+            )
         return changed
 
     # --- inside -------------------------------------------------------------------------------------------------------
