@@ -10,13 +10,13 @@ database session of the app.
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
 from powauth.accounts.changes import ChangeListener
 from powauth.accounts.fields import FormField
-from powauth.accounts.identity import I, Key
+from powauth.accounts.identity import I, Key, stored_key
 from powauth.backends.base import Mode
 from powauth.errors import ConfigError
 
@@ -329,3 +329,16 @@ class UsersContext(ABC, Generic[U, I]):
 
     async def close(self) -> None:
         """Close the resources that the context opened itself."""
+
+
+def key_of_user(users: UsersContext[Any, Any], user: object) -> Key:
+    """Return the key of a user: of an identity, a row, an account, or the key itself.
+
+    Raises:
+        ConfigError: if ``user`` is none of these.
+    """
+    key = users.key_of(user)
+    if key is None:
+        key = cast("Key", user)
+        stored_key(key)  # raises if it is no key
+    return key

@@ -87,16 +87,21 @@ def token_in(value: object) -> str | None:
     return value.strip().rpartition("#")[2]
 
 
-async def _show(visit: PageVisit) -> PageResponse:
-    del visit
-    headers = [
-        ("Content-Type", "text/javascript; charset=utf-8"),
-        ("X-Content-Type-Options", "nosniff"),
-        ("Cache-Control", f"public, max-age={SCRIPT_SECONDS}"),
-    ]
-    return PageResponse(200, headers, _SCRIPT)
+def script_page(name: str, path: str, script: bytes, folder: Path | None = None) -> Page:
+    """Return a page that is a script. Browsers may cache it for an hour."""
+
+    async def show(visit: PageVisit) -> PageResponse:
+        del visit
+        headers = [
+            ("Content-Type", "text/javascript; charset=utf-8"),
+            ("X-Content-Type-Options", "nosniff"),
+            ("Cache-Control", f"public, max-age={SCRIPT_SECONDS}"),
+        ]
+        return PageResponse(200, headers, script)
+
+    return Page(name=name, path=path, get=show, folder=folder)
 
 
-LINK_SCRIPT: Final = Page(name="link_script", path="/powauth-link.js", get=_show, folder=FOLDER)
+LINK_SCRIPT: Final = script_page("link_script", "/powauth-link.js", _SCRIPT, FOLDER)
 """The script that moves the token from the address into the form. Each extension with such a page returns this object
 among its pages. The pages mount it once."""

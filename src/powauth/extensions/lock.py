@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self
 
 from powauth._extras import needs
 from powauth._options import wrong
 from powauth._times import moment
+from powauth.accounts.base import key_of_user
 from powauth.accounts.hooks import Extension, Parts
-from powauth.accounts.identity import I, Key, stored_key
+from powauth.accounts.identity import I
 from powauth.accounts.restrictions import Restriction
 from powauth.errors import InvalidParams
 from powauth.events import EventKind
@@ -97,7 +98,7 @@ class Lock(Extension[I]):
             ConfigError: if ``until`` is no aware time, or ``user`` is no user.
             StoreUnavailable: if the user is not locked, or may still hold something that is valid. Then try again.
         """
-        key, now = self._key_of(user), moment(self._parts.now())
+        key, now = key_of_user(self._parts.users, user), moment(self._parts.now())
         if until is not None and (not isinstance(until, datetime) or until.tzinfo is None):
             raise wrong("until", "an aware time, such as datetime.now(UTC) + timedelta(days=7), or None", until)
         if not isinstance(reason, str) or not reason.strip():
@@ -107,7 +108,9 @@ class Lock(Extension[I]):
         columns = {"locked_at": now, "locked_reason": reason, "locked_until": until}
         await self._parts.change(key, columns)
         end = None if until is None else until.isoformat(timespec="seconds")
-        self._parts.emit(LOCKED, key, end, request=request, actor=None if by is None else self._key_of(by))
+        self._parts.emit(
+            LOCKED, key, end, request=request, actor=None if by is None else key_of_user(self._parts.users, by)
+        )
 
     async def unlock(self, user: object, *, by: object = None, request: Any = None) -> None:
         """Take a lock back. The user can sign in again. Sessions and tokens that have ended stay so.
@@ -119,13 +122,8 @@ class Lock(Extension[I]):
             ConfigError: if ``user`` is no user.
             StoreUnavailable: if the user is still locked.
         """
-        key = self._key_of(user)
+        key = key_of_user(self._parts.users, user)
         await self._parts.change(key, {"locked_at": None, "locked_reason": None, "locked_until": None})
-        self._parts.emit(UNLOCKED, key, request=request, actor=None if by is None else self._key_of(by))
-
-    def _key_of(self, user: object) -> Key:
-        key = self._parts.users.key_of(user)
-        if key is None:
-            key = cast("Key", user)
-            stored_key(key)  # raises if it is no key
-        return key
+        self._parts.emit(
+            UNLOCKED, key, request=request, actor=None if by is None else key_of_user(self._parts.users, by)
+        )

@@ -18,11 +18,11 @@ import msgspec
 
 from powauth._options import instance, wrong
 from powauth.accounts.anywhere import anywhere
-from powauth.accounts.base import Account, U, UsersContext
+from powauth.accounts.base import Account, U, UsersContext, key_of_user
 from powauth.accounts.changes import ChangeListener
 from powauth.accounts.fan_out import FanOut
 from powauth.accounts.hooks import Extension, FlowHooks, Hooks, check_events
-from powauth.accounts.identity import I, Key, stored_key
+from powauth.accounts.identity import I, Key
 from powauth.accounts.records import UserRecords
 from powauth.accounts.service import AS_BEFORE, AccountService, Grant
 from powauth.accounts.throttle import PURPOSE as COUNTERS
@@ -362,11 +362,7 @@ class Authenticator(ABC, Generic[U, I]):
         Raises:
             ConfigError: if ``user`` is none of these.
         """
-        key = self.users.key_of(user)
-        if key is None:
-            key = cast("Key", user)
-            stored_key(key)  # raises if it is no key
-        return key
+        return key_of_user(self.users, user)
 
     async def create_account(self, params: Mapping[str, object] | None = None, /, **fields: object) -> I:
         """Create a user without a request; see `AccountService.create_account`."""

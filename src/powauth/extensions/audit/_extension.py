@@ -3,13 +3,13 @@
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self, cast
+from typing import Any, ClassVar, Final, Self
 
 from powauth._options import flag, whole_number, wrong_type
 from powauth._times import duration, moment
 from powauth.accounts.anywhere import call_anywhere
+from powauth.accounts.base import key_of_user
 from powauth.accounts.hooks import Extension, Parts
-from powauth.accounts.identity import Key, stored_key
 from powauth.errors import ConfigError, StoreUnavailable
 from powauth.events import Event, EventKind
 from powauth.extensions.audit._table import BEGINNINGS, AuditMixin, AuditTable, Entry, row_of
@@ -174,7 +174,7 @@ class Audit(Extension[Any]):
             StoreUnavailable: if the database cannot be reached.
         """
         most = whole_number("limit", limit)
-        key = None if user is None else self._key_of(user)
+        key = None if user is None else key_of_user(self._parts.users, user)
         return await call_anywhere(self._table.database.mode, lambda: self._table.recent(key, None, most))
 
     async def purge(self, older_than: timedelta) -> int:
@@ -191,13 +191,6 @@ class Audit(Extension[Any]):
         """See `Extension.aclose`. Write the entries that wait."""
         if self._writer is not None:
             await self._writer.aclose()
-
-    def _key_of(self, user: object) -> Key:
-        key = self._parts.users.key_of(user)
-        if key is None:
-            key = cast("Key", user)
-            stored_key(key)  # raises if it is no key
-        return key
 
     # --- the page -----------------------------------------------------------------------------------------------------
 
@@ -227,7 +220,7 @@ class Audit(Extension[Any]):
         user = visit.auth.current_user
         if user is None or not watched:
             return PageLink()
-        key, events = self._key_of(user), [*watched, "signed_in"]
+        key, events = key_of_user(self._parts.users, user), [*watched, "signed_in"]
         try:
             newest = await call_anywhere(
                 self._table.database.mode, lambda: self._table.recent(key, events, WATCHED_ENTRIES)
@@ -240,7 +233,7 @@ class Audit(Extension[Any]):
         return PageLink(text=text, urgent=True)
 
     async def _show(self, visit: PageVisit) -> PageAnswer:
-        key = self._key_of(visit.auth.require_user())
+        key = key_of_user(self._parts.users, visit.auth.require_user())
         shown = [name for name in self._shown if name not in self._skip]
         found = await call_anywhere(self._table.database.mode, lambda: self._table.recent(key, shown, ENTRIES))
         session = visit.auth.session

@@ -4,15 +4,15 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from math import ceil
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self, cast, get_args
+from typing import Any, ClassVar, Final, Self, get_args
 
 from powauth._options import choice, flag, instance
 from powauth._times import duration
 from powauth.accounts.attempts import AttemptLimits
-from powauth.accounts.base import Account, UsersContext
+from powauth.accounts.base import Account, UsersContext, key_of_user
 from powauth.accounts.forms import INVALID, TAKEN
 from powauth.accounts.hooks import Diversion, Extension, Parts, Step
-from powauth.accounts.identity import I, Key, stored_key
+from powauth.accounts.identity import I, Key
 from powauth.accounts.throttle import Limit, checked_limit
 from powauth.errors import Accepted, ConfigError, InvalidParams, Refused
 from powauth.events import EventKind
@@ -234,11 +234,7 @@ class ConfirmEmail(Extension[I]):
             ConfigError: if ``user`` is no user.
             StoreUnavailable: if one may still be valid. Then try again.
         """
-        key = self._users.key_of(user)
-        if key is None:
-            key = cast("Key", user)
-            stored_key(key)  # raises if it is no key
-        await self.addresses.end_undos(key)
+        await self.addresses.end_undos(key_of_user(self._users, user))
 
     def pages(self) -> Sequence[Any]:
         """See `Extension.pages`."""

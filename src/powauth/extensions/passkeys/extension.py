@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self, cast
+from typing import Any, ClassVar, Final, Self
 
 from powauth._options import instance, whole_number, wrong
 from powauth._times import duration
+from powauth.accounts.base import key_of_user
 from powauth.accounts.changes import CLAIMED
 from powauth.accounts.hooks import Extension, Parts, Step
-from powauth.accounts.identity import I, Key, stored_key
+from powauth.accounts.identity import I, Key
 from powauth.accounts.throttle import Limit, checked_limit
 from powauth.errors import ConfigError
 from powauth.events import EventKind
@@ -180,7 +181,7 @@ class Passkeys(Extension[I]):
         Raises:
             StoreUnavailable: if the database cannot be reached.
         """
-        return await self.passkeys.of_user(self._key_of(user))
+        return await self.passkeys.of_user(key_of_user(self._parts.users, user))
 
     async def remove_all(self, user: object, *, by: object = None, request: Any = None) -> int:
         """Remove all passkeys of a user, and end the sessions. Return how many passkeys there were.
@@ -195,18 +196,11 @@ class Passkeys(Extension[I]):
         Raises:
             StoreUnavailable: if the database cannot be reached, or a session may still be live.
         """
-        key, actor = self._key_of(user), None if by is None else self._key_of(by)
+        key, actor = key_of_user(self._parts.users, user), None if by is None else key_of_user(self._parts.users, by)
         removed = await self.registration.remove_all(key, by=actor, request=request)
         await self._parts.end_sessions(key, "passkeys removed")
         # Again: a session that has ended by now could still add one after the first time.
         return removed + await self.registration.remove_all(key, by=actor, request=request)
-
-    def _key_of(self, user: object) -> Key:
-        key = self._parts.users.key_of(user)
-        if key is None:
-            key = cast("Key", user)
-            stored_key(key)  # raises if it is no key
-        return key
 
     # --- the flows ----------------------------------------------------------------------------------------------------
 

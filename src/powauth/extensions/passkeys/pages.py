@@ -10,6 +10,7 @@ from powauth._options import wrong
 from powauth.accounts.identity import I, Key
 from powauth.errors import ConfigError, InvalidParams, NotSignedIn
 from powauth.extensions.letters import words_of
+from powauth.extensions.links import script_page
 from powauth.extensions.passkeys.answers import CREDENTIAL, CeremonyFailed
 from powauth.extensions.passkeys.authentication import Authentication
 from powauth.extensions.passkeys.registration import INVALID, LAST_WAY, TAKEN, TOO_MANY, Registration, label_in
@@ -21,7 +22,7 @@ from powauth.http.guards import FRESH, require_fresh
 from powauth.http.own_path import own_path
 from powauth.pages.devices import device_name
 from powauth.pages.page import Page, PagePart
-from powauth.pages.request import PageResponse, Params
+from powauth.pages.request import Params
 from powauth.pages.routes import is_path
 from powauth.pages.sign_in import remember_in
 from powauth.pages.visit import PageAnswer, PageVisit
@@ -37,9 +38,6 @@ SCRIPT_CSP: Final[Mapping[str, list[str]]] = {"script-src": ["'self'"]}
 
 FACTOR: Final = "passkey"
 """The name of a passkey among the second factors."""
-
-SCRIPT_SECONDS: Final = 3600
-"""Seconds for which browsers may cache the script."""
 
 _SCRIPT: Final = (FOLDER / "passkeys.js").read_bytes()
 
@@ -116,7 +114,7 @@ class PasskeyPages(Generic[I]):
             messages=texts,
             csp=CSP,
         )
-        return [own, sign_in, Page(name="passkeys_script", path=self._paths.script, get=_script)]
+        return [own, sign_in, script_page("passkeys_script", self._paths.script, _SCRIPT)]
 
     @staticmethod
     def parts() -> list[PagePart]:
@@ -280,16 +278,6 @@ async def _check_current(visit: PageVisit, key: Key) -> None:
     if account is None or not auth.is_current(request, account):
         await auth.do_delete(request)
         raise NotSignedIn("the account no longer exists, or was changed: sign in again")
-
-
-async def _script(visit: PageVisit) -> PageResponse:
-    del visit
-    headers = [
-        ("Content-Type", "text/javascript; charset=utf-8"),
-        ("X-Content-Type-Options", "nosniff"),
-        ("Cache-Control", f"public, max-age={SCRIPT_SECONDS}"),
-    ]
-    return PageResponse(200, headers, _SCRIPT)
 
 
 def _json(each: StoredPasskey) -> dict[str, Any]:

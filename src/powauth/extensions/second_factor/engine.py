@@ -4,14 +4,14 @@ import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self, TypeVar, cast
+from typing import Any, ClassVar, Final, Self, TypeVar
 
 import msgspec
 
 from powauth._options import instance, wrong
 from powauth._running import shielded
 from powauth._times import duration
-from powauth.accounts.base import Account
+from powauth.accounts.base import Account, key_of_user
 from powauth.accounts.changes import CLAIMED
 from powauth.accounts.grant import Grant
 from powauth.accounts.hooks import Extension, Parts, Step
@@ -157,7 +157,7 @@ class Engine(Extension[I]):
             ConfigError: if ``user`` is no user.
             StoreUnavailable: if they cannot be read.
         """
-        key = self._key_of(user)
+        key = key_of_user(self.parts.users, user)
         return [each for factor in self.factors.values() for each in await factor.enrolled(key)]
 
     def is_required(self, identity: I) -> bool:
@@ -406,14 +406,16 @@ class Engine(Extension[I]):
             ConfigError: if ``user`` is no user.
             StoreUnavailable: if some factor or session may be left. Then try again.
         """
-        key = self._key_of(user)
+        key = key_of_user(self.parts.users, user)
         account = await self.parts.users.get(key)
         count = sum([await factor.reset(key) for factor in self.factors.values()])
         await self.challenges.end(key)
         await self.parts.end_sessions(key, "second factors reset")
         # Again: a session that has ended by now could still turn one on after the first time.
         count += sum([await factor.reset(key) for factor in self.factors.values()])
-        self.parts.emit(RESET, key, str(count), request=request, actor=None if by is None else self._key_of(by))
+        self.parts.emit(
+            RESET, key, str(count), request=request, actor=None if by is None else key_of_user(self.parts.users, by)
+        )
         if isinstance(account, Account):
             self.notify(account, "factors_reset", None)
         return count
@@ -428,7 +430,9 @@ class Engine(Extension[I]):
             ConfigError: if ``user`` is no user.
             StoreUnavailable: if the store cannot be reached.
         """
-        return await self.parts.limits.forget(f"{self.name}.user", key_text(stored_key(self._key_of(user))))
+        return await self.parts.limits.forget(
+            f"{self.name}.user", key_text(stored_key(key_of_user(self.parts.users, user)))
+        )
 
     async def credentials_changed(self, key: Key, why: str) -> None:
         """See `Extension.credentials_changed`. The factors of a user who is gone go, too.
@@ -488,13 +492,6 @@ class Engine(Extension[I]):
         if not session or not isinstance(account, Account) or not bound.auth.is_current(bound.connection, account):
             raise NotSignedIn("sign in first")
         return account, session
-
-    def _key_of(self, user: object) -> Key:
-        key = self.parts.users.key_of(user)
-        if key is None:
-            key = cast("Key", user)
-            stored_key(key)  # raises if it is no key
-        return key
 
     def _check_address(self, parts: Parts[I]) -> None:
         identity: Any = parts.users.identity

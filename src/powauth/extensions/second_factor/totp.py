@@ -7,14 +7,14 @@ import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from powauth._extras import needs
 from powauth._options import wrong
 from powauth._times import moment
-from powauth.accounts.base import Account
+from powauth.accounts.base import Account, key_of_user
 from powauth.accounts.hooks import Parts
-from powauth.accounts.identity import I, Key, stored_key
+from powauth.accounts.identity import I, Key
 from powauth.accounts.user_keys import user_key_text
 from powauth.errors import InvalidParams, StoreMissing, StoreUnavailable
 from powauth.extensions.letters import Words
@@ -307,10 +307,7 @@ class Totp(Factor[I]):
             InvalidParams: if the label cannot be used.
             StoreUnavailable: if the store cannot be reached.
         """
-        key = self.parts.users.key_of(user)
-        if key is None:
-            key = cast("Key", user)
-            stored_key(key)  # raises if it is no key
+        key = key_of_user(self.parts.users, user)
         raw = seed if isinstance(seed, bytes) else _decoded(seed)
         try:
             _otp(raw)
