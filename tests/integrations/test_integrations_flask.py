@@ -405,3 +405,12 @@ def test_a_guarded_object_that_is_no_function_is_guarded() -> None:
     shop = Shop()
     shop.app.add_url_rule("/report", view_func=login_required(Report()))
     assert shop.app.test_client().get("/report").status_code == 401
+
+
+def test_two_authenticators_with_one_cookie_are_refused() -> None:
+    shop = Shop()
+    options: dict[str, Any] = {"secret_key": SECRET, "users": MemoryUsers(), "backend": MemoryBackend()}
+    staff = SessionAuth(**options, current_user_key="current_admin")
+    with pytest.raises(ConfigError, match="give one of them its own session_key"):
+        PowAuth(shop.app, staff)
+    PowAuth(shop.app, SessionAuth(**options, current_user_key="current_admin", session_key="admin"))

@@ -19,6 +19,7 @@ from powauth.accounts.base import U
 from powauth.accounts.identity import I
 from powauth.errors import ConfigError, PowauthError, StoreUnavailable
 from powauth.http.answers import Answers, OnError, chosen
+from powauth.http.carriers import each_of
 from powauth.http.cross_site import CrossSiteDefence
 from powauth.http.guards import (
     FRESH,
@@ -44,7 +45,7 @@ from powauth.integrations._flask_requests import (
     Installed,
     request_auth,
 )
-from powauth.plug import Authenticator
+from powauth.plug import Authenticator, SessionAuth
 from powauth.plug.rows import rows_of
 
 with needs("flask", "the Flask integration", "flask", "werkzeug"):
@@ -184,6 +185,11 @@ class PowAuth(Generic[U, I, C]):
             raise ConfigError(
                 f"this app has a PowAuth for {key!r} already: give the other one its own current_user_key"
             )
+        if any(_names(auth) & _names(other.auth) for other in installed.values()):
+            raise ConfigError(
+                "another SessionAuth of this app has the same cookie, and a sign-in to one would end that of the other: "
+                "give one of them its own session_key"
+            )
         here = installed[key] = Installed(self, auth, FlaskVisits(auth, answers, source, self.current_user))
 
         # Flask inspects each hook at each request. It inspects a function twice as fast as a bound method.
@@ -296,6 +302,11 @@ def _check(
         raise wrong_type("auth", "an Authenticator, such as a SessionAuth", auth)
     auth.check_wsgi()
     return auth, None if session is None else rows_of(auth).source(session)
+
+
+def _names(auth: Authenticator[Any, Any]) -> set[tuple[str, str]]:
+    """Return the places in which a client keeps the ids of an authenticator: kinds and names of carriers."""
+    return {(each.kind, each.name) for each in each_of(auth.carrier)} if isinstance(auth, SessionAuth) else set()
 
 
 def _read(extension: PowAuth[Any, Any, Any], name: str) -> Any:
