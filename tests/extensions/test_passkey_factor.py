@@ -11,8 +11,9 @@ import sqlalchemy as sa
 from harness.authenticator import USER_PRESENT, Authenticator
 from harness.factors import WORD, Words
 from harness.passkey_sites import ADA, EVE, MODELS, ORIGIN, PasskeyRow, PasskeySite, Person, Program, device
-from harness.support import Kind
+from harness.support import FakeConnection, Kind
 from harness.users_databases import PASSWORD, blocking_engine
+from powauth import AnyOf, BearerCarrier, CookieCarrier, MoreNeeded, RequestAuth
 from powauth.backends.base import drive
 from powauth.extensions.passkeys import Passkeys
 from powauth.extensions.second_factor import SecondFactor
@@ -89,6 +90,43 @@ def test_a_removal_on_either_page_ends_other_sessions_and_mails_one_notice(
     assert (answer.status_code, answer.json()["error"]) == (403, "challenge_invalid")
     drive(site.auth.aclose())
     assert [message["Subject"] for message in mailer.messages] == ["A second factor was removed from your account"]
+
+
+@pytest.mark.parametrize("kind", ["asgi", "wsgi"])
+def test_a_program_with_a_bearer_token_answers_with_a_passkey_and_begins_no_other_ceremony(
+    engine: sa.Engine, kind: Kind
+) -> None:
+    factor = Passkeys[Any](engine, PasskeyRow).factor()
+    site = PasskeySite(kind, engine, [SecondFactor[Any](factor)], carrier=AnyOf(CookieCarrier(), BearerCarrier()))
+    key = device(site)
+    connection = FakeConnection()
+    drive(site.auth.call(connection))
+    bound: RequestAuth[Any, Any] = RequestAuth(site.auth, connection)
+    with pytest.raises(MoreNeeded) as asked:
+        drive(bound.sign_in({"email": ADA, "password": PASSWORD}, bearer=True))
+    challenge = asked.value.challenge
+    program = site.program()
+    shown = program.post(FACTOR, action="options", challenge=challenge).json()["options"]["passkey"]
+    done = program.post(FACTOR, factor="passkey", credential=key.get(shown), challenge=challenge)
+    assert done.status_code == 200, done.text
+    assert not program.client.cookies
+    program.client.headers["authorization"] = f"Bearer {done.json()['access_token']}"
+    assert program.who() == ADA
+    new = Authenticator(ORIGIN)
+    made = new.create(program.creation_options())
+    confirmed = key.get(program.options())
+    program.client.cookies.clear()
+    refused = program.post("/account/passkeys", action="add", credential=made)
+    assert (refused.status_code, refused.json()) == (422, {"errors": {"credential": ["is invalid"]}})
+    assert program.answer(confirmed).status_code == 401
+    stepping = program.client.get(FACTOR).json()
+    again = program.post(
+        FACTOR,
+        factor="passkey",
+        credential=key.get(stepping["options"]["passkey"]),
+        challenge=stepping["challenge"],
+    )
+    assert (again.status_code, "access_token" in again.json()) == (200, True)
 
 
 def test_a_passkey_alone_is_two_factors(site: PasskeySite) -> None:

@@ -6,6 +6,8 @@ import pytest
 from scripts.factor_attacks import __main__ as command
 from scripts.factor_attacks import arena, running
 
+from harness.demo_support import ROOT
+
 ENOUGH = 40
 
 
@@ -52,3 +54,8 @@ def test_an_attack_that_succeeds_and_a_control_that_fails_are_reported(
     assert "| 4 | is_held | all | 401 | held |" in printed
     assert "4 attacks in" in printed
     assert "1 held, 3 broken" in printed
+
+
+def test_the_page_on_security_has_the_number_of_attacks() -> None:
+    page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    assert f"in {len(arena.ATTACKS)} ways" in " ".join(page.split())
