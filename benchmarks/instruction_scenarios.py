@@ -31,6 +31,7 @@ from powauth.backends.base import Backend, drive
 from powauth.backends.lmdb import LMDBBackend
 from powauth.backends.memory import MemoryBackend
 from powauth.extensions import ConsoleMailer
+from powauth.extensions.api_keys import ApiKeyMixin, ApiKeys
 from powauth.extensions.audit import Audit, AuditMixin
 from powauth.extensions.breached_passwords import BreachedPasswords
 from powauth.extensions.confirm_email import ConfirmEmail, ConfirmEmailMixin
@@ -79,6 +80,10 @@ class User(ConfirmEmailMixin, LockMixin, UserMixin, Base):
 
 class Activity(AuditMixin, Base):
     __tablename__ = "activity"
+
+
+class ApiKey(ApiKeyMixin, Base):
+    __tablename__ = "api_keys"
 
 
 class Authenticator(TotpMixin, Base):
@@ -269,10 +274,7 @@ def needless(app: Any) -> Any:
 
 
 def suite() -> tuple[SQLAlchemyUsers[User, Any], User, list[Extension[Any]]]:
-    """Return users in a table, one of them, and the extensions.
-
-    `ApiKeys` is not among them: it looks for a key in each request, as `BearerCarrier` looks for a token.
-    """
+    """Return users in a table, one of them, and all extensions."""
     engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
     Base.metadata.create_all(engine)
     users = SQLAlchemyUsers(engine, User, hasher=PasswordHasher(time_cost=1, memory_cost=8, cheap_and_unsafe=True))
@@ -288,6 +290,7 @@ def suite() -> tuple[SQLAlchemyUsers[User, Any], User, list[Extension[Any]]]:
         BreachedPasswords(),
         SecondFactor(Totp(engine, Authenticator), RecoveryCodes(engine, RecoveryCode)),
         Passkeys(engine, Passkey),
+        ApiKeys(engine, ApiKey),
         Audit(engine, Activity),
     ]
     return users, user, extensions

@@ -50,7 +50,7 @@ MEMORY = "ASGI, memory"
 NEEDLESS = "ASGI, memory, needless"
 """The scenario whose middleware does needless work."""
 ROWS = "ASGI, memory, SQLAlchemy"
-"""The scenario with users in a table, remembered sessions, and all extensions but API keys."""
+"""The scenario with users in a table, remembered sessions, and all extensions."""
 
 SAME = 0.02
 """The share by which two scenarios with the same work may differ."""
@@ -158,7 +158,8 @@ def implausible(counted: Counts) -> list[str]:
     anonymous, forged, engine = (counted[name] for name in ("ASGI, anonymous", "ASGI, forged", "ASGI, LMDB"))
     expected = {
         "a session costs more than the floor": 0 < counted[FLOOR] < memory,
-        # All requests share one identity, in any users context. No extension is asked.
+        # All requests share one identity, in any users context. No extension is asked: one look at the headers finds
+        # the cookie, and that there is no API key.
         "users in a table with extensions cost what others cost without": abs(rows - memory) <= SAME * memory,
         "nobody costs less than somebody, and memory less than LMDB": 0 < anonymous < memory < engine,
         "a forged id emits an event": anonymous < forged,

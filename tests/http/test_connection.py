@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 
 from harness.core_support import hurried
 from harness.support import FakeConnection
-from powauth.http.connection import MISSING, NO_EFFECTS, Connection, Effects, Headers, States, with_effects
+from powauth.http.connection import MISSING, NO_EFFECTS, Connection, Effects, Headers, States, vary_on, with_effects
 
 NO_STORE = Effects(no_store=True)
-COOKIE = (b"Cookie",)
+COOKIE = vary_on([b"Cookie"])
 
 
 def values(headers: Headers, name: bytes) -> list[bytes]:
@@ -45,7 +45,7 @@ def test_vary_names_cookie_once_and_keeps_the_apps(vary: list[bytes], after: lis
 
 
 def test_vary_names_each_header_that_tells_users_apart() -> None:
-    both = (b"Cookie", b"Authorization")
+    both = vary_on([b"Cookie", b"Authorization"])
     assert values(with_effects([], NO_EFFECTS, both), b"vary") == [b"Cookie", b"Authorization"]
     assert values(with_effects([(b"vary", b"authorization")], NO_EFFECTS, both), b"vary") == [
         b"authorization",
@@ -56,7 +56,10 @@ def test_vary_names_each_header_that_tells_users_apart() -> None:
 
 def test_headers_of_the_plug_stand_beside_the_apps() -> None:
     effects = Effects(headers=(("Powauth-Token", "pow_x"),))
-    assert with_effects([(b"x-other", b"1")], effects, ()) == [(b"x-other", b"1"), (b"Powauth-Token", b"pow_x")]
+    assert with_effects([(b"x-other", b"1")], effects, vary_on([])) == [
+        (b"x-other", b"1"),
+        (b"Powauth-Token", b"pow_x"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,24 @@ def test_a_foreign_authorization_header_is_ignored(field: str) -> None:
     assert client.who() == ADA
 
 
+def test_a_list_of_credentials_is_no_token() -> None:
+    """The header holds one credential (RFC 9110, 11.6.2). The first counts, and what follows it makes it invalid."""
+    app = both()
+    token = with_token(app).token
+    program, browser = app.client(), app.client()
+    browser.sign_in()
+    for field, beside_a_cookie in {
+        f"Basic eA==, Bearer {token}": ADA,
+        f"Bearer foreign, Bearer {token}": ADA,
+        f"Bearer {token}, Basic eA==": None,
+        f"Bearer {token}, Bearer {token}": None,
+        f"Bearer {token},": None,
+    }.items():
+        for client, who in ((program, None), (browser, beside_a_cookie)):
+            client.headers["authorization"] = field
+            assert client.who() == who, field
+
+
 def test_the_id_of_a_cookie_is_no_token_and_a_token_is_no_cookie() -> None:
     app = both()
     browser, program = app.client(), with_token(app)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from powauth._options import choice, flag, matching
 from powauth.errors import ConfigError, ConfigWarning, PowauthError
-from powauth.http.connection import Connection, Effects
+from powauth.http.connection import Connection, Credentials, Effects
 from powauth.http.cross_site import PlainHttpNote
 
 SameSite = Literal["Lax", "Strict", "None"]
@@ -55,6 +55,8 @@ class Carrier(ABC):
         vary: the request headers that it reads.
     """
 
+    __slots__ = ("name",)  # `copy` gives an object without slots a dict, and each later look-up is slower
+
     kind: ClassVar[str]
     name: str
     secure: bool = True
@@ -74,13 +76,17 @@ class Carrier(ABC):
         named.name = name
         return named
 
-    @abstractmethod
     def read(self, connection: Connection) -> str | None:
         """Return the value that the request presents, unverified; ``None`` if it presents none.
 
         Raises:
             SeveralIds: if it presents several values that differ.
         """
+        return self.find(connection, connection.credentials())
+
+    @abstractmethod
+    def find(self, connection: Connection, credentials: Credentials) -> str | None:
+        """Return the result of `read`. ``credentials`` are those of the request, which the caller has looked for."""
 
     @abstractmethod
     def write(self, connection: Connection, value: str, max_age: int | None = None) -> Effects:
@@ -126,6 +132,8 @@ class CookieCarrier(Carrier):
     Raises:
         ConfigError: if an option is wrong or contradicts another.
     """
+
+    __slots__ = ("_attributes", "_named", "_prefix", "secure")
 
     kind = "cookie"
 
@@ -184,13 +192,13 @@ class CookieCarrier(Carrier):
         named._named = f"; {named.name}="
         return named
 
-    def read(self, connection: Connection) -> str | None:
-        """Return the value of the cookie; see `Carrier.read`.
+    def find(self, connection: Connection, credentials: Credentials) -> str | None:
+        """Return the value of the cookie; see `Carrier.find`.
 
         The name must match exactly, with only spaces and tabs around it (RFC 6265bis, section 5.4). No other cookie can
         hide it, however malformed. Quotes and escapes in the value are left as they are.
         """
-        own, cookies = self.name, connection.cookies()
+        own, cookies = self.name, credentials[0]
         before, named, after = f"; {cookies}".partition(self._named)
         # Browsers normally send the name once or never, after "; ". Parse anything else pair by pair.
         if own not in before and own not in after:
@@ -242,6 +250,8 @@ class BearerCarrier(Carrier):
         ConfigError: if an option is wrong.
     """
 
+    __slots__ = ("_scheme", "header", "prefix", "scheme")
+
     kind = "bearer"
     ambient = False
     vary = (b"Authorization",)
@@ -252,9 +262,13 @@ class BearerCarrier(Carrier):
         self.scheme = matching("scheme", scheme, _SCHEME, "one word, such as 'Bearer' or 'Token'")
         self._scheme = self.scheme.lower()
 
-    def read(self, connection: Connection) -> str | None:
-        """See `Carrier.read`. This ignores credentials of another scheme and tokens of another issuer."""
-        scheme, _, token = (connection.header("authorization") or "").partition(" ")
+    def find(self, connection: Connection, credentials: Credentials) -> str | None:
+        """See `Carrier.find`. This ignores credentials of another scheme and tokens of another issuer.
+
+        The field holds one credential (RFC 9110, section 11.6.2). If there is a list, or several fields, which are read
+        as a list, the first one counts, and what follows makes it invalid.
+        """
+        scheme, _, token = (credentials[1] or "").partition(" ")
         token = token.strip(" ")
         if scheme.lower() != self._scheme or not token.startswith(self.prefix):
             return None
@@ -290,10 +304,13 @@ class FrameworkSessionCarrier(Carrier):
     data of another user who was signed in, even if that user's session has expired. A sign-out deletes all data.
     """
 
+    __slots__ = ()
+
     kind = "framework"
 
-    def read(self, connection: Connection) -> str | None:
-        """See `Carrier.read`."""
+    def find(self, connection: Connection, credentials: Credentials) -> str | None:
+        """See `Carrier.find`."""
+        del credentials
         value = self._session(connection).get(self.name)
         return value if isinstance(value, str) else None
 

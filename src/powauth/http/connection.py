@@ -15,6 +15,9 @@ from powauth.http.unreachable import Unreachable
 Headers = list[tuple[bytes, bytes]]
 """Names and values as on the wire. The case of names does not matter."""
 
+Credentials = tuple[str, str | None]
+"""The two fields of a request that carry credentials: those of `Connection.cookies`, and ``Authorization``."""
+
 
 class _Missing:
     def __repr__(self) -> str:
@@ -87,6 +90,13 @@ class Connection(ABC):
     def cookies(self) -> str:
         """Return the ``Cookie`` field, undecoded (ISO 8859-1). Several are joined by ``"; "`` (RFC 9113, 8.2.3)."""
 
+    def credentials(self) -> Credentials:
+        """Return the fields ``Cookie`` and ``Authorization``.
+
+        powauth reads both for each request. Override this if one look at the headers can find the two.
+        """
+        return self.cookies(), self.header("authorization")
+
     @abstractmethod
     def header(self, name: str) -> str | None:
         """Return a header of the request, by its lower-case name.
@@ -138,25 +148,46 @@ class ConnectionStruct(msgspec.StructMeta, ABCMeta):
     """
 
 
-def with_effects(headers: Iterable[tuple[bytes, bytes]], effects: Effects, vary: tuple[bytes, ...]) -> Headers:
-    """Return the headers of a response with the plug's own added.
+class Vary(msgspec.Struct, frozen=True):
+    """The headers ``Vary`` that powauth adds to a response. A middleware makes them once.
 
-    ``vary`` names the request headers that carry the id. They are always in ``Vary``, because the response may depend
-    on them. The app's own ``Vary`` stays. ``no-store`` replaces every weaker directive, for shared caches too
-    (RFC 9213: ``CDN-Cache-Control`` and similar fields overrule ``Cache-Control`` in caches that know them).
-
-    >>> with_effects([(b"vary", b"Accept")], NO_EFFECTS, (b"Cookie",))
-    [(b'vary', b'Accept'), (b'vary', b'Cookie')]
+    Attributes:
+        raw: one for each request header that identifies the user.
+        text: the same as text.
     """
-    headers = [*headers]
+
+    raw: tuple[tuple[bytes, bytes], ...]
+    text: tuple[tuple[str, str], ...]
+
+
+def vary_on(fields: Iterable[bytes]) -> Vary:
+    """Return the headers for the names of request headers, such as `powauth.plug.Authenticator.vary`."""
+    raw = tuple((b"vary", field) for field in fields)
+    return Vary(raw, tuple(("vary", field.decode("ascii")) for _, field in raw))
+
+
+def with_vary(headers: Iterable[tuple[bytes, bytes]], vary: Vary) -> Headers:
+    """Return the result of `with_effects` for a response that does not change otherwise."""
+    headers, added = [*headers], vary.raw
     for name, _ in headers:
         if len(name) == _VARY_LENGTH and name.lower() == b"vary":
-            vary = _not_in_vary(headers, vary)
+            added = _not_in_vary(headers, vary)
             break
-    for field in vary:
-        headers.append((b"vary", field))
-    if effects is NO_EFFECTS:
-        return headers
+    headers.extend(added)
+    return headers
+
+
+def with_effects(headers: Iterable[tuple[bytes, bytes]], effects: Effects, vary: Vary) -> Headers:
+    """Return the headers of a response with the plug's own added.
+
+    The request headers that carry the id are always in ``Vary``, because the response may depend on them. The app's own
+    ``Vary`` stays. ``no-store`` replaces every weaker directive, for shared caches too (RFC 9213: ``CDN-Cache-Control``
+    and similar fields overrule ``Cache-Control`` in caches that know them).
+
+    >>> with_effects([(b"vary", b"Accept")], NO_EFFECTS, vary_on([b"Cookie"]))
+    [(b'vary', b'Accept'), (b'vary', b'Cookie')]
+    """
+    headers = with_vary(headers, vary)
     if effects.no_store:
         controls = [header for header in headers if header[0].lower() == b"cache-control"]
         strict = any(_names(value, b"no-store") for _, value in controls)
@@ -168,12 +199,11 @@ def with_effects(headers: Iterable[tuple[bytes, bytes]], effects: Effects, vary:
     return headers
 
 
-def amended(headers: Iterable[tuple[str, str]], effects: Effects, vary: tuple[bytes, ...]) -> list[tuple[str, str]]:
+def amended(headers: Iterable[tuple[str, str]], effects: Effects, vary: Vary) -> list[tuple[str, str]]:
     """Return the result of `with_effects` for headers that are text (ISO 8859-1), as in WSGI."""
     headers = [*headers]
     if effects is NO_EFFECTS and not has_vary(headers):  # most responses: nothing is encoded
-        for field in vary:
-            headers.append(("vary", field.decode("latin-1")))
+        headers.extend(vary.text)
         return headers
     raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
     return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in with_effects(raw, effects, vary)]
@@ -192,9 +222,9 @@ _VARY_LENGTH: Final = len(b"vary")
 _CACHE_CONTROLS: Final = (b"cache-control", b"surrogate-control")
 
 
-def _not_in_vary(headers: Headers, fields: tuple[bytes, ...]) -> tuple[bytes, ...]:
+def _not_in_vary(headers: Headers, vary: Vary) -> tuple[tuple[bytes, bytes], ...]:
     varied = [value for name, value in headers if name.lower() == b"vary"]
-    return tuple(field for field in fields if not any(_names(value, field.lower(), b"*") for value in varied))
+    return tuple(each for each in vary.raw if not any(_names(value, each[1].lower(), b"*") for value in varied))
 
 
 def _names(value: bytes, *wanted: bytes) -> bool:

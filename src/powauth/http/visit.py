@@ -21,7 +21,7 @@ import msgspec
 from powauth.backends.base import drive
 from powauth.errors import ConfigError, PowauthError
 from powauth.http.answers import Answer, Answers, chosen
-from powauth.http.connection import NO_EFFECTS, Connection, Effects, States, amended
+from powauth.http.connection import NO_EFFECTS, Connection, Effects, States, amended, vary_on
 
 HOLDER_KEY = "powauth"
 """The key in a holder of the mapping from each ``current_user_key`` to a `Bound`; see `bound_in`."""
@@ -95,7 +95,7 @@ class Visit(msgspec.Struct, weakref=True):
 
     async def headers(self, headers: Iterable[tuple[str, str]], *, failed: bool) -> list[tuple[str, str]]:
         """Return the headers of a response with the changes made. ``failed`` has the meaning of `effects`."""
-        return amended(headers, await self.effects(failed=failed), self.auth.vary)
+        return amended(headers, await self.effects(failed=failed), vary_on(self.auth.vary))
 
     def answer(self, error: PowauthError) -> Answer | None:
         """Return the answer to an error that the app did not handle; ``None`` if the error is the app's own mistake."""

@@ -17,7 +17,7 @@ from powauth.accounts.identity import I
 from powauth.backends.base import drive
 from powauth.errors import ConfigError, NotSignedIn, PowauthError
 from powauth.http.answers import Answer, Answers, OnError
-from powauth.http.connection import MISSING, NO_EFFECTS, Connection, amended, has_vary
+from powauth.http.connection import MISSING, NO_EFFECTS, Connection, amended, has_vary, vary_on
 from powauth.http.unreachable import StateInOutage, Unreachable
 from powauth.http.visit import HOLDER_KEY, Visit, Visits, bound_in
 from powauth.integrations import wsgi
@@ -345,7 +345,7 @@ class Installed(Generic[U, I]):
         self.auth = auth
         self.visits = visits
         self._is_checked = False
-        self._vary = [field.decode("ascii") for field in auth.vary]
+        self._vary = vary_on(auth.vary)
         self._visit_key = f"_powauth_{auth.current_user_key}"
 
     def fetch(self) -> None:
@@ -378,10 +378,10 @@ class Installed(Generic[U, I]):
             failed = response.status_code >= SERVER_ERROR
             effects = visit.blocking_effects(failed=failed)
             if effects is NO_EFFECTS and not has_vary(response.headers):
-                for field in self._vary:  # most responses: keep the headers object
-                    response.headers.add("vary", field)
+                for name, field in self._vary.text:  # most responses: keep the headers object
+                    response.headers.add(name, field)
             else:
-                response.headers = Headers(amended(response.headers, effects, self.auth.vary))
+                response.headers = Headers(amended(response.headers, effects, self._vary))
         return response
 
     def for_templates(self) -> dict[str, Any]:

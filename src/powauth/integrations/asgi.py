@@ -16,12 +16,15 @@ from powauth.errors import ConfigError, PowauthError, StoreUnavailable
 from powauth.http.answers import CLIENT_ERROR, Answers, OnError
 from powauth.http.connection import (
     MISSING,
-    NO_EFFECTS,
     PREFIX,
     Connection,
     ConnectionStruct,
+    Credentials,
     States,
+    Vary,
+    vary_on,
     with_effects,
+    with_vary,
 )
 from powauth.http.unreachable import StateInOutage, Unreachable
 from powauth.http.visit import HOLDER_KEY, Bound, Visit, Visits, bound_in
@@ -85,11 +88,18 @@ class ASGIConnection(Connection, msgspec.Struct, metaclass=ConnectionStruct, eq=
 
     def cookies(self) -> str:
         """See `Connection.cookies`."""
-        found = b""
+        return self.credentials()[0]
+
+    def credentials(self) -> Credentials:
+        """See `Connection.credentials`."""
+        cookies = b""
+        authorization: bytes | None = None
         for name, value in self.scope["headers"]:
             if name == b"cookie":
-                found = b"%b; %b" % (found, value) if found else value
-        return found.decode("latin-1")
+                cookies = b"%b; %b" % (cookies, value) if cookies else value
+            elif name == b"authorization":
+                authorization = value if authorization is None else b"%b, %b" % (authorization, value)
+        return cookies.decode("latin-1"), None if authorization is None else authorization.decode("latin-1")
 
     def header(self, name: str) -> str | None:
         """See `Connection.header`."""
@@ -194,6 +204,7 @@ class SessionAuthMiddleware:
         answers = self._answers(app, on_error, sign_in_path, sign_in_endpoint)
         self.sockets = Sockets(auth, origins, websocket_recheck)
         self.visits = Visits(auth, self.connection_type, answers)
+        self._vary = vary_on(auth.vary)
         self.answers = self.visits.answers
 
     def _answers(
@@ -212,16 +223,12 @@ class SessionAuthMiddleware:
             return
         if root := scope.get("root_path"):  # a mount inside this middleware extends it later
             visit.connection.states[PREFIX] = root
-        if kind == "websocket" and not self.sockets.admits(visit.connection):
-            await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": "cross_site_request"})
+        if kind == "websocket":
+            await self._serve_socket(visit, receive, send)
             return
         if not self.auth.call_at_once(visit.connection):
-            await visit.begin()
-            scope = cast("ASGIConnection", visit.connection).scope  # in an outage the connection may have made another
-        if kind == "websocket":
-            await self.sockets.serve(self.app, scope, visit.connection, receive, send)
-            return
-        response = _Response(visit, self.auth.vary, send, send)
+            scope = await self._begun(visit)
+        response = _Response(visit, self._vary, send, send)
         try:
             await self.app(scope, receive, response.send)
         except PowauthError as error:
@@ -237,6 +244,20 @@ class SessionAuthMiddleware:
             if response.held is not None:
                 await response.release()
 
+    async def _serve_socket(self, visit: Visit, receive: Receive, send: Send) -> None:
+        connection = cast("ASGIConnection", visit.connection)
+        if not self.sockets.admits(connection):
+            await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": "cross_site_request"})
+            return
+        scope = connection.scope if self.auth.call_at_once(connection) else await self._begun(visit)
+        await self.sockets.serve(self.app, scope, connection, receive, send)
+
+    @staticmethod
+    async def _begun(visit: Visit) -> Scope:
+        """Begin a visit, and return its scope. In an outage the connection may have made another one."""
+        await visit.begin()
+        return cast("ASGIConnection", visit.connection).scope
+
 
 class _Response(msgspec.Struct):
     """The response of an app, with the additions of the authenticator.
@@ -247,7 +268,7 @@ class _Response(msgspec.Struct):
 
     Attributes:
         visit: the request.
-        vary: the request headers that identify the user.
+        vary: the headers ``Vary`` for the request headers that identify the user.
         server: the server's ``send``.
         forward: where messages of the app go: to the server, to `held`, or nowhere.
         started: the server has received the start of a response.
@@ -256,7 +277,7 @@ class _Response(msgspec.Struct):
     """
 
     visit: Visit
-    vary: tuple[bytes, ...]
+    vary: Vary
     server: Send
     forward: Send
     started: bool = False
@@ -276,7 +297,7 @@ class _Response(msgspec.Struct):
             if visit.auth.is_due(visit.connection):
                 return self._start(message)
             # Change the message in place: the added headers are the same for every client.
-            message["headers"] = with_effects(message.get("headers", ()), NO_EFFECTS, self.vary)
+            message["headers"] = with_vary(message.get("headers", ()), self.vary)
         return self.forward(message)
 
     async def _start(self, message: Message) -> None:

@@ -15,7 +15,7 @@ from powauth.accounts.identity import I
 from powauth.errors import ConfigError, NotSignedIn, PowauthError, Refused, StoreUnavailable
 from powauth.http.answers import Answers, OnError, chosen, reason
 from powauth.http.carriers import FrameworkSessionCarrier
-from powauth.http.connection import NO_EFFECTS, Connection, with_effects
+from powauth.http.connection import Connection, Vary, vary_on, with_vary
 from powauth.http.cross_site import CrossSiteDefence
 from powauth.http.guards import FRESH, OWN_ORIGIN, check_credential
 from powauth.http.guards import require_access as user_with_access
@@ -282,15 +282,15 @@ def _answer(own: Answers, request: Request[Any, Any, Any], error: PowauthError) 
     return Response(answer.body, status_code=answer.status, headers=headers, media_type=media_type)
 
 
-def _vary_of(scope: Scope) -> tuple[bytes, ...]:
+def _vary_of(scope: Scope) -> Vary:
     bound: dict[str, Bound] = cast("asgi.Scope", scope)[HOLDER_KEY]
-    return tuple(dict.fromkeys(field for visits, _ in bound.values() for field in visits.auth.vary))
+    return vary_on(dict.fromkeys(field for visits, _ in bound.values() for field in visits.auth.vary))
 
 
 async def _keep_vary(message: Message, scope: Scope) -> None:
     """Put back ``Vary: Cookie``. Litestar's CORS is outermost and replaces all of ``Vary`` by ``Origin``."""
     if message["type"] == "http.response.start" and HOLDER_KEY in scope:
-        message["headers"] = with_effects(message["headers"], NO_EFFECTS, _vary_of(scope))
+        message["headers"] = with_vary(message["headers"], _vary_of(scope))
 
 
 def _path_of(name: str, connection: Connection) -> str:

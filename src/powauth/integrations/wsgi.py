@@ -15,7 +15,17 @@ from powauth.accounts.identity import I
 from powauth.backends.base import drive
 from powauth.errors import PowauthError
 from powauth.http.answers import CLIENT_ERROR, Answers, OnError
-from powauth.http.connection import MISSING, PREFIX, Connection, ConnectionStruct, States, amended
+from powauth.http.connection import (
+    MISSING,
+    PREFIX,
+    Connection,
+    ConnectionStruct,
+    Credentials,
+    States,
+    Vary,
+    amended,
+    vary_on,
+)
 from powauth.http.visit import Visit, Visits, bound_in
 from powauth.integrations._cors import warn_if_cors_is_inside
 from powauth.plug import Authenticator, current_user_key_of
@@ -59,6 +69,11 @@ class WSGIConnection(Connection, msgspec.Struct, metaclass=ConnectionStruct, eq=
         """See `Connection.cookies`."""
         cookies: str = self.environ.get("HTTP_COOKIE", "")
         return cookies
+
+    def credentials(self) -> Credentials:
+        """See `Connection.credentials`."""
+        environ = self.environ
+        return environ.get("HTTP_COOKIE", ""), environ.get("HTTP_AUTHORIZATION")
 
     def header(self, name: str) -> str | None:
         """See `Connection.header`."""
@@ -110,6 +125,7 @@ class SessionAuthMiddleware:
         self.app = app
         self.auth = auth
         self.visits = Visits(auth, WSGIConnection, Answers(on_error, sign_in_path))
+        self._vary = vary_on(auth.vary)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
@@ -120,7 +136,7 @@ class SessionAuthMiddleware:
             visit.connection.states[PREFIX] = root
         if not self.auth.call_at_once(visit.connection):
             drive(visit.begin())
-        response = _Response(visit, self.auth.vary, start_response)
+        response = _Response(visit, self._vary, start_response)
         try:
             body = self.app(environ, response.start)
             if not response.started:
@@ -143,14 +159,14 @@ class _Response(msgspec.Struct):
 
     Attributes:
         visit: the request.
-        vary: the request headers that identify the user.
+        vary: the headers ``Vary`` for the request headers that identify the user.
         server: the server's ``start_response``.
         started: the server has received the start of a response.
         answered: the body of the answer to an error, if that is the response.
     """
 
     visit: Visit
-    vary: tuple[bytes, ...]
+    vary: Vary
     server: StartResponse
     started: bool = False
     answered: bytes | None = None

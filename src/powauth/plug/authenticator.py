@@ -59,6 +59,8 @@ class Authenticator(ABC, Generic[U, I]):
         secure: whether clients must use https.
         credential: the kind of credentials by which it signs users in, for `powauth.http.guards.require_access`.
         bearer_format: the form of its tokens in ``Authorization: Bearer``, for OpenAPI. ``None`` if it takes none.
+        in_authorization: whether its credentials are in ``Authorization`` alone. powauth then calls `presents` only for
+            requests with that header, so it costs the others next to nothing.
         others: authenticators of extensions beside it, which sign users in by credentials of other kinds.
 
     Raises:
@@ -67,6 +69,7 @@ class Authenticator(ABC, Generic[U, I]):
 
     credential: ClassVar[str] = "custom"
     bearer_format: str | None = None
+    in_authorization: ClassVar[bool] = False
     others: "Sequence[Authenticator[Any, I]]" = ()
     vary: tuple[bytes, ...] = (b"Cookie",)
     secure: bool = True

@@ -59,10 +59,6 @@ class Others(Generic[I]):
         found = (each.scopes_of(identity) for each in self.authenticators)
         return next((scopes for scopes in found if scopes is not None), None)
 
-    def look_at_once(self, connection: Connection) -> State[I] | None:
-        """See `RequestReader.look_at_once`."""
-        return self._reader.look_at_once(connection) if self.of(connection) is None else None
-
     async def look_again(self, connection: Connection) -> State[I]:
         """See `RequestReader.look_again`."""
         presence = self._reader.presence(connection)

@@ -10,7 +10,7 @@ from powauth.accounts.identity import I, loaded_key
 from powauth.backends.base import Millis
 from powauth.errors import StoreUnavailable
 from powauth.http.carriers import AnyOf, Carrier, SeveralIds, each_of
-from powauth.http.connection import Connection
+from powauth.http.connection import Connection, Credentials
 from powauth.plug.event_log import EventLog
 from powauth.plug.subjects import Subjects
 from powauth.sessions.ids import IdCodec, PresentedId, encode_sid
@@ -116,19 +116,23 @@ class RequestReader(Generic[I]):
 
     def channel_of(self, connection: Connection) -> Channel[I]:
         """Return the channel of a request: the bearer's if the request presents a token, else the browser's."""
-        if self._only is not None:
-            return self._only
-        browser, bearer = self.channels
-        return browser if bearer.carrier.read(connection) is None else bearer
+        return self._channel(connection, connection.credentials()) if self._only is None else self._only
 
-    def look_at_once(self, connection: Connection) -> State[I] | None:
-        """Return the state of a request if that needs no waiting; ``None`` if it does."""
+    def _channel(self, connection: Connection, credentials: Credentials) -> Channel[I]:
+        browser, bearer = self.channels
+        return browser if bearer.carrier.find(connection, credentials) is None else bearer
+
+    def look_at_once(self, connection: Connection, credentials: Credentials) -> State[I] | None:
+        """Return the state of a request if that needs no waiting; ``None`` if it does.
+
+        ``credentials`` are those of the request.
+        """
         if self._reload:
             return None
-        channel = self.channel_of(connection) if self._only is None else self._only
+        channel = self._channel(connection, credentials) if self._only is None else self._only
         # The steps of `_recognize`, without a call: most requests end here.
         try:
-            value = channel.carrier.read(connection)
+            value = channel.carrier.find(connection, credentials)
         except SeveralIds:
             return None
         presence = channel.recognizer.recognize(value, self._now())

@@ -1,6 +1,7 @@
 """`SessionAuth`: the session plug. It composes sessions, accounts and a carrier."""
 
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -144,6 +145,7 @@ class SessionAuth(Authenticator[U, I]):
         found = [each.authenticator for each in self.accounts.hooks.extensions if each.authenticator is not None]
         self._others: Final[Others[I]] = Others(self._reader, self.credential, found)
         self._entry: Final = self._others if found else self._reader
+        self._asks_always: Final = not all(each.in_authorization for each in found)
         self.others = self._others.authenticators
         self.vary, self.secure = self._others.vary(self.carrier.vary), self.carrier.secure
         self._signer: Final = Signer(
@@ -194,7 +196,7 @@ class SessionAuth(Authenticator[U, I]):
 
     def now(self) -> Millis:
         """Return the time in milliseconds, by the clock that all parts of this authenticator use."""
-        return int(self._clock() * 1000)
+        return math.floor(self._clock() * 1000)
 
     def admits(self, connection: Connection, identity: I) -> bool:
         """Return whether to accept the user of a valid session. Override this to refuse some requests.
@@ -211,7 +213,11 @@ class SessionAuth(Authenticator[U, I]):
         key = self.current_user_key
         if connection.assigned(key) is not MISSING:
             return True
-        presence = self._entry.look_at_once(connection)
+        credentials = connection.credentials()
+        asked = self.others and (credentials[1] is not None or self._asks_always)
+        if asked and self._others.of(connection) is not None:
+            return False
+        presence = self._reader.look_at_once(connection, credentials)
         if presence is None:
             return False
         identity = presence.identity

@@ -116,6 +116,7 @@ class ApiKeyAuthenticator(Authenticator[U, I]):
     """
 
     credential: ClassVar[str] = "api_key"
+    in_authorization: ClassVar[bool] = True
     vary: tuple[bytes, ...] = (b"Authorization",)
 
     def __init__(
