@@ -30,6 +30,9 @@ ADA, MIA, EVIL = "ada@example.com", "mia@example.com", "evil@attacker.example"
 MALLORYS, MIAS = "seven red herons", "eleven grey geese"
 """The passwords that Mallory and Mia choose."""
 
+SPELLING = "Mia@example.com"
+"""Her address as an old app may have stored it."""
+
 SIX_MINUTES, AN_HOUR = 360, 3600
 """The limits of mail are over after the first, an ordinary session after the second."""
 
@@ -151,18 +154,23 @@ class Mia:
             assert self.follows(newest(self.here, MIA, "/password/reset"))
 
     def accepts(self) -> None:
-        """Accept the invitation from before. The address has an account, so she resets its password."""
+        """Accept the invitation from before. If she has proven the address by now, she resets her password."""
         if not self.follows(newest(self.here, MIA, "/invitation")):
             self.resets()
 
     def registers(self) -> None:
-        """Register again. The page says that the address has an account, so she resets its password."""
+        """Register again. The page says that the address has an account. She follows the link of the mail that comes,
+        or resets her password if she has proven the address by now.
+        """
         self.browser.post("/logout", {})
+        mails = len(self.here.to(MIA))
         page = self.browser.post("/register", {"email": MIA, "password": self.password})
-        assert page.status in (303, 422)
-        if page.status == 422:
-            assert "has already been taken" in page.text
+        assert page.status == 422
+        assert "has already been taken" in page.text
+        if len(self.here.to(MIA)) == mails:
             self.resets()
+        else:
+            assert self.follows(newest(self.here, MIA, "/confirm-email"))
 
 
 WAYS: dict[str, Callable[[Mia], None]] = {
@@ -235,9 +243,84 @@ def test_eml_04_whatever_the_owner_does_nothing_that_the_attacker_holds_survives
     assert mallory.holds() == []
 
 
-def accepted(browser: Browser, link: Link) -> bool:
+@pytest.mark.parametrize("password", ["at_registration", "at_confirmation"])
+@pytest.mark.parametrize("framework", ["asgi", "wsgi"])
+def test_eml_04_an_invitation_takes_an_account_over_that_nobody_has_confirmed(
+    framework: str, password: str, tmp_path: Path
+) -> None:
+    """The mail proves the address, so the account is the owner's as after a confirmation: with a new password."""
+    with site(framework, tmp_path, password=password) as here:
+        invite(here)
+        if password == "at_registration":
+            mallory = Mallory(here)
+        else:  # such an account is one of the app's own making
+            here.member(MIA, MALLORYS, confirmed=False)
+            mallory = None
+        old, mia = newest(here, MIA, "/invitation"), here.browser()
+        assert accepted(mia, old, MIAS)
+        assert mia.is_signed_in()
+        assert mallory is None or mallory.holds() == []
+        assert here.browser().sign_in(MIA, MALLORYS).status == 401
+        assert here.browser().sign_in(MIA, MIAS).status == 303
+        row = here.row(MIA)
+        assert (row["unconfirmed_email"], row["email_confirmed_at"] is not None) == (None, True)
+        assert not accepted(here.browser(), old)
+
+
+@pytest.mark.parametrize("state", ["confirmed", "locked", "another spelling"])
+def test_inv_02_an_invitation_never_takes_a_users_own_account(here: Confirming, state: str) -> None:
+    """Whoever reads the mail learns nothing either: the link is as invalid as any other."""
+    invite(here)
+    here.member(MIA, MALLORYS)
+    values: dict[str, Any] = {
+        "confirmed": {},
+        "locked": {"email_confirmed_at": None, "locked": True},
+        "another spelling": {"email_confirmed_at": None, "email": SPELLING},
+    }[state]
+    here.change(MIA, **{"locked": False, **values})
+    address = values.get("email", MIA)
+    before, link = here.row(address), newest(here, MIA, "/invitation")
+    asked = {"token": link.token, "password": MIAS}
+    answer = here.program().post(link.path, json=asked)
+    assert (answer.status_code, list(answer.json()["errors"])) == (422, ["token"])
+    assert here.row(address) == before
+    assert here.program().post("/login", json={"email": MIA, "password": MIAS}).status_code == 401
+
+
+@pytest.mark.parametrize("confirmed", [False, True])
+def test_inv_02_an_invitation_is_mailed_where_it_can_be_accepted(here: Confirming, confirmed: bool) -> None:
+    """An account that nobody has confirmed may be somebody else's. The inviter sees the same in both cases."""
+    if confirmed:
+        here.member(MIA, MALLORYS)
+    else:
+        Mallory(here)
+    invite(here)
+    found = [mail for mail in here.to(MIA) if "/invitation#" in mail.as_string()]
+    assert len(found) == (0 if confirmed else 1)
+
+
+def test_eml_04_a_registration_with_a_taken_address_mails_its_owner_once_it_is_unconfirmed(here: Confirming) -> None:
+    here.member(ADA)
+    stranger = here.browser()
+    assert stranger.post("/register", {"email": ADA, "password": MIAS}).status == 422
+    assert here.to(ADA) == []
+    mallory = Mallory(here)
+    here.site.clock.advance(SIX_MINUTES)
+    first = newest(here, MIA, "/confirm-email")
+    assert here.browser().post("/register", {"email": MIA, "password": "short"}).status == 422
+    assert newest(here, MIA, "/confirm-email") == first, "the registration is wrong anyway"
+    assert here.browser().post("/register", {"email": MIA, "password": MIAS}).status == 422
+    link = newest(here, MIA, "/confirm-email")
+    assert link != first
+    mia = Mia(here)
+    assert not mia.follows(first), "the newer link replaces it"
+    assert mia.follows(link)
+    assert mallory.holds() == []
+
+
+def accepted(browser: Browser, link: Link, password: str = "twelve white swans") -> bool:
     """Return whether a link changes anything in a browser. A visitor is sent to the sign-in page."""
-    page = browser.post(link.path, {"token": link.token, "password": "twelve white swans"})
+    page = browser.post(link.path, {"token": link.token, "password": password})
     return not (page.status == 422 or (page.location or "").startswith("/login?next="))
 
 

@@ -225,6 +225,8 @@ class Parts(Generic[I]):
         proven_in: tells what was proven for the session of a request; see `ProvenIn`.
         cookie: makes a cookie of the extension's own; see `MakeCookie`.
         may_continue: asks all extensions whether a user may be served without a sign-in; see `Extension.may_continue`.
+        may_be_claimed: asks all extensions whether whoever proves an address may take an account over; see
+            `Extension.may_be_claimed`.
     """
 
     backend: Backend
@@ -244,6 +246,7 @@ class Parts(Generic[I]):
     proven_in: ProvenIn
     cookie: MakeCookie
     may_continue: Callable[[Key], Coroutine[Any, Any, bool]]
+    may_be_claimed: Callable[[Key, str], Coroutine[Any, Any, bool]]
 
 
 class Extension(Generic[I]):
@@ -355,6 +358,15 @@ class Extension(Generic[I]):
 
         An error here is logged and changes nothing.
         """
+
+    async def may_be_claimed(self, key: Key, address: str) -> bool:
+        """Return whether a user has this address, is active, and has never proven to receive mail there.
+
+        Somebody else may have made such an account. So whoever proves the address may take it over, with a new password
+        and the reason ``CLAIMED``. An extension that confirms addresses overrides this.
+        """
+        del key, address
+        return False
 
     def on_event(self, event: Event) -> None:
         """Take note of any event, of powauth and of all extensions, in the order in which they happen.
@@ -499,6 +511,13 @@ class FlowHooks(Generic[I]):
             if not await extension.may_continue(key):
                 return False
         return True
+
+    async def may_be_claimed(self, key: Key, address: str) -> bool:
+        """Return whether an extension lets an account be taken over; see `Extension.may_be_claimed`."""
+        for extension in self.extensions:
+            if await extension.may_be_claimed(key, address):
+                return True
+        return False
 
     async def address_proven(self, key: Key, address: str) -> None:
         """Call `Extension.address_proven` of every extension, and log their errors."""

@@ -133,7 +133,7 @@ class CookieCarrier(Carrier):
         ConfigError: if an option is wrong or contradicts another.
     """
 
-    __slots__ = ("_attributes", "_named", "_prefix", "secure")
+    __slots__ = ("_attributes", "_named", "_plain_http", "_prefix", "secure")
 
     kind = "cookie"
 

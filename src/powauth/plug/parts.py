@@ -90,6 +90,9 @@ def parts_of(
     async def may_continue(key: Key) -> bool:
         return await auth.accounts.hooks.may_continue(key)
 
+    async def may_be_claimed(key: Key, address: str) -> bool:
+        return await auth.accounts.hooks.may_be_claimed(key, address)
+
     async def sign_in(request: Connection, account: Account[I], grant: Grant) -> I | None:
         identity = await auth.do_create(request, account, grant)
         attempt = grant.attempt
@@ -136,4 +139,5 @@ def parts_of(
         proven_in=proven_in,
         cookie=cookie,
         may_continue=may_continue,
+        may_be_claimed=may_be_claimed,
     )

@@ -157,6 +157,15 @@ class Addresses(Generic[I]):
         else:
             self._post.send("taken" if registering else None, state.address, key=key)
 
+    async def remind(self, address: str, source: str | None) -> None:
+        """Send a link to the user who has an address and has not confirmed it, because somebody registers it again.
+
+        Somebody else may have made that account. Whoever reads the mail takes it over.
+        """
+        found = await self._parts.users.find(address)
+        if found is not None and await self._parts.may_be_claimed(found.key, address):
+            await self.send(found.key, source)
+
     # --- confirming ---------------------------------------------------------------------------------------------------
 
     async def asked(self, token: object) -> tuple[Asked, State[I] | None] | None:

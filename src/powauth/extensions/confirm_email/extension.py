@@ -214,6 +214,11 @@ class ConfirmEmail(Extension[I]):
         """See `Extension.address_proven`. The address is confirmed if it is still the user's."""
         await self.addresses.mark(key, address, claimed=True)
 
+    async def may_be_claimed(self, key: Key, address: str) -> bool:
+        """See `Extension.may_be_claimed`. The address must be the user's, letter by letter."""
+        state = await self.addresses.state(key)
+        return state is not None and state.active and state.confirmed_at is None and state.address == address
+
     async def credentials_changed(self, key: Key, why: str) -> None:
         """See `Extension.credentials_changed`. Links that undo a change survive: they are for just this case."""
         del why
@@ -270,8 +275,12 @@ class ConfirmEmail(Extension[I]):
             return
         if self.password == "at_registration":  # noqa: S105 - no password
             wanted = self.addresses.normalized(params.get(ADDRESS))
-            if wanted is not None and await self.addresses.reserved(wanted):
+            if wanted is None:
+                return
+            if await self.addresses.reserved(wanted):
                 raise InvalidParams({ADDRESS: [TAKEN]})
+            if not self._users.validate(params):
+                await self.addresses.remind(wanted, step.request.client_ip())
             return
         errors = self._users.validate(params)
         address = self._checked(params, {name: errors[name] for name in errors if name == ADDRESS})

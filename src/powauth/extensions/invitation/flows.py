@@ -1,14 +1,16 @@
 """`Invitations`: the flows of `Invitation`, without pages: make, list, end, send again, accept."""
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Any, Final, Generic, NamedTuple
 
 import msgspec
 
 from powauth.accounts.base import Account
+from powauth.accounts.changes import CLAIMED
 from powauth.accounts.forms import Errors
+from powauth.accounts.grant import Grant
 from powauth.accounts.hooks import Parts
 from powauth.accounts.identity import I, Key, key_text, stored_key
 from powauth.accounts.throttle import Limit
@@ -110,7 +112,8 @@ class Invitations(Generic[I]):
     async def make(self, key: Key, identity: I, address: str | None) -> Made:
         """Make an invitation, and mail it if there is an address.
 
-        The work is the same if a user has the address already. That user gets nothing.
+        The work is the same if a user has the address already. That user gets nothing, unless nobody has proven the
+        address: the account may be somebody else's, and the invitation is then the owner's way to it.
 
         Args:
             key: the key of the inviter.
@@ -145,7 +148,7 @@ class Invitations(Generic[I]):
         if len(await self.list(key)) >= self._most:
             raise InvalidParams({"base": [TOO_MANY]})
         content = Invited(user_key_text(key), address, inviter[1])
-        taken = None if address is None else await self._parts.users.find(address)
+        taken = address is not None and await self._is_taken(address)
         issued = await self.offers.issue(owner_of(key), content, epoch)
         if issued is None:
             raise Refused("you may not invite others")
@@ -153,7 +156,7 @@ class Invitations(Generic[I]):
         self._parts.emit(INVITED, key, "link" if address is None else "mail")
         if address is None:
             return Made(name, self._post.link(token))
-        self._post.send(None if taken is not None else address, token=token, key=key)
+        self._post.send(None if taken else address, token=token, key=key)
         return Made(name, None)
 
     async def list(self, key: Key) -> list[Offer[Invited]]:
@@ -194,6 +197,39 @@ class Invitations(Generic[I]):
         """Use up a token and return its invitation. Of any number of parallel calls, exactly one gets it."""
         return await self.offers.take(token) if await self.found(token) is not None else None
 
+    async def claimable(self, address: str) -> Account[I] | None:
+        """Return the account of an address that nobody has proven; ``None`` if there is none.
+
+        Somebody else may have made it, to wait for the owner of the address. See `Extension.may_be_claimed`.
+        """
+        account = await self._parts.users.find(address)
+        if account is None or not await self._parts.may_be_claimed(account.key, address):
+            return None
+        return account
+
+    async def claim(
+        self, account: Account[I], address: str, changes: Mapping[str, object], request: Any, grant: Grant
+    ) -> I | None:
+        """Give an account to who was invited by mail to its address, and sign them in. Return the identity.
+
+        Nothing that was made with the account stays: sessions, keys, passkeys, factors, a pending change.
+
+        Args:
+            account: the account, as `claimable` has returned it.
+            address: the address to which the invitation was mailed.
+            changes: the new password, and other fields of a registration.
+            request: the request that signs in.
+            grant: the options of the session.
+
+        Raises:
+            InvalidParams: what is wrong with ``changes``.
+            Overtaken: if the account has changed meanwhile.
+            Refused: if a hook or an extension refuses the sign-in.
+        """
+        changed = await self._parts.change(account.key, changes, proof=account.proof, why=CLAIMED)
+        await self._parts.address_proven(changed.key, address)
+        return await self._parts.sign_in(request, changed, grant)
+
     async def refused_password(self, password: object, request: Any) -> Errors:
         """Return what other extensions find wrong with a password that the users context would take."""
         refused = await self._parts.check_password(str(password), request)
@@ -204,6 +240,14 @@ class Invitations(Generic[I]):
         account = await self._parts.users.get(key)
         if not isinstance(account, Account) or account.active is not True:
             await self.offers.end(owner_of(key))
+
+    async def _is_taken(self, address: str) -> bool:
+        """Return whether an address has an account that its owner cannot take over by an invitation."""
+        account = await self._parts.users.find(address)
+        if account is None:
+            await self._parts.users.find(address)  # as much work as the next line does for a known address
+            return False
+        return not await self._parts.may_be_claimed(account.key, address)
 
     async def _inviter(self, key: Key) -> tuple[Account[I], int | None] | None:
         """Return an active user, and the time at which the user was created."""

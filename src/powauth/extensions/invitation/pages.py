@@ -10,11 +10,13 @@ from powauth.accounts.attempts import AttemptLimits
 from powauth.accounts.base import UsersContext
 from powauth.accounts.fields import FormField
 from powauth.accounts.forms import INVALID
+from powauth.accounts.grant import Grant
 from powauth.accounts.hooks import EmitEvent
 from powauth.accounts.identity import I, Key
+from powauth.accounts.service import BY_PASSWORD
 from powauth.accounts.throttle import Limit
 from powauth.accounts.user_keys import user_key_in
-from powauth.errors import AlreadySignedIn, ConfigError, InvalidParams
+from powauth.errors import AlreadySignedIn, ConfigError, InvalidParams, NotSignedIn, Overtaken
 from powauth.extensions.invitation.events import ACCEPTED
 from powauth.extensions.invitation.flows import Invitations, Invited, Made, invalid_invitation
 from powauth.extensions.invitation.letters import FOLDER
@@ -202,9 +204,9 @@ class InvitationPages(Generic[I]):
             return self._refused(visit, params, InvalidParams(errors), address)
         if await self._invitations.take(token) is None:
             return self._refused(visit, params, invalid_invitation())
-        accounts, connection = visit.auth.auth.accounts, visit.auth.connection
+        connection = visit.auth.connection
         try:
-            user = await accounts.register(connection, given, proven=address)
+            user = await self._accepted(visit, given, address)
         except InvalidParams as error:
             failure = invalid_invitation() if address is not None and "email" in error.errors else error
             return self._refused(visit, params, failure, address)
@@ -212,6 +214,27 @@ class InvitationPages(Generic[I]):
         self._emit(ACCEPTED, visit.auth.auth.key_of(user), request=connection, actor=inviter)
         to = visit.destination(visit.settings.routes.after_register, done="registered")
         return PageAnswer(status=201, json=signed_in_json(visit, user), to=to)
+
+    async def _accepted(self, visit: PageVisit, given: Mapping[str, object], address: str | None) -> I:
+        """Register a user, or give them the account that somebody has made with their address. Sign them in.
+
+        Raises:
+            InvalidParams: what is wrong with a registration.
+        """
+        accounts, connection = visit.auth.auth.accounts, visit.auth.connection
+        account = None if address is None else await self._invitations.claimable(address)
+        if account is None or address is None:
+            user: I = await accounts.register(connection, given, proven=address)
+            return user
+        names = {"password", *(each.name for each in self._fields(address))}
+        changes = {name: value for name, value in given.items() if name in names}
+        try:
+            claimed = await self._invitations.claim(account, address, changes, connection, Grant(amr=BY_PASSWORD))
+        except Overtaken as error:
+            raise invalid_invitation() from error
+        if claimed is None:
+            raise NotSignedIn("the account may not sign in")
+        return claimed
 
     def _given(self, visit: PageVisit, params: Params, address: str | None) -> dict[str, object]:
         """Return the fields of the registration. A mailed invitation is for the address to which it was sent."""
