@@ -272,11 +272,12 @@ def test_inv_02_an_invitation_never_takes_a_users_own_account(here: Confirming, 
     """Whoever reads the mail learns nothing either: the link is as invalid as any other."""
     invite(here)
     here.member(MIA, MALLORYS)
-    values: dict[str, Any] = {
+    states: dict[str, dict[str, Any]] = {
         "confirmed": {},
         "locked": {"email_confirmed_at": None, "locked": True},
         "another spelling": {"email_confirmed_at": None, "email": SPELLING},
-    }[state]
+    }
+    values = states[state]
     here.change(MIA, **{"locked": False, **values})
     address = values.get("email", MIA)
     before, link = here.row(address), newest(here, MIA, "/invitation")
