@@ -187,7 +187,7 @@ class PowAuth(Generic[U, I, C]):
             )
         if any(_names(auth) & _names(other.auth) for other in installed.values()):
             raise ConfigError(
-                "another SessionAuth of this app has the same cookie, and a sign-in to one would end that of the other: "
+                "another SessionAuth of this app has the same cookie, and a sign-in to one would end the other: "
                 "give one of them its own session_key"
             )
         here = installed[key] = Installed(self, auth, FlaskVisits(auth, answers, source, self.current_user))
