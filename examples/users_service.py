@@ -19,7 +19,15 @@ class Me(msgspec.Struct, frozen=True, kw_only=True):
 
 class Person(Me, frozen=True, kw_only=True):
     enabled: bool
-    password_version: str | None  # changes whenever a password is set
+    password_version: str  # changes whenever a password is set
+
+    def member(self) -> "Member":
+        me = Me(id=self.id, email=self.email, team=self.team)
+        proof = f"{self.email} {self.password_version}".encode()
+        return Account(key=self.id, identity=me, proof=proof, active=self.enabled)
+
+
+Member = Account[Me]
 
 
 class DirectoryUsers(UsersContext[Person, Me]):
@@ -30,17 +38,14 @@ class DirectoryUsers(UsersContext[Person, Me]):
         self._directory = httpx.Client(base_url=url, timeout=5)
         self._form = CredentialsForm()
 
-    async def authenticate(self, params: Params) -> Account[Me] | None:
-        # The directory does the same work for an address that nobody has.
-        account = self._ask("check", email=self.login_key(params), password=params.get("password"))
-        return account if account is not None and account.active else None
+    async def authenticate(self, params: Params) -> Member | None:
+        member = self._ask("check", email=self.login_key(params), password=params.get("password"))
+        return member if member is not None and member.active else None
 
-    async def create(self, params: Params) -> Account[Me]:
+    async def create(self, params: Params) -> Member:
         return self._save("add", **self._form.checked(params))
 
-    async def update(
-        self, key: Key, params: Params, *, trusted: bool = False, proof: bytes | None = None
-    ) -> Account[Me]:
+    async def update(self, key: Key, params: Params, *, trusted: bool = False, proof: bytes | None = None) -> Member:
         fields = self._form.checked(params, changing=True, trusted=trusted)
         return self._save("change", id=str(key), proof=None if proof is None else proof.hex(), **fields)
 
@@ -48,46 +53,31 @@ class DirectoryUsers(UsersContext[Person, Me]):
         proof = {} if params is None else {"current_password": self._form.current_password(params)}
         return self._ask("remove", id=str(key), **proof) is not None
 
-    async def get(self, key: Key) -> Account[Me] | None:
+    async def get(self, key: Key) -> Member | None:
         return self._ask("find", id=str(key))
 
-    async def find(self, user_id: object) -> Account[Me] | None:
+    async def find(self, user_id: object) -> Member | None:
         return self._ask("find", email=self._form.key_of(user_id))
-
-    async def has_password(self, key: Key) -> bool:
-        person = self._person("find", id=str(key))
-        return person is not None and person.password_version is not None
 
     def validate(self, params: Params, identity: Me | None = None) -> Errors:
         return self._form.validate(params, identity)
 
-    def login_key(self, params: Params) -> str | None:
-        return self._form.login_key(params)
-
     async def close(self) -> None:
         self._directory.close()
 
-    def _save(self, verb: str, **fields: object) -> Account[Me]:
-        account = self._ask(verb, **fields)
-        if account is None:
+    def _save(self, verb: str, **fields: object) -> Member:
+        if (member := self._ask(verb, **fields)) is None:
             raise InvalidParams({"base": [GONE]})
-        return account
+        return member
 
-    def _ask(self, verb: str, **fields: object) -> Account[Me] | None:
-        person = self._person(verb, **fields)
-        if person is None:
-            return None
-        me = Me(id=person.id, email=person.email, team=person.team)
-        proof = f"{person.email} {person.password_version}".encode()
-        return Account(key=person.id, identity=me, proof=proof, active=person.enabled)
-
-    def _person(self, verb: str, **fields: object) -> Person | None:
+    def _ask(self, verb: str, **fields: object) -> Member | None:
         try:
             answer = self._directory.post(verb, json={name: text_of(each) for name, each in fields.items()})
             if answer.status_code == 412:
                 raise Overtaken
             if answer.status_code in REFUSALS:
                 raise InvalidParams(REFUSALS[answer.status_code])
-            return msgspec.json.decode(answer.raise_for_status().content, type=Person | None)
+            person = msgspec.json.decode(answer.raise_for_status().content, type=Person | None)
         except (httpx.HTTPError, msgspec.DecodeError) as error:
             raise StoreUnavailable("the directory does not answer") from error
+        return None if person is None else person.member()

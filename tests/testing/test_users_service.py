@@ -49,9 +49,6 @@ class TestUsersOfAnotherService(UsersConformance):
     async def deactivate(self, users: Users, account: Account[Any]) -> None:
         self.person(account)["enabled"] = False
 
-    async def remove_password(self, users: Users, account: Account[Any]) -> None:
-        self.person(account).update(hash=None, password_version=None)
-
     async def stored(self, users: Users, account: Account[Any]) -> Mapping[str, object]:
         return dict(self.person(account))
 
