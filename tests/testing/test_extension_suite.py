@@ -12,6 +12,7 @@ from audit_log import AuditLog
 
 from harness.token_scenarios import Links
 from powauth import Account, EventKind, Extension, Parts, StoreUnavailable
+from powauth.accounts.changes import CHANGED
 from powauth.accounts.identity import Key
 from powauth.backends.base import Record, make_key, make_owner, shard_of
 from powauth.extensions import Claim, OneTimeTokens, Outbox
@@ -92,7 +93,7 @@ class EndsNothing(Good):
 
 class EndsOnlyAfterAPassword(Good):
     async def credentials_changed(self, key: Key, why: str) -> None:
-        if why == "credentials changed":
+        if why == CHANGED:
             await super().credentials_changed(key, why)
 
 

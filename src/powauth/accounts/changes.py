@@ -1,4 +1,7 @@
-"""Changes of users that the app's own code makes, and the part of an authenticator that hears of them.
+"""Changes of users: the reasons that extensions hear, and how an authenticator hears of changes by the app's own code.
+
+The constants are the values of ``why`` of `Extension.credentials_changed`. An app that calls
+`powauth.Authenticator.credentials_changed` may give any other text.
 
 A users context over the app's own database may notice such changes; see `powauth.accounts.following`. It tells every
 authenticator that uses it. The sessions then follow.
@@ -8,6 +11,24 @@ import enum
 from typing import Any, Final, Protocol
 
 from powauth.accounts.identity import Key
+
+CHANGED: Final = "credentials changed"
+"""The reason after a new password, a new user id or a lock, if there is no other one."""
+
+FOLLOWED: Final = "changed in the app's database"
+"""The reason if the users context has noticed a change or a deletion that the app's own code makes."""
+
+BY_APP: Final = "changed by the app"
+"""The reason if the app calls `powauth.Authenticator.credentials_changed` and gives none."""
+
+DELETED: Final = "user deleted"
+"""The reason after `AccountService.delete_user` and `AccountService.delete_account`."""
+
+REVOKED: Final = "all"
+"""The reason if all sessions and tokens of a user are ended, by the user or by the app, and the account stays as it is.
+
+The event ``revoked`` has it as its detail, with the number of sessions.
+"""
 
 RECOVERED: Final = "account recovered"
 """The reason of a change by which the owner takes an account back, such as by a link in a mail. Somebody else may have

@@ -2,12 +2,9 @@
 
 from typing import Any, Generic
 
-from powauth.accounts.changes import Change
+from powauth.accounts.changes import FOLLOWED, Change
 from powauth.accounts.identity import I, Key
 from powauth.accounts.service import AccountService
-
-FOLLOWED = "changed in the app's database"
-"""The reason why sessions end if the users context noticed a change."""
 
 
 class FanOut(Generic[I]):

@@ -322,8 +322,9 @@ class Extension(Generic[I]):
         powauth calls it when the credentials change, the account is locked or deleted, or all sessions of the user are
         revoked. It ends the sessions afterwards.
 
-        ``why`` is the reason. What outlives a change of the password, such as keys of programs, must end after
-        ``RECOVERED``, and what opens the account by itself must end after ``CLAIMED`` (`powauth.accounts.changes`).
+        ``why`` is the reason: a constant of `powauth.accounts.changes`, or a text of the app's own. What outlives a
+        change of the password, such as keys of programs, must end after ``RECOVERED``, and what opens the account by
+        itself must end after ``CLAIMED``.
 
         Raises:
             StoreUnavailable: if anything may still be valid.

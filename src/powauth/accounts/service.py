@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import msgspec
 
 from powauth.accounts.base import Account, UsersContext
+from powauth.accounts.changes import CHANGED, DELETED
 from powauth.accounts.grant import AS_BEFORE, PASSWORD, Grant, Proven
 from powauth.accounts.hooks import Diversion, Flow, FlowHooks, Step
 from powauth.accounts.identity import I, Key
@@ -36,9 +37,6 @@ NOT_COUNTED = (StoreUnavailable, Overloaded)
 
 BY_PASSWORD: Proven = {PASSWORD: None}
 """What a right password proves."""
-
-CHANGED = "credentials changed"
-"""The reason why sessions end after a new password, a new user id or a lock."""
 
 GONE = "the account no longer exists, or was changed: sign in again"
 
@@ -262,7 +260,7 @@ class AccountService(Generic[I]):
         await self.records.check_ready(account.key)
         await self._proven(request, account.key, params, lambda: self.users.delete(account.key, params))
         self._port.emit("deleted", request, key=account.key)
-        await self.credentials_changed(account.key, "user deleted")
+        await self.credentials_changed(account.key, DELETED)
         await self._port.do_delete(request)
         await self._after("deletion", request, account.key, account.identity)
 
@@ -319,7 +317,7 @@ class AccountService(Generic[I]):
         existed = await self.users.delete(key)
         if existed:
             self._port.emit("deleted", None, key=key)
-        await self.credentials_changed(key, "user deleted")
+        await self.credentials_changed(key, DELETED)
         return existed
 
     async def credentials_changed(self, key: Key, why: str, keep: Session | None = None) -> int:

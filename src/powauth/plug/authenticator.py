@@ -19,7 +19,7 @@ import msgspec
 from powauth._options import instance, wrong
 from powauth.accounts.anywhere import anywhere
 from powauth.accounts.base import Account, U, UsersContext, key_of_user
-from powauth.accounts.changes import ChangeListener
+from powauth.accounts.changes import BY_APP, ChangeListener
 from powauth.accounts.fan_out import FanOut
 from powauth.accounts.hooks import Extension, FlowHooks, Hooks, check_events
 from powauth.accounts.identity import I, Key
@@ -386,7 +386,7 @@ class Authenticator(ABC, Generic[U, I]):
         """Delete any user; see `AccountService.delete_account`. ``user`` is an identity, a row, or a key."""
         return await self.accounts.delete_account(self.key_of(user))
 
-    async def credentials_changed(self, user: object, why: str = "changed by the app") -> int:
+    async def credentials_changed(self, user: object, why: str = BY_APP) -> int:
         """End all sessions and tokens of a user; see `AccountService.credentials_changed`."""
         return await self.accounts.credentials_changed(self.key_of(user), why)
 

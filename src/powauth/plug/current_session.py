@@ -9,6 +9,7 @@ import msgspec
 
 from powauth._times import duration
 from powauth.accounts.base import Account
+from powauth.accounts.changes import REVOKED
 from powauth.accounts.grant import checked_methods
 from powauth.accounts.identity import I, Key, loaded_key, stored_key
 from powauth.errors import NotSignedIn
@@ -157,10 +158,10 @@ class CurrentSession(Generic[I]):
         """See `RequestAuth.revoke_all`."""
         key = self._required(connection).session.user_key
         try:
-            await self._auth.accounts.hooks.credentials_changed(loaded_key(key), "all")
+            await self._auth.accounts.hooks.credentials_changed(loaded_key(key), REVOKED)
         finally:  # the extensions come first, as in `AccountService.credentials_changed`
-            ended = await self._sessions.end_all(key, self._events.about(connection), "all")
-        await self._auth.accounts.hooks.sessions_ended(loaded_key(key), "all")
+            ended = await self._sessions.end_all(key, self._events.about(connection), REVOKED)
+        await self._auth.accounts.hooks.sessions_ended(loaded_key(key), REVOKED)
         await self._auth.do_delete(connection)
         return ended
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from powauth.accounts.changes import Change
-from powauth.accounts.fan_out import FOLLOWED, FanOut
+from powauth.accounts.changes import FOLLOWED, Change
+from powauth.accounts.fan_out import FanOut
 from powauth.accounts.identity import I, Key, stored_key
 from powauth.accounts.service import AccountService
 from powauth.http.connection import Connection

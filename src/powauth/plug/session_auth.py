@@ -11,6 +11,7 @@ from typing import ClassVar, Final, get_args
 from powauth._options import choice, instance, whole_number
 from powauth.accounts.anywhere import anywhere
 from powauth.accounts.base import Account, U, UsersContext
+from powauth.accounts.changes import REVOKED
 from powauth.accounts.hooks import Extension, Hooks
 from powauth.accounts.identity import I, Key
 from powauth.accounts.service import AS_BEFORE, SIGN_IN_ATTEMPTS, Grant
@@ -374,7 +375,7 @@ class SessionAuth(Authenticator[U, I]):
 
         ``user`` is an identity, a row, or a key.
         """
-        return await self.accounts.credentials_changed(self.key_of(user), "all")
+        return await self.accounts.credentials_changed(self.key_of(user), REVOKED)
 
     async def revoke_everyone(self) -> int:
         """End all sessions of all users. Return how many ended. This reads every session once."""

@@ -12,10 +12,9 @@ from powauth._options import flag, instance, whole_number, wrong
 from powauth._times import duration, moment
 from powauth.accounts.anywhere import call_anywhere
 from powauth.accounts.base import Account
-from powauth.accounts.fan_out import FOLLOWED
+from powauth.accounts.changes import CHANGED, FOLLOWED
 from powauth.accounts.hooks import Extension, Parts
 from powauth.accounts.identity import I, Key, key_text, stored_key
-from powauth.accounts.service import CHANGED
 from powauth.accounts.user_keys import user_key_text
 from powauth.backends.base import Mode, check_namespace, make_owner
 from powauth.errors import ConfigError, InvalidParams, NotSignedIn

@@ -9,6 +9,7 @@ from typing import Any, get_args
 from unittest import SkipTest
 
 from powauth import Account, Event, Extension, PowauthError, SessionAuth, StoreUnavailable, UsersContext
+from powauth.accounts.changes import REVOKED
 from powauth.backends.base import Backend, Mode, check_namespace, drive
 from powauth.backends.memory import MemoryBackend
 from powauth.backends.wrapping import BackendWrapper
@@ -283,7 +284,7 @@ class Suite:
             raised = False
             try:
                 for extension in auth.accounts.hooks.extensions:
-                    await extension.credentials_changed(account.key, "all")
+                    await extension.credentials_changed(account.key, REVOKED)
             except StoreUnavailable:
                 raised = True
             backend.broken = False
