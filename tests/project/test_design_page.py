@@ -27,6 +27,12 @@ def test_the_house_has_all_packages_and_no_others() -> None:
     assert shown == there - {"__init__"}
 
 
+def test_the_drawing_of_the_house_has_all_packages() -> None:
+    drawing = section("The house").split("```")[1]
+    packages = {path.parent.name for path in SOURCE.glob("*/__init__.py")} | {"events", "request_auth"}
+    assert packages <= set(re.findall(r"\w+", drawing))
+
+
 @pytest.mark.parametrize(("path", "name"), re.findall(r"`([\w/]+)\.py:([\w.]+)`", PAGE))
 def test_each_function_on_a_requests_way_is_there(path: str, name: str) -> None:
     module = importlib.import_module(f"powauth.{path.replace('/', '.')}")
@@ -62,6 +68,16 @@ def test_the_table_of_the_life_has_every_row(row: int) -> None:
         ("what a wrong password says", "pages/messages.py"),
         ("a new page", "pages/registry.py"),
         ("a new event", "events.py"),
+        ("a new event", "EventKind"),
+        ("what a proof covers", "accounts/_reading.py"),
+        ("what a proof covers", "plug/subjects.py"),
+        ("epochs", "plug/signing.py"),
+        ("epochs", "sessions/store.py"),
+        ("epochs", "backends/base.py"),
+        ("how an extension hears of a change", "Extension.credentials_changed"),
+        ("the values of `why`", "accounts/changes.py"),
+        ("a new command", "cli/parser.py"),
+        ("a new command", "cli/resealing.py"),
     ],
 )
 def test_a_newcomer_finds_where_to_change(what: str, where: str) -> None:

@@ -54,8 +54,9 @@ class Account(msgspec.Struct, Generic[I], frozen=True, kw_only=True):
     Attributes:
         key: the user's primary key.
         identity: the part of the user that requests see.
-        proof: bytes that change whenever the password or the user id changes, such as a hash of both. powauth stores a
-            keyed hash of the proof, the key and ``active``.
+        proof: bytes that change whenever the password or a user id changes, such as a hash of all of them. powauth
+            stores a keyed hash of the proof and the key. ``active`` is no part of it: powauth checks that as well,
+            whenever it compares a proof.
         active: whether the user may sign in and stay signed in. Locked and disabled users may not.
         rehash: a stronger hash of the password. Only `UsersContext.authenticate` returns one.
     """
