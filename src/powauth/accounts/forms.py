@@ -151,7 +151,7 @@ class CredentialsForm:
         return {name: value for name, value in params.items() if name not in same} if same else params
 
     def check(
-        self, params: Params, *, changing: bool, trusted: bool = False, proven: bool = False
+        self, params: Params, *, changing: bool, trusted: bool = False, first_password: bool = False
     ) -> tuple[dict[str, Any], Errors]:
         """Return the valid values, with the password as given and not checked yet, and the errors by field.
 
@@ -159,7 +159,7 @@ class CredentialsForm:
             params: the parameters: from outside, or with ``trusted`` from the app's own code.
             changing: whether they change a user. Otherwise they register one.
             trusted: whether they need no current password.
-            proven: whether a change needs no current password. It then sets a first one.
+            first_password: whether a change sets a first password. It then needs no current one.
         """
         values: dict[str, Any] = {}
         errors: Errors = {}
@@ -175,11 +175,11 @@ class CredentialsForm:
                 errors[name] = [str(error)]
         if trusted:
             errors |= {str(name): ["cannot be set"] for name in params if name not in allowed and name != "password"}
-        elif changing and not proven and is_blank(params.get("current_password")):
+        elif changing and not first_password and is_blank(params.get("current_password")):
             errors["current_password"] = [BLANK]
         password = params.get("password")
         # An empty field of a form changes nothing.
-        if not changing or proven or ("password" in params and password != ""):
+        if not changing or first_password or ("password" in params and password != ""):
             values["password"] = password
         return values, errors
 

@@ -231,7 +231,7 @@ class AccountService(Generic[I]):
         await self.records.check_ready(before.key)
         after = await self._first_password(request, before, params)
         if after is None:
-            after = await self._proven(request, before.key, params, lambda: self.users.update(before.key, params))
+            after = await self._counted(request, before.key, params, lambda: self.users.update(before.key, params))
         ended = await self._changed(request, before, after)
         await self._after("update", request, after.key, after.identity)
         identity = await self._signed_in_again(request, after) if ended else after.identity
@@ -258,7 +258,7 @@ class AccountService(Generic[I]):
         account = await self._current(request)
         await self._before("deletion", request, account.key, account.identity, params)
         await self.records.check_ready(account.key)
-        await self._proven(request, account.key, params, lambda: self.users.delete(account.key, params))
+        await self._counted(request, account.key, params, lambda: self.users.delete(account.key, params))
         self._port.emit("deleted", request, key=account.key)
         await self.credentials_changed(account.key, DELETED)
         await self._port.do_delete(request)
@@ -448,8 +448,8 @@ class AccountService(Generic[I]):
             raise NotSignedIn(GONE)
         return await self.users.set_first_password(before.key, params)
 
-    async def _proven(self, request: Any, key: Key, params: Params | None, work: Callable[[], Awaitable[T]]) -> T:
-        """Count an attempt, then do ``work``, in which the users context checks ``current_password``."""
+    async def _counted(self, request: Any, key: Key, params: Params | None, work: Callable[[], Awaitable[T]]) -> T:
+        """Do ``work``, in which the users context checks ``current_password``, and count the attempt before it."""
         if params is None or params.get("current_password") in (None, ""):
             return await work()
         admission = await self.records.admit_current_password(request, key)

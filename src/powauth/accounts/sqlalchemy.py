@@ -435,7 +435,7 @@ class SQLAlchemyUsers(UsersContext[U, I], ListedTable, Generic[U, I]):
             if first and not lacks_password(found.password_hash):
                 return None
             wanted = self._form.unchanged(params, found.values)
-            values, errors = self._form.check(wanted, changing=True, trusted=trusted, proven=first)
+            values, errors = self._form.check(wanted, changing=True, trusted=trusted, first_password=first)
             user_id = found.user_id
             errors |= await self._ask(
                 lambda values=values, user_id=user_id: self._form.password_errors(values, user_id)  # type: ignore[misc]

@@ -4,7 +4,7 @@ import warnings
 from typing import Any
 
 from powauth.errors import ConfigWarning
-from powauth.integrations._parts import parts_of
+from powauth.integrations._parts import apps_in
 
 _NAMES = frozenset({"CORSMiddleware", "CORS"})
 """Classes of Starlette, Litestar and wsgicors."""
@@ -12,7 +12,7 @@ _NAMES = frozenset({"CORSMiddleware", "CORS"})
 
 def warn_if_cors_is_inside(app: object) -> None:
     """Warn if a CORS middleware is among the visible parts of ``app``."""
-    if any(_is_cors(part) for part in parts_of(app)):
+    if any(_is_cors(part) for part in apps_in(app)):
         warnings.warn(
             "the CORS middleware is inside of powauth's, so powauth's own answers (401, 403, 422, 429, 503) carry no "
             "Access-Control-Allow-Origin, and scripts of the origins that you allow cannot read them: put it outside. "

@@ -6,7 +6,7 @@ MAX_DEPTH = 100
 """The most middlewares that are examined. A stack has about a dozen."""
 
 
-def parts_of(app: object) -> Iterator[object]:
+def apps_in(app: object) -> Iterator[object]:
     """Yield an app, and the apps to which it passes requests."""
     part: object = app
     for _ in range(MAX_DEPTH):

@@ -2,7 +2,7 @@
 
 from powauth._options import wrong
 from powauth.errors import ConfigError
-from powauth.integrations._parts import parts_of
+from powauth.integrations._parts import apps_in
 
 
 def path_of_route(app: object, name: object) -> str:
@@ -13,7 +13,7 @@ def path_of_route(app: object, name: object) -> str:
     """
     if not isinstance(name, str) or not name:
         raise wrong("sign_in_endpoint", "the name of a route, such as 'login'", name)
-    router = next((part for part in parts_of(app) if hasattr(part, "url_path_for")), None)
+    router = next((part for part in apps_in(app) if hasattr(part, "url_path_for")), None)
     if router is None:
         raise ConfigError("sign_in_endpoint needs an app of Starlette or FastAPI: give sign_in_path instead")
     try:

@@ -35,7 +35,7 @@ from powauth.http.people import wait
 from powauth.pages.layouts import Surroundings
 from powauth.pages.messages import Messages
 from powauth.pages.page import Page, PageLink
-from powauth.pages.registry import by_path, contributed, parts_of
+from powauth.pages.registry import by_path, contributed, page_parts_of
 from powauth.pages.replies import REFERRER, Csp, checked_csp, json_reply, redirect, security_policy, typed
 from powauth.pages.request import BadRequest, PageRequest, PageResponse
 from powauth.pages.routes import Routes
@@ -146,7 +146,7 @@ class BasePages:
         if not self._pages:
             raise ConfigError("ready_made=False leaves no page: no extension of this SessionAuth has one")
         self._offered = [page for page in self._pages.values() if page.offered_on is not None]
-        self._parts = parts_of(auth, {*self._links})
+        self._parts = page_parts_of(auth, {*self._links})
         self._texts = {name: text for page in self._pages.values() for name, text in page.messages.items()}
 
     def check_environment(self, environment: Any = None) -> None:

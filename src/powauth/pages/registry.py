@@ -32,7 +32,7 @@ def contributed(auth: SessionAuth[Any, Any]) -> list[Page]:
     return list({id(page): page for _, page in found}.values())
 
 
-def parts_of(auth: SessionAuth[Any, Any], names: Collection[str] | None = None) -> Sequence[PagePart]:
+def page_parts_of(auth: SessionAuth[Any, Any], names: Collection[str] | None = None) -> Sequence[PagePart]:
     """Return what the extensions of an authenticator add to pages, in the order of the extensions.
 
     Raises:

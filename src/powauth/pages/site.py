@@ -11,7 +11,7 @@ from powauth.http.cross_site import CrossSiteDefence
 from powauth.http.guards import FRESH
 from powauth.pages.base import BasePages
 from powauth.pages.messages import Messages
-from powauth.pages.registry import contributed, parts_of
+from powauth.pages.registry import contributed, page_parts_of
 from powauth.pages.routes import Routes
 from powauth.plug import SessionAuth
 
@@ -56,7 +56,7 @@ class Pages(BasePages):
         folders: set[Path] = set()
         if isinstance(auth, SessionAuth):
             folders = {page.folder for page in contributed(auth) if page.folder} | {
-                each.folder for each in parts_of(auth)
+                each.folder for each in page_parts_of(auth)
             }
         self._templates = Templates(templates, sorted(folders), base=base, environment=environment)
         super().__init__(

@@ -73,7 +73,7 @@ class Authenticator(ABC, Generic[U, I]):
     others: "Sequence[Authenticator[Any, I]]" = ()
     vary: tuple[bytes, ...] = (b"Cookie",)
     secure: bool = True
-    _sealed = False
+    _frozen = False
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class Authenticator(ABC, Generic[U, I]):
         users.add_listener(following(self.accounts))
 
     def __setattr__(self, name: str, value: object) -> None:
-        if self._sealed:
+        if self._frozen:
             raise AttributeError(f"{type(self).__name__} cannot be changed after it was made; make another one")
         super().__setattr__(name, value)
 

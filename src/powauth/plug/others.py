@@ -59,12 +59,12 @@ class Others(Generic[I]):
         found = (each.scopes_of(identity) for each in self.authenticators)
         return next((scopes for scopes in found if scopes is not None), None)
 
-    async def look_again(self, connection: Connection) -> State[I]:
-        """See `RequestReader.look_again`."""
+    async def read_state(self, connection: Connection) -> State[I]:
+        """See `RequestReader.read_state`."""
         presence = self._reader.presence(connection)
         other = None if isinstance(presence, Began | Ended) else self.of(connection)
         if other is None:
-            return await self._reader.look_again(connection)
+            return await self._reader.read_state(connection)
         found: State[I] = Elsewhere(await other.fetch(connection))
         self._reader.set_presence(connection, found)
         return found

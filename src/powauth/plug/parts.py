@@ -1,4 +1,4 @@
-"""`parts_of`: the parts of an authenticator that its extensions get."""
+"""`extension_parts`: the parts of an authenticator that its extensions get."""
 
 import contextlib
 from collections.abc import Callable, Mapping
@@ -58,7 +58,7 @@ class ExtensionCookie:
             self._reader.note_cookie(request, self._carrier.name, cookie)
 
 
-def parts_of(
+def extension_parts(
     auth: Authenticator[Any, I],
     users: UsersContext[Any, I],
     store: CredentialsCache,

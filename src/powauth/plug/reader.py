@@ -122,8 +122,8 @@ class RequestReader(Generic[I]):
         browser, bearer = self.channels
         return browser if bearer.carrier.find(connection, credentials) is None else bearer
 
-    def look_at_once(self, connection: Connection, credentials: Credentials) -> State[I] | None:
-        """Return the state of a request if that needs no waiting; ``None`` if it does.
+    def recognize_at_once(self, connection: Connection, credentials: Credentials) -> State[I] | None:
+        """Return the state of a request, and keep it, if that needs no waiting; ``None`` if it does.
 
         ``credentials`` are those of the request.
         """
@@ -141,36 +141,38 @@ class RequestReader(Generic[I]):
         connection.states[self] = presence
         return None if presence.needs_read else presence
 
-    async def look(self, connection: Connection) -> State[I]:
+    async def known_or_read(self, connection: Connection) -> State[I]:
         """Return the state of a request. Read the store if the state is not known yet.
 
         Raises:
             StoreUnavailable: if the user cannot be determined. The next call tries again.
         """
         presence = self.presence(connection)
-        return await self.look_again(connection) if presence is None or presence.needs_read else presence
+        return await self.read_state(connection) if presence is None or presence.needs_read else presence
 
-    async def look_again(self, connection: Connection) -> State[I]:
-        """Return the state of a request after another read. A sign-in or sign-out during the request has precedence.
+    async def read_state(self, connection: Connection) -> State[I]:
+        """Read the state of a request, for the first time or once more, and keep it.
+
+        A sign-in or sign-out during the request has precedence.
 
         Raises:
             StoreUnavailable: if the user cannot be determined.
         """
         found: Presence[I] | None = connection.states.get(self)
-        if isinstance(found, NeedsRead):  # `look_at_once` has verified the id
+        if isinstance(found, NeedsRead):  # `recognize_at_once` has verified the id
             presence = await self._read(connection, self.channel_of(connection), found)
             connection.states[self] = presence
         else:
             known = state_of(found)
             if isinstance(known, Began | Ended):
                 return known
-            presence = await self.look_at(connection, self.channel_of(connection))
+            presence = await self.state_on(connection, self.channel_of(connection))
             self.set_presence(connection, presence)
         if isinstance(presence, Unknown) and presence.cause is not None:
             raise StoreUnavailable(str(presence.cause)) from presence.cause
         return presence
 
-    async def look_at(self, connection: Connection, channel: Channel[I]) -> State[I]:
+    async def state_on(self, connection: Connection, channel: Channel[I]) -> State[I]:
         """Return the state that a request has on a channel, without keeping it."""
         try:
             presence: State[I] = self._recognize(connection, channel)
@@ -184,17 +186,17 @@ class RequestReader(Generic[I]):
         """Load the user of a session from the users context, and compare the proof: row 12.
 
         If the user is gone, is locked, or has a proof that the record does not accept either when it is read again, end
-        the session and return ``None``. With ``keep``, merge
-        the current identity into the one in the record, which workers of another version may have written.
+        the session and return ``None``. With ``keep``, merge the current identity into the one in the record, which
+        workers of another version may have written.
 
         Raises:
             StoreUnavailable: if the store or the users cannot be reached.
         """
         account = await self._users.get(loaded_key(stored.session.user_key))
-        proven = await self._proven(connection, stored, account)
-        if proven is None or account is None:
+        kept = await self._keep_or_end(connection, stored, account)
+        if kept is None or account is None:
             return None
-        stored, session = proven, proven.session
+        stored, session = kept, kept.session
         merged = self._subjects.merged(session, account) if keep else session
         if merged != session:
             done = await self._store.update(stored, merged, stored.expires_at, self._now())
@@ -212,12 +214,12 @@ class RequestReader(Generic[I]):
         stored = stored_in(self.presence(connection))
         if stored is None:
             return None
-        proven = await self._proven(connection, stored, account)
-        if proven is None:
+        kept = await self._keep_or_end(connection, stored, account)
+        if kept is None:
             self.set_presence(connection, NO_ID)
-        return proven
+        return kept
 
-    async def _proven(self, connection: Connection, stored: Stored, account: Account[I] | None) -> Stored | None:
+    async def _keep_or_end(self, connection: Connection, stored: Stored, account: Account[I] | None) -> Stored | None:
         """Return a session that accepts an account's proof. Otherwise end it and return ``None``.
 
         The record may have been read before a change that has let it accept the new proof, and the account after it. So
@@ -267,8 +269,8 @@ class RequestReader(Generic[I]):
         identity = self._subjects.identity_in(session)
         presented = needs.known.presented
         if identity is None or self._reload or resumes(session, self._now(), self._sessions.policy):
-            proven = await self.check_proof(connection, stored, keep=not self._reload)
-            return NO_ID if proven is None else Recognized(presented, *proven, outcome)
+            kept = await self.check_proof(connection, stored, keep=not self._reload)
+            return NO_ID if kept is None else Recognized(presented, *kept, outcome)
         if outcome is Outcome.CURRENT:
             channel.recognizer.keep(needs, stored, identity)
         return Recognized(presented, stored, identity, outcome)

@@ -29,7 +29,7 @@ from powauth.plug.event_log import EventLog
 from powauth.plug.following import Follower
 from powauth.plug.options import DEFAULT_SESSION_KEY, Remember, policy_of, public_url_of, store_of
 from powauth.plug.others import Others
-from powauth.plug.parts import parts_of
+from powauth.plug.parts import extension_parts
 from powauth.plug.reader import Channel, RequestReader, channels_of
 from powauth.plug.signing import Signer
 from powauth.plug.subjects import Subjects
@@ -152,7 +152,7 @@ class SessionAuth(Authenticator[U, I]):
         self._signer: Final = Signer(
             self._reader, self.sessions, subjects, everywhere, self._events, metadata, self.now
         )
-        self._sealed = True
+        self._frozen = True
 
     def _bound(
         self,
@@ -166,7 +166,7 @@ class SessionAuth(Authenticator[U, I]):
         check_extensions(extensions, users)
         if not extensions:
             return []
-        parts = parts_of(
+        parts = extension_parts(
             self,
             users,
             self.store,
@@ -218,7 +218,7 @@ class SessionAuth(Authenticator[U, I]):
         asked = self.others and (credentials[1] is not None or self._asks_always)
         if asked and self._others.of(connection) is not None:
             return False
-        presence = self._reader.look_at_once(connection, credentials)
+        presence = self._reader.recognize_at_once(connection, credentials)
         if presence is None:
             return False
         identity = presence.identity
@@ -227,7 +227,7 @@ class SessionAuth(Authenticator[U, I]):
 
     async def fetch(self, connection: Connection) -> I | None:
         """Return the identity of the request's user. Takes one read of the store, and none without a valid id."""
-        identity = (await self._entry.look_again(connection)).identity
+        identity = (await self._entry.read_state(connection)).identity
         return identity if identity is not None and self.admits(connection, identity) else None
 
     async def do_create(self, connection: Connection, account: Account[I], grant: Grant = AS_BEFORE) -> I | None:
@@ -433,10 +433,10 @@ class SessionAuth(Authenticator[U, I]):
 
     async def dismiss(self, connection: Connection, account: Account[I] | None = None) -> bool:
         """See `Authenticator.dismiss`. This ends the session: row 12."""
-        proven = await self._reader.dismiss(connection, account)
-        if proven is None:
+        kept = await self._reader.dismiss(connection, account)
+        if kept is None:
             return await super().dismiss(connection)
-        self.current_session.replace(connection, proven)
+        self.current_session.replace(connection, kept)
         return False
 
     def is_ambient(self, connection: Connection) -> bool:

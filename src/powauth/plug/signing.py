@@ -156,10 +156,10 @@ class Signer(Generic[I]):
         if isinstance(presence, Began | Ended):
             if presence.channel == channel.position:
                 return [presence]  # it has replaced the session presented there
-            return [presence, await self._reader.look_at(connection, channel)]
+            return [presence, await self._reader.state_on(connection, channel)]
         if channel is self._reader.channel_of(connection):
-            return [await self._reader.look(connection)]
-        return [await self._reader.look_at(connection, channel)]
+            return [await self._reader.known_or_read(connection)]
+        return [await self._reader.state_on(connection, channel)]
 
     def _own_channel(self, connection: Connection) -> Channel[I]:
         """Return the channel of a request's session: the one where it began or ended, or the one in use."""
@@ -206,7 +206,7 @@ class Signer(Generic[I]):
         presence = self._reader.presence(connection)
         if presence is None or isinstance(presence, NeedsRead):
             try:
-                presence = await self._reader.look(connection)
+                presence = await self._reader.known_or_read(connection)
             except StoreUnavailable:
                 presence = self._reader.presence(connection)
         channel = self._own_channel(connection)

@@ -27,7 +27,7 @@ ONE_DEVICE: Final = ("hwk", "user", "mfa")
 """What a passkey proves that is on one device."""
 
 
-def proven_by(use: Use) -> tuple[str, ...]:
+def methods_of(use: Use) -> tuple[str, ...]:
     """Return what the use of a passkey proves (RFC 8176)."""
     return SYNCED if use.backed_up else ONE_DEVICE
 
@@ -106,12 +106,12 @@ class Authentication(Generic[I]):
         """
         await self._challenges.admit_answer(request)
         try:
-            return await self._proven(request, answer, key)
+            return await self._checked_answer(request, answer, key)
         except CeremonyFailed as error:
             self._parts.emit(REFUSED, key, error.reason, request=request)
             raise
 
-    async def _proven(self, request: Any, answer: object, key: Key | None) -> Proof:
+    async def _checked_answer(self, request: Any, answer: object, key: Key | None) -> Proof:
         given = assertion_in(answer)
         challenge = await self._challenges.find(request, given.challenge, *USES)
         if challenge is None:
@@ -136,7 +136,7 @@ class Authentication(Generic[I]):
             Refused: if a hook or another extension refuses it. `MoreNeeded` is one of them.
             StoreUnavailable: if the session was not made.
         """
-        grant = Grant(remember=remember, amr=dict.fromkeys(proven_by(proof.use)))
+        grant = Grant(remember=remember, amr=dict.fromkeys(methods_of(proof.use)))
         request.states[self] = proof
         try:
             identity = await self._parts.sign_in(request, proof.account, grant)
@@ -201,7 +201,7 @@ class Authentication(Generic[I]):
             raise
         self._compare(request, proof)
         self._parts.emit(USED, account.key, proof.purpose, request=request)
-        return proven_by(proof.use)
+        return methods_of(proof.use)
 
     # --- inside -------------------------------------------------------------------------------------------------------
 

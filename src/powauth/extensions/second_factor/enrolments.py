@@ -76,7 +76,9 @@ class Enrolments(Generic[I]):
         name = shard_of(owner) + secrets.token_bytes(SID_BYTES - SHARD_BYTES)
         seed, text = secrets.token_bytes(SEED_BYTES), encode_sid(name)
         content = _Content(
-            self._codes.sign(_proven(account)), self._codes.sign(b"session\0" + session), self._sealer.seal(seed, text)
+            self._codes.sign(_proof(account)),
+            self._codes.sign(b"session\0" + session),
+            self._sealer.seal(seed, text),
         )
         value = msgspec.msgpack.encode(content)
         record = Record(make_key(self._namespace, name), owner, 0, now, now + self._ttl, value)
@@ -94,7 +96,7 @@ class Enrolments(Generic[I]):
             except msgspec.DecodeError:
                 continue
             own = self._codes.verify(b"session\0" + session, content.session)
-            if not own or not self._codes.verify(_proven(account), content.proof):
+            if not own or not self._codes.verify(_proof(account), content.proof):
                 continue
             text = encode_sid(record.key[-SID_BYTES:])
             try:
@@ -119,5 +121,5 @@ class Enrolments(Generic[I]):
         return make_owner(self._namespace, key_text(stored_key(key)))
 
 
-def _proven(account: Account[Any]) -> bytes:
+def _proof(account: Account[Any]) -> bytes:
     return b"proof\0" + key_text(stored_key(account.key)).encode() + b"\0" + account.proof
