@@ -180,7 +180,7 @@ class TrustsTheCheck(SessionAuth[User, Me]):
     """Does not ask whether the password that was checked is still the one."""
 
     async def do_create(self, connection: Connection, account: Account[Me], grant: Grant = AS_BEFORE) -> Me | None:
-        return await super().do_create(connection, account, msgspec.structs.replace(grant, proven=False))
+        return await super().do_create(connection, account, msgspec.structs.replace(grant, same_proof=False))
 
 
 class TakesTheLatestEpochLate(SessionAuth[User, Me]):

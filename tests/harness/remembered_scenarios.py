@@ -327,7 +327,7 @@ class Pass(Extension[Me]):
         if account is None or found is None or found.value != account.proof:
             return
         if await self.parts.backend.delete(name, now):
-            await auth.auth.do_create(auth.connection, account, Grant(proven=True))
+            await auth.auth.do_create(auth.connection, account, Grant(same_proof=True))
 
     async def credentials_changed(self, key: Key, why: str) -> None:
         del why

@@ -53,7 +53,7 @@ class Slow(Extension[Me]):
 
     async def divert(self, step: Step[Me]) -> Diversion[Me] | None:
         params = step.params or {}
-        if step.flow == "registration" and step.proven is None:
+        if step.flow == "registration" and step.proven_address is None:
             self.asked.append(params.get("email"))
             raise Accepted("We have sent you a mail.", code="mail_sent", page="login", done="signed_out")
         if step.flow == "update" and "name" in params:
@@ -88,7 +88,7 @@ def test_a_registration_that_is_taken_over_makes_no_user_until_it_is_completed()
     assert (accepted.value.code, bound.current_user, slow.asked) == ("mail_sent", None, ["ben@example.org"])
     assert drive(auth.users.find("ben@example.org")) is None
     params = {"email": "ben@example.org", "password": PASSWORD}
-    user = drive(auth.accounts.register(bound.connection, params, proven="ben@example.org"))
+    user = drive(auth.accounts.register(bound.connection, params, proven_address="ben@example.org"))
     assert bound.current_user == user
 
 

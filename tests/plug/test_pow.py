@@ -222,7 +222,7 @@ def test_do_create_of_who_may_not_sign_in_assigns_and_keeps_nothing(fate: str) -
     else:
         checked = structs.replace(checked, proof=b"of another password")
     connection = plug.request()
-    assert drive(plug.auth.do_create(connection, checked, Grant(proven=True))) is None
+    assert drive(plug.auth.do_create(connection, checked, Grant(same_proof=True))) is None
     assert connection.assigns == {}
     assert drive(plug.auth.respond(connection)) == NO_EFFECTS
     assert drive(plug.auth.store.count(plug.auth.now())) == 0
@@ -300,7 +300,7 @@ def test_an_attempt_that_failed_serves_no_sign_in_after_it() -> None:
     plug.users.rows[old.id] = replace(old, password_hash="another")
     drive(plug.auth.credentials_changed(old, "another password"))
     assert drive(plug.bound(connection).sign_in(ADA)) is None
-    assert drive(plug.auth.do_create(connection, account_of(old), Grant(proven=True))) is None
+    assert drive(plug.auth.do_create(connection, account_of(old), Grant(same_proof=True))) is None
     assert drive(plug.auth.store.count(plug.auth.now())) == 0
 
 

@@ -22,7 +22,7 @@ class SignIn(Protocol[I]):
         grant has the attempt of a password, the failed sign-ins of the account are forgotten.
 
         Returns:
-            ``None`` if the account is gone or locked, or has another proof and the grant says ``proven``.
+            ``None`` if the account is gone or locked, or has another proof and the grant says ``same_proof``.
 
         Raises:
             Refused: if a hook or an extension refuses it. `MoreNeeded` is one of them.
@@ -84,8 +84,8 @@ class MakeCookie(Protocol):
         ...
 
 
-class ProvenIn(Protocol):
-    """Tells an extension about the session of a request; see ``Parts.proven_in``."""
+class ProvenMethods(Protocol):
+    """Tells an extension about the session of a request; see ``Parts.proven_methods``."""
 
     def __call__(self, request: Any, key: Key) -> Mapping[str, Millis] | None:
         """Return what a user has proven for the session of a request, with the times in milliseconds.

@@ -15,7 +15,7 @@ PASSWORD: Final = "pwd"  # noqa: S105 - a name
 
 _METHOD: Final = re.compile(r"[a-z][a-z0-9_.-]{0,31}\Z")
 
-Proven = Mapping[str, Millis | None]
+MethodTimes = Mapping[str, Millis | None]
 """Ways in which a user has proven who they are, with the time of each. ``None`` is the time of the sign-in."""
 
 
@@ -27,7 +27,7 @@ class Grant(msgspec.Struct, frozen=True):
         bearer: whether a program gets the id as a bearer token. ``None`` keeps the choice of the replaced session.
         fresh: whether the user has just proved who they are. Otherwise `powauth.RequestAuth.is_fresh` is false.
         attempt: the attempt that led to the session, if a password was checked.
-        proven: whether the account must still have the proof that was checked.
+        same_proof: whether the account must still have the proof that was checked.
         amr: the ways in which the user has proven who they are. ``None`` keeps those of the user's present session.
         once: whether the sign-in fails if the user's sessions are revoked meanwhile. Otherwise the account is read
             again, and no hook runs for it.
@@ -37,8 +37,8 @@ class Grant(msgspec.Struct, frozen=True):
     bearer: bool | None = None
     fresh: bool = True
     attempt: Attempt | None = None
-    proven: bool = False
-    amr: Proven | None = None
+    same_proof: bool = False
+    amr: MethodTimes | None = None
     once: bool = False
 
 
@@ -46,7 +46,7 @@ AS_BEFORE: Final = Grant()
 """The grant of a user who is signed in again after a change: everything stays as it was."""
 
 
-def checked_amr(amr: Collection[str] | None) -> Proven | None:
+def checked_amr(amr: Collection[str] | None) -> MethodTimes | None:
     """Return an option that names what a user has just proven. ``None`` stays ``None``.
 
     Raises:

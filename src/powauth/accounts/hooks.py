@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, Self
 from powauth._options import instance, wrong
 from powauth.accounts.attempts import AttemptLimits
 from powauth.accounts.base import Account, Params, UsersContext
-from powauth.accounts.extension_ports import EndSessions, MakeCookie, ProvenIn, SignIn
+from powauth.accounts.extension_ports import EndSessions, MakeCookie, ProvenMethods, SignIn
 from powauth.accounts.grant import Grant
 from powauth.accounts.identity import I, Key
 from powauth.backends.base import Backend, Millis
@@ -58,8 +58,8 @@ class Step(Generic[I]):
         identity: the identity of that user.
         params: the client's parameters, before ``authentication``, ``registration``, ``update`` and ``deletion``. They
             contain passwords, so ``repr`` leaves them out. Do not log them. ``None`` after a flow.
-        proven: in a registration, the address at which the client has proven to receive mail, such as by a link. It is
-            normalised. ``None`` if there is none.
+        proven_address: in a registration, the address at which the client has proven to receive mail, such as by a
+            link. It is normalised. ``None`` if there is none.
         account: before ``sign_in``, the account that is about to get the session.
         grant: before ``sign_in``, the options of the session. Its ``amr`` names what the user has proven.
     """
@@ -69,7 +69,7 @@ class Step(Generic[I]):
     key: Key | None = None
     identity: I | None = None
     params: Params | None = field(default=None, repr=False)
-    proven: str | None = None
+    proven_address: str | None = None
     account: Account[I] | None = None
     grant: Grant | None = None
 
@@ -222,7 +222,7 @@ class Parts(Generic[I]):
         address_proven: tells all extensions that a user receives mail at an address; see `Extension.address_proven`.
         sign_in: signs in a user whom the extension has proven; see `SignIn`.
         end_sessions: ends the sessions of a user; see `EndSessions`.
-        proven_in: tells what was proven for the session of a request; see `ProvenIn`.
+        proven_methods: tells what was proven for the session of a request; see `ProvenMethods`.
         cookie: makes a cookie of the extension's own; see `MakeCookie`.
         may_continue: asks all extensions whether a user may be served without a sign-in; see `Extension.may_continue`.
         may_be_claimed: asks all extensions whether whoever proves an address may take an account over; see
@@ -243,7 +243,7 @@ class Parts(Generic[I]):
     address_proven: Callable[[Key, str], Coroutine[Any, Any, None]]
     sign_in: SignIn[I]
     end_sessions: EndSessions
-    proven_in: ProvenIn
+    proven_methods: ProvenMethods
     cookie: MakeCookie
     may_continue: Callable[[Key], Coroutine[Any, Any, bool]]
     may_be_claimed: Callable[[Key, str], Coroutine[Any, Any, bool]]

@@ -12,7 +12,7 @@ import msgspec
 
 from powauth.accounts.base import Account, UsersContext
 from powauth.accounts.changes import CHANGED, DELETED
-from powauth.accounts.grant import AS_BEFORE, PASSWORD, Grant, Proven
+from powauth.accounts.grant import AS_BEFORE, PASSWORD, Grant, MethodTimes
 from powauth.accounts.hooks import Diversion, Flow, FlowHooks, Step
 from powauth.accounts.identity import I, Key
 from powauth.accounts.records import UserRecords
@@ -35,7 +35,7 @@ NOT_COUNTED = (StoreUnavailable, Overloaded)
 `Refused` is not one of them: a hook may have checked a second factor, and wrong guesses of it must count, too.
 """
 
-BY_PASSWORD: Proven = {PASSWORD: None}
+BY_PASSWORD: MethodTimes = {PASSWORD: None}
 """What a right password proves."""
 
 GONE = "the account no longer exists, or was changed: sign in again"
@@ -133,7 +133,7 @@ class AccountService(Generic[I]):
                     account = await self._rehashed(account)
                 if account is None:
                     continue
-                how = msgspec.structs.replace(grant, attempt=attempt, proven=True, amr=BY_PASSWORD)
+                how = msgspec.structs.replace(grant, attempt=attempt, same_proof=True, amr=BY_PASSWORD)
                 identity = await self._port.do_create(request, account, how)
                 if identity is not None:
                     await attempt.admission.succeed()
@@ -179,10 +179,12 @@ class AccountService(Generic[I]):
 
     # --- accounts of users themselves ---------------------------------------------------------------------------------
 
-    async def register(self, request: Any, params: Params, grant: Grant = AS_BEFORE, *, proven: str | None = None) -> I:
+    async def register(
+        self, request: Any, params: Params, grant: Grant = AS_BEFORE, *, proven_address: str | None = None
+    ) -> I:
         """Register a user and sign them in.
 
-        An extension gives ``proven`` if the client has used a link that was sent to this address; see `Step`.
+        An extension gives ``proven_address`` if the client has used a link that was sent to this address; see `Step`.
 
         Raises:
             InvalidParams: what is wrong with ``params``.
@@ -192,7 +194,7 @@ class AccountService(Generic[I]):
         """
         check_params(params)
         self._port.check_session(request)
-        step: Step[I] = Step(flow="registration", request=request, params=params, proven=proven)
+        step: Step[I] = Step(flow="registration", request=request, params=params, proven_address=proven_address)
         await self._before_step(step)
         diverted = await self.hooks.diverted(step)
         params = diverted[-1].params if diverted else params

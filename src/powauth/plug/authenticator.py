@@ -276,7 +276,7 @@ class Authenticator(ABC, Generic[U, I]):
         Raises:
             Refused: if a hook or an extension refuses the sign-in.
         """
-        grant = msgspec.structs.replace(grant, amr=self.proven_by(connection, account.key, grant))
+        grant = msgspec.structs.replace(grant, amr=self.proven_methods(connection, account.key, grant))
         await self.accounts.before_sign_in(connection, account, grant)
         signed_in = await self.create(connection, account, grant)
         if signed_in is None:
@@ -285,7 +285,7 @@ class Authenticator(ABC, Generic[U, I]):
         await self.accounts.after_sign_in(connection, signed_in)
         return signed_in.identity
 
-    def proven_by(self, connection: Connection, key: Key, grant: Grant) -> Mapping[str, Millis]:
+    def proven_methods(self, connection: Connection, key: Key, grant: Grant) -> Mapping[str, Millis]:
         """Return what a user has proven who is about to be signed in, with the time of each; see `Grant`.
 
         An authenticator without sessions remembers nothing, and has no clock.

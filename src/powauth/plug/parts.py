@@ -105,7 +105,7 @@ def extension_parts(
         session = None if keep is None else current.session_of(keep, key)
         return await shielded(auth.accounts.records.end_sessions(key, why, session))
 
-    def proven_in(request: Connection, key: Key) -> Mapping[str, Millis] | None:
+    def proven_methods(request: Connection, key: Key) -> Mapping[str, Millis] | None:
         session = None if auth.current_identity(request) is None else current.session_of(request, key)
         return None if session is None else session.amr
 
@@ -136,7 +136,7 @@ def extension_parts(
         address_proven=address_proven,
         sign_in=sign_in,
         end_sessions=end_sessions,
-        proven_in=proven_in,
+        proven_methods=proven_methods,
         cookie=cookie,
         may_continue=may_continue,
         may_be_claimed=may_be_claimed,

@@ -248,8 +248,8 @@ class SessionAuth(Authenticator[U, I]):
                 return identity
         raise StoreUnavailable("the user's sessions were revoked again and again during the sign-in; try again")
 
-    def proven_by(self, connection: Connection, key: Key, grant: Grant) -> Mapping[str, Millis]:
-        """See `Authenticator.proven_by`."""
+    def proven_methods(self, connection: Connection, key: Key, grant: Grant) -> Mapping[str, Millis]:
+        """See `Authenticator.proven_methods`."""
         if grant.amr is None:
             session = self.current_session.session_of(connection, key)
             return {} if session is None else session.amr

@@ -102,7 +102,7 @@ class Signer(Generic[I]):
         """
         attempt, begun = grant.attempt or Attempt(), self._now()
         epoch = await self._store.epoch(stored_key(account.key), begun)
-        fresh = await self._read_again(account, proven=grant.proven)
+        fresh = await self._read_again(account, same_proof=grant.same_proof)
         if fresh is None:
             return None
         attempt = msgspec.structs.replace(attempt, begun=begun, epoch=epoch)
@@ -124,7 +124,7 @@ class Signer(Generic[I]):
             if epoch is None:
                 begun = self._now()
                 epoch = await self._store.epoch(stored_key(account.key), begun)
-                fresh = await self._read_again(account, proven=grant.proven)
+                fresh = await self._read_again(account, same_proof=grant.same_proof)
             if fresh is None:
                 return None
             if self._now() - begun <= EPOCH_LIFETIME // 2:
@@ -187,12 +187,12 @@ class Signer(Generic[I]):
             raise ConfigError("remember=True needs SessionAuth(remember=Remember())")
         return grant.remember
 
-    async def _read_again(self, account: Account[I], *, proven: bool) -> Account[I] | None:
+    async def _read_again(self, account: Account[I], *, same_proof: bool) -> Account[I] | None:
         """Return an account as it is now; ``None`` if it is gone or locked, or lost the proof that was checked."""
         fresh = await self._users.get(account.key)
         if not isinstance(fresh, Account) or fresh.active is not True:
             return None
-        return fresh if not proven or fresh.proof == account.proof else None
+        return fresh if not same_proof or fresh.proof == account.proof else None
 
     def _metadata_of(self, connection: Connection) -> Metadata:
         if self._metadata is None:

@@ -205,8 +205,8 @@ class ConfirmEmail(Extension[I]):
         """See `Extension.after`. A new user is confirmed, or gets a link."""
         if step.flow != "registration" or step.key is None:
             return
-        if step.proven is not None:
-            await self.addresses.mark(step.key, step.proven)
+        if step.proven_address is not None:
+            await self.addresses.mark(step.key, step.proven_address)
         else:
             await self.addresses.send(step.key, step.request.client_ip())
 
@@ -271,7 +271,7 @@ class ConfirmEmail(Extension[I]):
             Accepted: if the registration goes on by mail.
             InvalidParams: what is wrong with the address.
         """
-        if step.proven is not None:
+        if step.proven_address is not None:
             return
         if self.password == "at_registration":  # noqa: S105 - no password
             wanted = self.addresses.normalized(params.get(ADDRESS))

@@ -181,7 +181,7 @@ class LinkPages(Generic[I]):
             return self._complete_form(visit, params, invalid_link())
         accounts, connection = visit.auth.auth.accounts, visit.auth.connection
         try:
-            user = await accounts.register(connection, given, proven=address)
+            user = await accounts.register(connection, given, proven_address=address)
         except InvalidParams as error:
             failure = invalid_link() if "email" in error.errors else error
             return self._complete_form(visit, params, failure)

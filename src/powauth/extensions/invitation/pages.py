@@ -224,7 +224,7 @@ class InvitationPages(Generic[I]):
         accounts, connection = visit.auth.auth.accounts, visit.auth.connection
         account = None if address is None else await self._invitations.claimable(address)
         if account is None or address is None:
-            user: I = await accounts.register(connection, given, proven=address)
+            user: I = await accounts.register(connection, given, proven_address=address)
             return user
         names = {"password", *(each.name for each in self._fields(address))}
         changes = {name: value for name, value in given.items() if name in names}

@@ -154,8 +154,8 @@ class Registration(Generic[I]):
             NotSignedIn: if the session of the request has ended.
             StoreUnavailable: if another session may still be live.
         """
-        proven = self._parts.proven_in(request, account.key) or {}
-        grant = Grant(amr={**proven, **dict.fromkeys(methods)}, proven=True)
+        proven = self._parts.proven_methods(request, account.key) or {}
+        grant = Grant(amr={**proven, **dict.fromkeys(methods)}, same_proof=True)
         request.states[self] = auth
         try:
             if await self._parts.sign_in(request, account, grant) is None:

@@ -195,7 +195,7 @@ def _grant(content: _Content) -> Grant:
         bearer=content.bearer,
         fresh=content.fresh,
         attempt=Attempt(counted_as=content.counted_as),
-        proven=True,
+        same_proof=True,
     )
 
 

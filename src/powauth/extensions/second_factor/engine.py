@@ -199,7 +199,7 @@ class Engine(Extension[I]):
             raise Refused("the account has no second factor", code="no_second_factor", page=FACTORS)
         await self.parts.limits.admit(f"{self.name}.step_up", key_text(stored_key(account.key)), STEP_UPS)
         bearer = None if bound.auth.is_ambient(bound.connection) else True
-        grant = Grant(bearer=bearer, amr=self.parts.proven_in(bound.connection, account.key) or {})
+        grant = Grant(bearer=bearer, amr=self.parts.proven_methods(bound.connection, account.key) or {})
         return await self.challenges.begin(bound.connection, account, grant, "step_up", session)
 
     async def open(self, bound: RequestAuth[Any, I], params: Mapping[str, object]) -> Open[I] | None:
@@ -241,7 +241,7 @@ class Engine(Extension[I]):
         self, request: Any, account: Account[I], methods: Collection[str], grant: Grant | None = None
     ) -> I | None:
         """See `FactorEngine.sign_in`."""
-        how = msgspec.structs.replace(grant or Grant(), amr=dict.fromkeys(methods), proven=True)
+        how = msgspec.structs.replace(grant or Grant(), amr=dict.fromkeys(methods), same_proof=True)
         return await self.parts.sign_in(request, account, how)
 
     async def names(self, found: Open[I]) -> list[str]:
@@ -311,11 +311,11 @@ class Engine(Extension[I]):
     ) -> bool:
         account, _ = await self._current(bound)
         request = bound.connection
-        proven = self.parts.proven_in(request, account.key) or {}
+        proven = self.parts.proven_methods(request, account.key) or {}
         first = factor.primary and not await self.is_on(account.key)
         if not await enrolment.write():
             return False
-        grant = Grant(amr={**proven, **dict.fromkeys(enrolment.methods), MFA: None}, proven=True)
+        grant = Grant(amr={**proven, **dict.fromkeys(enrolment.methods), MFA: None}, same_proof=True)
         request.states[self] = bound.auth  # `before` looks whether the session is still alive
         try:
             signed_in = await self._signed_in(request, account, grant, enrolment)
