@@ -16,13 +16,16 @@ from starlette.testclient import TestClient
 
 from harness.support import SECRET, MemoryUsers
 from powauth import (
+    AlreadySignedIn,
     AnyOf,
     BearerCarrier,
     ConfigError,
     CookieCarrier,
+    CrossSiteRequest,
     FrameworkSessionCarrier,
     InvalidParams,
     MoreNeeded,
+    NotFresh,
     NotSignedIn,
     PowauthError,
     Refused,
@@ -213,9 +216,18 @@ def test_a_401_asks_for_the_credentials_that_count(carrier: Carrier, challenges:
 
 
 def matches(body: Any, schema: Document) -> bool:
-    """Whether a body has exactly the fields of one of the objects that a schema shows."""
-    shown = schema.get("anyOf", [schema])
-    return any(set(each["required"]) <= body.keys() <= each["properties"].keys() for each in shown)
+    """Whether a body has exactly the fields of one of the objects that a schema shows, with values of their types."""
+    types: dict[str, type] = {"string": str, "array": list, "object": dict}
+
+    def fits(value: Any, field: Document) -> bool:
+        return isinstance(value, types[field["type"]]) and ("enum" not in field or value in field["enum"])
+
+    def is_of(each: Document) -> bool:
+        fields: Document = each["properties"]
+        named = set(each["required"]) <= body.keys() <= fields.keys()
+        return named and all(fits(value, fields[name]) for name, value in body.items())
+
+    return any(is_of(each) for each in schema.get("anyOf", [schema]))
 
 
 def raised(error: PowauthError) -> Any:
@@ -234,7 +246,12 @@ def test_the_answers_that_are_shown_are_those_that_are_given() -> None:
     errors = [
         (401, NotSignedIn("nobody")),
         (401, MoreNeeded(["totp"])),
+        (401, MoreNeeded(["totp", "passkey"], challenge="c2l4IGhlcm9ucw")),
         (403, Refused("the office is closed")),
+        (403, NotFresh("sign in again")),
+        (403, NotFresh("confirm that it is you", methods=["otp"])),
+        (403, AlreadySignedIn("you are signed in")),
+        (403, CrossSiteRequest("not from here")),
         (422, InvalidParams({"email": ["is taken"]})),
         (429, Throttled(scope="account", retry_after=timedelta(seconds=60))),
         (503, StoreUnavailable("down")),
@@ -252,6 +269,14 @@ def test_the_answers_that_are_shown_are_those_that_are_given() -> None:
         shown = operation["responses"][str(status)]
         assert matches(response.json(), shown["content"]["application/json"]["schema"]), path
         assert ("retry-after" in response.headers) == ("headers" in shown)
+
+
+def test_the_two_answers_401_have_schemas_of_their_own() -> None:
+    by_guard, nobody, more = refusals(401)[401]["content"]["application/json"]["schema"]["anyOf"]
+    assert [each["title"] for each in (by_guard, nobody, more)] == ["Guarded", "NotSignedIn", "MoreNeeded"]
+    assert not matches({"error": "second_factor_required"}, nobody)
+    assert not matches({"error": "not_signed_in", "factors": ["totp"]}, more)
+    assert matches({"error": "second_factor_required", "factors": ["totp"], "challenge": "c2l4"}, more)
 
 
 def test_a_status_that_powauth_does_not_give_is_refused() -> None:

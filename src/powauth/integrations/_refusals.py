@@ -9,6 +9,11 @@ _TEXTS: Final = {"type": "array", "items": _TEXT}
 _RETRY: Final = {"headers": {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}}}
 
 
+def _only(text: str) -> dict[str, Any]:
+    """Return the schema of a text that is always the same, so that a client can tell two objects apart by it."""
+    return {**_TEXT, "enum": [text]}
+
+
 def _object(title: str, required: dict[str, Any], **optional: Any) -> dict[str, Any]:
     return {"title": title, "type": "object", "properties": {**required, **optional}, "required": [*required]}
 
@@ -21,9 +26,19 @@ def _answer(description: str, *schemas: dict[str, Any], **more: Any) -> dict[str
 _BY_GUARD: Final = _object("Guarded", {"detail": _TEXT})
 """FastAPI's own form. An `HTTPException` has it, and so has a guard of `Auth`."""
 
+_MORE_NEEDED: Final = _object(
+    "MoreNeeded", {"error": _only("second_factor_required"), "factors": _TEXTS}, challenge=_TEXT
+)
+"""The right password, and a second factor is missing. A program sends ``challenge`` together with the factor."""
+
 _BY_STATUS: Final = {
-    401: _answer("Nobody is signed in", _BY_GUARD, _object("NotSignedIn", {"error": _TEXT}, factors=_TEXTS)),
-    403: _answer("Refused, and why", _BY_GUARD, _object("Refused", {"error": _TEXT}, reason=_TEXT)),
+    401: _answer(
+        "Nobody is signed in, or a second factor is missing",
+        _BY_GUARD,
+        _object("NotSignedIn", {"error": _only("not_signed_in")}),
+        _MORE_NEEDED,
+    ),
+    403: _answer("Refused, and why", _BY_GUARD, _object("Refused", {"error": _TEXT}, reason=_TEXT, methods=_TEXTS)),
     422: _answer(
         "The messages about each field",
         _object("InvalidParams", {"errors": {"type": "object", "additionalProperties": _TEXTS}}),
