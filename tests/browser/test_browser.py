@@ -368,3 +368,44 @@ def test_axe_finds_no_violation_and_nothing_is_wider_than_the_window(
         found += [f"{state} {each}" for each in violations(page, looks)]
     assert not found, "\n".join(found)
     assert len(seen) == 16
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["fastapi", "flask"])
+def test_without_scripts_axe_finds_no_violation_on_the_pages_of_keys_and_of_the_administrator(
+    open_browser: Opener, demo: Demo, number: int
+) -> None:
+    """The pages are as a browser without scripts shows them. Scripts are allowed only while axe runs."""
+    page, app, other = open_browser().new_page(), demo.urls[number], new_email()
+    assert httpx.post(f"{app}/registration", json={"email": other, "password": PASSWORD}).status_code == 201
+    chromium = page.context.new_cdp_session(page)
+    found: list[str] = []
+
+    def allow_scripts(allowed: bool) -> None:
+        chromium.send("Emulation.setScriptExecutionDisabled", {"value": not allowed})
+
+    def look(state: str) -> None:
+        assert page.evaluate("matchMedia('(scripting: none)').matches")
+        allow_scripts(True)
+        found.extend(f"{state} {each}" for each in violations(page, LOOKS))
+        allow_scripts(False)
+
+    allow_scripts(False)
+    sign_in(page, app, ADMINISTRATOR)
+    page.goto(f"{app}/account/keys")
+    look("keys")
+    fill(page, "key", name="Nightly report", expires_in_days="0")
+    expect(page.locator("#key-expires_in_days")).to_have_attribute("aria-invalid", "true")
+    look("keys-refused")
+    fill(page, "key", expires_in_days="30")
+    expect(page.get_by_role("status")).to_contain_text("It is not shown again")
+    look("keys-made")
+    press(page, "End the key Nightly report")
+    expect(page.get_by_role("status")).to_have_text("That key has ended.")
+    look("keys-ended")
+    page.goto(f"{app}/account")
+    with page.expect_navigation():
+        page.get_by_role("link", name="Administration").click()
+    look("administration")
+    press(page, f"Lock {other}")
+    look("administration-locked")
+    assert not found, "\n".join(found)
