@@ -12,8 +12,9 @@ import msgspec
 
 from powauth.accounts.base import Account, UsersContext
 from powauth.accounts.changes import CHANGED, DELETED
+from powauth.accounts.flow_hooks import FlowHooks
 from powauth.accounts.grant import AS_BEFORE, PASSWORD, Grant, MethodTimes
-from powauth.accounts.hooks import Diversion, Flow, FlowHooks, Step
+from powauth.accounts.hooks import Diversion, Flow, Step
 from powauth.accounts.identity import I, Key
 from powauth.accounts.records import UserRecords
 from powauth.errors import InvalidParams, MoreNeeded, NotSignedIn, Overloaded, Refused, StoreUnavailable

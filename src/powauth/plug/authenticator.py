@@ -21,7 +21,8 @@ from powauth.accounts.anywhere import anywhere
 from powauth.accounts.base import Account, U, UsersContext, key_of_user
 from powauth.accounts.changes import BY_APP, ChangeListener
 from powauth.accounts.fan_out import FanOut
-from powauth.accounts.hooks import Extension, FlowHooks, Hooks, check_events
+from powauth.accounts.flow_hooks import FlowHooks, check_events
+from powauth.accounts.hooks import Extension, Hooks
 from powauth.accounts.identity import I, Key
 from powauth.accounts.records import UserRecords
 from powauth.accounts.service import AS_BEFORE, AccountService, Grant
