@@ -5,11 +5,12 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import pytest
 from sqlalchemy import Engine, NullPool, create_engine, event, text
@@ -255,10 +256,32 @@ def test_sto_06_connections_that_are_always_in_a_transaction_are_left_alone(path
     engine.dispose()
 
 
-def test_connections_that_are_bound_to_their_thread_are_of_no_use_to_others_and_do_no_harm(path: Path) -> None:
-    engine = create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": True}, poolclass=NullPool)
+class Watched(sqlite3.Connection):
+    """Tells whether it is open."""
+
+    made: ClassVar[list["Watched"]] = []
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.is_open = True
+        self.made.append(self)
+
+    def close(self) -> None:
+        super().close()
+        self.is_open = False
+
+
+@pytest.mark.parametrize("bound", [True, False], ids=["bound to its thread", "of all threads"])
+def test_a_connection_that_is_bound_to_its_thread_is_left_alone_and_closed(
+    path: Path, bound: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread could neither read with it nor close it."""
+    monkeypatch.setattr(Watched, "made", [])
+    options = {"check_same_thread": bound, "factory": Watched}
+    engine = create_engine(f"sqlite:///{path}", connect_args=options, poolclass=NullPool)
     event.listen(engine, "connect", wal)
     backend = signed_in(engine)
+    assert would_wait(backend) is bound
 
     def elsewhere() -> list[Record | None]:
         return [drive(backend.get(KEY, NOW)) for _ in range(3)]
@@ -267,7 +290,24 @@ def test_connections_that_are_bound_to_their_thread_are_of_no_use_to_others_and_
         for _ in range(2):
             assert threads.submit(elsewhere).result() == [record()] * 3
             assert drive(backend.get(KEY, NOW)) == record()
+    assert sum(each.is_open for each in Watched.made) == (0 if bound else 1)
     engine.dispose()
+    assert not any(each.is_open for each in Watched.made)
+
+
+def test_a_process_without_room_for_a_thread_reads_in_the_usual_way(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", full)
+        backend = signed_in(f"sqlite:///{path}")
+        assert would_wait(backend)
+    assert drive(backend.get(KEY, NOW)) == record()
+    assert not would_wait(backend)
+    drive(backend.close())
 
 
 def test_whoever_listens_to_the_engine_hears_of_each_read(backend: SQLBackend) -> None:

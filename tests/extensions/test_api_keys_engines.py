@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import StaticPool
 
 from harness.keys_support import ApiKey, KeySite, Me, Member, ask, rights_of
 from harness.support import SECRET, Clock, Kind, MemoryUsers, User
@@ -22,6 +21,7 @@ from harness.users_databases import (
     Base,
     blocking_engine,
     cheap_hasher,
+    memory_engine,
     run_async,
     table_name,
 )
@@ -191,10 +191,8 @@ def test_aut_06_keys_of_a_user_whose_address_must_be_confirmed(tmp_path: Path) -
 
 @pytest.fixture
 def engine() -> Iterator[sa.Engine]:
-    engine = sa.create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
-    Base.metadata.create_all(engine, [Member.__table__, ApiKey.__table__])  # type: ignore[list-item]
-    yield engine
-    engine.dispose()
+    with memory_engine(Member, ApiKey) as engine:
+        yield engine
 
 
 @pytest.mark.parametrize(

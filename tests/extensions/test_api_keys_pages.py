@@ -7,11 +7,10 @@ from typing import Any
 import httpx
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.pool import StaticPool
 
 from harness.keys_support import ApiKey
 from harness.pages_support import EMAIL, PASSWORD, Browser, Site, site
-from harness.users_databases import Base
+from harness.users_databases import memory_engine
 from powauth import AnyOf, BearerCarrier, CookieCarrier
 from powauth.backends.base import drive
 from powauth.extensions.api_keys import ApiKeys
@@ -22,14 +21,12 @@ OTHER = "ben@example.com"
 
 @pytest.fixture(params=["asgi", "wsgi"])
 def here(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
-    engine = sa.create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
-    Base.metadata.create_all(engine, [ApiKey.__table__])  # type: ignore[list-item]
-    keys: ApiKeys[Any] = ApiKeys(engine, ApiKey, scopes=lambda user: ["orders:read", "orders:write"])
-    with site(request.param, tmp_path, auth_options={"extensions": [keys], "throttle": None}) as made:
-        for email in (EMAIL, OTHER):
-            drive(made.auth.create_account({"email": email, "password": PASSWORD}))
-        yield made
-    engine.dispose()
+    with memory_engine(ApiKey) as engine:
+        keys: ApiKeys[Any] = ApiKeys(engine, ApiKey, scopes=lambda user: ["orders:read", "orders:write"])
+        with site(request.param, tmp_path, auth_options={"extensions": [keys], "throttle": None}) as made:
+            for email in (EMAIL, OTHER):
+                drive(made.auth.create_account({"email": email, "password": PASSWORD}))
+            yield made
 
 
 def program(here: Site, email: str = EMAIL) -> httpx.Client:

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import sqlalchemy as sa
-from sqlalchemy.pool import StaticPool
+import pytest
 
+from harness.fixtures import NewEngine
 from harness.keys_support import ApiKey, ask
-from harness.users_databases import Base
 from powauth import Account, Extension, RequestAuth
 from powauth.extensions.api_keys import ApiKeys
 from powauth.testing import ExtensionConformance
@@ -18,10 +17,12 @@ PASSWORD_CHANGES = ("a user's new password", "a user's new user id", "the app's 
 class KeysSuite(ExtensionConformance):
     ends_with_password = False
 
+    @pytest.fixture(autouse=True)
+    def _engines(self, new_engine: NewEngine) -> None:
+        self.new_engine = new_engine
+
     def make_extension(self) -> Extension[Any]:
-        engine = sa.create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
-        Base.metadata.create_all(engine, [ApiKey.__table__])  # type: ignore[list-item]
-        return ApiKeys(engine, ApiKey, ends_with_password=self.ends_with_password)
+        return ApiKeys(self.new_engine(ApiKey), ApiKey, ends_with_password=self.ends_with_password)
 
     async def hold(self, auth: Auth, account: Account[Any]) -> object:
         bound = RequestAuth(auth, ask())

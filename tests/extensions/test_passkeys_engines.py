@@ -9,13 +9,12 @@ from typing import Any
 
 import httpx
 import pytest
-import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.pool import StaticPool
 
 from harness.all_backends import ASYNC as ASYNC_STORES
 from harness.all_backends import LOCAL, SYNC, Stores, stores
 from harness.authenticator import Authenticator
+from harness.fixtures import NewEngine
 from harness.passkey_sites import ADA, MODELS, ORIGIN, PasskeyRow, PasskeySite, Person, device
 from harness.support import SECRET, FakeConnection, MemoryUsers
 from harness.users_databases import ASYNC, BLOCKING, PASSWORD, blocking_engine, cheap_hasher, run_async
@@ -222,15 +221,13 @@ def cookie_of(auth: SessionAuth[Any, Any], request: FakeConnection) -> str:
 # --- the suite --------------------------------------------------------------------------------------------------------
 
 
-def extension() -> Passkeys[Any]:
-    engine = sa.create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
-    PasskeyRow.metadata.create_all(engine, [PasskeyRow.__table__])  # type: ignore[list-item]
-    return Passkeys(engine, PasskeyRow)
-
-
 class _Suite(ExtensionConformance):
+    @pytest.fixture(autouse=True)
+    def _engines(self, new_engine: NewEngine) -> None:
+        self.new_engine = new_engine
+
     def make_extension(self) -> Extension[Any]:
-        return extension()
+        return Passkeys(self.new_engine(PasskeyRow), PasskeyRow)
 
     def auth(self, backend: Backend, **options: Any) -> Auth:
         return super().auth(backend, **{"public_url": ORIGIN, **options})

@@ -84,7 +84,9 @@ def world_on(framework: str, folder: Path, mailer: Mailer | None = None, **optio
     pages = options.pop("pages", {})
     extension = ResetPassword(mailer or kept, **options)
     with site(framework, folder, auth_options={"extensions": [extension], **auth_options}, **pages) as here:
-        yield World(here, kept, events)
+        made = World(here, kept, events)
+        yield made
+        made.settle()  # otherwise a letter that waits would open the database again
 
 
 @pytest.fixture

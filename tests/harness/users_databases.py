@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import NullPool, StaticPool
 
 from powauth.accounts.passwords import PasswordHasher
 
@@ -77,6 +77,18 @@ def blocking_engine(driver: str, folder: str, *models: type[Base]) -> Iterator[s
         yield engine
     finally:
         Base.metadata.drop_all(engine, tables)  # type: ignore[arg-type]
+        engine.dispose()
+
+
+@contextmanager
+def memory_engine(*models: type[DeclarativeBase]) -> Iterator[sa.Engine]:
+    """An engine of an SQLite database in memory, which all threads share, with the tables of some models."""
+    engine = sa.create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+    try:
+        for model in models:
+            model.metadata.create_all(engine, [model.__table__])  # type: ignore[list-item]
+        yield engine
+    finally:
         engine.dispose()
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from advanced_alchemy.extensions.litestar import SQLAlchemyAsyncConfig, SQLAlchemyPlugin, SQLAlchemySyncConfig
 from litestar import Litestar, get
 from litestar.testing import TestClient as LitestarClient
 from sqlalchemy.ext.asyncio import async_scoped_session, async_sessionmaker, create_async_engine
@@ -30,7 +29,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from harness.rows import add_user, auth_over, counted, hash_of, unique
+from harness.rows import add_user, auth_over, counted, hash_of, needs_alchemy, unique
 from harness.support import CountingBackend, FakeConnection
 from harness.users_databases import PASSWORD, url_of
 from powauth import Account, Authenticator, BlockingAuth, BlockingRequestAuth, RequestAuth, SessionAuth
@@ -112,8 +111,11 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
 # --- Litestar ---------------------------------------------------------------------------------------------------------
 
 
+@needs_alchemy
 @pytest.mark.parametrize("kind", ["async", "sync", "function"])
 def test_litestar_gives_the_row_in_the_handlers_own_session(world: World, kind: str) -> None:
+    from advanced_alchemy.extensions.litestar import SQLAlchemyAsyncConfig, SQLAlchemyPlugin, SQLAlchemySyncConfig
+
     config: Any = (
         SQLAlchemySyncConfig(engine_instance=world.engine)
         if kind == "sync"
@@ -150,7 +152,10 @@ def test_litestar_gives_the_row_in_the_handlers_own_session(world: World, kind: 
     assert drive(world.auth.sessions.live(world.me.id)) == []
 
 
+@needs_alchemy
 def test_rep_27_litestar_refuses_a_user_who_has_changed(world: World) -> None:
+    from advanced_alchemy.extensions.litestar import SQLAlchemyAsyncConfig, SQLAlchemyPlugin
+
     @get("/")
     async def row(current_user: CurrentUser[Any]) -> str:
         email: str = current_user.email

@@ -18,6 +18,7 @@ from sqlalchemy.orm import DeclarativeBase
 
 from harness.core_support import KINDS, Site, open_backend
 from harness.http_support import COMBINATION_IDS, COMBINATIONS
+from harness.internals import sql_engine_of
 from harness.support import Browser, FakeConnection, Kind, Me, MemoryUsers, Request, Response, User, make_app
 from powauth import (
     Account,
@@ -267,6 +268,8 @@ def test_aut_03_100_guesses_at_once_are_10(name: str, tmp_path: Path) -> None:
     assert outcome["wrong"] == users.looked == 10
     assert outcome["account"] + outcome["source"] == 90
     drive(backend.close())
+    if isinstance(backend, SQLBackend):
+        sql_engine_of(backend).dispose()
 
 
 @pytest.mark.parametrize("name", ["memory", "lmdb"])

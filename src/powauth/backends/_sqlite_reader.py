@@ -12,6 +12,7 @@ Each statement is its own transaction and sees the last commit of any process. N
 """
 
 import contextlib
+import threading
 from collections import deque
 from time import monotonic
 from typing import Any, NamedTuple
@@ -56,6 +57,7 @@ class SQLiteReader:
         # Any thread appends and pops: each is atomic.
         self._idle: deque[Opened] = deque()
         self._retired: deque[Opened] = deque()
+        self._tried = False
         self._closed = False
         event.listen(engine, "engine_disposed", lambda _engine: self.drain())
         _forks.on_fork(self, SQLiteReader.drain)
@@ -112,13 +114,14 @@ class SQLiteReader:
         except (SQLAlchemyError, OSError):
             return True
         try:
-            able = self._make_ready(connection)
-        except self._error:  # the database may be busy
+            able = self._make_ready(connection) and (self._tried or self._serves_all_threads(connection))
+        except (self._error, RuntimeError):  # the database may be busy, or the process may have no room for a thread
             connection.close()
             return True
         if not able:
             connection.close()
             return False
+        self._tried = True
         self._keep(Opened(connection, monotonic() + POOL_RECYCLE_SECONDS))
         return True
 
@@ -131,6 +134,25 @@ class SQLiteReader:
         connection.execute(self._sql, (b"", 0)).fetchall()
         # A driver that keeps a transaction open would always show the state at its beginning.
         return bool(mode == "wal") and not connection.in_transaction
+
+    def _serves_all_threads(self, connection: Any) -> bool:
+        """Return whether a thread may use and close a connection that another one has opened.
+
+        The app decides by ``check_same_thread``. The driver tells only a thread that tries. So one tries once for all
+        connections of the engine. Without this, no other thread could close the connection, and it would stay open.
+        """
+        refused: list[Exception] = []
+
+        def attempt() -> None:
+            try:
+                connection.cursor().close()
+            except self._error as error:
+                refused.append(error)
+
+        thread = threading.Thread(target=attempt, name="powauth-sqlite-threads")
+        thread.start()
+        thread.join()
+        return not refused
 
     def _keep(self, opened: Opened) -> None:
         self._idle.append(opened)
@@ -152,6 +174,6 @@ class SQLiteReader:
 
     def _close_all(self, waiting: deque[Opened]) -> None:
         while waiting:
-            # Another thread may take the last one. An app's connection may belong to the thread that opened it.
+            # Another thread may take the last one.
             with contextlib.suppress(IndexError, self._error):
                 waiting.pop().connection.close()

@@ -91,7 +91,11 @@ class Suite:
     # What a subclass provides
 
     def make_extension(self) -> Extension[Any]:
-        """Return the extension, not yet bound."""
+        """Return the extension, not yet bound.
+
+        A test may call it several times. If the extension needs something that must be closed, such as an engine, keep
+        each one and close all of them after the test, in an ``autouse`` fixture of your class.
+        """
         raise NotImplementedError
 
     async def hold(self, auth: Auth, account: Account[Any]) -> object:
