@@ -20,26 +20,26 @@ powauth demo: FastAPI on http://127.0.0.1:{port} and Flask on http://127.0.0.1:{
 Users in {data}/users.sqlite3, sessions in {backend}; {workers} worker processes each.
 Plain http: the cookie goes without Secure, which only this demo asks for.
 
-With a browser: open http://localhost:{port} or http://localhost:{flask_port}, register, and be known on the other.
+With a browser: open http://localhost:{port} or http://localhost:{flask_port}, and register. You can sign in to both.
 Passkeys and the links in the mail are for localhost, because browsers make no passkeys for an IP address.
 /account leads to your devices and your recent activity, to keys for programs, to passkeys, and to codes of an
 authenticator app. Change your e-mail address there, and follow the links in the mail. The sign-in page can keep you
 signed in, takes a passkey, and has a link for a forgotten password.
-(POWAUTH_DEMO_FRESH: seconds for which a sign-in is fresh enough to change factors. POWAUTH_DEMO_CHALLENGE: seconds in
-which a second factor must be given.)
+(POWAUTH_DEMO_FRESH: seconds after a sign-in in which you may change factors. POWAUTH_DEMO_CHALLENGE: seconds in which
+you must enter a second factor.)
 Mail is printed here. (POWAUTH_DEMO_SMTP=host:port sends it.)
 The first user who registers is the administrator, who invites and locks users and reads the audit log: /administration.
 (POWAUTH_DEMO_ADMINISTRATOR=you@example.org appoints another user at the start.)
-The password "correct horse battery staple" is refused as a breached one, without a network.
-(POWAUTH_DEMO_BREACHED=online asks Have I Been Pwned about each new password: it gets 5 digits of the SHA-1.)
+The demo refuses the password "correct horse battery staple" as a breached one, without a network.
+(POWAUTH_DEMO_BREACHED=online asks Have I Been Pwned about each new password. The service gets 5 digits of the SHA-1.)
 With a program:
   curl -c jar -H 'content-type: application/json' -d '{{"email":"you@example.org","password":"a long pass phrase"}}' \\
        http://127.0.0.1:{port}/registration
   curl -b jar http://127.0.0.1:{flask_port}/session
-Make it a key, which is shown once, and use it instead of a cookie (in a browser: /account/keys):
+Make an API key, which the demo shows once, and use it instead of a cookie (in a browser: /account/keys):
   curl -b jar -H 'content-type: application/json' -d '{{"name":"curl","scopes":["profile"]}}' http://127.0.0.1:{port}/account/keys
   curl -H 'authorization: Bearer powkey_...' http://127.0.0.1:{flask_port}/session
-See your devices, sign out on the other, be gone on both:
+List your sessions, sign out on one app, and see that you are signed out on both:
   curl -b jar http://127.0.0.1:{port}/sessions
   curl -b jar -c jar -X DELETE http://127.0.0.1:{flask_port}/session
   curl -b jar http://127.0.0.1:{port}/session

@@ -1,6 +1,6 @@
-"""The administrator's page, as an extension from public names: it appears in both apps, and each page has a JSON twin.
+"""The administrator's page: an extension that uses only public names. Both apps show it, and it also speaks JSON.
 
-powauth does not decide who may lock whom, reset second factors, or read the audit log. This page asks the identity.
+powauth does not decide who may lock users, reset second factors, or read the audit log. This page checks the identity.
 """
 
 from collections.abc import Mapping, Sequence
@@ -60,7 +60,7 @@ TEXTS: Final = {
     "administration_from": "from",
     "done_administration_locked": "That user is locked, and signed out everywhere.",
     "done_administration_unlocked": "That user can sign in again.",
-    "done_administration_factors": "That user has no second factors any more, and is signed out everywhere.",
+    "done_administration_factors": "That user has no second factors now, and is signed out everywhere.",
 }
 
 

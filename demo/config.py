@@ -147,7 +147,7 @@ def mailer_of(chosen: Settings) -> Mailer:
 
 
 def remember_of(chosen: Settings) -> Remember:
-    """Return the times of remembered sessions. They are longer than those of the others, whatever the settings say."""
+    """Return the times of remembered sessions. They are always longer than those of other sessions."""
     ttl = max(REMEMBERED, 2 * chosen.ttl)
     return Remember(ttl=ttl, max_lifetime=max(LONGEST_REMEMBERED, ttl, chosen.max_lifetime))
 

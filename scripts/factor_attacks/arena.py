@@ -1,4 +1,4 @@
-"""`Arena`: two running demos, and the people and the programs in it."""
+"""`Arena`: two running demos, with the users and the clients of an attack."""
 
 import copy
 import itertools
@@ -41,7 +41,7 @@ _NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 class Broken(Exception):
-    """An attack has succeeded, or its control has failed, so that nothing was shown."""
+    """An attack has succeeded, or its control has failed. After a failed control, the attack has shown nothing."""
 
 
 def control(condition: object, what: object) -> None:
@@ -55,7 +55,7 @@ def control(condition: object, what: object) -> None:
 
 
 def refused(response: httpx.Response, *statuses: int, error: str | None = None) -> None:
-    """Check that an attack was refused as it should be, and not by accident.
+    """Check that an attack was refused with the expected status and error.
 
     Raises:
         Broken: if it was not.
@@ -83,7 +83,7 @@ def _text(what: object) -> str:
 
 
 class Client(httpx.Client):
-    """A program with a cookie jar. It comes from an address of its own, so that limits of sources do not meet."""
+    """A client with a cookie jar. It has its own source address, so clients do not share the limits of sources."""
 
     def __init__(self, app: str, source: str) -> None:
         transport = httpx.HTTPTransport(local_address=source, verify=_NO_TLS)

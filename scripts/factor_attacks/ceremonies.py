@@ -40,7 +40,7 @@ BAD_PARTS: tuple[object, ...] = (
     *(None, 1, [], "", "=", "é", "A" * 60_000, "a b"),
     *map(b64, (b"{}", b"[]", b'"x"', b"\xff\xfe")),
 )
-"""Parts of an answer that are none."""
+"""Invalid values for the parts of an answer."""
 
 
 def lies(arena: Arena, here: str, person: Person, *faults: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Attacks on passkeys around the ceremonies: whose they are, for what they are used, and what they reveal."""
+"""Attacks on passkeys apart from the ceremonies: their owner, their purpose, and the information that they reveal."""
 
 import time
 

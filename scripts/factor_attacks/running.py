@@ -15,7 +15,7 @@ from scripts.factor_attacks import ceremonies, challenges, codes, enrolment, lat
 from scripts.factor_attacks.arena import ATTACKS, SHORT, Arena, Attack, Broken, at_once
 
 AT_ONCE: Final = 4
-"""Attacks that run in parallel. They have users and addresses of their own."""
+"""Number of attacks that run in parallel. Each has its own users and addresses."""
 
 MODULES: Final = (paths, challenges, codes, enrolment, passkeys, ceremonies, wire, late)
 """The modules with attacks, in the order of their numbers."""
@@ -48,7 +48,7 @@ def row(outcome: Outcome) -> str:
 
 
 def chosen(words: Sequence[str]) -> list[tuple[int, Attack]]:
-    """Return the attacks whose names have one of some words, with their numbers. Without words, return all."""
+    """Return the attacks whose names contain one of the words, with their numbers. Without words, return all."""
     ordered = [each for module in MODULES for each in ATTACKS if each.run.__module__ == module.__name__]
     numbered = list(enumerate(ordered, 1))
     return [

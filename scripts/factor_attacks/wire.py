@@ -1,4 +1,4 @@
-"""Attacks with requests that are none: broken bodies, other methods, doubled fields."""
+"""Attacks with malformed requests: broken bodies, other methods, duplicate fields."""
 
 import json
 from typing import Final
@@ -46,7 +46,7 @@ def broken_bodies(arena: Arena, here: str, other: str) -> str:
             for body in BODIES:
                 found = client.post(path, content=body, headers={"content-type": "application/json"})
                 breach(found.status_code >= 500, f"{path}: {found.status_code} for {body[:40]!r}")
-                honest = b"options" in body or path.endswith("recovery")  # codes are made whatever else is sent
+                honest = b"options" in body or path.endswith("recovery")  # any body makes recovery codes
                 breach(found.status_code in (200, 201, 204) and not honest, f"{path} takes {body[:40]!r}")
     control(set(arena.factors(mia)) == {"totp", "recovery_code"}, "a factor has changed")
     arena.honest(mia, here)

@@ -400,7 +400,7 @@ def test_without_scripts_axe_finds_no_violation_on_the_pages_of_keys_and_of_the_
     expect(page.get_by_role("status")).to_contain_text("It is not shown again")
     look("keys-made")
     press(page, "End the key Nightly report")
-    expect(page.get_by_role("status")).to_have_text("That key has ended.")
+    expect(page.get_by_role("status")).to_have_text("The key is no longer valid.")
     look("keys-ended")
     page.goto(f"{app}/account")
     with page.expect_navigation():

@@ -114,9 +114,9 @@ def test_api_01_the_new_key_hides_itself_in_representations(make: Make) -> None:
 @pytest.mark.parametrize(
     ("scopes", "message"),
     [
-        (["admin"], "has one that you do not have"),
-        (["read", "admin"], "has one that you do not have"),
-        (["read write"], "has one that you do not have"),
+        (["admin"], "contains a scope that you do not have"),
+        (["read", "admin"], "contains a scope that you do not have"),
+        (["read write"], "contains a scope that you do not have"),
         ("read", "must be a list of texts"),
         ([["read"]], "must be a list of texts"),
         ({"read": 1, 2: 3}, "must be a list of texts"),

@@ -63,7 +63,7 @@ def test_api_01_the_page_shows_a_new_key_once(here: Site) -> None:
     assert key[:17] in listed.text
     assert "orders:read" in listed.text
     ended = browser.follow(browser.post(PAGE, {"action": "end", "id": key[7:17]}))
-    assert "That key has ended" in ended.text
+    assert "The key is no longer valid" in ended.text
     assert "You have no API keys" in ended.text
 
 
@@ -150,7 +150,7 @@ def test_api_05_another_users_key_and_no_key_answer_alike(here: Site) -> None:
     ended = ben.post(PAGE, json={"action": "end", "id": theirs["id"]})
     assert (ended.status_code, ended.content) == (204, b"")
     browser = signed_in(here)
-    assert "There is no such key" in browser.post(PAGE, {"action": "end", "id": theirs["id"]}).text
+    assert "This key no longer exists" in browser.post(PAGE, {"action": "end", "id": theirs["id"]}).text
 
 
 def test_api_02_no_page_takes_a_key(here: Site) -> None:

@@ -549,7 +549,7 @@ def test_a_page_over_a_table_that_fails_is_an_outage(pages: Pages) -> None:
     [
         ({"synchronous": "yes"}, "synchronous must be True or False"),
         ({"skip": "signed_in"}, "skip must be a collection of names of events, not str"),
-        ({"skip": ["deleted"]}, "skip must not have 'deleted': a new user of an old key"),
+        ({"skip": ["deleted"]}, "skip must not contain 'deleted': Audit needs it"),
         ({"capacity": 0}, "the capacity of an audit log must be a whole number of 1 or more"),
         ({"closing": 10}, "the closing of an audit log must be"),
         ({"model": Person}, "the model of the audit log must be a declarative class with AuditMixin"),

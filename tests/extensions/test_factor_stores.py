@@ -196,5 +196,5 @@ def test_a_wrong_table_is_found_when_the_app_starts(kind: Any, mixin: str) -> No
             kind(engine, model)
     with pytest.raises(ConfigError, match="engine"):
         kind("sqlite://", Authenticator if kind is Totp else Code)
-    with pytest.raises(ConfigError, match="missing, because there is a"):
+    with pytest.raises(ConfigError, match="omitted, because the first argument is a"):
         kind(DictTotp() if kind is Totp else DictCodes(), Authenticator)

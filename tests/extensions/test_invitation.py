@@ -138,7 +138,7 @@ def test_several_invitations_are_listed_ended_and_sent_again(here: Confirming) -
     assert client.post(PAGE, json={"action": ["end"]}).status_code == 422
     browser = signed_in(here)
     gone = browser.post(PAGE, {"action": "end", "id": "x"})
-    assert (gone.status, "no such invitation" in gone.text) == (404, True)
+    assert (gone.status, "This invitation no longer exists" in gone.text) == (404, True)
 
 
 def test_inv_01_a_token_is_random_hashed_and_ends_after_seven_days(here: Confirming) -> None:

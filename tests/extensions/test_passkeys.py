@@ -170,7 +170,7 @@ def test_a_user_has_a_limited_number_of_passkeys(kind: Kind, engine: sa.Engine) 
     ):
         assert (answer.status_code, answer.json()["errors"]) == (
             422,
-            {"base": ["has as many passkeys as possible: remove one first"]},
+            {"base": ["has the maximum number of passkeys: remove one first"]},
         )
     assert len(site.rows()) == 2
 

@@ -1,4 +1,4 @@
-"""`AttemptLimits`: limits on what clients may do with an extension, such as asking for mail or guessing tokens."""
+"""`AttemptLimits`: limits for the attempts of clients at an extension, such as requests for mail or invalid tokens."""
 
 from collections.abc import Callable
 
@@ -41,7 +41,7 @@ class AttemptLimits:
         Raises:
             Throttled: if there were too many. The event ``throttled`` has the purpose as its detail.
             StoreUnavailable: if the attempt cannot be counted.
-            ConfigError: if the purpose is no such text.
+            ConfigError: if the purpose has another format.
         """
         matching("the purpose of a limit", purpose, SCOPE_OF_EXTENSION, "a text such as 'reset.address'")
         try:

@@ -18,8 +18,8 @@ class SignIn(Protocol[I]):
     async def __call__(self, request: Any, account: Account[I], grant: Grant) -> I | None:
         """Begin a session of an account on a request, and return the identity.
 
-        All hooks and extensions decide on it, as on every sign-in. ``grant.amr`` tells them what was proven. If the
-        grant has the attempt of a password, the failed sign-ins of the account are forgotten.
+        All hooks and extensions run first, as at every sign-in, and may refuse it. ``grant.amr`` has the methods that
+        the user has proven. If the grant has a password attempt, powauth resets the failed sign-ins of the account.
 
         Returns:
             ``None`` if the account is gone or locked, or has another proof and the grant says ``same_proof``.
@@ -35,14 +35,14 @@ class EndSessions(Protocol):
     """Ends the sessions of a user; see ``Parts.end_sessions``."""
 
     async def __call__(self, key: Key, why: str, *, keep: Any = None) -> int:
-        """End all sessions of a user, and sign-ins in flight. Return how many ended.
+        """End all sessions of a user, and sign-ins that are running. Return the number of ended sessions.
 
-        Call it after the change because of which they end. A sign-in in flight then meets the change.
+        First write the change that is the reason, then call this. A running sign-in then fails or sees the change.
 
         Args:
             key: the user's key.
             why: the reason, for the event.
-            keep: a request, whose own session of this user goes on.
+            keep: a request. Its own session of this user stays valid.
 
         Raises:
             StoreUnavailable: if any may still be live.

@@ -28,9 +28,9 @@ class FormField(msgspec.Struct, frozen=True, kw_only=True):
     max_length: int | None = None
 
     def parsed(self, text: object) -> object:
-        """Return the value of a text that an HTML form sent. ``None`` is a checkbox that is not ticked.
+        """Return the value for a text that an HTML form sent. ``None`` is a checkbox that is not ticked.
 
-        The value is unchanged if it is no such text. The users context then says what is wrong with it.
+        If the text does not fit the kind, it is returned unchanged. The users context then reports the error.
 
         >>> FormField(name="age", kind="integer").parsed("42"), FormField(name="news", kind="flag").parsed(None)
         (42, False)

@@ -78,7 +78,7 @@ class CredentialsForm:
         return next((value for value in given if not is_blank(value)), None)
 
     def login_key(self, params: Params) -> str | None:
-        """Return one form of the user id in ``params``; see `UsersContext.login_key`. It is normalised, if it can be.
+        """Return one form of the user id in ``params``, normalised if possible; see `UsersContext.login_key`.
 
         With several identifiers, the first whose format rules accept the value decides.
         """
@@ -103,8 +103,8 @@ class CredentialsForm:
     def checked(self, params: Params, *, changing: bool = False, trusted: bool = False) -> dict[str, Any]:
         """Return the values to store, with the password as given.
 
-        If a user changes an own account, ``current_password`` is among them, for the caller to verify. This may wait
-        for a network if the policy has a hook for breached passwords.
+        If a user changes their own account, the result includes ``current_password``, for the caller to verify. This
+        may wait for a network, if the policy has a hook for breached passwords.
 
         Args:
             params: the parameters: from outside, or with ``trusted`` from the app's own code.

@@ -1,4 +1,4 @@
-"""`Grant`: the options of a session that begins."""
+"""`Grant`: the options of a new session."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -16,19 +16,19 @@ PASSWORD: Final = "pwd"  # noqa: S105 - a name
 _METHOD: Final = re.compile(r"[a-z][a-z0-9_.-]{0,31}\Z")
 
 MethodTimes = Mapping[str, Millis | None]
-"""Ways in which a user has proven who they are, with the time of each. ``None`` is the time of the sign-in."""
+"""Methods by which a user has proven their identity, with the time of each. ``None`` is the time of the sign-in."""
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """The options of a session that begins.
+    """The options of a new session.
 
     Attributes:
         remember: whether the session outlives the browser session. ``None`` keeps the choice of the replaced session.
         bearer: whether a program gets the id as a bearer token. ``None`` keeps the choice of the replaced session.
-        fresh: whether the user has just proved who they are. Otherwise `powauth.RequestAuth.is_fresh` is false.
+        fresh: whether the user has just proven their identity. Otherwise `powauth.RequestAuth.is_fresh` is false.
         attempt: the attempt that led to the session, if a password was checked.
         same_proof: whether the account must still have the proof that was checked.
-        amr: the ways in which the user has proven who they are. ``None`` keeps those of the user's present session.
+        amr: the methods by which the user has proven their identity. ``None`` keeps those of the current session.
         once: whether the sign-in fails if the user's sessions are revoked meanwhile. Otherwise the account is read
             again, and no hook runs for it.
     """

@@ -10,8 +10,9 @@ A mixin of a model carries it as a class attribute:
 >>> [each.columns for each in restrictions_of(Subscriber)]
 [('paid_until',)]
 
-An account is active only if ``is_active`` is true and all restrictions of its model allow it. powauth computes this
-whenever it reads the user, so it notices values that the app's own SQL has written, and times that have passed.
+An account is active only if ``is_active`` is true and all restrictions of its model return ``True``. powauth evaluates
+them whenever it reads the user. So a restriction also applies to values that the app's own SQL has written, and a time
+can pass without a write.
 """
 
 from collections.abc import Callable, Mapping

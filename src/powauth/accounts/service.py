@@ -221,7 +221,7 @@ class AccountService(Generic[I]):
             InvalidParams: what is wrong with ``params``.
             NotSignedIn: if nobody is signed in, or the user is gone.
             Throttled: if wrong current passwords were given too often.
-            Accepted: if the change is done, as far as no extension has taken it over. A part goes on elsewhere.
+            Accepted: if an extension has taken over a part of the change, such as a new address. The rest is done.
             Refused: if a hook or an extension refuses it.
         """
         check_params(params)
@@ -326,8 +326,8 @@ class AccountService(Generic[I]):
     async def credentials_changed(self, key: Key, why: str, keep: Session | None = None) -> int:
         """End everything that a user holds, except the session ``keep``. Return the number of ended sessions.
 
-        The extensions come first and the sessions last, so nothing can create a session after the sessions are gone.
-        Then the extensions that hold what a session has made look once more.
+        powauth calls the extensions first and ends the sessions last, so no token of an extension can begin a session
+        afterwards. Then it calls `Extension.sessions_ended`, for anything that a session has made meanwhile.
 
         Raises:
             StoreUnavailable: if anything may still be valid.
@@ -361,7 +361,7 @@ class AccountService(Generic[I]):
     async def _rehashed(self, account: Account[I]) -> Account[I] | None:
         """Write the stronger hash and return the account; ``None`` if the hash was changed meanwhile."""
         rehash = account.rehash
-        assert rehash is not None  # noqa: S101 - the caller has looked
+        assert rehash is not None  # noqa: S101 - the caller has checked it
         await self.records.accept_proof(account, rehash.proof)
         if not await rehash.write():
             return None
@@ -440,8 +440,8 @@ class AccountService(Generic[I]):
     async def _first_password(self, request: Any, before: Account[I], params: Params) -> Account[I] | None:
         """Set the password of a user who has none yet; ``None`` if ``current_password`` must prove the change.
 
-        The fresh sign-in is the proof. Whoever only finds an open browser cannot set a password. The session is read
-        again, because it may have ended while a client was sending the request.
+        The fresh sign-in is the proof, so somebody at an open browser with an older sign-in cannot set a password. This
+        reads the session again, because it may have ended while the client was sending the request.
         """
         if params.get("password") in (None, "") or params.get("current_password") not in (None, ""):
             return None
@@ -495,7 +495,7 @@ class AccountService(Generic[I]):
 
 
 async def _finish(diverted: list[Diversion[I]], account: Account[I]) -> None:
-    """Let the extensions do what they took over of a flow, now that the flow is done."""
+    """Call the extensions that have taken over a part of a flow. The rest of the flow is done."""
     for diversion in diverted:
         await diversion.finish(account)
 

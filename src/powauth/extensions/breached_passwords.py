@@ -1,10 +1,10 @@
 """`BreachedPasswords`: refuses passwords that have appeared in a data breach (ASVS 6.2.12).
 
 It asks a service for all breached passwords whose SHA-1 begins with the same five hexadecimal digits. So the service
-learns 20 bits of a hash that some thousand other passwords share. Padding hides the number of results from whoever sees
-the length of the response. The comparison happens here.
+learns 20 bits of the hash. About a thousand breached passwords share these bits. Padding hides the number of results
+from an observer who sees the length of the response. powauth compares the other digits itself.
 
-If the service does not answer in time, or answers nonsense, the password is accepted, and an event says so.
+If the service does not answer in time, or sends an invalid answer, powauth accepts the password and emits an event.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ SERVICE: Final = "https://api.pwnedpasswords.com/range/"
 """The free service of Have I Been Pwned. It needs no key."""
 
 TIMEOUT: Final = timedelta(seconds=1)
-"""The default time for an answer. A person waits for it."""
+"""The default time for an answer. It is short, because a person waits for the response."""
 
 MAX_TIMEOUT: Final = timedelta(seconds=30)
 
@@ -48,7 +48,7 @@ MESSAGE: Final = "has appeared in a data breach"
 REFUSED: Final = EventKind("password_breached", "a password was refused, because it has appeared in a data breach")
 UNCHECKED: Final = EventKind(
     "password_unchecked",
-    "a password was accepted without a look at the breached ones, because the service failed; `detail` is the error",
+    "a password was accepted without a check, because the service for breached passwords failed; `detail` is the error",
     "warning",
 )
 
@@ -80,7 +80,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> None:
-        """Follow no redirect: the error of its status is raised."""
+        """Follow no redirect. urllib then raises an error with the status."""
 
 
 class UrllibClient:
@@ -113,7 +113,7 @@ class UrllibClient:
                     raise TimeoutError("the response took too long")
                 if len(body) > MAX_BYTES:
                     raise OSError("the response is too long")
-            if response.length:  # the rest might name the password
+            if response.length:  # the missing part might contain the password
                 raise OSError("the response was cut")
         return bytes(body)
 
@@ -125,7 +125,7 @@ class BreachedPasswords(Extension[I]):
         client: sends the requests. ``None`` is a `UrllibClient`.
         url: the address of the service, to which the five digits are appended. It must be https, except on this host.
         timeout: the longest time for an answer.
-        seen: the number of times from which on a password is refused.
+        seen: the number of appearances from which on a password is refused.
 
     Raises:
         ConfigError: if an option is wrong.

@@ -26,7 +26,7 @@ _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 class Words(NamedTuple):
-    """The texts for a mail, as they were chosen for the request that causes it.
+    """The texts for a mail, in the language of the request that causes it.
 
     Attributes:
         texts: the texts by name.

@@ -1,8 +1,8 @@
 """Links in mail that carry a one-time token, and the pages to which they lead.
 
-A link is ``public_url + path + "#" + token``. The token is in the fragment, which a browser sends to nobody: no log, no
-``Referer`` and no program that follows links gets it. `LINK_SCRIPT` moves it into the page's form. Without scripts, the
-page shows a field for the code. The person pastes the code there, or the whole link. Only ``POST`` takes the token.
+A link is ``public_url + path + "#" + token``. The token is in the fragment, which browsers send to no server. So no
+log, no ``Referer`` and no mail scanner gets it. `LINK_SCRIPT` moves it into the page's form. Without scripts, the page
+shows a field, into which the person pastes the code or the whole link. Only ``POST`` takes the token.
 
 A page for such a link has ``folder=FOLDER`` or includes `LINK_SCRIPT` among the extension's pages, and these values:
 ``csp=LINK_CSP``, ``no_referrer=True``, and ``{% import "_token.html" as tokens %}`` with

@@ -62,8 +62,8 @@ class LockMixin:
 class Lock(Extension[I]):
     """Locks users. The app decides who may call it, such as an administrator's view.
 
-    A lock ends everything that the user holds, such as sessions and tokens. While it lasts, the user cannot sign in in
-    any way. The answer to a right password is that to a wrong one, in the same time (ASVS 6.3.8).
+    A lock ends everything that the user holds, such as sessions and tokens. A locked user cannot sign in in any way.
+    powauth answers a right password like a wrong one, in the same time (ASVS 6.3.8).
 
     A lock with an end needs no second call: the user can sign in again once the time has passed.
     """

@@ -61,7 +61,7 @@ class Offers(Generic[T]):
         self._ids: Final = IdCodec(parts.keyring.mac("offer", self._records.namespace))
 
     async def epoch(self, owner: str) -> int:
-        """Return a number for `issue`, to be asked before what the content depends on is read.
+        """Return a number for `issue`. Call this before you read the data for the content.
 
         Raises:
             StoreUnavailable: if the store cannot be reached.
@@ -124,7 +124,7 @@ class Offers(Generic[T]):
         return None
 
     async def end(self, owner: str) -> int:
-        """End all offers of an owner, also one that is being issued. Return the number that were live.
+        """End all offers of an owner, also an offer that `issue` is making now. Return the number of live ones.
 
         Raises:
             StoreUnavailable: if any may still be live.

@@ -1,13 +1,14 @@
-"""`Outbox`: sends mail in the background, so that no request waits for it.
+"""`Outbox`: sends mail in the background. No request waits for it.
 
 A flow gives its mail to `Outbox.post`, which only appends it to a bounded queue. A thread takes the messages from the
 queue one by one and gives them to the mailer. The thread starts with the first message and ends when the queue is
-empty. So neither the time that a mail takes nor its failure shows in a response, under WSGI and ASGI alike.
+empty. So a response reveals neither the time nor the failure of a mail, under WSGI and ASGI.
 
 If the flow must first look something up, such as whether a user exists, it gives a coroutine function to
 `Outbox.prepare`. That runs on the event loop of the request, after the handler, or in the same thread.
 
-A mail that could not be sent is an event, ``mail_failed``. No mail is tried again: a user who waits in vain asks again.
+If a mail could not be sent, the outbox emits the event ``mail_failed``. It does not retry. The user can ask for another
+mail.
 """
 
 import asyncio
@@ -40,8 +41,8 @@ CLOSING: Final = timedelta(seconds=10)
 """The default time for which `Outbox.aclose` waits. Servers of apps give a process some 30 seconds to end."""
 
 PAUSE: Final = timedelta(milliseconds=250)
-"""The default time after which `Outbox.prepare` begins. The response has been sent by then. Threads of Python share a
-lock, so work that began at once would slow the response, and its time would tell whether there was any."""
+"""The default time after which `Outbox.prepare` begins. The response has been sent by then. Python's threads share a
+lock, so work that begins at once would delay the response. The delay would reveal whether there was any work."""
 
 _threads = WorkerThreads("mail")
 
@@ -212,7 +213,7 @@ class Outbox:
                 self._failed(waiting.popleft(), _TOO_LATE)
 
     async def aclose(self) -> None:
-        """Wait for the waiting messages, at most for ``closing``, and report those that are left.
+        """Wait for the queued messages, at most for ``closing``. Emit ``mail_failed`` for the others.
 
         The outbox can be used again afterwards.
         """
@@ -292,7 +293,7 @@ _all: WeakSet[Outbox] = WeakSet()
 
 
 def _close_all() -> None:
-    """Close all outboxes at the end of the process: it would end their threads in the middle of a message."""
+    """Close all outboxes at the end of the process. Otherwise their threads would end in the middle of a message."""
     for outbox in list(_all):
         outbox.close()
 
@@ -301,7 +302,7 @@ atexit.register(_close_all)
 
 
 def _reason(error: Exception) -> str:
-    """Return why a message was not sent: without addresses and without the text of a server, which may repeat them."""
+    """Return why a message was not sent. The text has no addresses, and no text of a server, which may repeat them."""
     name = type(error).__name__
     if isinstance(error, smtplib.SMTPResponseException):
         return f"{name} {error.smtp_code}"

@@ -105,7 +105,7 @@ class TokenRecords(Generic[T]):
         self._content: Final = content
 
     async def epoch(self, owner: str) -> int:
-        """Return a number for `create`, to be asked before what the content depends on is read.
+        """Return a number for `create`. Call this before you read the data for the content.
 
         Raises:
             StoreUnavailable: if the store cannot be reached.
@@ -113,7 +113,7 @@ class TokenRecords(Generic[T]):
         return await self._parts.backend.epoch(self._owner(owner), self._parts.now())
 
     async def create(self, owner: str, content: T, epoch: int) -> Made[T]:
-        """Make a record. It is not stored if `end` was called since ``epoch`` was read.
+        """Make a record. If `end` was called after ``epoch`` was read, the record is not stored.
 
         Args:
             owner: a text that names the owner, such as the key of a user.
@@ -177,7 +177,7 @@ class TokenRecords(Generic[T]):
         return await self._parts.backend.delete(self._key(name), self._parts.now())
 
     async def end(self, owner: str) -> int:
-        """Delete all records of an owner, also one that is being made. Return how many there were.
+        """Delete all records of an owner, also a record that `create` is making now. Return their number.
 
         Raises:
             StoreUnavailable: if any may still be valid.

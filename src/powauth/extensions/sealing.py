@@ -1,7 +1,7 @@
-"""`Sealer`: encrypts secrets at rest that must be read again, such as the seed of an authenticator app.
+"""`Sealer`: encrypts stored secrets that powauth must read again, such as the seed of an authenticator app.
 
-Each sealed value is AES-256-GCM. Its key is derived from a secret of the keyring, for one purpose and one row. So a
-value that is copied into another row, or used for another purpose, cannot be opened.
+It uses AES-256-GCM. The key is derived from a secret of the keyring, for one purpose and one row. So a sealed value
+cannot be opened in another row or for another purpose.
 
     sealed = version (1) | key id (8) | nonce (12) | ciphertext | tag (16)
 
@@ -67,15 +67,14 @@ class Sealer:
         """Return the secret.
 
         Raises:
-            StoreMissing: if no secret of the keyring has sealed it for this row. The user must not get past the check
-                for which it is needed.
+            StoreMissing: if no secret of the keyring has sealed it for this row. The caller must then refuse the user.
         """
         head, nonce = sealed[:_HEAD], sealed[_HEAD:_BODY]
         key = self._keys.get(head[len(_VERSION) :]) if head[:1] == _VERSION else None
         if key is None:
             raise StoreMissing(
-                "a sealed secret was sealed with a secret_key that is gone: add that secret_key last again, until "
-                "everything is sealed with the new one"
+                "a stored secret was sealed with a secret_key that is missing: append that secret_key to the list "
+                "again, and run `powauth reseal`"
             )
         try:
             return self._cipher(_of_row(key, row)).decrypt(nonce, sealed[_BODY:], head)

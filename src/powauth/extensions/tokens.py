@@ -145,7 +145,7 @@ class OneTimeTokens(Generic[I]):
         return claim
 
     async def end(self, key: Key) -> int:
-        """End the user's token, also one that is being issued. Return the number of tokens that were live.
+        """End the user's token, also a token that `issue` is making now. Return the number of live ones.
 
         Raises:
             StoreUnavailable: if it may still be live.

@@ -1,7 +1,7 @@
-"""`Others`: authenticators of extensions beside the sessions, such as one for keys of programs.
+"""`Others`: the authenticators that extensions add to the one of the sessions, such as one for keys of programs.
 
-If a request presents credentials of one of them, that one alone decides whose request it is, even if the credentials
-are not valid. The session's cookie or token is then neither read nor changed.
+If a request presents credentials for one of them, this authenticator alone identifies the user, even if the credentials
+are not valid. powauth then neither reads nor changes the session's cookie or token.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from powauth.sessions.presence import Began, Elsewhere, Ended, State
 
 
 class Others(Generic[I]):
-    """Looks at each request before the reader of the sessions does, and leaves it to the reader if none is presented.
+    """Checks each request for other credentials first. If it finds none, it passes the request to the session reader.
 
     Args:
         reader: finds users by their sessions, and keeps the state of requests.

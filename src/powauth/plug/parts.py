@@ -23,7 +23,7 @@ from powauth.sessions.keyring import Keyring
 from powauth.sessions.store import CredentialsCache
 
 NO_LIMITS = Throttle(per_account=None, per_source=None)
-"""The throttle of the counters of extensions. They bring their own limits."""
+"""The throttle for the counters of extensions. Each extension passes its own limits."""
 
 
 class ExtensionCookie:
@@ -97,7 +97,7 @@ def extension_parts(
         identity = await auth.do_create(request, account, grant)
         attempt = grant.attempt
         if identity is not None and attempt is not None and attempt.counted_as is not None:
-            with contextlib.suppress(StoreUnavailable):  # the counter then ends by itself
+            with contextlib.suppress(StoreUnavailable):  # the counter expires anyway
                 await auth.accounts.records.forget_failures_of(attempt.counted_as)
         return identity
 

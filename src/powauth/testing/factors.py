@@ -6,8 +6,8 @@ Subclass them in your own tests, and provide a method that makes a store. pytest
         def make_store(self) -> TotpStore:
             return DirectoryTotp(directory_for_tests())
 
-Each test has an event loop and a store of its own. The store may keep what other tests have written: each test uses
-users of its own. The suites use pytest only to collect the tests. Do not run them under ``python -O``.
+Each test has its own event loop and store. Each test uses its own users, so the store may keep the records of other
+tests. The suites use pytest only to collect the tests. Do not run them under ``python -O``.
 """
 
 import asyncio
@@ -137,7 +137,7 @@ class TotpStoreConformance(_Suite):
         self.run(scenario)
 
     def test_a_step_of_another_enrolment_or_user_is_not_accepted(self) -> None:
-        """The record was replaced after somebody has read it."""
+        """Another request may replace the record between the read and this call."""
 
         async def scenario(store: TotpStore) -> None:
             user, other = _user(), _user()
@@ -174,7 +174,7 @@ class TotpStoreConformance(_Suite):
         self.run(scenario)
 
     def test_a_record_is_deleted_once(self) -> None:
-        """With an id, only that one."""
+        """If the call names an id, only a record with this id is deleted."""
 
         async def scenario(store: TotpStore) -> None:
             user, other = _user(), _user()
@@ -284,7 +284,7 @@ class RecoveryCodeStoreConformance(_Suite):
         self.run(scenario)
 
     def test_all_codes_of_a_user_are_deleted(self) -> None:
-        """And those of nobody else."""
+        """The codes of other users stay."""
 
         async def scenario(store: RecoveryCodeStore) -> None:
             user, other = _user(), _user()

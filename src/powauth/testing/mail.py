@@ -33,7 +33,7 @@ class MemoryMailer:
         """Wait until there are at least so many messages, and return all of them.
 
         Raises:
-            AssertionError: if there are fewer when the time is over.
+            AssertionError: if there are fewer messages after ``timeout``.
         """
         with self._arrived:
             enough = self._arrived.wait_for(lambda: len(self.messages) >= number, timeout.total_seconds())

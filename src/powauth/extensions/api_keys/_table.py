@@ -20,7 +20,7 @@ MAX_NAME_CHARS: Final = 64
 
 
 class ApiKeyMixin:
-    """The columns of API keys. Give them a table of its own, in the database of the users.
+    """The columns of API keys, for a separate table in the database of the users.
 
     >>> from sqlalchemy.orm import DeclarativeBase
     >>> class Base(DeclarativeBase):
@@ -55,7 +55,7 @@ class KeyRow(msgspec.Struct, frozen=True, kw_only=True):
         user_key: the key of the user, as `powauth.accounts.user_keys.user_key_text` writes it.
         user_created_at: the time at which the user was created, if the model has it. A number that was a deleted
             user's key may be another user's key by now.
-        proof: the sealed proof of the user when the key was made.
+        proof: a hash of the user's proof at the time when the key was made; see `proof_hash` of the authenticator.
         name: the name that the user has given it.
         scopes: its scopes, in order, with a space between two.
         created_at, last_used_at, expires_at: times in UTC.
@@ -81,7 +81,7 @@ class KeyRow(msgspec.Struct, frozen=True, kw_only=True):
         return frozenset(self.scopes.split())
 
     def has_expired(self, now: datetime) -> bool:
-        """Return whether the key is no longer valid, by its own end."""
+        """Return whether the key has expired."""
         return self.expires_at is not None and now >= self.expires_at
 
 
@@ -114,8 +114,8 @@ class KeyTable:
     async def add(self, row: KeyRow, most: int, now: datetime) -> bool:
         """Insert a key, and delete the expired ones of its owner. Return ``False`` if the owner has ``most`` already.
 
-        Each insertion counts the rows once more after its commit, and takes itself back if there are too many. So any
-        number of insertions at once never leave more than ``most``, although all of them may fail.
+        Each call counts the rows again after its commit. If there are too many, it deletes its own row. So parallel
+        calls never leave more than ``most`` rows. All of them may fail.
 
         Raises:
             StoreUnavailable: if the database cannot be reached.

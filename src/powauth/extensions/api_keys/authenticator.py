@@ -92,9 +92,9 @@ class Owners(Generic[I]):
 
 
 def proof_hash(account: Account[Any], public_id: str) -> str:
-    """Return the hash of an account's proof that the row of a key keeps.
+    """Return the hash of an account's proof, for the row of a key.
 
-    The table of the users, in the same database, has what the proof is made of. So the hash needs no secret.
+    The hash needs no secret: the users table, in the same database, holds the data of the proof anyway.
     """
     return hashlib.sha256(public_id.encode() + b"\0" + account.proof).hexdigest()
 
@@ -136,12 +136,12 @@ class ApiKeyAuthenticator(Authenticator[U, I]):
         self._scopes_of: Final = scopes_of
         self._ends_with_password: Final = ends_with_password
         self.bearer_format = f"{form.prefix}<key>"
-        super().__init__(parts.users, current_user_key=parts.current_user_key, following=_Silent)
+        super().__init__(parts.users, current_user_key=parts.current_user_key, following=_NoFanOut)
 
     # --- the request --------------------------------------------------------------------------------------------------
 
     def presents(self, connection: Connection) -> bool:
-        """See `Authenticator.presents`. Any token with the prefix of keys counts, well-formed or not."""
+        """See `Authenticator.presents`. It is true for any token with the prefix of keys, well-formed or not."""
         return self._form.is_in(connection.header("authorization"))
 
     async def fetch(self, connection: Connection) -> I | None:
@@ -205,7 +205,7 @@ class ApiKeyAuthenticator(Authenticator[U, I]):
         return row.last_used_at is None or now - row.last_used_at >= USE_NOTED
 
     async def _note_use(self, row: KeyRow, now: datetime) -> None:
-        """Write the time of the last use. A failure changes nothing else."""
+        """Write the time of the last use. If that fails, log it, and accept the request."""
         try:
             await self._call(lambda: self._table.note_use(row.public_id, now, now - USE_NOTED))
         except StoreUnavailable as error:
@@ -249,7 +249,7 @@ class ApiKeyAuthenticator(Authenticator[U, I]):
         _refuse_session(self.current_user_key)
 
     def is_due(self, connection: Connection) -> bool:
-        """See `Authenticator.is_due`. No response of a key carries anything."""
+        """See `Authenticator.is_due`. A key changes no response."""
         del connection
         return False
 
@@ -275,8 +275,8 @@ class ApiKeyAuthenticator(Authenticator[U, I]):
             raise ConfigError("a WSGI app needs an Engine for its API keys: give ApiKeys one instead of an AsyncEngine")
 
 
-class _Silent(FanOut[I]):
-    """The listener of an authenticator that need not hear of changes: that of the sessions tells `ApiKeys` of them."""
+class _NoFanOut(FanOut[I]):
+    """A listener that ignores changes of accounts. The authenticator of the sessions passes them on to `ApiKeys`."""
 
     async def before_commit(self, key: Key, *, joined: bool, proof: bytes | None) -> None:
         """Do nothing."""

@@ -30,7 +30,7 @@ def checked_name(name: object) -> str:
     """Return the name of a key without spaces around it.
 
     Raises:
-        InvalidParams: what is wrong with it.
+        InvalidParams: if it is blank or too long, or has characters that cannot be shown (``name``).
     """
     text = name.strip() if isinstance(name, str) else ""
     if not text:
@@ -46,7 +46,7 @@ def checked_scopes(scopes: object, allowed: frozenset[str]) -> list[str]:
     """Return the scopes of a key in order, each once.
 
     Raises:
-        InvalidParams: if they are no list of texts, or one is not among ``allowed``.
+        InvalidParams: if they are not a list of texts, or one is not among ``allowed`` (``scopes``).
     """
     if (
         isinstance(scopes, str)
@@ -55,5 +55,5 @@ def checked_scopes(scopes: object, allowed: frozenset[str]) -> list[str]:
     ):
         raise InvalidParams({"scopes": ["must be a list of texts"]})
     if not allowed.issuperset(scopes):
-        raise InvalidParams({"scopes": ["has one that you do not have"]})
+        raise InvalidParams({"scopes": ["contains a scope that you do not have"]})
     return sorted({*scopes})

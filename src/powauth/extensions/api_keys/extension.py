@@ -231,7 +231,7 @@ class ApiKeys(Extension[I]):
         )
         if not await self._call(lambda: self._table.add(row, self.most, row.created_at)):
             raise InvalidParams({"base": [TOO_MANY]})
-        # Something may have ended the user's keys meanwhile: it moves the epoch first, and deletes the rows afterwards.
+        # `end_all` may have run meanwhile. It advances the epoch first, and deletes the rows afterwards.
         if await self._parts.backend.epoch(owner, self._parts.now()) != epoch:
             await self._call(lambda: self._table.delete(row.user_key, row.public_id))
             raise NotSignedIn("the keys of the user have ended meanwhile: sign in again")
@@ -290,7 +290,7 @@ class ApiKeys(Extension[I]):
         return [self._info(row) for row in rows if not row.has_expired(now)]
 
     async def end_all(self, user: object, why: str = "ended by the app") -> int:
-        """End all keys of any user, also one that is being made. Return how many there were.
+        """End all keys of any user, also a key that `create` is making now. Return their number.
 
         ``user`` is an identity, a row, an account, or a key of a user. ``why`` is for the event.
 
@@ -321,7 +321,7 @@ class ApiKeys(Extension[I]):
     async def credentials_changed(self, key: Key, why: str) -> None:
         """See `Extension.credentials_changed`.
 
-        A new password or user id ends the keys only with ``ends_with_password``. All else ends them.
+        A new password or user id ends the keys only with ``ends_with_password``. Every other reason ends them.
         """
         owner = await self._owners.read(key) if why in KEPT_AFTER else None
         if owner is None:
@@ -330,7 +330,7 @@ class ApiKeys(Extension[I]):
             await self._end_outdated(key, owner.account, why)
 
     async def sessions_ended(self, key: Key, why: str) -> None:
-        """See `Extension.sessions_ended`. A session that was about to end may have made a key meanwhile."""
+        """See `Extension.sessions_ended`. A session may have made a key after `credentials_changed`."""
         await self.credentials_changed(key, why)
 
     def pages(self) -> Sequence[Any]:
@@ -338,10 +338,11 @@ class ApiKeys(Extension[I]):
         return () if self.path is None else KeyPages(self, self.path).pages()
 
     async def _end_outdated(self, key: Key, account: Account[I], why: str) -> None:
-        """End the keys that were made under another password or user id. `ApiKeyAuthenticator` refuses them anyway.
+        """End the keys that were made before the last change of the password or user id.
 
-        If the app's own transaction changes the user, powauth calls this before the commit, too. It must then not wait
-        for a lock of that transaction. So it writes nothing as long as the proof is the old one.
+        `ApiKeyAuthenticator` refuses these keys, even if this call fails. If the app's own transaction changes the
+        user, powauth also calls this before the commit. At that time the proof is still the old one, so this writes
+        nothing. A write could wait for a lock of that transaction.
         """
         text = user_key_text(key)
         rows: list[KeyRow] = await self._call(lambda: self._table.of(text))

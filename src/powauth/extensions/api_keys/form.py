@@ -1,12 +1,12 @@
-"""The form of API keys. Everything about a key that needs no database is decided here.
+"""The format of API keys, and the checks that need no database.
 
 These are the parts of a key::
 
     powkey_ 8fJ2kQm0Zx Tn4… 0aB3xY
     prefix  public id  secret  checksum
 
-- The *prefix* tells a key from everything else, such as the ``pow_`` of a bearer session. Scanners for leaked secrets
-  find keys by it, and by the checksum without asking the server.
+- The *prefix* distinguishes a key from other tokens, such as the ``pow_`` of a bearer session. Scanners for leaked
+  secrets find keys by the prefix, and verify them by the checksum, without a request to the server.
 - The *public id* is 10 random characters. It names the key in lists, events and the table. It opens nothing.
 - The *secret* is 32 random characters of 62, which is 190 bits.
 - The *checksum* is the CRC-32 of all that precedes it. A mistyped or shortened key is refused without a query.
@@ -99,8 +99,8 @@ class KeyForm:
     def is_in(self, authorization: str | None) -> bool:
         """Return whether a header presents a key, well-formed or not.
 
-        Any token that begins with the prefix counts, in any case: in one of two headers, after another scheme, or with
-        odd spaces around it. So no request that carries a key is taken for one without credentials.
+        It finds any token that begins with the prefix, in upper or lower case: in one of two headers, after another
+        scheme, or with other spaces around it. So powauth never treats a request with a key as one without credentials.
         """
         return authorization is not None and self._begins.search(authorization) is not None
 
@@ -119,8 +119,8 @@ class KeyForm:
 def hash_of(key: str) -> str:
     """Return the hash of a key, in hexadecimal.
 
-    A plain SHA-256 is enough: nobody can try all secrets of 190 bits, so a slow hash or one with a key would add
-    nothing against guessing. A hash with the app's secret would end all keys whenever that secret is replaced.
+    A plain SHA-256 is enough: nobody can try all secrets of 190 bits. A slow hash or a keyed one would not make guesses
+    harder. A hash with the app's secret would void all keys when the app replaces the secret.
     """
     return hashlib.sha256(key.encode("ascii")).hexdigest()
 

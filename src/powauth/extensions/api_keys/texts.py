@@ -12,7 +12,7 @@ TEXTS: Final = {
     "api_keys_name_hint": "The program that will use the key.",
     "api_keys_scopes": "Rights",
     "api_keys_days": "Valid for how many days",
-    "api_keys_days_hint": "Leave it empty for a key without an end.",
+    "api_keys_days_hint": "Leave it empty for a key that does not expire.",
     "api_keys_create": "Create key",
     "api_keys_made": "Copy your new key now. It is not shown again:",
     "api_keys_prefix": "Begins with",
@@ -20,11 +20,11 @@ TEXTS: Final = {
     "api_keys_last_used": "Last used",
     "api_keys_expires": "Valid until",
     "api_keys_never": "never",
-    "api_keys_no_end": "without an end",
+    "api_keys_no_end": "does not expire",
     "api_keys_no_scopes": "none",
     "api_keys_end": "End",
     "api_keys_end_of": "End the key {name}",
-    "api_keys_gone": "There is no such key any more.",
-    "done_api_key_ended": "That key has ended.",
+    "api_keys_gone": "This key no longer exists.",
+    "done_api_key_ended": "The key is no longer valid.",
 }
 """The texts of the page. `powauth.pages.Messages.more` replaces them."""

@@ -34,8 +34,8 @@ SKIPPED: Final = ("renewed", "unknown_id", "forged_id", "conflicting_ids", "api_
 THROTTLED: Final = "throttled"
 
 THROTTLED_EVERY: Final = timedelta(minutes=1)
-"""The time in which one event ``throttled`` of no known user is written for each counter. Anybody can cause any number
-of them: each attempt beyond a limit is one."""
+"""The minimum time between two written events ``throttled`` without a user, for each counter. Anybody can cause such
+events without limit: each attempt beyond a limit emits one."""
 
 SHOWN: Final[Mapping[str, str]] = {
     "registered": "You created your account",
@@ -52,7 +52,7 @@ ENTRIES: Final = 50
 """The most entries on the page."""
 
 ALARMING: Final = ("reuse_detected",)
-"""The events of which the account page tells at once."""
+"""The events that the account page reports at once."""
 
 WATCHED_ENTRIES: Final = 2
 """The newest sign-ins and alarming events: the sign-in after such an event, and the event."""
@@ -70,8 +70,8 @@ TEXTS: Final = {
 class Audit(Extension[Any]):
     """Writes each event to a table, and shows users their recent activity.
 
-    An entry that cannot be written stops no request and lets nobody in. It is counted, and reported as the event
-    ``audit_lost``. Events are in the log of Python, too, whatever happens to the table.
+    If an entry cannot be written, the request goes on. `Audit` counts the entry, and emits the event ``audit_lost``.
+    Python's log has all events, also if the table fails.
 
     Args:
         engine: the app's ``Engine`` or ``AsyncEngine``.
@@ -116,7 +116,10 @@ class Audit(Extension[Any]):
             raise wrong_type("skip", "a collection of names of events", skip)
         self._skip: Final = frozenset(skip)
         if needed := sorted(self._skip & {*BEGINNINGS}):
-            raise ConfigError(f"skip must not have {needed[0]!r}: a new user of an old key must not see old entries")
+            raise ConfigError(
+                f"skip must not contain {needed[0]!r}: Audit needs it to hide the entries of a deleted user from a new "
+                "user with the same key"
+            )
         self._shown: Final = dict(shown)
         self._path: Final = path
         self._capacity: Final = whole_number("the capacity of an audit log", capacity)
@@ -157,7 +160,7 @@ class Audit(Extension[Any]):
         self._writer.put(row_of(event))
 
     def _is_due(self, event: Event) -> bool:
-        """Return whether to write an event ``throttled`` of no known user. Its detail is the name of a counter."""
+        """Return whether to write an event ``throttled`` without a user. Its detail is the name of a counter."""
         last = self._throttled_at.get(event.detail)
         if last is not None and abs(event.at - last) < THROTTLED_EVERY:
             return False
@@ -165,9 +168,9 @@ class Audit(Extension[Any]):
         return True
 
     async def recent(self, user: object = None, *, limit: int = ENTRIES) -> list[Entry]:
-        """Return the newest entries, newest first: of a user, or of everybody.
+        """Return the newest entries of a user, newest first. Without ``user``, return those of all users.
 
-        ``user`` is an identity, a row, or a key. Entries that wait are not among them.
+        ``user`` is an identity, a row, or a key. Entries in the queue are not included.
 
         Raises:
             ConfigError: if ``user`` is no user, or ``limit`` is no number.
@@ -212,9 +215,9 @@ class Audit(Extension[Any]):
         return [page]
 
     async def _offered(self, visit: PageVisit) -> PageLink:
-        """Return the link to the page. It tells of a reuse before or after the newest sign-in.
+        """Return the link to the page. The link reports a reuse directly before or after the newest sign-in.
 
-        The account page does not fail because of the table.
+        If the table cannot be read, the account page shows the plain link.
         """
         watched = [name for name in ALARMING if name in self._shown and name not in self._skip]
         user = visit.auth.current_user

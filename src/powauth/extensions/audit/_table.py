@@ -25,7 +25,7 @@ BEGINNINGS: Final = ("deleted", "registered")
 
 
 class AuditMixin:
-    """The columns of an audit log. Give it a table of its own.
+    """The columns of an audit log, for a separate table.
 
     >>> from sqlalchemy.orm import DeclarativeBase
     >>> class Base(DeclarativeBase):

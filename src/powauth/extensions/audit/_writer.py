@@ -1,6 +1,7 @@
 """Writers of the audit log: a bounded queue with a thread, or with a task of the event loop, and a direct one.
 
-No writer raises an error, and none but the direct one waits. Each counts the entries that it could not write.
+No writer raises an error. Only the direct writer waits for the database. Each writer counts the entries that it could
+not write.
 """
 
 import asyncio
@@ -59,7 +60,7 @@ class Losses:
             self._report(reason)
 
     def end_gap(self) -> int:
-        """Return the number of entries lost since the last call. An entry was written."""
+        """Report the end of a gap after a successful write. Return the number of lost entries."""
         if not self._gap:
             return 0
         with self._lock:
@@ -90,7 +91,7 @@ class Writer(ABC):
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Write the rows that wait, and count those for which there is no time."""
+        """Write the rows in the queue. Count the rows that could not be written in time."""
 
     async def _write(self, rows: Sequence[Row]) -> None:
         try:
@@ -202,7 +203,7 @@ class LoopWriter(Writer):
         self._task: asyncio.Task[None] | None = None
 
     def put(self, row: Row) -> None:
-        """See `Writer.put`. An event in a worker thread is written by the loop that has served the last one."""
+        """See `Writer.put`. For an event in a worker thread, the event loop of the last event writes the row."""
         _forks.check()
         with self._lock:
             if len(self._waiting) < self._capacity:
@@ -259,7 +260,7 @@ _all: WeakSet[ThreadWriter] = WeakSet()
 
 
 def _close_all() -> None:
-    """Close all writers at the end of the process: it would end their threads in the middle of a write."""
+    """Close all writers at the end of the process. Otherwise their threads would end in the middle of a write."""
     for writer in list(_all):
         writer.close()
 

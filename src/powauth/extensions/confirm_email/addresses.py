@@ -38,7 +38,7 @@ PER_USER: Final = Limit(5, timedelta(hours=1))
 """The most changes of address that one user may ask for. Each sends mail to an address that the user chooses."""
 
 ATTEMPTS: Final = 3
-"""Tries of noting that an address was proven, or of undoing a change. A try fails if the account changes meanwhile."""
+"""Maximum number of tries to confirm an address, or to undo a change. A try fails if the account changes meanwhile."""
 
 INVALID_LINK: Final = "is invalid or has expired"
 """The message about a token that is not valid, whatever the reason."""
@@ -95,10 +95,10 @@ class Addresses(Generic[I]):
     # --- asking for a link --------------------------------------------------------------------------------------------
 
     async def ask(self, address: str, source: str | None, *, registering: bool) -> None:
-        """Send the mail that fits to an address: a link to confirm it, a link to register, or a notice.
+        """Send a mail to an address: a link to confirm it, a link to register, or a notice.
 
-        Every address costs the same reads and writes, whoever has it. The mail is sent in the background. If an address
-        has got too much mail, nothing is sent, and the caller cannot tell.
+        powauth does the same reads and writes for every address, and sends the mail in the background. If the address
+        has got too much mail, powauth sends nothing. The caller gets no sign of that.
 
         Args:
             address: the address in normalised form.
@@ -113,7 +113,8 @@ class Addresses(Generic[I]):
             return
         found = await self._parts.users.find(address)
         owner = self._mark(address) if found is None else owner_of(found.key)
-        # Whoever asks for another mail after a registration gets the same mail again: its link has just ended.
+        # After a registration, a request for another mail sends the same kind of mail again, because `end` voids the
+        # first link.
         waiting = any(each.content.mailed for each in await self.offers.live(owner))
         await self.offers.end(owner)
         epoch = await self.offers.epoch(owner)
@@ -158,9 +159,9 @@ class Addresses(Generic[I]):
             self._post.send("taken" if registering else None, state.address, key=key)
 
     async def remind(self, address: str, source: str | None) -> None:
-        """Send a link to the user who has an address and has not confirmed it, because somebody registers it again.
+        """Send a link to the unconfirmed user of an address, because somebody registers with the address again.
 
-        Somebody else may have made that account. Whoever reads the mail takes it over.
+        Somebody else may have made that account. The person who reads the mail can take it over.
         """
         found = await self._parts.users.find(address)
         if found is not None and await self._parts.may_be_claimed(found.key, address):
@@ -186,8 +187,8 @@ class Addresses(Generic[I]):
 
         Args:
             token: the token of the link.
-            state: the user, as `asked` has returned them.
-            password: the new password; ``None`` if the user has shown to know the present one.
+            state: the user, as `asked` returned it.
+            password: the new password; ``None`` if the user is signed in with a password of their own.
 
         Raises:
             InvalidParams: if the password is not good enough, or the link is not valid.
@@ -204,8 +205,8 @@ class Addresses(Generic[I]):
         Args:
             key: the user's key.
             address: the address.
-            claimed: whether the user may be somebody else than who made the account. If nobody has proven the address
-                before, all that was made with the account then ends first.
+            claimed: whether somebody else may have made the account. If nobody has proven the address before, powauth
+                then first ends everything that was made with the account.
 
         Raises:
             Overtaken: if the account changes again and again meanwhile.
@@ -249,8 +250,8 @@ class Addresses(Generic[I]):
         if state is None:
             return
         taken = await self._parts.users.find(address)
-        # The way back comes first: no later step can fail and leave the old address without it. It is also older than
-        # any undoing that overtakes this call, and void then.
+        # Issue the undo link first. Then no later step can fail and leave the old address without it. If an undo
+        # overtakes this call, this link is older than the undo, and is void.
         undo = Undo(user_key_text(key), state.address, address, state.born)
         issued = await self.undos.issue(self._mark(state.address), undo) if state.confirmed_at is not None else None
         await self._parts.change(key, {"unconfirmed_email": address}, proof=state.account.proof)
@@ -294,10 +295,10 @@ class Addresses(Generic[I]):
         return None if offer is None or state is None else (offer, state)
 
     async def complete_undo(self, token: object, offer: Offer[Undo], password: object) -> None:
-        """Use a link up, and give the user the old address and a new password. This ends all that the user holds.
+        """Use a link up, and set the old address and a new password. This ends everything that the user holds.
 
-        It also voids the links that undo the changes after this one: they were sent to addresses of whoever made it. If
-        the account changes meanwhile, the undoing is tried again, because there is no second link.
+        It also voids the undo links of all later changes. The thief may have got them, because they went to the thief's
+        addresses. If the account changes meanwhile, this tries again, because the user has no second link.
 
         Raises:
             InvalidParams: if the link is not valid, or the password is not good enough.
@@ -323,7 +324,7 @@ class Addresses(Generic[I]):
         self._parts.emit(CHANGE_UNDONE, user_key_in(undo.user_key))
 
     async def end_undos(self, key: Key) -> None:
-        """Void all links that undo a change of a user so far.
+        """Void all undo links of a user that exist now.
 
         Raises:
             StoreUnavailable: if one may still be valid.
@@ -338,7 +339,7 @@ class Addresses(Generic[I]):
     async def _to_undo(self, offer: Offer[Undo]) -> State[I] | None:
         """Return the user whose change a link undoes; ``None`` if the link is void.
 
-        The user is read first. If an undoing is noted after that, the proof of the user is an old one by then.
+        It reads the user first. If another undo runs after that, the user's proof is outdated, and the change fails.
         """
         undo = offer.content
         state = await self.state(user_key_in(undo.user_key))
@@ -348,9 +349,9 @@ class Addresses(Generic[I]):
         return None if is_void(offer.name, offer.issued_at, [each.content for each in undone]) else state
 
     async def reserved(self, address: str) -> bool:
-        """Return whether a user may still come back to an address. Until then nobody else may register it unconfirmed.
+        """Return whether an undo link to an address is live. In that time, nobody else may register with the address.
 
-        Otherwise whoever took an account over could block the way back.
+        Otherwise a thief who took an account over could register with the old address and block the undo.
         """
         return bool(await self.undos.live(self._mark(address)))
 
@@ -394,7 +395,7 @@ class Addresses(Generic[I]):
         """
         try:
             why = None
-            if "password" in changes:  # whoever reads the mail takes the account over
+            if "password" in changes:  # the person who reads the mail takes the account over
                 why = CLAIMED if state.confirmed_at is None else RECOVERED
             return await self._parts.change(state.account.key, changes, proof=state.account.proof, why=why)
         except InvalidParams as error:

@@ -22,7 +22,7 @@ class Asked(msgspec.Struct, frozen=True):
         user_key: the user who had the address, as `user_key_text` writes the key; ``None`` if nobody had
             it. The link then registers.
         proof: a keyed hash of the user's proof; empty if there is no user.
-        mailed: whether a mail has the link. Otherwise it was only made to take the same time for every address.
+        mailed: whether the link is in a mail. Otherwise it exists only to make the work the same for every address.
     """
 
     address: str
@@ -49,7 +49,7 @@ class Undo(msgspec.Struct, frozen=True):
 
 
 class Undone(msgspec.Struct, frozen=True):
-    """The content of a record that a change of address was undone. It voids the links of all changes that followed.
+    """The content of a record of an undone change. It voids the undo links of all later changes.
 
     Attributes:
         link: the name of the link that was used.
@@ -107,16 +107,16 @@ def completes(address: str, state: State[Any]) -> bool:
 def is_void(link: str, issued_at: datetime, undone: Iterable[Undone]) -> bool:
     """Return whether a link was issued after a change that the owner of an earlier address has undone.
 
-    Whoever made that change had the later addresses in hand, and got the links to them.
+    The thief who made that change controls the later addresses, and got their undo links.
     """
     return any(each.since <= issued_at <= each.until and each.link != link for each in undone)
 
 
 def undoes(undo: Undo, state: State[Any]) -> bool:
-    """Return whether there is anything left that the link undoes.
+    """Return whether the link still has a change to undo.
 
-    A user who has the old address and no pending change needs nothing. The link would only be a second way to set a
-    password. If the model does not say when a user was created, only the change to the known address is undone.
+    If the user has the old address and no pending change, there is nothing to undo. The link would only be a second way
+    to set a password. If the model has no ``created_at``, the link undoes only the change to the address ``undo.new``.
     """
     if not state.active or user_key_text(state.account.key) != undo.user_key or state.born != undo.born:
         return False

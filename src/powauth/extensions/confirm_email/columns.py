@@ -20,7 +20,7 @@ class ConfirmEmailMixin:
     ``unconfirmed_email`` is a new address that waits for its confirmation, or ``None``. It is no user id: nobody can
     sign in with it, and it is not unique.
 
-    Give a column with one statement to users who are confirmed already: see the page about this extension.
+    The page about this extension has the SQL statement that confirms existing users.
 
     >>> from sqlalchemy.orm import DeclarativeBase
     >>> from powauth.accounts.sqlalchemy import UserMixin

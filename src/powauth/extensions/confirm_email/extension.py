@@ -175,7 +175,7 @@ class ConfirmEmail(Extension[I]):
     async def before(self, step: Step[I]) -> None:
         """See `Extension.before`. If the address must be confirmed, it refuses a sign-in. One SELECT.
 
-        powauth calls it when the user is proven, so the refusal tells only the user that the account exists.
+        powauth calls it after it has verified the user, so the refusal reveals the account only to the user.
         """
         if not self.required or step.flow != "sign_in" or step.key is None:
             return
@@ -186,14 +186,14 @@ class ConfirmEmail(Extension[I]):
             )
 
     async def may_continue(self, key: Key) -> bool:
-        """See `Extension.may_continue`. If the address must be confirmed, it must be so for every request of a key."""
+        """See `Extension.may_continue`. With ``required``, it refuses users whose address is not confirmed."""
         if not self.required:
             return True
         state = await self.addresses.state(key)
         return state is not None and state.confirmed_at is not None
 
     async def divert(self, step: Step[I]) -> Diversion[I] | None:
-        """See `Extension.divert`. It takes registrations and new addresses over."""
+        """See `Extension.divert`. It takes over registrations and changes of address."""
         params = step.params or {}
         if step.flow == "registration":
             await self._registration(step, params)
@@ -220,7 +220,7 @@ class ConfirmEmail(Extension[I]):
         return state is not None and state.active and state.confirmed_at is None and state.address == address
 
     async def credentials_changed(self, key: Key, why: str) -> None:
-        """See `Extension.credentials_changed`. Links that undo a change survive: they are for just this case."""
+        """See `Extension.credentials_changed`. Undo links survive, because a thief may have changed the password."""
         del why
         try:
             await self.addresses.offers.end(owner_of(key))
@@ -228,9 +228,9 @@ class ConfirmEmail(Extension[I]):
             await self.addresses.changes.end(key)
 
     async def end_undos(self, user: object) -> None:
-        """Void the links that undo a change of a user's address so far. A later change has a new link.
+        """Void all undo links of a user. A later change of address has a new link.
 
-        Call it when you give an account back by yourself, such as after a theft: the thief may have such links.
+        Call it when your support gives a stolen account back, because the thief may have such links.
 
         Args:
             user: an identity, a row, an account, or a key.

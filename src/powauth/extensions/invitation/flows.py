@@ -112,8 +112,9 @@ class Invitations(Generic[I]):
     async def make(self, key: Key, identity: I, address: str | None) -> Made:
         """Make an invitation, and mail it if there is an address.
 
-        The work is the same if a user has the address already. That user gets nothing, unless nobody has proven the
-        address: the account may be somebody else's, and the invitation is then the owner's way to it.
+        The work is the same if a user already has the address. That user gets no mail, unless the address is not
+        confirmed. Somebody else may have made such an account, and the invitation lets the owner of the address take it
+        over.
 
         Args:
             key: the key of the inviter.
@@ -140,7 +141,7 @@ class Invitations(Generic[I]):
             await self._parts.limits.admit(f"{self._name}.address", address, self._per_address)
 
     async def _make(self, key: Key, address: str | None) -> Made:
-        """Make an invitation. Two that are made at once may exceed the limit of open ones by one."""
+        """Make an invitation. Two parallel calls may exceed the limit of open invitations by one."""
         epoch = await self.offers.epoch(owner_of(key))
         inviter = await self._inviter(key)
         if inviter is None:

@@ -4,7 +4,7 @@ from typing import Final
 
 TEXTS: Final = {
     "invitations_heading": "Your invitations",
-    "invitations_intro": "Whoever accepts an invitation creates an account.",
+    "invitations_intro": "A person who accepts an invitation creates an account.",
     "invitations_link": "Invite others",
     "invitations_address": "E-mail address",
     "invitations_send": "Send invitation",
@@ -23,8 +23,8 @@ TEXTS: Final = {
     "invitation_action": "Create account",
     "invitation_sign_out_first": "You are signed in already. Sign out first, and open the link again.",
     "done_invitation_sent": "Your invitation is on its way.",
-    "done_invitation_ended": "That invitation has ended.",
-    "invitation_gone": "There is no such invitation any more.",
+    "done_invitation_ended": "The invitation is no longer valid.",
+    "invitation_gone": "This invitation no longer exists.",
 }
 """The texts of the pages. `powauth.pages.Messages.more` replaces them."""
 

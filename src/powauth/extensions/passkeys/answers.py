@@ -1,6 +1,6 @@
 """The answers of browsers: what ``navigator.credentials`` returns, as JSON. Nothing in them is trusted.
 
-Each part has a longest length, and any input that is no answer raises `CeremonyFailed`.
+Each part has a maximum length. Any other input raises `CeremonyFailed`.
 
 Source: W3C Web Authentication Level 3, sections 5.1.9 and 5.1.10 (the JSON of credentials).
 """
@@ -39,7 +39,7 @@ MAX_JSON_CHARS: Final = 49_152
 """The longest answer of a browser, as text in a form."""
 
 MALFORMED: Final = "malformed"
-"""The reason of an answer that is none."""
+"""The reason for an answer that cannot be parsed."""
 
 _MAX_CLIENT_DATA: Final = 4096
 _MAX_ASSERTION_DATA: Final = 2048
@@ -190,10 +190,10 @@ def _challenge(client: CollectedClientData) -> str:
 
 
 def parsed(parse: Callable[[], T], reason: str = MALFORMED) -> T:
-    """Return the result of a function of a client's input alone.
+    """Return the result of a function that parses input of a client. Every error becomes `CeremonyFailed`.
 
-    fido2 raises many kinds of errors for input that is not valid: of lookups, of types, of recursion. Each of them says
-    only that the input is not valid.
+    For invalid input, fido2 raises many kinds of errors, such as `KeyError`, `TypeError` or `RecursionError`. Use this
+    only for functions whose result depends on the input alone.
     """
     try:
         return parse()

@@ -73,7 +73,7 @@ class Authentication(Generic[I]):
 
         Args:
             request: the request, whose response gets the cookie.
-            key: the key of the user who is signed in, and confirms that it is them.
+            key: the key of the signed-in user who confirms their identity; ``None`` for a sign-in.
 
         Raises:
             InvalidParams: if this user has no passkey.
@@ -151,8 +151,8 @@ class Authentication(Generic[I]):
     async def before_sign_in(self, step: Step[I]) -> None:
         """Note the use of the passkey with which a session is about to begin.
 
-        powauth has read the epoch of the user's sessions by now. A removal of the passkey advances it afterwards. So
-        either this finds no passkey, or the session does not begin.
+        powauth has already read the epoch of the user's sessions. A removal deletes the passkey and then advances the
+        epoch. So either this finds no passkey, or the epoch has changed and the session does not begin.
 
         Raises:
             Refused: if the passkey was removed meanwhile.

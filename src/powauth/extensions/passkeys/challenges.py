@@ -95,8 +95,7 @@ class Challenges:
 
         Raises:
             Throttled: if the source has got too many.
-            NotSignedIn: if the user is gone or locked, or something that ends everything of the user has overtaken
-                this call.
+            NotSignedIn: if the user is gone or locked, or `end` was called for this user meanwhile.
             StoreUnavailable: if the store or the users cannot be reached.
         """
         await self._limits.admit_source(f"{self._name}.source", request.client_ip(), self._per_source)

@@ -51,8 +51,8 @@ class Passkeys(Extension[I]):
         mailer: sends a notice when a passkey is added or removed. ``None`` sends none.
         title: the name of the app, in browsers and in mail.
         origins: further origins whose pages use the same passkeys, such as ``["https://shop.example.org"]``.
-        rp_id: the domain for which the passkeys are made. It is above all hosts of the origins. Without it, it is the
-            host of ``public_url``. With another one, all passkeys that users have made are lost.
+        rp_id: the domain of the passkeys: a parent domain of the hosts of all origins, or their only host. The default
+            is the host of ``public_url``. If you change the domain, all existing passkeys stop working.
         most: the most passkeys of a user.
         per_source: the most challenges that one source gets within a time, and the most answers that it gives.
         address_field: the field of the identity with the e-mail address, for notices.
@@ -62,8 +62,8 @@ class Passkeys(Extension[I]):
         mail_templates: a folder of the app with templates that replace those of the mail. ``None`` replaces none.
 
     Raises:
-        ConfigError: if an option is wrong. When the `SessionAuth` is made, also if it has no ``public_url``, or if
-            browsers would make no passkeys for it.
+        ConfigError: if an option is wrong. `SessionAuth` raises it if it has no ``public_url``, or if browsers would
+            make no passkeys for that address.
     """
 
     name: ClassVar[str] = "passkeys"
@@ -199,7 +199,7 @@ class Passkeys(Extension[I]):
         key, actor = key_of_user(self._parts.users, user), None if by is None else key_of_user(self._parts.users, by)
         removed = await self.registration.remove_all(key, by=actor, request=request)
         await self._parts.end_sessions(key, "passkeys removed")
-        # Again: a session that has ended by now could still add one after the first time.
+        # Repeat it: a session that has just ended may have added a passkey after the first call.
         return removed + await self.registration.remove_all(key, by=actor, request=request)
 
     # --- the flows ----------------------------------------------------------------------------------------------------
@@ -211,14 +211,14 @@ class Passkeys(Extension[I]):
             await self.authentication.before_sign_in(step)
 
     async def after(self, step: Step[I]) -> None:
-        """See `Extension.after`. A new user of an old key gets no passkey of an earlier one."""
+        """See `Extension.after`. It removes the passkeys of a deleted user who had the key of the new user."""
         if step.flow == "registration" and step.key is not None:
             await self.registration.clear(step.key)
 
     async def credentials_changed(self, key: Key, why: str) -> None:
-        """See `Extension.credentials_changed`. Passkeys survive a new password. They go with the user.
+        """See `Extension.credentials_changed`. Passkeys survive a new password. A deletion removes them.
 
-        They also go if the owner of the address claims an account that somebody else may have made.
+        They also end if the owner of the address claims an account that somebody else may have made.
         """
         await self.registration.forget(key)
         if why == CLAIMED:

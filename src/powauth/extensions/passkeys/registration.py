@@ -21,7 +21,7 @@ from powauth.extensions.passkeys.letters import Post
 from powauth.extensions.passkeys.table import MAX_LABEL_CHARS, StoredPasskey
 from powauth.extensions.passkeys.user_passkeys import UserPasskeys
 
-TOO_MANY: Final = "has as many passkeys as possible: remove one first"
+TOO_MANY: Final = "has the maximum number of passkeys: remove one first"
 TAKEN: Final = "has already been registered"
 INVALID: Final = "is invalid"
 CHANGED: Final = "the account was changed: sign in again"
@@ -83,7 +83,7 @@ class Registration(Generic[I]):
             user_id: the user id, which browsers show beside the passkey.
 
         Raises:
-            InvalidParams: if the user has as many passkeys as possible.
+            InvalidParams: if the user has the maximum number of passkeys (``base``).
             Throttled: if the source has asked too often.
             StoreUnavailable: if the store or the database cannot be reached.
         """
@@ -95,11 +95,11 @@ class Registration(Generic[I]):
         return self._party.creation_options(challenge, handle, user_id, [each.credential for each in own])
 
     async def add(self, auth: OwnSession, request: Any, key: Key, answer: object, label: str) -> StoredPasskey:
-        """Add a passkey that a browser has made, and return it. Two that are added at once may exceed the limit by one.
+        """Add a passkey that a browser has made, and return it. Two parallel calls may exceed the limit by one.
 
-        The user's other sessions end, and the session of the request is renewed. It has also proven what the new
-        passkey proves. If that session has ended meanwhile, or the account was changed, no passkey is left. A client
-        that hangs up does not interrupt this.
+        The user's other sessions end. powauth renews the session of the request, and adds the methods of the new
+        passkey to it. If that session has ended meanwhile, or the account was changed, powauth removes the passkey. If
+        the client disconnects, the call still completes.
 
         Raises:
             InvalidParams: if the answer is not valid (``credential``), or there are too many passkeys (``base``).
@@ -166,9 +166,10 @@ class Registration(Generic[I]):
         return True
 
     async def before_sign_in(self, step: Step[I]) -> None:
-        """Look whether the session that adds a passkey is still alive, when it is about to be renewed.
+        """Check that the session that adds a passkey is still live, before powauth renews it.
 
-        powauth has read the epoch of the user's sessions by now. So a session that ends later is not renewed either.
+        powauth has already read the epoch of the user's sessions. So if the session ends after this check, powauth does
+        not renew it either.
 
         Raises:
             NotSignedIn: if it has ended.

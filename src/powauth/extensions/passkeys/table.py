@@ -39,7 +39,7 @@ def _binary(length: int) -> sa.LargeBinary:
 
 
 class PasskeyMixin:
-    """The columns of the passkeys. Give them a table of its own.
+    """The columns of the passkeys, for a separate table.
 
     ``user_key`` names the user; see `powauth.accounts.user_keys`. ``user_created_at`` is the time at which the user was
     created, if the model of the users has ``created_at``.

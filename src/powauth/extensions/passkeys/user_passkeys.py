@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class UserPasskeys(Generic[I]):
-    """Finds the passkeys of users, and the users of passkeys. A key may belong to another user by now.
+    """Finds the passkeys of users, and the users of passkeys. It ignores those of an earlier user with the same key.
 
     Args:
         users: the users context.

@@ -47,7 +47,7 @@ PER_SOURCE: Final = Limit(10, timedelta(minutes=5))
 """Requests for a mail from one source."""
 
 GUESSES: Final = Limit(20, timedelta(minutes=15))
-"""Invalid tokens from one source. A token has 128 random bits, so this limits the work, and not the chance."""
+"""Invalid tokens from one source. Nobody can guess 128 random bits. The limit only bounds the work for the server."""
 
 REQUESTED: Final = EventKind("reset_requested", "somebody asked for a link to set a new password")
 RESET: Final = EventKind("password_reset", "a user has set a new password by a link in mail")
@@ -86,8 +86,8 @@ class ResetPassword(Extension[Any]):
         tokens: the tokens of the links, after `bind`.
 
     Raises:
-        ConfigError: if an option is wrong. When the `SessionAuth` is made, also if it has no ``public_url``, or the
-            identity has no field for the address.
+        ConfigError: if an option is wrong. `SessionAuth` raises it if it has no ``public_url``, or if the identity has
+            no field for the address.
     """
 
     name: ClassVar[str] = "reset_password"
@@ -168,7 +168,7 @@ class ResetPassword(Extension[Any]):
     # --- what the pages do --------------------------------------------------------------------------------------------
 
     def ask(self, user_id: str, words: Words) -> None:
-        """Send a link in the background, if an active user has this user id. This does the same for every text."""
+        """Send a link in the background, if an active user has this user id. The work is the same for every text."""
         self._outbox.prepare("reset", lambda: self._letter(user_id, words))
 
     async def find(self, token: object, request: Connection) -> Claim[Any] | None:

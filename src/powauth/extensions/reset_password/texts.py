@@ -7,9 +7,9 @@ MESSAGES: Final[Mapping[str, str]] = {
     # the pages
     "forgot_password_link": "Forgot your password?",
     "forgot_password": "Reset your password",
-    "forgot_password_intro": "Enter what you sign in with. If there is such an account, we mail it a link.",
+    "forgot_password_intro": "Enter what you sign in with. If the account exists, we mail a link to it.",
     "forgot_password_action": "Send the link",
-    "done_asked": "If there is such an account, a mail is on its way. The link in it works for a limited time.",
+    "done_asked": "If the account exists, a mail is on its way. The link in it works for a limited time.",
     "forgot_password_more": "No mail? Check the spam folder, or ask again in a few minutes.",
     "reset_password": "Set a new password",
     "reset_password_code": "Code",

@@ -1,4 +1,4 @@
-"""`SecondFactor`: second factors on every path that leads to a session, and the interface of factors."""
+"""`SecondFactor`: asks for a second factor before every session. `Factor` is the interface of factors."""
 
 from powauth.extensions.second_factor.extension import SecondFactor
 from powauth.extensions.second_factor.factor import MFA, Challenge, EnrolledFactor, Enrolment, Factor, FactorEngine

@@ -1,7 +1,8 @@
 """`Challenges`: records of sign-ins that wait for a second factor.
 
-A challenge is a record of the session backend, under ``<namespace>.second_factor``. The user owns it. It holds what was
-proven so far, the wishes for the session, and a hash of the user's proof, so a change of the password voids it.
+A challenge is a record of the session backend, under ``<namespace>.second_factor``. The user owns it. It holds the
+methods that the user has proven, the options of the session, and a hash of the user's proof. A change of the password
+voids it.
 
 The client holds a token of the format of a session's id. A browser keeps it in a cookie that no script can read. A
 program that asked for a bearer token gets it in the response, and sends it back in the body. A token of one kind is
@@ -164,7 +165,7 @@ class Challenges(Generic[I]):
         return Open(account, _question(found), content.amr, _grant(content), found.name)
 
     async def take(self, request: Any, found: Open[I]) -> bool:
-        """End a challenge after a success. Of parallel calls, one gets true. The cookie goes with the response.
+        """End a challenge after a success, and clear its cookie. Of parallel calls, exactly one returns ``True``.
 
         Raises:
             StoreUnavailable: if the store cannot be reached. The challenge may have ended.

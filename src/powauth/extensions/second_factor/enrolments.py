@@ -2,7 +2,7 @@
 
 An enrolment is a record of the session backend, under ``<namespace>.second_factor.totp``. The user owns it, and has at
 most one. It is valid for ten minutes, in the session that began it, and until the user's password changes. The seed in
-it is sealed. It comes into the table with the first right code.
+it is sealed. The first right code copies it into the table.
 """
 
 import secrets
@@ -106,7 +106,7 @@ class Enrolments(Generic[I]):
         return None
 
     async def take(self, pending: Pending) -> bool:
-        """End an enrolment after a right code. Of parallel calls, one gets true."""
+        """End an enrolment after a right code. Of parallel calls, exactly one returns ``True``."""
         return await self._parts.backend.delete(pending.key, self._parts.now())
 
     async def end(self, key: Key) -> int:

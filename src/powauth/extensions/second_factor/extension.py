@@ -10,7 +10,7 @@ from powauth.pages.page import Page
 
 
 class SecondFactor(Engine[I]):
-    """Asks for a second factor wherever a session begins, if the user has one.
+    """Asks for a second factor before every new session, if the user has one.
 
     Args:
         factors: the kinds of factors, such as `Totp` and `RecoveryCodes`. At least one must be primary.
@@ -18,8 +18,9 @@ class SecondFactor(Engine[I]):
             first one on during the sign-in, after the password, and cannot remove the last one.
         mailer: sends notices of changes. ``None`` sends none.
         ttl: the time for which a challenge is valid, at most 30 minutes.
-        failures: the wrong answers of a user that are allowed, at most 100. Only who knows the password can use them
-            up. The user then waits until the period is over, but keeps existing sessions.
+        failures: the allowed number of wrong answers of a user, at most 100. Only somebody who knows the password or
+            has a session of the user can use them up. The user then waits until the period is over, but keeps existing
+            sessions.
         path: the path of the page that asks for a factor.
         manage_path: the path of the page with the user's factors.
         address_field: the field of the identity with the address for notices.

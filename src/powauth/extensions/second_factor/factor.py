@@ -26,8 +26,12 @@ MFA = "mfa"
 """The method of a session for which two factors were proven (RFC 8176, section 2)."""
 
 Purpose = Literal["sign_in", "step_up", "enrol"]
-"""The reason of a challenge: a factor after a password; one that a signed-in user must prove again; or the first factor
-of a user who must have one, and has proven the password."""
+"""The reason for a challenge.
+
+- ``sign_in``: the user has proven the password, and must prove a factor.
+- ``step_up``: a signed-in user must prove a factor again.
+- ``enrol``: the user has proven the password, and must set up a first factor.
+"""
 
 
 class EnrolledFactor(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,9 +119,9 @@ class FactorEngine(Protocol[I]):
         ...
 
     async def check_fresh(self, bound: RequestAuth[Any, I], within: timedelta = FRESH) -> Account[I]:
-        """Check that the signed-in user may change factors: by a fresh sign-in, with a factor if one is on.
+        """Check that the sign-in of the user is fresh, and includes a factor if one is on. Return the account.
 
-        Return the account. Call it before everything that shows a secret or changes a factor.
+        Call it before you show a secret or change a factor.
 
         Raises:
             NotSignedIn: if nobody is signed in by a session, or the user is gone.
@@ -135,8 +139,8 @@ class FactorEngine(Protocol[I]):
     ) -> bool:
         """Turn a factor on for the signed-in user, who has just proven it. Return whether it was written.
 
-        The user's first factor ends all other sessions. The present session gets a new id, and what was proven. The
-        user is told by mail. Call `check_fresh` first.
+        The user's first factor ends all other sessions. The current session gets a new id and the proven methods. The
+        user gets a notice by mail. Call `check_fresh` first.
 
         Args:
             bound: the request of the user.
@@ -231,9 +235,9 @@ class Factor(ABC, Generic[I]):
     ) -> Collection[str] | None:
         """Return the methods that a client's answer proves; ``None`` if it is wrong.
 
-        ``params`` come from outside and may hold anything. No input raises another error. If an answer is good for one
-        use, at most one of parallel calls with it may succeed. `SecondFactor` counts the attempt before this call, and
-        ends the challenge after a success.
+        ``params`` come from a client and may hold anything. Raise no other error for any input. If an answer is valid
+        for one use, at most one of several parallel calls may succeed. `SecondFactor` counts the attempt before this
+        call, and ends the challenge after a success.
 
         Raises:
             InvalidParams: if a field is missing or malformed, so that nothing was guessed. This is not counted.

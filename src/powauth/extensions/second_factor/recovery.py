@@ -1,4 +1,4 @@
-"""`RecoveryCodes`: codes on paper, for users who have lost their factor."""
+"""`RecoveryCodes`: codes for users who have lost their factor."""
 
 import base64
 import copy
@@ -48,9 +48,9 @@ _LOOK_ALIKES: Final = str.maketrans("018", "OIB")
 
 
 class RecoveryCodes(Factor[I]):
-    """Ten codes, each of which replaces a lost factor once. The user keeps them on paper or in a password manager.
+    """Codes that replace a lost factor, each once. The user keeps them on paper or in a password manager.
 
-    The codes are shown once. The table has hashes.
+    powauth shows the codes once. The table has hashes.
 
     Args:
         engine: the app's ``Engine`` or ``AsyncEngine``. Or a `RecoveryCodeStore`, and no ``model``.
@@ -94,7 +94,9 @@ class RecoveryCodes(Factor[I]):
     ) -> None:
         if isinstance(engine, RecoveryCodeStore):
             if model is not None:
-                raise wrong("the model of RecoveryCodes", "missing, because there is a RecoveryCodeStore", model)
+                raise wrong(
+                    "the model of RecoveryCodes", "omitted, because the first argument is a RecoveryCodeStore", model
+                )
             self.store: RecoveryCodeStore = engine
         elif model is None:
             raise wrong("the model of RecoveryCodes", "a declarative class with RecoveryCodeMixin", model)
@@ -183,7 +185,7 @@ class RecoveryCodes(Factor[I]):
         try:
             same = (await self.engine.check_fresh(bound, within)).proof == account.proof
         finally:
-            if not same:  # whatever has ended the session may have reset the factors before these codes were there
+            if not same:  # a reset of the factors may have run before `put` stored these codes
                 await self.store.delete(user)
         if not same:
             raise NotSignedIn("the account was changed: sign in again")

@@ -25,7 +25,7 @@ HASH_BYTES: Final = 32
 
 
 class TotpMixin:
-    """The columns of a table of authenticator apps. Give it a table of its own. A user has at most one row.
+    """The columns of authenticator apps, for a separate table. A user has at most one row.
 
     >>> from sqlalchemy.orm import DeclarativeBase
     >>> class Base(DeclarativeBase):
@@ -46,7 +46,7 @@ class TotpMixin:
 
 
 class RecoveryCodeMixin:
-    """The columns of a table of recovery codes. Give it a table of its own. A user has a row for each code.
+    """The columns of recovery codes, for a separate table. A user has a row for each code.
 
     >>> from sqlalchemy.orm import DeclarativeBase
     >>> class Base(DeclarativeBase):
@@ -157,7 +157,7 @@ class SQLTotpStore(TotpStore):
     async def put(self, user: str, record: TotpRecord) -> None:
         """See `TotpStore.put`.
 
-        One statement replaces the record. So also over an engine in autocommit, no sign-in finds the user without one.
+        One statement replaces the record. So a sign-in always finds one, also with an engine in autocommit.
         """
         model, values = self._model, _row(user, record)
         replaced = await self._table.changed(sa.update(model).where(model.user_key == user).values(values))
@@ -214,8 +214,8 @@ class SQLRecoveryCodeStore(RecoveryCodeStore):
     async def put(self, user: str, hashes: Collection[bytes], at: datetime) -> None:
         """See `RecoveryCodeStore.put`.
 
-        Parallel calls may not see each other's rows. So each counts the rows after its commit, and deletes its own if
-        there are others. Of such calls all may fail, and then no code is left.
+        Parallel calls may not see each other's rows. So each call counts the rows after its commit. If there are other
+        rows, it deletes its own. All parallel calls may fail. Then the user has no codes.
         """
         rows = [{"user_key": user, "code_hash": each.hex(), "created_at": at} for each in hashes]
         await self._table.replaced(user, rows)

@@ -122,7 +122,7 @@ class Totp(Factor[I]):
         del cryptography, pyotp, segno
         if isinstance(engine, TotpStore):
             if model is not None:
-                raise wrong("the model of Totp", "missing, because there is a TotpStore", model)
+                raise wrong("the model of Totp", "omitted, because the first argument is a TotpStore", model)
             self.store: TotpStore = engine
         elif model is None:
             raise wrong("the model of Totp", "a declarative class with TotpMixin", model)
@@ -164,7 +164,7 @@ class Totp(Factor[I]):
         if step is None or not await self.store.accept(user, record.id, step, moment(self.parts.now())):
             return None
         if not self._sealer.is_current(record.seed):
-            with contextlib.suppress(StoreUnavailable):  # it is sealed again another time
+            with contextlib.suppress(StoreUnavailable):  # the next use seals it again
                 await self._reseal(user, record)
         return self.proves
 

@@ -23,10 +23,10 @@ __all__ = ["Auth", "Suite"]
 EMAIL = "mia@example.com"
 
 TAKERS = 20
-"""Parallel uses of one thing that is good for one use."""
+"""Number of parallel uses of something that is valid for one use."""
 
 MOST_VERBS = 12
-"""More calls of the store than one use takes."""
+"""Upper limit of the calls of the store in one use."""
 
 Change = Callable[[Auth, Browser, Account[Any]], Awaitable[object]]
 
@@ -177,7 +177,7 @@ class Suite:
         assert len({page.path for page in pages}) == len(pages), "two pages have one path"
 
     def test_each_flow_works_or_is_refused(self) -> None:
-        """An error of an extension that is no error of powauth would be a 500."""
+        """An extension must raise only errors of powauth. Any other error would be a 500."""
 
         async def scenario(auth: Auth, backend: BreakableBackend) -> None:
             del backend
@@ -254,7 +254,7 @@ class Suite:
         self.run(scenario)
 
     def test_a_change_of_one_user_leaves_the_others_alone(self) -> None:
-        """One user's sign-out everywhere is no matter of another user."""
+        """A sign-out everywhere of one user must not end anything of another user."""
 
         async def scenario(auth: Auth, backend: BreakableBackend) -> None:
             del backend
@@ -339,7 +339,7 @@ class Suite:
         self.run(scenario)
 
     def test_of_parallel_uses_one_wins(self) -> None:
-        """Between the look and the use, another request may come."""
+        """Another request may run between the check and the use."""
         auth, _ = self._made()
         _, held = drive(self.holder(auth))
         with ThreadPoolExecutor(TAKERS) as pool:
