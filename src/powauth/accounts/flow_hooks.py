@@ -53,7 +53,7 @@ class FlowHooks(Generic[I]):
         await self._call(f"before_{step.flow}", step)
 
     async def diverted(self, step: Step[I]) -> list[Diversion[I]]:
-        """Return what the extensions take over of a flow, in their order. The last one has the params that are left.
+        """Return the parts of a flow that extensions take over, in their order. The last one has the remaining params.
 
         Raises:
             Accepted: if an extension has taken over the whole flow.

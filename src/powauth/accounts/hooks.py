@@ -80,9 +80,9 @@ class Hooks(Generic[I]):
     """An app's functions, which run before and after each flow.
 
     Attributes:
-        before_authentication: a password is about to be checked. Check a CAPTCHA here, but nothing that can be guessed:
-            a refusal here is not counted. There is no ``after``: ``before_sign_in`` or the event ``sign_in_refused``
-            follows.
+        before_authentication: runs before powauth checks a password. Check a CAPTCHA here, but nothing that a client
+            can guess, because powauth does not count a refusal here. There is no ``after_authentication``. Either
+            ``before_sign_in`` or the event ``sign_in_refused`` follows.
         before_sign_in: the user is proven and about to get a session, by a password, a registration, a change of
             password or `RequestAuth.sign_in_user`. Ask for a second factor here. Raise `MoreNeeded` if it is missing:
             this is not counted as a failure. Raise `Refused` if it is wrong: this is counted. The hook may run again
@@ -130,10 +130,10 @@ class ChangeAccount(Protocol[I]):
     async def __call__(
         self, key: Key, params: Params, *, proof: bytes | None = None, why: str | None = None
     ) -> Account[I]:
-        """Change any field of any user, with all that follows from it, and return the account as it is now.
+        """Change any field of any user, apply the consequences, and return the new state of the account.
 
         A new password or user id ends everything that the user holds, such as sessions and tokens, also the tokens of
-        the caller. A client that hangs up meanwhile does not interrupt this.
+        the caller. If the client disconnects, the call still completes.
 
         Args:
             key: the user's key.
@@ -180,7 +180,7 @@ class EmitEvent(Protocol):
             key: the key of the user whom it concerns.
             detail: a reason, a count or the like. Never input from a client.
             request: the request in which it happened, such as ``Step.request``. The event then has its address.
-            actor: the key of the user who caused it.
+            actor: the key of another user who caused it, such as an administrator.
         """
         ...
 
@@ -212,7 +212,7 @@ class Parts(Generic[I]):
         emit: emits an event, in any thread; see `EmitEvent`.
         current_user_key: the name under which the current user is assigned to a request.
         public_url: the address below which the pages are mounted, without a slash at its end. Links in mail begin with
-            it, and with nothing that a request says. ``None`` if the app has given none.
+            it, never with the ``Host`` of a request. ``None`` if the app has given none.
         limits: counts attempts and limits them.
         change: changes an account.
         check_password: asks all extensions what is wrong with a password; see `CheckPassword`.
@@ -247,7 +247,7 @@ class Parts(Generic[I]):
 
 
 class Extension(Generic[I]):
-    """A feature around the plug. The core knows extensions only through this interface.
+    """A feature that an app adds to powauth. The core knows extensions only through this interface.
 
     Await only the backend, the users context, a mailer and an HTTP client. Under WSGI, powauth can then run each
     coroutine in one step.
@@ -350,18 +350,18 @@ class Extension(Generic[I]):
     async def address_proven(self, key: Key, address: str) -> None:
         """Note that a user receives mail at an address.
 
-        An extension that got a token back, which it had mailed to this address, calls it through
-        ``Parts.address_proven``. An extension that confirms addresses can then confirm this one. Compare it with the
-        user's address: the user may have changed it meanwhile.
+        When a client presents a token that an extension has mailed to this address, the extension calls
+        ``Parts.address_proven``. powauth then calls this method of all extensions. An extension that confirms addresses
+        can confirm this one. First compare it with the user's address, which may have changed meanwhile.
 
-        An error here is logged and changes nothing.
+        powauth logs an error of this method, and goes on.
         """
 
     async def may_be_claimed(self, key: Key, address: str) -> bool:
         """Return whether a user has this address, is active, and has never proven to receive mail there.
 
-        Somebody else may have made such an account. So whoever proves the address may take it over, with a new password
-        and the reason ``CLAIMED``. An extension that confirms addresses overrides this.
+        Somebody else may have made such an account. So a person who proves the address may take the account over, with
+        a new password and the reason ``CLAIMED``. An extension that confirms addresses overrides this.
         """
         del key, address
         return False
@@ -378,20 +378,20 @@ class Extension(Generic[I]):
         return ()
 
     def page_parts(self) -> Sequence[Any]:
-        """Return the `powauth.pages.PagePart` objects: what the extension adds to pages of others."""
+        """Return the `powauth.pages.PagePart` objects, which the extension adds to pages that are not its own."""
         return ()
 
     async def reseal(self, told: Callable[[int], None] | None = None) -> int | None:
-        """Seal with the newest secret what an older one has sealed, and return how much that was.
+        """Seal stored secrets again with the newest ``secret_key``, and return their number.
 
         The command ``powauth reseal`` calls it after a rotation of ``secret_key``. An extension that keeps sealed
         secrets (`powauth.extensions.sealing`) overrides it. ``None`` says that this one keeps none.
 
         Args:
-            told: gets the number so far, now and then, for people who wait.
+            told: gets the number so far from time to time, for a progress display.
 
         Raises:
-            StoreMissing: if a secret is gone for which something was sealed. Everything else is sealed again first.
+            StoreMissing: if the ``secret_key`` of a stored secret is missing. All others are sealed again first.
             StoreUnavailable: if a store cannot be reached. Then call it again.
         """
         del told

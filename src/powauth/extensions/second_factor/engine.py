@@ -41,7 +41,7 @@ MAX_TTL: Final = timedelta(minutes=30)
 """The longest life of a challenge."""
 
 STEP_UPS: Final = Limit(100, timedelta(minutes=15))
-"""The most times that a signed-in user is asked to prove a factor again. Each is a record in the store."""
+"""The maximum number of step-up challenges of a user. Each one is a record in the store."""
 
 CHALLENGE_INVALID: Final = "challenge_invalid"
 
@@ -240,7 +240,7 @@ class Engine(FactorsOfUsers[I]):
         if methods is None:
             self.parts.emit(WRONG, key, factor.name, request=request)
             return None
-        await admission.undo()  # not more: the owner's success must not give a guesser new attempts
+        await admission.undo()  # only this attempt: the owner's success must not give a guesser new attempts
         if not await self.challenges.take(request, found):
             self.parts.emit(WRONG, key, f"{factor.name}: answered twice", request=request)
             return None
@@ -270,7 +270,7 @@ class Engine(FactorsOfUsers[I]):
         )
 
     async def reseal(self, told: Callable[[int], None] | None = None) -> int | None:
-        """See `Extension.reseal`. It is that of all factors together."""
+        """See `Extension.reseal`. Reseal the secrets of all factors."""
         counts = [await factor.reseal(told) for factor in self.factors.values()]
         sealed = [count for count in counts if count is not None]
         return sum(sealed) if sealed else None

@@ -129,9 +129,9 @@ class FactorsOfUsers(Extension[I]):
         *,
         first: bool,
     ) -> None:
-        """Tell of a factor that is on. The first one ends what was begun without it, except the present session."""
+        """Emit the event of a new factor and mail a notice. The first factor ends all sessions but the current one."""
         await self.challenges.end(account.key)
-        if first:  # a sign-in that has not asked for it yet fails, and is tried again
+        if first:  # a running sign-in that has not asked for it starts over
             await self.parts.end_sessions(account.key, "second factor on", keep=request)
         self.parts.emit(ENROLLED, account.key, factor.name, request=request)
         self.notify(account, "factor_added", words, label=enrolment.label)
@@ -169,7 +169,7 @@ class FactorsOfUsers(Extension[I]):
                 await each.reset(account.key)
         self.parts.emit(REMOVED, account.key, name, request=bound.connection)
         await self.challenges.end(account.key)
-        if factor.primary:  # also of sign-ins under way: whoever has the lost device may hold a session, or begin one
+        if factor.primary:  # somebody with the lost device may have a session, or may be signing in now
             await self.parts.end_sessions(account.key, "second factor removed", keep=bound.connection)
         self.notify(account, "factor_removed", words, label=found.label)
         return True
@@ -193,7 +193,7 @@ class FactorsOfUsers(Extension[I]):
         count = sum([await factor.reset(key) for factor in self.factors.values()])
         await self.challenges.end(key)
         await self.parts.end_sessions(key, "second factors reset")
-        # Again: a session that has ended by now could still turn one on after the first time.
+        # Repeat it: a session that has just ended may have turned on a factor after the first call.
         count += sum([await factor.reset(key) for factor in self.factors.values()])
         self.parts.emit(
             RESET, key, str(count), request=request, actor=None if by is None else key_of_user(self.parts.users, by)
@@ -203,9 +203,9 @@ class FactorsOfUsers(Extension[I]):
         return count
 
     async def credentials_changed(self, key: Key, why: str) -> None:
-        """See `Extension.credentials_changed`. The factors of a user who is gone go, too.
+        """See `Extension.credentials_changed`. A deletion of the user removes the factors.
 
-        They also go if the owner of the address claims an account that somebody else may have made.
+        They also end if the owner of the address claims an account that somebody else may have made.
         """
         await self.challenges.end(key)
         if why == CLAIMED or await self.parts.users.get(key) is None:
