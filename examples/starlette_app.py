@@ -32,6 +32,6 @@ async def me(request: Request) -> Response:
     return JSONResponse({"email": request.user.email})
 
 
-middleware = [Middleware(SessionAuthMiddleware, auth), Middleware(Authentication, SessionAuthBackend())]
+middleware = [Middleware(SessionAuthMiddleware, auth=auth), Middleware(Authentication, backend=SessionAuthBackend())]
 posts = [Route(f"/{view.__name__}", view, methods=["POST"]) for view in (register, login, logout)]
 app = Starlette(routes=[*posts, Route("/me", me)], middleware=middleware)
