@@ -4,7 +4,7 @@ import asyncio
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import EmailMessage
@@ -114,7 +114,7 @@ class Confirming:
 
 
 @contextmanager
-def on_one_loop(here: Confirming) -> Iterator[None]:
+def _on_one_loop(here: Confirming) -> Iterator[None]:
     """Answer all requests to an ASGI site on one event loop, as a server does, so that tasks can go on between them."""
     transport = here.site.transport
     assert isinstance(transport, SyncASGI)
@@ -126,6 +126,7 @@ def on_one_loop(here: Confirming) -> Iterator[None]:
         yield
     finally:
         here.settle()
+        here.loop = None
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
@@ -162,6 +163,9 @@ def confirming(
     others = extensions(engine) if callable(extensions) else extensions
     given = {"extensions": [*own, *others], "public_url": ORIGIN, **(auth or {})}
     with site(framework, folder, users=users, auth_options=given) as here:
-        yield Confirming(here, mailer, engine)
+        made = Confirming(here, mailer, engine)
+        with _on_one_loop(made) if framework == "asgi" else nullcontext():
+            yield made
+        made.settle()
         drive(users.close())
     engine.dispose()

@@ -6,7 +6,7 @@ order. From then on the account is hers alone, and nothing that Mallory holds op
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from harness.authenticator import Authenticator
-from harness.confirming import Base, Confirming, Link, confirming, link_in, on_one_loop
+from harness.confirming import Base, Confirming, Link, confirming, link_in
 from harness.pages_support import ORIGIN, Browser, SyncASGI
 from powauth import Extension, Remember
 from powauth.extensions.api_keys import ApiKeyMixin, ApiKeys
@@ -204,10 +204,7 @@ def site(framework: str, folder: Path, **options: Any) -> Iterator[Confirming]:
         return ResetPassword(mailer), invitation, ApiKeys(engine, ApiKey), Passkeys(engine, Passkey)
 
     options |= {"extensions": extensions, "auth": {"remember": Remember()}}
-    with (
-        confirming(framework, folder, mailer=mailer, **options) as here,
-        on_one_loop(here) if framework == "asgi" else nullcontext(),
-    ):
+    with confirming(framework, folder, mailer=mailer, **options) as here:
         yield here
 
 

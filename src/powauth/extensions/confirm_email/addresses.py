@@ -26,7 +26,7 @@ from powauth.extensions.confirm_email.claims import (
     undoes,
 )
 from powauth.extensions.confirm_email.events import CHANGE_ASKED, CHANGE_UNDONE, CHANGED, CONFIRMED
-from powauth.extensions.confirm_email.letters import Post
+from powauth.extensions.confirm_email.letters import Letter, Post
 from powauth.extensions.offers import Offer, Offers
 from powauth.extensions.records import AccountProofs, owner_of
 from powauth.extensions.tokens import Claim, OneTimeTokens
@@ -97,8 +97,8 @@ class Addresses(Generic[I]):
     async def ask(self, address: str, source: str | None, *, registering: bool) -> None:
         """Send a mail to an address: a link to confirm it, a link to register, or a notice.
 
-        powauth does the same reads and writes for every address, and sends the mail in the background. If the address
-        has got too much mail, powauth sends nothing. The caller gets no sign of that.
+        powauth looks the address up in the background, when the response has been sent. So the time of the response
+        says nothing about the address. If the address has got too much mail, powauth sends nothing.
 
         Args:
             address: the address in normalised form.
@@ -109,8 +109,11 @@ class Addresses(Generic[I]):
             Throttled: if there were too many requests from one source.
         """
         await self._parts.limits.admit_source(f"{self._name}.source", source, self._per_source)
+        self._post.prepare(lambda: self._asked_letter(address, registering=registering))
+
+    async def _asked_letter(self, address: str, *, registering: bool) -> Letter | None:
         if not await self._admitted(address):
-            return
+            return None
         found = await self._parts.users.find(address)
         owner = self._mark(address) if found is None else owner_of(found.key)
         # After a registration, a request for another mail sends the same kind of mail again, because `end` voids the
@@ -118,12 +121,8 @@ class Addresses(Generic[I]):
         waiting = any(each.content.mailed for each in await self.offers.live(owner))
         await self.offers.end(owner)
         epoch = await self.offers.epoch(owner)
-        if found is None:
-            await self._parts.users.find(address)  # as much work as the next line does for a known address
-            state = None
-        else:
-            state = await self.state(found.key)
-        await self._offer(address, state, owner, epoch, registering=registering or (found is None and waiting))
+        state = None if found is None else await self.state(found.key)
+        return await self._offer(address, state, owner, epoch, registering=registering or (found is None and waiting))
 
     async def send(self, key: Key, source: str | None) -> None:
         """Send a link to a user who has just registered, unless the address or the source has got too much mail."""
@@ -139,9 +138,11 @@ class Addresses(Generic[I]):
         epoch = await self.offers.epoch(owner)
         state = await self.state(key)
         if state is not None:
-            await self._offer(state.address, state, owner, epoch, registering=False)
+            self._post.send(await self._offer(state.address, state, owner, epoch, registering=False))
 
-    async def _offer(self, address: str, state: State[I] | None, owner: str, epoch: int, *, registering: bool) -> None:
+    async def _offer(
+        self, address: str, state: State[I] | None, owner: str, epoch: int, *, registering: bool
+    ) -> Letter:
         asked = Asked(address, mailed=registering)
         if state is not None:
             proof = self._accounts.seal(state.account)
@@ -150,13 +151,12 @@ class Addresses(Generic[I]):
         token = None if issued is None else issued[0]
         key = None if state is None else state.account.key
         if token is None or (state is not None and not (state.active and self._is_at(state, address))):
-            self._post.send(None, address)
-        elif state is None:
-            self._post.send("register" if registering else None, address, token=token)
-        elif state.confirmed_at is None:
-            self._post.send("confirm", state.address, token=token, key=key)
-        else:
-            self._post.send("taken" if registering else None, state.address, key=key)
+            return Letter(None, address)
+        if state is None:
+            return Letter("register" if registering else None, address, token=token)
+        if state.confirmed_at is None:
+            return Letter("confirm", state.address, token=token, key=key)
+        return Letter("taken" if registering else None, state.address, key=key)
 
     async def remind(self, address: str, source: str | None) -> None:
         """Send a link to the unconfirmed user of an address, because somebody registers with the address again.
@@ -258,13 +258,13 @@ class Addresses(Generic[I]):
         token = await self.changes.issue(key, address)
         self._parts.emit(CHANGE_ASKED, key)
         if token is None:  # a later change has overtaken this one
-            self._post.send(None, address)
+            self._post.send(Letter(None, address))
         elif taken is None:
-            self._post.send("change", address, token=token, key=key)
+            self._post.send(Letter("change", address, token=token, key=key))
         else:
-            self._post.send("taken", address, key=taken.key)
+            self._post.send(Letter("taken", address, key=taken.key))
         if issued is not None:  # not to an address that was never confirmed: a stranger may have it
-            self._post.send("change_notice", state.address, token=issued[0], key=key, address=address)
+            self._post.send(Letter("change_notice", state.address, token=issued[0], key=key, address=address))
 
     async def change(self, token: object) -> tuple[Claim[I], State[I]] | None:
         """Return the content of a valid link that completes a change, with the user; ``None`` if it is not valid."""
@@ -285,7 +285,7 @@ class Addresses(Generic[I]):
         account = await self._written(state, {**self._confirmed(), "email": claim.address})
         self._parts.emit(CHANGED, account.key)
         if state.confirmed_at is not None:
-            self._post.send("changed", state.address, key=account.key, address=claim.address)
+            self._post.send(Letter("changed", state.address, key=account.key, address=claim.address))
         return account
 
     async def undo(self, token: object) -> tuple[Offer[Undo], State[I]] | None:

@@ -1,8 +1,9 @@
 """The mail of `ConfirmEmail`."""
 
+from collections.abc import Callable, Coroutine
 from email.message import EmailMessage
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from powauth.accounts.identity import Key
 from powauth.extensions.letters import Letters, Words
@@ -21,6 +22,24 @@ Kind = Literal["register", "confirm", "taken", "change", "change_notice", "chang
 """
 
 FOLDER: Final = Path(__file__).parent / "templates"
+
+
+class Letter(NamedTuple):
+    """A mail of `ConfirmEmail` that is not made yet.
+
+    Attributes:
+        kind: the kind of mail; ``None`` for work without a mail.
+        to: the address.
+        token: the token in the link.
+        key: the key of the user whom it concerns, for the event of a mail that was not sent.
+        address: another address, which the mail names.
+    """
+
+    kind: Kind | None
+    to: str
+    token: str | None = None
+    key: Key | None = None
+    address: str = ""
 
 
 class Post:
@@ -54,26 +73,28 @@ class Post:
         self._paths: Final = paths
         self._times: Final = {"hours": hours, "days": days}
 
-    def send(
-        self, kind: Kind | None, to: str, *, token: str | None = None, key: Key | None = None, address: str = ""
-    ) -> None:
-        """Send a mail later. With ``None``, do the same without a mail.
+    def send(self, letter: Letter) -> None:
+        """Make and send a mail later."""
+        self._outbox.post(letter.kind or "nothing", lambda: self._made(letter), key=letter.key)
 
-        Args:
-            kind: the kind of mail.
-            to: the address.
-            token: the token in the link.
-            key: the key of the user whom it concerns, for the event of a mail that was not sent.
-            address: another address, which the mail names.
-        """
+    def prepare(self, find: Callable[[], Coroutine[Any, Any, Letter | None]]) -> None:
+        """Find out later what mail to send, make it and send it. Neither shows in the time of the response."""
 
-        def make() -> EmailMessage | None:
-            if kind is None:
-                return None
-            path = self._paths.get(kind)
-            link = "" if path is None else self._links.to(path, token)
-            return self._letters.compose(
-                f"confirm_email_mail_{kind}", self._words, to=to, link=link, address=address, **self._times
-            )
+        async def make() -> EmailMessage | None:
+            letter = await find()
+            return None if letter is None else self._made(letter)
 
-        self._outbox.post("nothing" if kind is None else kind, make, key=key)
+        self._outbox.prepare("link", make)
+
+    def _made(self, letter: Letter) -> EmailMessage | None:
+        if letter.kind is None:
+            return None
+        path = self._paths.get(letter.kind)
+        return self._letters.compose(
+            f"confirm_email_mail_{letter.kind}",
+            self._words,
+            to=letter.to,
+            link="" if path is None else self._links.to(path, letter.token),
+            address=letter.address,
+            **self._times,
+        )
