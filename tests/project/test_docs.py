@@ -293,7 +293,8 @@ class Account(UserMixin, Base):
 def test_old_hashes_sign_in_once_and_are_replaced(method: str) -> None:
     engine = create_engine("sqlite://")
     Base.metadata.create_all(engine)
-    hasher = run("migrating.md")["hasher"]
+    program = run("migrating.md")
+    hasher = program["hasher"]
     users = SQLAlchemyUsers(engine, Account, hasher=hasher)
     params: dict[str, object] = {"email": "mia@example.org", "password": "five brown owls hoot"}
     drive(users.create(params))
@@ -309,6 +310,7 @@ def test_old_hashes_sign_in_once_and_are_replaced(method: str) -> None:
         with Session(engine) as session:
             assert "$argon2id$" in str(session.scalars(select(Account)).one().password_hash)
     engine.dispose()
+    program["engine"].dispose()
     hasher.close()
 
 
