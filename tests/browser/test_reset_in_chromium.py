@@ -43,7 +43,7 @@ def ask_for_a_link(page: Page, app: str, email: str) -> None:
 @pytest.mark.parametrize("scripts", [True, False], ids=["with scripts", "without scripts"])
 @pytest.mark.parametrize("app", [0, 1], ids=["fastapi", "flask"])
 def test_from_a_forgotten_password_to_a_sign_in(demo: Demo, chromium: Browser, *, scripts: bool, app: int) -> None:
-    url, email = demo.urls[app], f"mia{app}{scripts:d}@example.org"
+    url, email = demo.public_urls[app], f"mia{app}{scripts:d}@example.org"
     context = chromium.new_context(java_script_enabled=scripts)
     context.set_default_timeout(PATIENCE_MS)
     requests: list[str] = []
