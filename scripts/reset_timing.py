@@ -13,6 +13,7 @@ With 200 samples of each kind it takes some five minutes. It is no test: a busy 
 """
 
 import argparse
+import asyncio
 import logging
 import random
 import secrets
@@ -37,6 +38,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from powauth import CookieCarrier, Limit, SessionAuth
 from powauth.accounts.sqlalchemy import SQLAlchemyUsers, UserMixin
+from powauth.backends.base import drive
 from powauth.backends.memory import MemoryBackend
 from powauth.extensions.confirm_email import ConfirmEmail, ConfirmEmailMixin
 from powauth.extensions.reset_password import ResetPassword
@@ -61,6 +63,10 @@ Times = Mapping[str, Sequence[float]]
 """The times of the answers in seconds, by kind of address."""
 
 
+REST: Final = 0.35
+"""Seconds to wait after a round of one request of each kind. Its background work begins a quarter of a second later."""
+
+
 class Flow(NamedTuple):
     """A form that takes an address.
 
@@ -68,15 +74,11 @@ class Flow(NamedTuple):
         name: the name that is printed.
         path: the path of the form.
         kinds: for each kind of address, the columns of its user; ``None`` if it has no user.
-        pause: the seconds to wait after a request.
-        rest: the seconds to wait after a round, which is one request of each kind.
     """
 
     name: str
     path: str
     kinds: Mapping[str, Mapping[str, object] | None]
-    pause: float
-    rest: float
 
 
 _USER: Final = {
@@ -94,15 +96,11 @@ RESET: Final = Flow(
         "locked": {**_USER, "is_active": False},
         "password-less": {**_USER, "password_hash": None},
     },
-    pause=0,  # the background work of a whole round begins a quarter of a second later
-    rest=0.35,
 )
 REGISTRATION: Final = Flow(
     name="registration",
     path="/register",
     kinds={"unknown": None, "confirmed": _USER, "unconfirmed": {**_USER, "email_confirmed_at": None}},
-    pause=0.05,  # a thread writes the mail
-    rest=0,
 )
 
 
@@ -167,7 +165,8 @@ class _Quiet(WSGIRequestHandler):
 def served(kind: str, file: Path) -> Iterator[str]:
     """Serve the pages, and return their address."""
     if kind == "wsgi":
-        auth = auth_of(sa.create_engine(f"sqlite:///{file}"))
+        blocking = sa.create_engine(f"sqlite:///{file}")
+        auth = auth_of(blocking)
         server = make_server(
             "127.0.0.1", 0, wsgi.SessionAuthMiddleware(wsgi_pages.PagesApp(auth), auth), handler_class=_Quiet
         )
@@ -177,11 +176,20 @@ def served(kind: str, file: Path) -> Iterator[str]:
         server.shutdown()
         thread.join(30)
         server.server_close()
+        drive(auth.aclose())
+        blocking.dispose()
         return
-    auth = auth_of(create_async_engine(f"sqlite+aiosqlite:///{file}"))
+    engine = create_async_engine(f"sqlite+aiosqlite:///{file}")
+    auth = auth_of(engine)
     app = asgi.SessionAuthMiddleware(asgi_pages.PagesApp(auth), auth)
     uvicorn_server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off", ws="none"))
-    thread = threading.Thread(target=uvicorn_server.run, daemon=True)
+
+    async def serve() -> None:
+        await uvicorn_server.serve()
+        await auth.aclose()
+        await engine.dispose()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
     thread.start()
     while not uvicorn_server.started:
         time.sleep(0.01)
@@ -206,7 +214,6 @@ def measure(url: str, flow: Flow, addresses: Mapping[str, Sequence[str]], warm_u
             took = time.perf_counter() - begun
             if answer.status_code != 202:  # noqa: PLR2004 - Accepted
                 raise SystemExit(f"{flow.name}: an answer is {answer.status_code}: {answer.text}")
-            time.sleep(flow.pause)
             return took
 
         for number in range(min(map(len, addresses.values()))):
@@ -215,7 +222,7 @@ def measure(url: str, flow: Flow, addresses: Mapping[str, Sequence[str]], warm_u
                 took = ask(addresses[kind][number])
                 if number >= warm_up:
                     found[kind].append(took)
-            time.sleep(flow.rest)
+            time.sleep(REST)
     return found
 
 
