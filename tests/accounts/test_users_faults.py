@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -122,10 +123,14 @@ def test_rep_06_a_missing_column_of_the_users_table_is_a_migration_that_did_not_
 def test_a_connection_of_another_thread_is_a_wrong_engine() -> None:
     engine = sa.create_engine("sqlite://", poolclass=StaticPool)
     Base.metadata.create_all(engine, [Base.metadata.tables[Member.__tablename__]])
+    with closing(engine.raw_connection()) as borrowed:
+        connection = borrowed.driver_connection
+    assert connection is not None
     users = SQLAlchemyUsers(engine, Member, hasher=cheap_hasher())
     with ThreadPoolExecutor(1) as pool, pytest.raises(StoreUnavailable, match="check_same_thread=False"):
         pool.submit(drive, users.authenticate(MIA)).result()
     engine.dispose()
+    connection.close()  # the other thread has dropped it from the pool, and could not close it
 
 
 def test_an_error_of_the_apps_own_engine_is_not_an_outage(tmp_path: Path) -> None:
