@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from powauth._extras import needs
 from powauth._options import wrong
+from powauth.errors import ConfigError
 from powauth.extensions.links import FOLDER
 from powauth.extensions.mail import compose
 from powauth.pages.visit import PageVisit
@@ -44,6 +45,23 @@ class Words(NamedTuple):
 def words_of(visit: PageVisit) -> Words:
     """Return the texts for a mail that a request for a page causes."""
     return Words(visit.texts, visit.messages.lang, visit.messages.direction, visit.settings.title)
+
+
+def mail_texts_of(extension: str, own: Mapping[str, str], given: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the texts of an extension's mail, with the app's own in place of powauth's.
+
+    Args:
+        extension: the class of the extension, for the error.
+        own: powauth's texts.
+        given: the app's texts, by the same names.
+
+    Raises:
+        ConfigError: if ``given`` has a name that ``own`` lacks. A typo would otherwise change nothing, silently.
+    """
+    texts = {**own, **(given or {})}
+    if unknown := [name for name in texts if name not in own]:
+        raise ConfigError(f"mail_texts names {unknown[0]!r}, which is no text of {extension}")
+    return texts
 
 
 class Letters:

@@ -23,7 +23,7 @@ from powauth.extensions.confirm_email.events import EVENTS
 from powauth.extensions.confirm_email.letters import FOLDER, Kind, Post
 from powauth.extensions.confirm_email.pages import LinkPages, Paths
 from powauth.extensions.confirm_email.texts import MAIL_TEXTS
-from powauth.extensions.letters import Letters, Words
+from powauth.extensions.letters import Letters, Words, mail_texts_of
 from powauth.extensions.links import Links
 from powauth.extensions.mail import Mailer
 from powauth.extensions.outbox import Outbox
@@ -119,9 +119,7 @@ class ConfirmEmail(Extension[I]):
         self.paths: Final = Paths() if paths is None else paths
         self.title: Final = title
         self.lang: Final = lang
-        self.mail_texts: Final = {**MAIL_TEXTS, **(mail_texts or {})}
-        if unknown := [name for name in self.mail_texts if name not in MAIL_TEXTS]:
-            raise ConfigError(f"mail_texts names {unknown[0]!r}, which is no text of ConfirmEmail")
+        self.mail_texts: Final = mail_texts_of("ConfirmEmail", MAIL_TEXTS, mail_texts)
         self.mail_templates: Final = mail_templates
         self._letters: Final = Letters(FOLDER, mail_templates)
 

@@ -20,7 +20,7 @@ from powauth.extensions.invitation.flows import Invitations, Invited, MayInvite
 from powauth.extensions.invitation.letters import FOLDER, Post
 from powauth.extensions.invitation.pages import InvitationPages, Paths
 from powauth.extensions.invitation.texts import MAIL_TEXTS
-from powauth.extensions.letters import Letters, Words
+from powauth.extensions.letters import Letters, Words, mail_texts_of
 from powauth.extensions.links import Links
 from powauth.extensions.mail import Mailer
 from powauth.extensions.offers import Offers
@@ -106,9 +106,7 @@ class Invitation(Extension[I]):
         self.paths: Final = Paths() if paths is None else paths
         self.title: Final = title
         self.lang: Final = lang
-        self.mail_texts: Final = {**MAIL_TEXTS, **(mail_texts or {})}
-        if unknown := [name for name in self.mail_texts if name not in MAIL_TEXTS]:
-            raise ConfigError(f"mail_texts names {unknown[0]!r}, which is no text of Invitation")
+        self.mail_texts: Final = mail_texts_of("Invitation", MAIL_TEXTS, mail_texts)
         self.mail_templates: Final = mail_templates
         self._letters: Final = Letters(FOLDER, mail_templates)
 

@@ -14,7 +14,7 @@ from powauth.accounts.identity import I, Key
 from powauth.accounts.throttle import Limit, checked_limit
 from powauth.errors import ConfigError
 from powauth.events import EventKind
-from powauth.extensions.letters import Letters, Words
+from powauth.extensions.letters import Letters, Words, mail_texts_of
 from powauth.extensions.links import Links
 from powauth.extensions.mail import Mailer
 from powauth.extensions.outbox import Outbox
@@ -113,9 +113,7 @@ class Passkeys(Extension[I]):
         self.address_field: Final = address_field
         self.paths: Final = Paths() if paths is None else paths
         self.lang: Final = lang
-        self.mail_texts: Final = {**MAIL_TEXTS, **(mail_texts or {})}
-        if unknown := [name for name in self.mail_texts if name not in MAIL_TEXTS]:
-            raise ConfigError(f"mail_texts names {unknown[0]!r}, which is no text of Passkeys")
+        self.mail_texts: Final = mail_texts_of("Passkeys", MAIL_TEXTS, mail_texts)
         self.mail_templates: Final = mail_templates
 
     def bind(self, parts: Parts[I]) -> Self:
