@@ -3,8 +3,9 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,94 @@ def test_a_registration_whose_answer_was_lost_is_not_repeated(driver: str, tmp_p
         await users.create(MIA)
 
     on_proxy(driver, tmp_path, scenario)
+
+
+Rivalry = Callable[[SQLAlchemyUsers[Member, Any], sa.Engine, sa.Engine], Coroutine[Any, Any, None]]
+
+
+def beside_a_rival(driver: str, folder: Path, scenario: Rivalry, **options: Any) -> None:
+    """Run a scenario on users, their engine (the one for events), and an engine of another program."""
+    with blocking_engine(SYNC[driver.partition("+")[0]], str(folder), Member) as rival:
+        url = url_of(driver, str(folder))
+        if driver in SYNC.values():
+            engine = sa.create_engine(url, **options)
+            drive(scenario(SQLAlchemyUsers(engine, Member, hasher=cheap_hasher()), engine, rival))
+            engine.dispose()
+            return
+
+        async def whole() -> None:
+            asynchronous = create_async_engine(url, **options)
+            try:
+                users = SQLAlchemyUsers(asynchronous, Member, hasher=cheap_hasher())
+                await scenario(users, asynchronous.sync_engine, rival)
+            finally:
+                await asynchronous.dispose()
+
+        asyncio.run(whole())
+
+
+def before_the_first(verb: str, engine: sa.Engine, work: Callable[[sa.Connection], None]) -> None:
+    """Do something on the connection of the first statement with that verb, before it."""
+    done: list[bool] = []
+
+    def listen(connection: sa.Connection, cursor: object, statement: str, *rest: object) -> None:
+        if statement.startswith(verb) and not done:
+            done.append(True)
+            work(connection)
+
+    sa.event.listen(engine, "before_cursor_execute", listen)
+
+
+@pytest.mark.parametrize("driver", [each for each in DRIVERS if each.startswith("postgresql")])
+def test_a_change_that_cannot_be_serialised_is_repeated(driver: str, tmp_path: Path) -> None:
+    """In this isolation level, PostgreSQL refuses to change a row that has changed since the transaction began."""
+
+    async def scenario(users: SQLAlchemyUsers[Member, Any], engine: sa.Engine, rival: sa.Engine) -> None:
+        account = await users.create(MIA)
+
+        def overtake(connection: sa.Connection) -> None:
+            connection.exec_driver_sql("SELECT 1")  # the transaction sees the state of this moment
+            with rival.begin() as theirs:
+                theirs.execute(sa.update(Member).values(created_at=datetime(2026, 1, 1, tzinfo=UTC)))
+
+        before_the_first("UPDATE", engine, overtake)
+        changed = await users.update(account.key, {"email": "mia@example.org"}, trusted=True)
+        assert changed.key == account.key
+        assert await users.get_by(email="mia@example.org") is not None
+
+    beside_a_rival(driver, tmp_path, scenario, isolation_level="REPEATABLE READ")
+
+
+@pytest.mark.parametrize("driver", [each for each in DRIVERS if each.startswith("mariadb")])
+def test_a_change_that_loses_a_deadlock_is_repeated(driver: str, tmp_path: Path) -> None:
+    """MariaDB ends a deadlock by rolling back the transaction that has changed fewer rows."""
+
+    async def scenario(users: SQLAlchemyUsers[Member, Any], engine: sa.Engine, rival: sa.Engine) -> None:
+        mia, leo, *others = [
+            await users.create({**MIA, "email": f"{name}@example.com"}) for name in ("mia", "leo", *"abcdef")
+        ]
+        moment = {"created_at": datetime(2026, 1, 1, tzinfo=UTC)}
+        with rival.connect() as theirs, ThreadPoolExecutor(1) as pool:
+            for each in (leo, *others):
+                theirs.execute(sa.update(Member).where(Member.id == each.key).values(moment))
+
+            def take_mia() -> None:
+                theirs.execute(sa.update(Member).where(Member.id == mia.key).values(moment))
+                theirs.commit()
+
+            def cross(connection: sa.Connection) -> None:
+                connection.execute(sa.select(Member.id).where(Member.id == mia.key).with_for_update())
+                running.append(pool.submit(take_mia))
+                connection.execute(sa.select(Member.id).where(Member.id == leo.key).with_for_update())
+
+            running: list[Future[None]] = []
+            before_the_first("UPDATE", engine, cross)
+            changed = await users.update(mia.key, {"email": "mia@example.org"}, trusted=True)
+            running[0].result()
+        assert changed.key == mia.key
+        assert await users.get_by(email="mia@example.org") is not None
+
+    beside_a_rival(driver, tmp_path, scenario)
 
 
 def test_rep_06_a_missing_users_table_is_named_with_what_creates_it(

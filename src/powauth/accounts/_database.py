@@ -17,7 +17,7 @@ from sqlalchemy.orm import Mapper, Session
 from powauth import _forks
 from powauth._options import wrong, wrong_type
 from powauth.backends._sql_connections import LoopCheck, renew_if_cut, uncancelled
-from powauth.backends._sql_errors import Subject, broke, is_failure, sql_unavailable
+from powauth.backends._sql_errors import Subject, broke, is_failure, sql_unavailable, was_rolled_back
 from powauth.backends._sql_forks import separate_processes
 from powauth.backends.base import Mode
 
@@ -36,6 +36,9 @@ _POSTGRESQL_OTHER_TYPE = ("42883", "42846")
 OWN: Final = "powauth"
 """The key in ``Session.info`` of powauth's own database sessions. `powauth.accounts.following` passes them over."""
 
+MAX_ROLLBACKS: Final = 10
+"""The most repetitions of work that the server rolls back each time."""
+
 _USERS = Subject("the users' database", "run the app's migrations, or its metadata.create_all(engine)")
 
 
@@ -44,14 +47,30 @@ class Database(ABC):
 
     mode: ClassVar[Mode]
 
-    @abstractmethod
     async def connected(self, work: Callable[[Connection], T]) -> T:
         """Return the result of work on a connection. Uncommitted changes are rolled back.
+
+        The work runs again if the server rolled it back to end a deadlock, or if the connection was cut at a SELECT. So
+        it must commit nothing before its last statement.
 
         Raises:
             StoreUnavailable: if there is no connection, or the database failed.
             StatementError: if the database works but refused a value.
         """
+        _forks.check()  # gives a forked process its own pool
+        repetitions = {was_rolled_back: MAX_ROLLBACKS, _is_cut_read: 1}
+        with _translated():
+            while True:
+                try:
+                    return await self._once(work)
+                except StatementError as error:
+                    reason = next((each for each in repetitions if each(error)), None)
+                    if reason is None or not repetitions[reason]:
+                        raise
+                    repetitions[reason] -= 1
+
+    @abstractmethod
+    async def _once(self, work: Callable[[Connection], T]) -> T: ...
 
     async def run(self, work: Callable[[Session], T]) -> T:
         """Return the result of work in a session, and close the session. It raises the errors of `connected`."""
@@ -67,18 +86,7 @@ class SyncDatabase(Database):
         separate_processes(engine)
         self._engine = engine
 
-    async def connected(self, work: Callable[[Connection], T]) -> T:
-        """See `Database.connected`."""
-        _forks.check()
-        with _translated():
-            try:
-                return self._once(work)
-            except StatementError as error:
-                if not _is_cut_read(error):
-                    raise
-            return self._once(work)
-
-    def _once(self, work: Callable[[Connection], T]) -> T:
+    async def _once(self, work: Callable[[Connection], T]) -> T:
         with self._engine.connect() as connection:
             renew_if_cut(connection)
             return work(connection)
@@ -94,25 +102,17 @@ class AsyncDatabase(Database):
         self._engine = engine
         self._loops = LoopCheck()
 
-    async def connected(self, work: Callable[[Connection], T]) -> T:
-        """See `Database.connected`."""
-        _forks.check()  # gives a forked process its own pool
-        self._loops.check(self._engine.sync_engine)
-        with _translated():
-            try:
-                return await uncancelled(self._once(work), self._engine.dialect)
-            except StatementError as error:
-                if not _is_cut_read(error):
-                    raise
-            return await uncancelled(self._once(work), self._engine.dialect)
-
     async def _once(self, work: Callable[[Connection], T]) -> T:
         def checked(connection: Connection) -> T:
             renew_if_cut(connection)
             return work(connection)
 
-        async with self._engine.connect() as connection:
-            return await connection.run_sync(checked)
+        async def connected() -> T:
+            async with self._engine.connect() as connection:
+                return await connection.run_sync(checked)
+
+        self._loops.check(self._engine.sync_engine)
+        return await uncancelled(connected(), self._engine.dialect)
 
 
 def database_of(engine: object) -> Database:

@@ -129,6 +129,10 @@ _NO_HOST: Final = (
 )
 
 
+_ROLLED_BACK: Final = frozenset({"40001", "40P01", 1020, 1213})
+"""PostgreSQL: serialization_failure, deadlock_detected. MariaDB: ER_CHECKREAD (a row changed since the snapshot),
+ER_LOCK_DEADLOCK."""
+
 _DRIVERS: Final = frozenset({"asyncpg", "psycopg", "pymysql", "asyncmy", "aiosqlite", "sqlite3"})
 """Packages whose errors SQLAlchemy may pass on unchanged while it connects."""
 
@@ -152,6 +156,11 @@ def broke(error: StatementError) -> bool:
     if isinstance(error, DBAPIError):
         return error.connection_invalidated
     return isinstance(error.orig, ConnectionError | EOFError)
+
+
+def was_rolled_back(error: StatementError) -> bool:
+    """Return whether the server rolled the transaction back because of a rival, so that it may succeed now."""
+    return _code(error) in _ROLLED_BACK
 
 
 def sql_unavailable(error: BaseException | None, subject: Subject) -> StoreUnavailable:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from powauth import _forks
 from powauth._outages import Failure, unavailable
 from powauth.backends._sql_connections import LoopCheck, needs_transaction, renew_if_cut, uncancelled
-from powauth.backends._sql_errors import Subject, broke, is_failure, sql_unavailable
+from powauth.backends._sql_errors import Subject, broke, is_failure, sql_unavailable, was_rolled_back
 from powauth.backends._sql_statements import Statement
 from powauth.errors import ConfigError
 
@@ -32,12 +32,6 @@ MAX_ATTEMPTS = 30
 
 MAX_PAUSE_SECONDS = 0.1
 """The longest pause between two attempts. The bound doubles each time. Each pause is random, to separate rivals."""
-
-_ROLLED_BACK_SQLSTATES = {"40001", "40P01"}
-"""PostgreSQL: serialization_failure, deadlock_detected."""
-
-_ROLLED_BACK_ERRORS = {1020, 1213}
-"""MariaDB: ER_CHECKREAD (a row changed since the snapshot), ER_LOCK_DEADLOCK."""
 
 _NO_BACKSLASH_ESCAPES = 512
 """MariaDB's SERVER_STATUS_NO_BACKSLASH_ESCAPES."""
@@ -176,7 +170,7 @@ class Runner:
                 raise error from lost
             except (StatementError, NotCommittedError) as error:
                 cause = error.__cause__ if isinstance(error, NotCommittedError) else error
-                repeat = isinstance(cause, DBAPIError) and _was_rolled_back(cause)
+                repeat = isinstance(cause, StatementError) and was_rolled_back(cause)
                 if isinstance(cause, StatementError) and broke(cause) and lost is None:
                     lost = cause
                     if cause is error and again is not None:
@@ -214,10 +208,3 @@ class Runner:
 
 def _in_sqlite_transaction(connection: Connection) -> bool:
     return bool(getattr(connection.connection.driver_connection, "in_transaction", False))
-
-
-def _was_rolled_back(error: DBAPIError) -> bool:
-    original = error.orig
-    sqlstate = getattr(original, "sqlstate", None)
-    arguments = getattr(original, "args", ())
-    return sqlstate in _ROLLED_BACK_SQLSTATES or bool(arguments and arguments[0] in _ROLLED_BACK_ERRORS)

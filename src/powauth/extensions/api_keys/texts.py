@@ -11,7 +11,7 @@ TEXTS: Final = {
     "api_keys_name": "Name",
     "api_keys_name_hint": "The program that will use the key.",
     "api_keys_scopes": "Rights",
-    "api_keys_days": "Valid for how many days",
+    "api_keys_days": "Expires in days",
     "api_keys_days_hint": "Leave it empty for a key that does not expire.",
     "api_keys_create": "Create key",
     "api_keys_made": "Copy your new key now. It is not shown again:",

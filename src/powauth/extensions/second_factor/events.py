@@ -13,9 +13,6 @@ WRONG: Final = EventKind("factor_refused", "an answer to a factor was wrong; ``d
 RECOVERED: Final = EventKind(
     "recovery_code_used", "a user has used up a recovery code; ``detail`` is the number of codes left", "warning"
 )
-SUSPICIOUS: Final = EventKind(
-    "factor_suspicious", "a factor was accepted, but behaves oddly; ``detail`` is its name and the reason", "warning"
-)
 RESET: Final = EventKind(
     "factors_reset",
     "all factors of a user were removed, by the app or because the owner of the address claimed the account; "
@@ -23,4 +20,4 @@ RESET: Final = EventKind(
     "warning",
 )
 
-EVENTS: Final = (ENROLLED, REMOVED, USED, WRONG, RECOVERED, SUSPICIOUS, RESET)
+EVENTS: Final = (ENROLLED, REMOVED, USED, WRONG, RECOVERED, RESET)

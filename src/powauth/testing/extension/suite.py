@@ -4,7 +4,7 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any, get_args
 from unittest import SkipTest
 
@@ -127,13 +127,14 @@ class Suite:
     # What the tests use
 
     def run(self, scenario: Callable[[Auth, BreakableBackend], Coroutine[Any, Any, None]]) -> None:
-        """Run a scenario without an event loop, and on one. Each run has an app of its own."""
-        drive(scenario(*self._made()))
-        asyncio.run(scenario(*self._made()))
+        """Run a scenario without an event loop, and on one. Each run has an app of its own, which it closes."""
+        drive(self._closing(scenario))
+        asyncio.run(self._closing(scenario))
 
-    def _made(self) -> tuple[Auth, BreakableBackend]:
+    async def _closing(self, scenario: Callable[[Auth, BreakableBackend], Coroutine[Any, Any, None]]) -> None:
         backend = BreakableBackend(self.make_backend())
-        return self.auth(backend), backend
+        async with aclosing(self.auth(backend)) as auth:
+            await scenario(auth, backend)
 
     def auth(self, backend: Backend, **options: Any) -> Auth:
         """Return an authenticator with the extension."""
@@ -302,12 +303,14 @@ class Suite:
         async def scenario(auth: Auth, backend: BreakableBackend) -> None:
             given = self.make_extension()
             options = {"extensions": [given], "users": auth.users, "secret_key": auth.keyring}
-            site = self.auth(backend, session_key="site", **options)
-            admin = self.auth(backend, session_key="admin", **options)
-            account = await self.person(auth)
-            held = await self.hold(site, account)
-            assert await self.is_valid(site, held) is True, "the second authenticator took the extension over"
-            assert await self.is_valid(admin, held) is False, "what one authenticator issued is valid at another"
+            async with (
+                aclosing(self.auth(backend, session_key="site", **options)) as site,
+                aclosing(self.auth(backend, session_key="admin", **options)) as admin,
+            ):
+                account = await self.person(auth)
+                held = await self.hold(site, account)
+                assert await self.is_valid(site, held) is True, "the second authenticator took the extension over"
+                assert await self.is_valid(admin, held) is False, "what one authenticator issued is valid at another"
 
         self.run(scenario)
 
@@ -340,7 +343,7 @@ class Suite:
 
     def test_of_parallel_uses_one_wins(self) -> None:
         """Another request may run between the check and the use."""
-        auth, _ = self._made()
+        auth = self.auth(self.make_backend())
         _, held = drive(self.holder(auth))
         with ThreadPoolExecutor(TAKERS) as pool:
             won = list(pool.map(lambda _: drive(self.use(auth, held)), range(TAKERS)))
