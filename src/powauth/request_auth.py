@@ -10,7 +10,7 @@ from functools import wraps
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from powauth._running import shielded
-from powauth.accounts.base import U
+from powauth.accounts.base import Params, U
 from powauth.accounts.grant import Grant, checked_amr
 from powauth.accounts.hooks import Extension
 from powauth.accounts.identity import I
@@ -25,8 +25,6 @@ from powauth.sessions.record import Metadata
 P = ParamSpec("P")
 R = TypeVar("R")
 E = TypeVar("E", bound=Extension[Any])
-
-Params = Mapping[str, object]
 
 
 def with_sessions(auth: Authenticator[U, I]) -> SessionAuth[U, I]:

@@ -218,27 +218,27 @@ def test_a_store_that_fails_after_the_password_was_right_takes_nothing_back() ->
 
 
 def settle(desk: Desk, admission: Admission) -> int:
-    """As a sign-in does: make what is to be forgiven together with a change of its own; how many were made."""
-    changes = admission.forgiveness()
+    """As a sign-in does: make the changes of a success together with one of its own. Return how many were made."""
+    changes = admission.success_changes()
     made = drive(make_changes(desk.backend, changes, desk.now))
-    admission.forgiven(made)
+    admission.note_made(made)
     return made
 
 
-def test_what_was_forgiven_with_the_sign_in_is_not_forgiven_twice() -> None:
+def test_changes_made_with_the_sign_in_are_not_made_twice() -> None:
     desk = Desk()
     desk.admit(None, "s")
     admission = desk.admit("ada", "s")
-    assert [type(change) for change in admission.forgiveness()] == [Delete, Update]
+    assert [type(change) for change in admission.success_changes()] == [Delete, Update]
     assert settle(desk, admission) == 2
-    assert admission.forgiveness() == []
+    assert admission.success_changes() == []
     assert desk.count == 1
     with desk.backend.counting() as verbs:
         drive(admission.succeed())
     assert (verbs, desk.count) == ([], 1)
 
 
-def test_what_could_not_be_forgiven_with_the_sign_in_is_forgiven_after_it() -> None:
+def test_changes_that_failed_with_the_sign_in_are_made_after_it() -> None:
     desk = Desk()
     admission = desk.admit("ada", "s")
     desk.admit("bob", "s")

@@ -246,8 +246,8 @@ class NeverAsksAgain(SessionAuth[User, Me]):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
 
-        async def broken(connection: Connection, stored: Stored, *, keep: bool) -> tuple[Stored, Me]:
-            del connection, keep
+        async def broken(connection: Connection, stored: Stored, *, merge: bool) -> tuple[Stored, Me]:
+            del connection, merge
             return stored, msgspec.msgpack.decode(stored.session.identity, type=Me)
 
         self._reader.check_proof = broken  # type: ignore[method-assign]  # no public name stands between

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Mapper, Session
 from powauth import _forks
 from powauth._options import wrong, wrong_type
 from powauth.backends._sql_connections import LoopCheck, renew_if_cut, uncancelled
-from powauth.backends._sql_errors import Subject, broke, is_failure, sql_unavailable, was_rolled_back
+from powauth.backends._sql_errors import FailedDatabase, broke, is_failure, sql_unavailable, was_rolled_back
 from powauth.backends._sql_forks import separate_processes
 from powauth.backends.base import Mode
 
@@ -39,7 +39,7 @@ OWN: Final = "powauth"
 MAX_ROLLBACKS: Final = 10
 """The most repetitions of work that the server rolls back each time."""
 
-_USERS = Subject("the users' database", "run the app's migrations, or its metadata.create_all(engine)")
+_USERS = FailedDatabase("the users' database", "run the app's migrations, or its metadata.create_all(engine)")
 
 
 class Database(ABC):

@@ -32,11 +32,11 @@ The event ``revoked`` has it as its detail, with the number of sessions.
 
 RECOVERED: Final = "account recovered"
 """The reason of a change by which the owner takes an account back, such as by a link in a mail. Somebody else may have
-used the account, so what outlives an ordinary change of the password ends, too, such as keys of programs."""
+used the account. So this also ends what outlives an ordinary change of the password, such as API keys."""
 
 CLAIMED: Final = "address claimed"
-"""The reason if the address of an account is proven for the first time, and not by who uses the account. Somebody else
-may have made the account, so nothing that was made with it stays."""
+"""The reason if a person proves an address for the first time, and somebody else may have made the account with it. So
+this ends everything that was made with the account."""
 
 
 class Change(enum.IntEnum):

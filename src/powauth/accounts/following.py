@@ -5,11 +5,11 @@ only if its transaction commits:
 
 1. A flush or a bulk statement changes or deletes a user. powauth notes the user in the frame of the open transaction or
    savepoint. If the sessions live in the same database, it ends them in this transaction.
-2. A savepoint that is released passes its notes on. One that is rolled back takes them along.
+2. A savepoint that is released passes its notes on. If it is rolled back, powauth drops its notes.
 3. Before the commit, powauth ends the sessions that live elsewhere. If the store is down, the commit fails, and the app
    rolls back. Nothing is half done.
-4. After the commit, it ends them once more: somebody may have signed in meanwhile. It marks identities stale. Nothing
-   can fail any more at this point, so it logs an error.
+4. After the commit, it ends them once more: somebody may have signed in meanwhile. It marks identities stale. The
+   commit stands, so powauth logs an error of this step, and does not raise it.
 
 Step 4 waits until the transaction has returned its connection. Otherwise, under load, commits would hold all
 connections of the pool, and each would wait for another one.
@@ -42,7 +42,7 @@ Sessions = (
     | scoped_session[Any]
     | async_scoped_session[Any]
 )
-"""The kinds of what `SQLAlchemyUsers.follow` takes."""
+"""The targets that `SQLAlchemyUsers.follow` accepts."""
 
 _EVENTS: Final = (
     "before_flush",
@@ -244,7 +244,7 @@ class Following(Generic[U]):
     def _note(self, session: Session, key: Key | None, change: Change | None) -> None:
         if key is None or change is None:
             return
-        connection = session.connection(bind_arguments={"mapper": self._watched.mapper})  # begins a transaction
+        connection = self._connection(session)
         frame = session.get_nested_transaction() or session.get_transaction()
         assert frame is not None  # noqa: S101 - it has just begun
         notes = self._notes(session)
@@ -260,9 +260,10 @@ class Following(Generic[U]):
     def _before(self, session: Session, notes: Notes, changes: dict[Key, Change]) -> None:
         if not changes:
             return
-        blocking = self._blocks()
+        blocking = self._stores_work_off_loop()
         ending = [key for key, change in changes.items() if change is Change.CREDENTIALS]
-        proofs = self._accepted(session, notes, ending)
+        proofs = self._new_proofs(session, ending)
+        self._accept_in_transaction(session, notes, proofs)
         telling = self._listeners
         if session.get_bind(self._watched.mapper).dialect.name == "sqlite":
             # This transaction has locked the file. Nobody else can write to it, and nobody can sign in.
@@ -276,27 +277,28 @@ class Following(Generic[U]):
         if ending and telling:
             wait_for(work, blocking=blocking)
 
-    def _accepted(self, session: Session, notes: Notes, keys: Sequence[Key]) -> dict[Key, bytes]:
-        """Return the proofs that users will have, if a session stays that must accept it.
+    def _connection(self, session: Session) -> Connection:
+        """Return the connection of the app's transaction. If there is no transaction, begin it."""
+        return session.connection(bind_arguments={"mapper": self._watched.mapper})
 
-        Sessions in the app's own database accept it in its transaction.
-        """
+    def _new_proofs(self, session: Session, keys: Sequence[Key]) -> dict[Key, bytes]:
+        """Return the proofs that users will have after the commit, for users of whom a session stays."""
         proofs: dict[Key, bytes] = {}
         for key in keys:
-            keeping = [listener for listener in self._listeners if listener.keeps(key)]
-            if not keeping:
-                continue
-            connection = session.connection(bind_arguments={"mapper": self._watched.mapper})
-            proof = self._proof_in(connection, key)
-            if proof is None:
-                continue
-            proofs[key] = proof
-            for listener in keeping:
-                if listener in notes.joined:
-                    listener.accept_in_transaction(connection, key, proof)
+            if any(listener.keeps(key) for listener in self._listeners):
+                proof = self._proof_in(self._connection(session), key)
+                if proof is not None:
+                    proofs[key] = proof
         return proofs
 
-    def _blocks(self) -> bool:
+    def _accept_in_transaction(self, session: Session, notes: Notes, proofs: dict[Key, bytes]) -> None:
+        """Let the sessions in the app's own database accept the new proofs, in its transaction."""
+        for key, proof in proofs.items():
+            for listener in self._listeners:
+                if listener in notes.joined and listener.keeps(key):
+                    listener.accept_in_transaction(self._connection(session), key, proof)
+
+    def _stores_work_off_loop(self) -> bool:
         """Return whether all stores work without an event loop.
 
         Raises:
@@ -321,7 +323,7 @@ class Following(Generic[U]):
                     await _told(listener, key, change, joined=listener in notes.joined)
 
         try:
-            wait_for(lambda: shielded(work()), blocking=self._blocks())
+            wait_for(lambda: shielded(work()), blocking=self._stores_work_off_loop())
         except Exception as error:
             _log(error)
 

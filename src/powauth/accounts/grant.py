@@ -46,6 +46,11 @@ AS_BEFORE: Final = Grant()
 """The grant of a user who is signed in again after a change: everything stays as it was."""
 
 
+def times_of(grant: Grant) -> dict[str, Millis]:
+    """Return the proven methods of a grant with their times. A method without a time gets 0, so it is never fresh."""
+    return {method: 0 if at is None else at for method, at in (grant.amr or {}).items()}
+
+
 def checked_amr(amr: Collection[str] | None) -> MethodTimes | None:
     """Return an option that names what a user has just proven. ``None`` stays ``None``.
 

@@ -319,9 +319,9 @@ class Extension(Generic[I]):
         powauth calls it when the credentials change, the account is locked or deleted, or all sessions of the user are
         revoked. It ends the sessions afterwards.
 
-        ``why`` is the reason: a constant of `powauth.accounts.changes`, or a text of the app's own. What outlives a
-        change of the password, such as keys of programs, must end after ``RECOVERED``, and what opens the account by
-        itself must end after ``CLAIMED``.
+        ``why`` is the reason: a constant of `powauth.accounts.changes`, or a text of the app's own. After
+        ``RECOVERED``, also end what outlives a change of the password, such as API keys. After ``CLAIMED``, also end
+        what opens the account by itself, such as passkeys.
 
         Raises:
             StoreUnavailable: if anything may still be valid.
@@ -331,7 +331,7 @@ class Extension(Generic[I]):
         """End what a session of the user has made since `credentials_changed`.
 
         powauth calls it when the sessions have ended, with the same arguments. Between the two calls a session could
-        still make something, such as a key of a program. An extension needs it only for what sessions make.
+        still make something, such as an API key. An extension needs it only for what sessions make.
 
         Raises:
             StoreUnavailable: if anything may still be valid.

@@ -1,4 +1,4 @@
-"""`UserRecords`: what an authenticator stores about users, beside their accounts.
+"""`UserRecords`: the sessions of users and the counters of their attempts, as the flows of accounts see them.
 
 The flows of `powauth.accounts.service` count attempts there, and tell it about changes of accounts.
 """

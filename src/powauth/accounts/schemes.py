@@ -48,6 +48,34 @@ Digest = Literal["sha1", "sha256", "sha512"]
 MAX_MEMORY = 256 * 1024 * 1024
 """Bytes that the verification of one hash may use."""
 
+_DIGESTS = {"sha1": 20, "sha256": 32, "sha512": 64}
+"""Length of each digest, in bytes. The tag of a hash is as long."""
+
+_SCRYPT_BYTES = 64
+_MAX_LANES = 64
+_MAX_PASSES = 64
+"""Passes of Argon2. Many passes over little memory take far longer than as many blocks in few passes."""
+
+_ARGON2_TYPES = {"i": Type.I, "d": Type.D, "id": Type.ID}
+
+_NUMBER = "[1-9][0-9]{0,9}"
+_SALT = "[!-#%-~]{1,128}"
+_BASE64 = "[A-Za-z0-9+/]{20,100}={0,2}"
+_ARGON2 = (
+    rf"\$v=19\$m=(?P<m>{_NUMBER}),t=(?P<t>{_NUMBER}),p=(?P<p>{_NUMBER})"
+    r"\$[A-Za-z0-9+/]{11,86}\$[A-Za-z0-9+/]{22,86})\Z"
+)
+
+_WERKZEUG_PBKDF2 = re.compile(rf"pbkdf2:(sha1|sha256|sha512):({_NUMBER})\$({_SALT})\$((?:[0-9a-f]{{2}}){{20,64}})\Z")
+_WERKZEUG_SCRYPT = re.compile(rf"scrypt:({_NUMBER}):({_NUMBER}):({_NUMBER})\$({_SALT})\$((?:[0-9a-f]{{2}}){{64}})\Z")
+_DJANGO_PBKDF2 = re.compile(rf"pbkdf2_(sha1|sha256)\$({_NUMBER})\$({_SALT})\$({_BASE64})\Z")
+_DJANGO_SCRYPT = re.compile(rf"scrypt\$({_NUMBER})\$({_SALT})\$({_NUMBER})\$({_NUMBER})\$({_BASE64})\Z")
+_PASSLIB_PBKDF2 = re.compile(
+    rf"\$pbkdf2(?:-(sha256|sha512))?\$({_NUMBER})\$([A-Za-z0-9./]{{0,200}})\$([A-Za-z0-9./]{{27,86}})\Z"
+)
+_ARGON2_HASH = re.compile(rf"(?P<hash>\$argon2(?P<type>[id]){_ARGON2}")
+_DJANGO_ARGON2_HASH = re.compile(rf"argon2(?P<hash>\$argon2(?P<type>id|i|d){_ARGON2}")
+
 
 class Scheme(ABC):
     """A format of password hashes. Subclass it for a format of your own.
@@ -286,7 +314,7 @@ class Argon2(Scheme):
     """
 
     max_cost = 2**22
-    _pattern: ClassVar[re.Pattern[str]]
+    _pattern: ClassVar[re.Pattern[str]] = _ARGON2_HASH
     _usual: ClassVar[Type] = Type.I
 
     def __init__(self, time_cost: int = 2, memory_cost: int = 102_400, *, renew: bool = True) -> None:
@@ -328,36 +356,9 @@ class DjangoArgon2(Argon2):
         renew: see `Scheme`.
     """
 
+    _pattern = _DJANGO_ARGON2_HASH
     _usual = Type.ID
 
-
-_DIGESTS = {"sha1": 20, "sha256": 32, "sha512": 64}
-"""Length of each digest, in bytes. The tag of a hash is as long."""
-
-_SCRYPT_BYTES = 64
-_MAX_LANES = 64
-_MAX_PASSES = 64
-"""Passes of Argon2. Many passes over little memory take far longer than as many blocks in few passes."""
-
-_ARGON2_TYPES = {"i": Type.I, "d": Type.D, "id": Type.ID}
-
-_NUMBER = "[1-9][0-9]{0,9}"
-_SALT = "[!-#%-~]{1,128}"
-_BASE64 = "[A-Za-z0-9+/]{20,100}={0,2}"
-_ARGON2 = (
-    rf"\$v=19\$m=(?P<m>{_NUMBER}),t=(?P<t>{_NUMBER}),p=(?P<p>{_NUMBER})"
-    r"\$[A-Za-z0-9+/]{11,86}\$[A-Za-z0-9+/]{22,86})\Z"
-)
-
-_WERKZEUG_PBKDF2 = re.compile(rf"pbkdf2:(sha1|sha256|sha512):({_NUMBER})\$({_SALT})\$((?:[0-9a-f]{{2}}){{20,64}})\Z")
-_WERKZEUG_SCRYPT = re.compile(rf"scrypt:({_NUMBER}):({_NUMBER}):({_NUMBER})\$({_SALT})\$((?:[0-9a-f]{{2}}){{64}})\Z")
-_DJANGO_PBKDF2 = re.compile(rf"pbkdf2_(sha1|sha256)\$({_NUMBER})\$({_SALT})\$({_BASE64})\Z")
-_DJANGO_SCRYPT = re.compile(rf"scrypt\$({_NUMBER})\$({_SALT})\$({_NUMBER})\$({_NUMBER})\$({_BASE64})\Z")
-_PASSLIB_PBKDF2 = re.compile(
-    rf"\$pbkdf2(?:-(sha256|sha512))?\$({_NUMBER})\$([A-Za-z0-9./]{{0,200}})\$([A-Za-z0-9./]{{27,86}})\Z"
-)
-Argon2._pattern = re.compile(rf"(?P<hash>\$argon2(?P<type>[id]){_ARGON2}")
-DjangoArgon2._pattern = re.compile(rf"argon2(?P<hash>\$argon2(?P<type>id|i|d){_ARGON2}")
 
 _KINDS = (
     (re.compile(r"\$2[abxy]?\$"), "Bcrypt"),

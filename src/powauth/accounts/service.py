@@ -6,11 +6,11 @@ authenticator, and to the authenticator's `UserRecords`.
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
-from powauth.accounts.base import Account, UsersContext
+from powauth.accounts.base import Account, Params, UsersContext
 from powauth.accounts.changes import CHANGED, DELETED
 from powauth.accounts.flow_hooks import FlowHooks
 from powauth.accounts.grant import AS_BEFORE, PASSWORD, Grant, MethodTimes
@@ -25,8 +25,6 @@ __all__ = ["AS_BEFORE", "SIGN_IN_ATTEMPTS", "AccountService", "Grant", "SignInPo
 
 T = TypeVar("T")
 
-Params = Mapping[str, object]
-
 SIGN_IN_ATTEMPTS = 8
 """Tries of a sign-in. A try fails if the user changes or is revoked meanwhile."""
 
@@ -37,9 +35,10 @@ NOT_COUNTED = (StoreUnavailable, Overloaded)
 """
 
 BY_PASSWORD: MethodTimes = {PASSWORD: None}
-"""What a right password proves."""
+"""The method that a right password proves."""
 
-GONE = "the account no longer exists, or was changed: sign in again"
+SIGN_IN_AGAIN: Final = "the account no longer exists, or was changed: sign in again"
+"""The message for a request whose user is gone or has another proof."""
 
 
 class SignInPort(Protocol[I]):
@@ -434,7 +433,7 @@ class AccountService(Generic[I]):
         account = await self.users.get(key)
         if not isinstance(account, Account) or not self._port.is_current(request, account):
             await self._port.do_delete(request)
-            raise NotSignedIn(GONE)
+            raise NotSignedIn(SIGN_IN_AGAIN)
         return account
 
     async def _first_password(self, request: Any, before: Account[I], params: Params) -> Account[I] | None:
@@ -448,7 +447,7 @@ class AccountService(Generic[I]):
         if not self._port.signed_in_recently(request):
             return None
         if not await self._port.recheck(request):
-            raise NotSignedIn(GONE)
+            raise NotSignedIn(SIGN_IN_AGAIN)
         return await self.users.set_first_password(before.key, params)
 
     async def _counted(self, request: Any, key: Key, params: Params | None, work: Callable[[], Awaitable[T]]) -> T:

@@ -136,16 +136,16 @@ class Admission:
 
     __slots__ = ()
 
-    def forgiveness(self) -> list[Change]:
+    def success_changes(self) -> list[Change]:
         """Return the changes with which `succeed` begins.
 
-        A caller can make them in one transaction with its own change of the store, and then call `forgiven`. A sign-in
+        A caller can make them in one transaction with its own change of the store, and then call `note_made`. A sign-in
         then waits for the disk once, for the session and the counters together.
         """
         return []
 
-    def forgiven(self, made: int) -> None:
-        """Note that the first ``made`` changes of `forgiveness` were made. If any are left, the next one failed."""
+    def note_made(self, made: int) -> None:
+        """Note that the first ``made`` of `success_changes` were made. If any are left, the next one failed."""
 
     async def succeed(self) -> None:
         """Forget the account's failures, and give the source its attempt back, because the password was right.
@@ -173,7 +173,7 @@ class _Counted(Admission):
         self._source = source
         self._source_moved = False
 
-    def forgiveness(self) -> list[Change]:
+    def success_changes(self) -> list[Change]:
         changes: list[Change] = []
         if self._account is not None:
             changes.append(Delete(self._account.key))
@@ -183,7 +183,7 @@ class _Counted(Admission):
             changes.append(Update(given_back, self._source.version))
         return changes
 
-    def forgiven(self, made: int) -> None:
+    def note_made(self, made: int) -> None:
         if self._account is not None:
             self._account = None
             if not made:  # the account's counter was gone already, so the source's change was not tried
@@ -196,8 +196,8 @@ class _Counted(Admission):
 
     async def succeed(self) -> None:
         with contextlib.suppress(StoreUnavailable):
-            while changes := self.forgiveness():
-                self.forgiven(await make_changes(self._backend, changes, self._now()))
+            while changes := self.success_changes():
+                self.note_made(await make_changes(self._backend, changes, self._now()))
             await self._give_back(self._source, moved=self._source_moved)
 
     async def undo(self) -> None:
@@ -232,21 +232,21 @@ class _Counter:
         self.change: Change = Create(self._first)
         self.full = False
 
-    def guess(self, backend: ReadsInPlace, now: Millis) -> None:
+    def prepare_in_place(self, backend: ReadsInPlace, now: Millis) -> None:
         """Prepare the change from the stored counter, if it can be read without waiting.
 
         A full counter is treated as missing. The change then fails, and `_count` reads the counter in its turn.
         """
         try:
-            self.go_on(backend.get_at_once(self.record.key, now), now)
+            self.prepare_increment(backend.get_at_once(self.record.key, now), now)
         except WouldWaitError:
             return
         except Throttled:
             self.full = True
         if self.full:
-            self.go_on(None, now)
+            self.prepare_increment(None, now)
 
-    def go_on(self, found: Record | None, now: Millis) -> None:
+    def prepare_increment(self, found: Record | None, now: Millis) -> None:
         """Prepare the change that adds one to the counter found. If ``full`` is set, the change admits no attempt.
 
         Raises:
@@ -389,19 +389,25 @@ async def _count(backend: Backend, counters: list[_Counter], now: Millis) -> Non
     """
     if reads_engine_in_place(backend):
         for each in counters:
-            each.guess(backend, now)
+            each.prepare_in_place(backend, now)
     left, losses = counters, 0
     while left:
         first = left[0]
-        made = await make_changes(backend, [first.change] if first.full else [each.change for each in left], now)
+        # The change of a full counter only corrects its end. It admits no attempt, so make no other change with it.
+        changes = [first.change] if first.full else [each.change for each in left]
+        made = await make_changes(backend, changes, now)
         if made and first.full:
             raise _throttled(first.scope, first.record.expires_at - now)
-        left, losses = left[made:], 0 if made else losses
-        if left:
-            if losses == COUNT_ATTEMPTS:
-                raise _throttled(left[0].scope, LINGER)
-            losses += 1
-            left[0].go_on(await backend.get(left[0].record.key, now), now)
+        left = left[made:]
+        if made:
+            losses = 0
+        if not left:
+            return
+        # The change of the next counter failed: it exists already, or another attempt was faster.
+        if losses == COUNT_ATTEMPTS:
+            raise _throttled(left[0].scope, LINGER)
+        losses += 1
+        left[0].prepare_increment(await backend.get(left[0].record.key, now), now)
 
 
 _encoder = msgspec.msgpack.Encoder()

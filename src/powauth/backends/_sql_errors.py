@@ -19,8 +19,8 @@ with needs("users", "SQLBackend", "sqlalchemy"):
     from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 
-class Subject(NamedTuple):
-    """The database that failed.
+class FailedDatabase(NamedTuple):
+    """The words for a database in error messages.
 
     Attributes:
         name: the subject of each sentence, such as "the session database".
@@ -163,15 +163,15 @@ def was_rolled_back(error: StatementError) -> bool:
     return _code(error) in _ROLLED_BACK
 
 
-def sql_unavailable(error: BaseException | None, subject: Subject) -> StoreUnavailable:
+def sql_unavailable(error: BaseException | None, database: FailedDatabase) -> StoreUnavailable:
     """Log the cause of a database's failure, and return the error to raise."""
     if isinstance(error, StatementError):
         # The app's own engine may show parameters in its messages, and so in logs.
         error.hide_parameters = True
     code = _code(error)
     sentence, detail = _explain(error, code)
-    named = sentence.format(create=subject.create) if "{" in sentence else sentence
-    return unavailable(Failure(f"{subject.name} {named}", detail, sentence in _MISSING), _driver_error(error), code)
+    named = sentence.format(create=database.create) if "{" in sentence else sentence
+    return unavailable(Failure(f"{database.name} {named}", detail, sentence in _MISSING), _driver_error(error), code)
 
 
 def _driver_error(error: BaseException | None) -> BaseException | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from powauth import _forks
 from powauth._outages import Failure, unavailable
 from powauth.backends._sql_connections import LoopCheck, needs_transaction, renew_if_cut, uncancelled
-from powauth.backends._sql_errors import Subject, broke, is_failure, sql_unavailable, was_rolled_back
+from powauth.backends._sql_errors import FailedDatabase, broke, is_failure, sql_unavailable, was_rolled_back
 from powauth.backends._sql_statements import Statement
 from powauth.errors import ConfigError
 
@@ -51,17 +51,19 @@ class Runner:
     Args:
         engine: the engine for threads, or the one for an event loop.
         seconds: the longest time that a verb may take.
-        subject: the database that error messages name.
+        database: the database that error messages name.
         commits: whether each write ends with a commit, because autocommit is not certain.
     """
 
-    def __init__(self, engine: "Engine | AsyncEngine", seconds: float, subject: Subject, *, commits: bool) -> None:
+    def __init__(
+        self, engine: "Engine | AsyncEngine", seconds: float, database: FailedDatabase, *, commits: bool
+    ) -> None:
         self._engine: Engine | None = engine if isinstance(engine, Engine) else None
         self._async_engine: AsyncEngine | None = None if isinstance(engine, Engine) else engine
         self._dialect = engine.dialect
         self._is_maria = engine.dialect.name in {"mysql", "mariadb"}
         self._seconds = seconds
-        self._subject = subject
+        self._failed_database = database
         self._commits = commits
         self._loops = LoopCheck()
         self._closed = False
@@ -151,11 +153,11 @@ class Runner:
                 attempts = self._attempts(work, again)
                 return await uncancelled(attempts, self._dialect)
         except (NotCommittedError, AnswerLostError) as error:
-            raise sql_unavailable(error.__cause__, self._subject) from error.__cause__
+            raise sql_unavailable(error.__cause__, self._failed_database) from error.__cause__
         except Exception as error:
             # An OSError may be a TimeoutError, or a socket's error that the driver passes on.
             if is_failure(error):
-                raise sql_unavailable(error, self._subject) from error
+                raise sql_unavailable(error, self._failed_database) from error
             raise
 
     async def _attempts(self, work: Callable[[Connection], T], again: Callable[[Connection], T] | None) -> T:
@@ -169,13 +171,15 @@ class Runner:
             except AnswerLostError as error:
                 raise error from lost
             except (StatementError, NotCommittedError) as error:
-                cause = error.__cause__ if isinstance(error, NotCommittedError) else error
+                uncommitted = isinstance(error, NotCommittedError)  # the work has had no effect
+                cause = error.__cause__ if uncommitted else error
                 repeat = isinstance(cause, StatementError) and was_rolled_back(cause)
                 if isinstance(cause, StatementError) and broke(cause) and lost is None:
-                    lost = cause
-                    if cause is error and again is not None:
-                        work = again
-                    repeat = repeat or cause is not error or again is not None
+                    lost = cause  # the connection broke for the first time
+                    if uncommitted:
+                        repeat = True
+                    elif again is not None:  # the work may have had an effect
+                        work, repeat = again, True
                 if not repeat or attempt == MAX_ATTEMPTS or monotonic() > deadline:
                     raise
             if attempt > 1:

@@ -217,7 +217,7 @@ class ReadsInPlace(ABC):
         super().__init_subclass__(**options)
         if "get" in cls.__dict__ and "peek" not in cls.__dict__:
             raise TypeError(
-                f"{cls.__name__} overrides get, and the peek that it inherits would pass it by: override peek, too; "
+                f"{cls.__name__} overrides get, and the inherited peek would bypass it: override peek, too; "
                 "raise WouldWaitError in it to have every read call get"
             )
 
@@ -293,7 +293,10 @@ class JoinsTransactions(ABC):
 
     @abstractmethod
     def delete_owner_in(self, session: Any, owner: bytes, now: Millis, keep: bytes | None = None) -> Any:
-        """Do the same as `Backend.delete_owner` in the transaction of a connection for which `shares_database` holds.
+        """Do the same as `Backend.delete_owner` in the transaction of ``session``.
+
+        powauth passes a SQLAlchemy ``Connection`` for which `shares_database` holds. `SQLBackend` also takes sessions
+        of the app, and returns an awaitable for an asynchronous one.
 
         Raises:
             StoreUnavailable: if the database refuses.

@@ -19,9 +19,11 @@ that:
 After a fork, a child has none of its parent's copies, because it does not receive the messages of the parent's channel.
 """
 
+import contextlib
+import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from itertools import islice
 from typing import Protocol
@@ -29,6 +31,7 @@ from typing import Protocol
 from powauth import _forks
 from powauth._options import whole_number
 from powauth.backends.base import Millis, Record
+from powauth.errors import ConfigError
 
 HEARTBEAT_INTERVAL = 0.5
 """Seconds from one reply on the channel to the next request."""
@@ -216,3 +219,60 @@ class NearCache:
         self._clear()
         if self.channel is not None:
             self.channel.forget()
+
+
+@contextlib.contextmanager
+def changing(near: NearCache | None, name: bytes, *, whole: bool = False) -> Iterator[None]:
+    """Drop the copies of a record, or of all records of an owner, before and after a change that may fail.
+
+    Args:
+        near: the cache, if there is one.
+        name: the key of the record, or the owner.
+        whole: whether ``name`` is an owner.
+    """
+    if near is None:
+        yield
+        return
+    drop = near.drop_owner if whole else near.drop
+    drop(name)
+    try:
+        yield
+    finally:
+        drop(name)
+
+
+async def read_and_keep(near: NearCache, key: bytes, read: Callable[[], Awaitable[Record | None]]) -> Record | None:
+    """Read a record that the cache lacks, and keep a copy unless a change of it is reported meanwhile."""
+    if not near.up and near.channel is not None:
+        near.channel.ensure()
+    ticket = near.begin(key)
+    if ticket is None:
+        return await read()
+    record = None
+    try:
+        record = await read()
+    finally:
+        near.end(ticket, record)
+    return record
+
+
+def near_cache_option(url: str, given: int | None) -> tuple[str, int | None]:
+    """Return the URL without its option ``near_cache``, and the number of records from the option or the argument.
+
+    >>> near_cache_option("redis://127.0.0.1:6379/0?near_cache=10000&client_name=web", None)
+    ('redis://127.0.0.1:6379/0?client_name=web', 10000)
+
+    Raises:
+        ConfigError: if the option is not a number, or is given twice.
+    """
+    address, _, query = url.partition("?")
+    options = query.split("&") if query else []
+    found = [option.partition("=")[2] for option in options if option.partition("=")[0] == "near_cache"]
+    if not found:
+        return url, given
+    if len(found) > 1 or given is not None:
+        raise ConfigError("near_cache is given twice: give it once, in the URL or as an argument")
+    if not re.fullmatch(r"[0-9]{1,9}", found[0]):
+        raise ConfigError("near_cache in the URL of a backend is a number of records: ?near_cache=10000")
+    rest = "&".join(option for option in options if option.partition("=")[0] != "near_cache")
+    return f"{address}?{rest}" if rest else address, int(found[0])

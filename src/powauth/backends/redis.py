@@ -55,7 +55,6 @@ from powauth import _forks
 from powauth._options import short_name
 from powauth._outages import Failure, unavailable
 from powauth._times import duration
-from powauth.backends._near_channel import changing, near_cache_option, read_and_keep
 from powauth.backends._redis_clients import Client, client_from_url, close_client, forget_connections, inspect_client
 from powauth.backends._redis_connections import (
     MAX_AT_ONCE,
@@ -94,7 +93,7 @@ from powauth.backends.base import (
     check_namespace,
     shard_of,
 )
-from powauth.backends.near_cache import NearCache
+from powauth.backends.near_cache import NearCache, changing, near_cache_option, read_and_keep
 from powauth.errors import ConfigError, ConfigWarning, StoreUnavailable
 
 # isort: split

@@ -77,7 +77,7 @@ from powauth._options import wrong, wrong_type
 from powauth._times import duration
 from powauth.backends._sql_drivers import driver_for
 from powauth.backends._sql_engine import check_exists, engine_from_url, is_memory
-from powauth.backends._sql_errors import Subject, sql_unavailable
+from powauth.backends._sql_errors import FailedDatabase, sql_unavailable
 from powauth.backends._sql_forks import separate_processes
 from powauth.backends._sql_running import AnswerLostError, Runner
 from powauth.backends._sql_sharing import joins
@@ -175,8 +175,8 @@ class SQLBackend(Backend, JoinsTransactions):
         self._engine: Engine | None = made if isinstance(made, Engine) else None
         self._async_engine: AsyncEngine | None = None if isinstance(made, Engine) else made
         self.mode = "async" if self._engine is None else "blocking"
-        self._subject = Subject("the session database", self._how_to_create())
-        self._runner = Runner(made, self._seconds, self._subject, commits=not self._owned)
+        self._failed_database = FailedDatabase("the session database", self._how_to_create())
+        self._runner = Runner(made, self._seconds, self._failed_database, commits=not self._owned)
 
     async def create(self, record: Record, epoch: int | None, now: Millis) -> bool:
         """See `Backend.create`. PostgreSQL and SQLite: one statement; MariaDB: two if ``epoch`` is 0, else one."""
@@ -319,7 +319,7 @@ class SQLBackend(Backend, JoinsTransactions):
             self._runner.check_server(session)
             return self._delete_owner(session, owner, now, keep)
         except DBAPIError as error:
-            raise sql_unavailable(error, self._subject) from error
+            raise sql_unavailable(error, self._failed_database) from error
 
     def shares_database(self, connection: Connection) -> bool:
         """See `JoinsTransactions.shares_database`. The engines may differ, if their URLs name the same database."""
@@ -330,7 +330,7 @@ class SQLBackend(Backend, JoinsTransactions):
         try:
             row = self._statements.get(connection, key=key, now=now).first()
         except DBAPIError as error:
-            raise sql_unavailable(error, self._subject) from error
+            raise sql_unavailable(error, self._failed_database) from error
         return None if row is None else _record(row)
 
     def update_in(self, connection: Connection, record: Record, expected_version: int, now: Millis) -> bool:
@@ -339,7 +339,7 @@ class SQLBackend(Backend, JoinsTransactions):
             with connection.begin_nested():
                 return self._update(connection, record, expected_version, now)
         except DBAPIError as error:
-            raise sql_unavailable(error, self._subject) from error
+            raise sql_unavailable(error, self._failed_database) from error
 
     async def purge(self, limit: int, now: Millis) -> int:
         """See `Backend.purge`. One statement, and one for the epochs if the first removes fewer than ``limit``."""

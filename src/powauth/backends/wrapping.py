@@ -43,7 +43,7 @@ class BackendWrapper(Backend):
         super().__init_subclass__(**options)
         if "get" in cls.__dict__ and not {"peek", "abilities"} & cls.__dict__.keys():
             raise TypeError(
-                f"{cls.__name__} overrides get, and peek would pass it by: override peek, too, or leave ReadsInPlace "
+                f"{cls.__name__} overrides get, and peek would bypass it: override peek, too, or leave ReadsInPlace "
                 "out of its abilities"
             )
 

@@ -151,13 +151,14 @@ The reference is weak. A task that a request has started keeps a copy of the con
 is over, its visit is gone, and the task acts for no request.
 """
 
-_tracking: list[bool] = []
-"""Not empty once `track_requests` was called."""
+_tracking = False
+"""Whether `track_requests` was called."""
 
 
 def track_requests() -> None:
     """Let `current_connection` work, from the next request on. It costs each request a little time."""
-    _tracking[:] = [True]
+    global _tracking  # noqa: PLW0603 - it changes once, and only to True
+    _tracking = True
 
 
 def current_connection(auth: object) -> Connection | None:

@@ -13,16 +13,12 @@ from powauth._times import duration
 from powauth.accounts.base import U
 from powauth.accounts.identity import I
 from powauth.errors import ConfigError, NotSignedIn, PowauthError, Refused, StoreUnavailable
+from powauth.http import guards
 from powauth.http.answers import Answers, OnError, chosen, reason
 from powauth.http.carriers import FrameworkSessionCarrier
 from powauth.http.connection import Connection, Vary, vary_on, with_vary
 from powauth.http.cross_site import CrossSiteDefence
 from powauth.http.guards import FRESH, OWN_ORIGIN, check_credential
-from powauth.http.guards import require_access as user_with_access
-from powauth.http.guards import require_fresh as fresh_user
-from powauth.http.guards import require_no_user as no_user
-from powauth.http.guards import require_same_origin as same_origin
-from powauth.http.guards import require_user as user
 from powauth.http.own_path import path_below
 from powauth.http.unreachable import StateInOutage, Unreachable
 from powauth.http.visit import HOLDER_KEY, Bound, answers_in
@@ -161,8 +157,8 @@ class PowAuthPlugin(InitPlugin, Generic[U, I]):
             "origins": origins,
             "websocket_recheck": websocket_recheck,
         }
-        self.require_user: Guard = _guard(user, auth.current_user_key)
-        self.require_no_user: Guard = _guard(no_user, auth.current_user_key)
+        self.require_user: Guard = _guard(guards.require_user, auth.current_user_key)
+        self.require_no_user: Guard = _guard(guards.require_no_user, auth.current_user_key)
 
     def require_fresh(self, within: timedelta = FRESH, methods: Collection[str] | None = None) -> Guard:
         """Return a guard: the user signed in no longer than ``within`` ago; see `powauth.http.guards.require_fresh`."""
@@ -179,7 +175,7 @@ class PowAuthPlugin(InitPlugin, Generic[U, I]):
 
     def require_same_origin(self, defence: CrossSiteDefence = OWN_ORIGIN) -> Guard:
         """Return a guard: the request changes nothing, or comes from the app's own pages or from a program."""
-        return _guard(lambda auth: same_origin(auth, defence), self.auth.current_user_key)
+        return _guard(lambda auth: guards.require_same_origin(auth, defence), self.auth.current_user_key)
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """See Litestar's ``InitPlugin``."""
@@ -346,18 +342,18 @@ def _close(error: PowauthError) -> NoReturn:
 
 def _fresh_guard(within: timedelta, methods: Collection[str] | None, key: str) -> Guard:
     duration("within", within, at_least=1)
-    return _guard(lambda auth: fresh_user(auth, within, methods), key)
+    return _guard(lambda auth: guards.require_fresh(auth, within, methods), key)
 
 
-require_user: Guard = _guard(user, "current_user")
+require_user: Guard = _guard(guards.require_user, "current_user")
 """A guard: somebody is signed in. ``@get("/", guards=[require_user])``; see `powauth.http.guards.require_user`."""
 
-require_no_user: Guard = _guard(no_user, "current_user")
+require_no_user: Guard = _guard(guards.require_no_user, "current_user")
 """A guard: nobody is signed in; see `powauth.http.guards.require_no_user`."""
 
 
 def _access_guard(scope: str | None, by: str | None, key: str) -> Guard:
-    return _guard(lambda auth: user_with_access(auth, scope=scope, by=by), key)
+    return _guard(lambda auth: guards.require_access(auth, scope=scope, by=by), key)
 
 
 def require_access(*, scope: str | None = None, by: str | None = None) -> Guard:
@@ -375,4 +371,4 @@ def require_same_origin(defence: CrossSiteDefence = OWN_ORIGIN) -> Guard:
 
     For all handlers: ``Litestar(..., guards=[require_same_origin()])``; see `powauth.http.guards.require_same_origin`.
     """
-    return _guard(lambda auth: same_origin(auth, defence), "current_user")
+    return _guard(lambda auth: guards.require_same_origin(auth, defence), "current_user")

@@ -1,8 +1,9 @@
 """The page to change the user id or the password, and to delete the account."""
 
+from powauth.accounts.base import Params
 from powauth.errors import InvalidParams
 from powauth.pages.page import Page
-from powauth.pages.request import Params, account_fields
+from powauth.pages.request import account_fields
 from powauth.pages.routes import Routes
 from powauth.pages.visit import PageAnswer, PageVisit
 from powauth.pages.wire import signed_in_json

@@ -1,4 +1,4 @@
-"""`Surroundings`: what a framework adds when a page is put into a base template of the app."""
+"""`Surroundings`: the framework's Jinja environment and variables, for a page inside the app's base template."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ def plainly(template: Any, variables: Mapping[str, object]) -> str:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a framework adds to the app's base template, for one request.
+    """The framework's Jinja environment, and its way to render a template, for one request.
 
     Attributes:
         environment: the Jinja environment of the framework; ``None`` if it has none.

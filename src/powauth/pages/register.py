@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from powauth.accounts.base import Params
 from powauth.accounts.fields import FormField
 from powauth.errors import AlreadySignedIn, InvalidParams, NotSignedIn
 from powauth.http.cross_site import media_type
 from powauth.http.own_path import own_path
 from powauth.pages.page import Page
-from powauth.pages.request import JSON, Params, account_fields
+from powauth.pages.request import JSON, account_fields
 from powauth.pages.visit import PageAnswer, PageVisit
 from powauth.pages.wire import signed_in_json
 

@@ -63,7 +63,7 @@ class Templates:
 
     @property
     def needs_environment(self) -> bool:
-        """Whether only the framework can have the environment of the base template."""
+        """True if only the framework has the environment of the base template."""
         return self._layout is not None and self._layout.environment is None
 
     def check_environment(self, environment: Environment) -> None:

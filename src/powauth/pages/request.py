@@ -2,11 +2,12 @@
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
+from powauth.accounts.base import Params
 from powauth.http.connection import Connection
 from powauth.http.cross_site import media_type
 from powauth.http.people import quality
@@ -28,8 +29,6 @@ META = ("action", "next")
 FORM, JSON = "application/x-www-form-urlencoded", "application/json"
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-
-Params = Mapping[str, object]
 
 ALONE = Surroundings()
 

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from urllib.parse import urlencode
 
+from powauth.accounts.base import Params
 from powauth.errors import InvalidParams, MoreNeeded
 from powauth.http.own_path import own_path
 from powauth.pages.messages import capital
 from powauth.pages.page import Page
-from powauth.pages.request import Params, account_fields
+from powauth.pages.request import account_fields
 from powauth.pages.routes import Routes
 from powauth.pages.visit import PageAnswer, PageVisit
 from powauth.pages.wire import signed_in_json

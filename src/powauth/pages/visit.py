@@ -9,13 +9,14 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from powauth.accounts.base import Params
 from powauth.accounts.fields import FormField
 from powauth.errors import PowauthError
 from powauth.http.answers import answer_to
 from powauth.http.connection import Connection
 from powauth.http.own_path import own_path, path_below
 from powauth.pages.messages import Messages
-from powauth.pages.request import PageRequest, Params
+from powauth.pages.request import PageRequest
 from powauth.pages.routes import Routes
 from powauth.request_auth import RequestAuth
 

@@ -22,10 +22,11 @@ from powauth.accounts.base import Account, U, UsersContext, key_of_user
 from powauth.accounts.changes import BY_APP, ChangeListener
 from powauth.accounts.fan_out import FanOut
 from powauth.accounts.flow_hooks import FlowHooks, check_events
+from powauth.accounts.grant import AS_BEFORE, Grant, times_of
 from powauth.accounts.hooks import Extension, Hooks
 from powauth.accounts.identity import I, Key
 from powauth.accounts.records import UserRecords
-from powauth.accounts.service import AS_BEFORE, AccountService, Grant
+from powauth.accounts.service import AccountService
 from powauth.accounts.throttle import PURPOSE as COUNTERS
 from powauth.backends.base import Millis
 from powauth.errors import ConfigError, StoreUnavailable
@@ -292,7 +293,7 @@ class Authenticator(ABC, Generic[U, I]):
         An authenticator without sessions remembers nothing, and has no clock.
         """
         del connection, key
-        return {method: 0 if at is None else at for method, at in (grant.amr or {}).items()}
+        return times_of(grant)
 
     async def do_delete(self, connection: Connection) -> None:
         """Call `delete`, and assign ``None`` as the current user."""

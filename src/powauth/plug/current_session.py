@@ -118,7 +118,7 @@ class CurrentSession(Generic[I]):
             return False
         alive = await self._sessions.alive(stored.session)
         if alive is not None and (self._store.reload or self._subjects.identity_in(alive.session) is None):
-            kept = await self._reader.check_proof(connection, alive, keep=not self._store.reload)
+            kept = await self._reader.check_proof(connection, alive, merge=not self._store.reload)
             alive = None if kept is None else kept[0]
         if self._reader.presence(connection) is not presence:
             return await self.recheck(connection)  # a sign-in or sign-out meanwhile has precedence

@@ -1,4 +1,4 @@
-"""`Others`: the authenticators that extensions add to the one of the sessions, such as one for keys of programs.
+"""`Others`: the authenticators that extensions add beside that of the sessions, such as the one for API keys.
 
 If a request presents credentials for one of them, this authenticator alone identifies the user, even if the credentials
 are not valid. powauth then neither reads nor changes the session's cookie or token.

@@ -182,11 +182,11 @@ class RequestReader(Generic[I]):
             return await self._read(connection, channel, presence)
         return presence
 
-    async def check_proof(self, connection: Connection, stored: Stored, *, keep: bool) -> tuple[Stored, I] | None:
+    async def check_proof(self, connection: Connection, stored: Stored, *, merge: bool) -> tuple[Stored, I] | None:
         """Load the user of a session from the users context, and compare the proof: row 12.
 
         If the user is gone, is locked, or has a proof that the record does not accept either when it is read again, end
-        the session and return ``None``. With ``keep``, merge the current identity into the one in the record, which
+        the session and return ``None``. With ``merge``, merge the current identity into the one in the record, which
         workers of another version may have written.
 
         Raises:
@@ -197,7 +197,7 @@ class RequestReader(Generic[I]):
         if kept is None or account is None:
             return None
         stored, session = kept, kept.session
-        merged = self._subjects.merged(session, account) if keep else session
+        merged = self._subjects.merged(session, account) if merge else session
         if merged != session:
             done = await self._store.update(stored, merged, stored.expires_at, self._now())
             stored = stored if done is None else done
@@ -269,7 +269,7 @@ class RequestReader(Generic[I]):
         identity = self._subjects.identity_in(session)
         presented = needs.known.presented
         if identity is None or self._reload or resumes(session, self._now(), self._sessions.policy):
-            kept = await self.check_proof(connection, stored, keep=not self._reload)
+            kept = await self.check_proof(connection, stored, merge=not self._reload)
             return NO_ID if kept is None else Recognized(presented, *kept, outcome)
         if outcome is Outcome.CURRENT:
             channel.recognizer.keep(needs, stored, identity)
@@ -294,6 +294,9 @@ class RequestReader(Generic[I]):
                 continue
             if earlier is None or _presented_in(earlier).generation < presented.generation:
                 newest[presented.sid] = presence
+        if not newest:  # several values, and none of them is a valid id: report them once, not one by one
+            self._events.emit("conflicting_ids", connection)
+            return NO_ID
         live: list[Unchanged[I] | Recognized[I]] = []
         for presence in newest.values():
             seen: State[I] = presence
@@ -303,11 +306,12 @@ class RequestReader(Generic[I]):
                 return seen
             if isinstance(seen, Unchanged | Recognized):
                 live.append(seen)
+        if not live:
+            return NO_ID
         if len(live) == 1:
             return live[0]
-        if live or not newest:
-            self._events.emit("conflicting_ids", connection)
-        return SeveralLive(tuple(each.stored.session.sid for each in live)) if live else NO_ID
+        self._events.emit("conflicting_ids", connection)
+        return SeveralLive(tuple(each.stored.session.sid for each in live))
 
 
 def _presented_in(presence: Unchanged[Any] | NeedsRead[Any]) -> PresentedId:

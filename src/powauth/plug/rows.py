@@ -12,14 +12,14 @@ from powauth.errors import ConfigError
 from powauth.http.connection import Connection
 from powauth.plug.authenticator import Authenticator
 
-HELD = "rows"
-"""The key in a connection's states of the `Held` rows."""
+VERIFIED_ROWS = "rows"
+"""The key in a connection's states of the `VerifiedRows`."""
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 """Runs a coroutine to its end."""
 
 
-class Held(msgspec.Struct, Generic[U]):
+class VerifiedRows(msgspec.Struct, Generic[U]):
     """The verified rows of one user. They stay referenced until the request ends: a database session holds rows weakly.
 
     Attributes:
@@ -33,16 +33,16 @@ class Held(msgspec.Struct, Generic[U]):
     __repr__ = object.__repr__
 
 
-class Looked(msgspec.Struct, Generic[U], frozen=True):
-    """The result of a look into a database session.
+class LookUp(msgspec.Struct, Generic[U], frozen=True):
+    """The result of looking for the current user's row in a database session.
 
     Attributes:
-        row: the current user's row.
-        doubted: somebody is signed in, but the row is missing or is not what the session of powauth was made for.
+        row: the current user's row, verified; ``None`` if there is none.
+        mismatch: somebody is signed in, and the database session has no row with the proof of powauth's session.
     """
 
     row: U | None = None
-    doubted: bool = False
+    mismatch: bool = False
 
 
 class CurrentRow(Generic[U, I]):
@@ -71,10 +71,12 @@ class CurrentRow(Generic[U, I]):
         Raises:
             StoreUnavailable: if the current user cannot be determined.
         """
-        looked = await self._look_in(db)
-        if looked.doubted and await self._settle():
-            looked = self._last(await self._look_in(db))
-        return looked.row
+        found = await self._look_up_in(db)
+        if found.mismatch and await self._should_retry():
+            found = await self._look_up_in(db)
+            if found.mismatch:
+                self._make_anonymous()
+        return found.row
 
     def load_blocking(self, db: object, run: Run) -> U | None:
         """Return the result of `load` without a coroutine. ``run`` does what needs one."""
@@ -82,32 +84,28 @@ class CurrentRow(Generic[U, I]):
         if plain is None:
             row: U | None = run(self.load(db))
             return row
-        looked = self._look(plain)
-        if looked.doubted and run(self._settle()):
-            looked = self._last(self._look(plain))
-        return looked.row
+        found = self._look_up(plain)
+        if found.mismatch and run(self._should_retry()):
+            found = self._look_up(plain)
+            if found.mismatch:
+                self._make_anonymous()
+        return found.row
 
-    async def _look_in(self, db: object) -> Looked[U]:
+    async def _look_up_in(self, db: object) -> LookUp[U]:
         plain = self._rows.plain(db)
-        return await self._rows.run(db, self._look) if plain is None else self._look(plain)
+        return await self._rows.run(db, self._look_up) if plain is None else self._look_up(plain)
 
-    def _last(self, looked: Looked[U]) -> Looked[U]:
-        """Return the result of the last look. If it is doubted, the request is anonymous."""
-        if looked.doubted:
-            self._auth.assign(self._connection, None)
-        return looked
-
-    def _look(self, session: object) -> Looked[U]:
+    def _look_up(self, session: object) -> LookUp[U]:
         key = self._auth.current_key(self._connection)
         if key is None:
-            return Looked()
-        held: Held[U] | None = self._connection.states.get(HELD)
-        if held is None or held.key != key:
-            held = self._connection.states[HELD] = Held(key, {})
+            return LookUp()
+        verified: VerifiedRows[U] | None = self._connection.states.get(VERIFIED_ROWS)
+        if verified is None or verified.key != key:
+            verified = self._connection.states[VERIFIED_ROWS] = VerifiedRows(key, {})
         name = self._rows.name(session)
-        row = held.rows.get(name)
+        row = verified.rows.get(name)
         if row is not None and self._rows.holds(session, row):
-            return Looked(row)
+            return LookUp(row)
         # The session may hold an older row than the database, for example after `update_user`. So look twice.
         for again in (False, True):
             found = self._rows.read(session, key, again=again)
@@ -115,9 +113,9 @@ class CurrentRow(Generic[U, I]):
                 break
             row, standing = found
             if self._is_current(standing):
-                held.rows[name] = row
-                return Looked(row)
-        return Looked(doubted=True)
+                verified.rows[name] = row
+                return LookUp(row)
+        return LookUp(mismatch=True)
 
     def _is_current(self, standing: Standing) -> bool:
         account = self._account(standing)
@@ -129,19 +127,23 @@ class CurrentRow(Generic[U, I]):
             return None
         return Account(key=standing.key, identity=identity, proof=standing.proof, active=standing.active)
 
-    async def _settle(self) -> bool:
-        """Make the request anonymous. End its session only if powauth's own read confirms that the user has changed.
+    def _make_anonymous(self) -> None:
+        self._auth.assign(self._connection, None)
 
-        The app may only hide the row: a filter for the current tenant, or an older snapshot.
+    async def _should_retry(self) -> bool:
+        """Return whether to look the row up again, after powauth has read the user itself.
 
-        Return whether to look again instead: the session has just learnt of the user's new proof.
+        1. powauth finds the user unchanged: the app only hides the row, by a filter for the current tenant or an older
+           snapshot. The request becomes anonymous. The session stays.
+        2. The user has changed: the session ends, and the request becomes anonymous.
+        3. The session accepts the user's new proof by now: look the row up again.
         """
         key = self._auth.current_key(self._connection)
         if key is None:
             return False
         standing = await call_anywhere(self._rows.mode, lambda: self._rows.standing(key))
         if standing is not None and self._is_current(standing):
-            self._auth.assign(self._connection, None)
+            self._make_anonymous()
             return False
         account = None if standing is None else self._account(standing)
         return not await self._auth.dismiss(self._connection, account)

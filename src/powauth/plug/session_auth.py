@@ -240,10 +240,10 @@ class SessionAuth(Authenticator[U, I]):
         if not self.accounts.hooks.runs_before("sign_in"):
             return await super().do_create(connection, account, grant)
         for _ in range(SIGN_IN_ATTEMPTS):
-            settled = await self._signer.settled(account, grant)
-            if settled is None:
+            prepared = await self._signer.with_epoch(account, grant)
+            if prepared is None:
                 return None
-            identity = await super().do_create(connection, *settled)
+            identity = await super().do_create(connection, *prepared)
             if identity is not None:
                 return identity
         raise StoreUnavailable("the user's sessions were revoked again and again during the sign-in; try again")

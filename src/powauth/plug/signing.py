@@ -8,9 +8,10 @@ from typing import Any, Generic
 import msgspec
 
 from powauth.accounts.base import Account, UsersContext
+from powauth.accounts.grant import Grant, times_of
 from powauth.accounts.identity import I, stored_key
 from powauth.accounts.records import Attempt
-from powauth.accounts.service import SIGN_IN_ATTEMPTS, Grant
+from powauth.accounts.service import SIGN_IN_ATTEMPTS
 from powauth.accounts.throttle import UNCOUNTED
 from powauth.backends.base import EPOCH_LIFETIME, Millis
 from powauth.errors import ConfigError, StoreUnavailable
@@ -25,13 +26,8 @@ from powauth.sessions.info import checked_metadata
 from powauth.sessions.manager import SessionManager
 from powauth.sessions.presence import Began, Ended, Recognized, State, sids_in, stored_in
 from powauth.sessions.recognition import NeedsRead
-from powauth.sessions.record import Metadata, Methods, Outcome, Session, StoredKey, expires_at
+from powauth.sessions.record import Metadata, Outcome, Session, StoredKey, expires_at
 from powauth.sessions.store import Stored
-
-
-def _times(grant: Grant) -> Methods:
-    """Return what was proven. The authenticator has filled in the times; without one, a method counts as long ago."""
-    return {method: 0 if at is None else at for method, at in (grant.amr or {}).items()}
 
 
 class Signer(Generic[I]):
@@ -76,10 +72,10 @@ class Signer(Generic[I]):
         key = stored_key(account.key)
         remembered = self._to_remember(grant, key, replaced)
         channel.carrier.prepare(connection, self._subjects.mark(account.key))
-        made = await self._begun(connection, account, grant, remembered=remembered)
-        if made is None:
+        begun = await self._begin(connection, account, grant, remembered=remembered)
+        if begun is None:
             return None
-        stored, fresh = made
+        stored, current = begun
         try:
             for sid in chain.from_iterable(map(sids_in, replaced)):
                 await self._store.delete(sid, self._now())
@@ -88,27 +84,28 @@ class Signer(Generic[I]):
             with contextlib.suppress(StoreUnavailable):  # no client gets its id, so do not leave it in the store
                 await self._store.delete(stored.session.sid, self._now())
             raise
-        self._reader.set_presence(connection, Began(stored, fresh.identity, channel.position))
+        self._reader.set_presence(connection, Began(stored, current.identity, channel.position))
         self._events.emit("signed_in", connection, stored.session)
-        return fresh
+        return current
 
-    async def settled(self, account: Account[I], grant: Grant) -> tuple[Account[I], Grant] | None:
-        """Read the epoch of a user's sessions, and then the account. Return both for a sign-in whose hooks take time.
+    async def with_epoch(self, account: Account[I], grant: Grant) -> tuple[Account[I], Grant] | None:
+        """Read the epoch of a user's sessions, then the account. Return the account, and the grant with the epoch.
 
-        Return ``None`` if the account is gone or locked, or lost the proof that was checked.
+        This is for a sign-in whose hooks take time. Return ``None`` if the account is gone or locked, or lost the proof
+        that was checked.
 
         Raises:
             StoreUnavailable: if the store or the users cannot be reached.
         """
         attempt, begun = grant.attempt or Attempt(), self._now()
         epoch = await self._store.epoch(stored_key(account.key), begun)
-        fresh = await self._read_again(account, same_proof=grant.same_proof)
-        if fresh is None:
+        current = await self._read_again(account, same_proof=grant.same_proof)
+        if current is None:
             return None
         attempt = msgspec.structs.replace(attempt, begun=begun, epoch=epoch)
-        return fresh, msgspec.structs.replace(grant, attempt=attempt, once=True)
+        return current, msgspec.structs.replace(grant, attempt=attempt, once=True)
 
-    async def _begun(
+    async def _begin(
         self, connection: Connection, account: Account[I], grant: Grant, *, remembered: bool
     ) -> tuple[Stored, Account[I]] | None:
         """Make the session, if the epoch that was read before the account is still valid.
@@ -120,24 +117,24 @@ class Signer(Generic[I]):
         begun, epoch, admission = attempt.begun, attempt.epoch, attempt.admission
         metadata = self._metadata_of(connection)
         for _ in range(SIGN_IN_ATTEMPTS):
-            fresh: Account[I] | None = account if account.active is True else None
+            current: Account[I] | None = account if account.active is True else None
             if epoch is None:
                 begun = self._now()
                 epoch = await self._store.epoch(stored_key(account.key), begun)
-                fresh = await self._read_again(account, same_proof=grant.same_proof)
-            if fresh is None:
+                current = await self._read_again(account, same_proof=grant.same_proof)
+            if current is None:
                 return None
             if self._now() - begun <= EPOCH_LIFETIME // 2:
                 # Only in one transaction: once the session exists, the counters must not fail the sign-in.
-                also = admission.forgiveness() if self._store.transactional else []
-                subject = self._subjects.subject(fresh)
-                stored, forgiven = await self._sessions.begin(
-                    subject, epoch, metadata, also, remembered=remembered, fresh=grant.fresh, amr=_times(grant)
+                also = admission.success_changes() if self._store.transactional else []
+                subject = self._subjects.subject(current)
+                stored, made_too = await self._sessions.begin(
+                    subject, epoch, metadata, also, remembered=remembered, fresh=grant.fresh, amr=times_of(grant)
                 )
                 if stored is not None:
                     if also:
-                        admission.forgiven(forgiven)
-                    return stored, fresh
+                        admission.note_made(made_too)
+                    return stored, current
             if grant.once:
                 return None
             epoch, admission = None, UNCOUNTED
@@ -189,10 +186,10 @@ class Signer(Generic[I]):
 
     async def _read_again(self, account: Account[I], *, same_proof: bool) -> Account[I] | None:
         """Return an account as it is now; ``None`` if it is gone or locked, or lost the proof that was checked."""
-        fresh = await self._users.get(account.key)
-        if not isinstance(fresh, Account) or fresh.active is not True:
+        current = await self._users.get(account.key)
+        if not isinstance(current, Account) or current.active is not True:
             return None
-        return fresh if not same_proof or fresh.proof == account.proof else None
+        return current if not same_proof or current.proof == account.proof else None
 
     def _metadata_of(self, connection: Connection) -> Metadata:
         if self._metadata is None:

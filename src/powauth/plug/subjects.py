@@ -69,18 +69,18 @@ class Subjects(Generic[I]):
         return msgspec.structs.replace(session, proofs=(self.sealed(account.key, account.proof),))
 
     def also_accepting(self, session: Session, proof: bytes) -> Session:
-        """Return a session that also accepts a proof of its user, which is about to be the only one."""
+        """Return a session that accepts one more proof of its user. The oldest is dropped if there are too many."""
         new = self.sealed(loaded_key(session.user_key), proof)
         if new in session.proofs:
             return session
         return msgspec.structs.replace(session, proofs=(*session.proofs, new)[-MAX_PROOFS:])
 
     def accepting(self, session: Session, account: Account[I], proof: bytes) -> Session:
-        """Return a session that also accepts ``proof``, if it accepts the account's present proof."""
+        """Return a session that accepts the account's present proof and ``proof``. Other sessions stay unchanged."""
         old, new = self.sealed(account.key, account.proof), self.sealed(account.key, proof)
         if old not in session.proofs or new in session.proofs:
             return session
-        return msgspec.structs.replace(session, proofs=(old, new)[:MAX_PROOFS])
+        return msgspec.structs.replace(session, proofs=(old, new))
 
 
 def _message(key: Key, proof: bytes) -> bytes:

@@ -26,7 +26,7 @@ class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
         current: whether it is the session of the current request.
         created_at: when the user signed in.
         renewed_at: when its id was last renewed.
-        authenticated_at: when the user last entered the password; 1970 if powauth does not know (``fresh=False``).
+        authenticated_at: when the user last proved who they are; 1970 if powauth does not know (``fresh=False``).
         expires_at: when it ends if it is not renewed.
         remembered: whether it outlives the browser's own session.
         metadata: ``first_seen``, ``ip``, ``user_agent`` by default, and the app's own. It holds values of JSON's

@@ -44,6 +44,7 @@ class Anonymous(msgspec.Struct, frozen=True):
 
 NO_ID: Final = Anonymous()
 FORGED: Final = Anonymous(forged=True)
+"""The state for every value that is no valid id. Callers compare by identity, because every request does it."""
 
 
 class Unchanged(msgspec.Struct, Generic[I], frozen=True):

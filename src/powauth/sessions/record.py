@@ -90,13 +90,14 @@ class Session(msgspec.Struct, frozen=True, array_like=True, tag=2, forbid_unknow
         proofs: keyed hashes of the user's proof. A user with another proof has changed the password or the user id.
         created_at: when the session began; no renewal moves it.
         renewed_at: when the current generation was made.
-        authenticated_at: when the user last entered the password; no renewal moves it. 0 if powauth does not know.
+        authenticated_at: when the user last proved who they are: by a password, a passkey, or the app's own means. No
+            renewal moves it. 0 if powauth does not know.
         settled: the highest generation that was confirmed longer ago than the grace, or at a time no longer known.
         recent: (generation, time of its confirmation), ascending, for later ones; bounded (see `_with_confirmation`).
         remembered: whether the session outlives the browser's own; see `Policy.remembered`.
         resumed_at: when a remembered session was last used again after more than the short ttl.
         metadata: the app's own values, and the origin of the sign-in.
-        names: a hash of the field names that wrote ``identity``.
+        names: a hash of the field names with which ``identity`` was written.
         identity: the identity as an encoded map.
         amr: the ways in which the user has proven who they are, for this session. No renewal moves the times.
     """
@@ -172,7 +173,7 @@ def new_session(
     """Make the session of a sign-in, with a new sid and salt from the system's random generator.
 
     Generation 0 has no predecessor, so its confirmation time is never needed: it counts as confirmed from the start.
-    Without ``fresh`` the user has not entered the password just now, and no `is_fresh` accepts the session.
+    Without ``fresh`` the user has not proven who they are just now, and no `is_fresh` accepts the session.
     """
     return Session(
         sid=shard_of(owner) + secrets.token_bytes(SID_BYTES - SHARD_BYTES),
@@ -218,7 +219,7 @@ def resumes(session: Session, now: Millis, policy: Policy) -> bool:
 def is_fresh(
     session: Session, within: Millis, now: Millis, policy: Policy, methods: Collection[str] | None = None
 ) -> bool:
-    """Return whether the user entered the password at most ``within`` ago, and the session has not paused since.
+    """Return whether the user proved who they are at most ``within`` ago, and the session has not paused since.
 
     With ``methods``, the user must also have proven one of them within that time.
     """

@@ -5,6 +5,7 @@ session's life. Values are MessagePack. They are decoded into one typed struct o
 """
 
 import contextlib
+import copy
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import timedelta
@@ -116,9 +117,7 @@ class CredentialsCache:
             namespace = check_namespace(f"{self.namespace}.{part}")
         except ConfigError as error:
             raise ConfigError(f"the namespace must leave room for '.{part}': shorten it") from error
-        cache = object.__new__(type(self))
-        cache.given_backend, cache._opened = self.given_backend, self._opened
-        cache.ttl, cache.reload = self.ttl, self.reload
+        cache = copy.copy(self)
         cache._use(self.backend, namespace)
         return cache
 
@@ -247,7 +246,9 @@ class CredentialsCache:
         change: Callable[[Session, T], Session],
         now: Millis,
     ) -> Stored | None:
-        """Do the same as `rewrite` for one session. Return it; ``None`` if it has ended or nothing was loaded.
+        """Change one session with the result of ``load``. Return it; ``None`` if it has ended or nothing was loaded.
+
+        Unlike `rewrite`, this does not advance the user's epoch: sign-ins in flight continue.
 
         Raises:
             StoreUnavailable: if the store cannot be reached, or the session changes too fast.

@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from powauth.accounts.base import Params
 from powauth.errors import InvalidParams
 from powauth.extensions.api_keys.texts import TEXTS
 from powauth.pages.page import Page
-from powauth.pages.request import Params
 from powauth.pages.visit import PageAnswer, PageVisit
 from powauth.pages.wire import iso
 

@@ -43,8 +43,6 @@ ATTEMPTS: Final = 3
 INVALID_LINK: Final = "is invalid or has expired"
 """The message about a token that is not valid, whatever the reason."""
 
-Params = Mapping[str, object]
-
 
 class Addresses(Generic[I]):
     """Confirms and changes addresses.

@@ -83,7 +83,7 @@ class State(msgspec.Struct, Generic[I], frozen=True):
 
     @property
     def active(self) -> bool:
-        """Whether the user may sign in, as far as the users context knows."""
+        """True if the user may sign in, as far as the users context knows."""
         return self.account.active is True
 
 

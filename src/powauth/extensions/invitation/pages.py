@@ -7,7 +7,7 @@ from typing import Any, Final, Generic
 
 from powauth._options import wrong
 from powauth.accounts.attempts import AttemptLimits
-from powauth.accounts.base import UsersContext
+from powauth.accounts.base import Params, UsersContext
 from powauth.accounts.fields import FormField
 from powauth.accounts.forms import INVALID
 from powauth.accounts.grant import Grant
@@ -26,7 +26,7 @@ from powauth.extensions.offers import Offer
 from powauth.http.cross_site import media_type
 from powauth.pages.page import Page, PageLink
 from powauth.pages.register import from_form, shown_field
-from powauth.pages.request import JSON, Params
+from powauth.pages.request import JSON
 from powauth.pages.routes import is_path
 from powauth.pages.visit import PageAnswer, PageVisit
 from powauth.pages.wire import iso, signed_in_json

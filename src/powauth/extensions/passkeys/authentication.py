@@ -19,12 +19,12 @@ from powauth.extensions.passkeys.user_passkeys import UserPasskeys
 NO_PASSKEY: Final = "has no passkey"
 
 SYNCED: Final = ("swk", "user", "mfa")
-"""What a passkey proves that is on several devices (RFC 8176): a key in software, and that its user was verified.
+"""The methods that the use of a synced passkey proves (RFC 8176): a key in software, and a verified user.
 
 That is two factors: something that the user has, and something that the user knows or is."""
 
 ONE_DEVICE: Final = ("hwk", "user", "mfa")
-"""What a passkey proves that is on one device."""
+"""The methods that the use of a passkey on one device proves."""
 
 
 def methods_of(use: Use) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import hmac
 import re
 import secrets
 from datetime import timedelta
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import msgspec
 
@@ -29,9 +29,6 @@ Purpose = Literal["sign_in", "confirm", "register"]
 
 USES: Final[tuple[Purpose, ...]] = ("sign_in", "confirm")
 """The purposes for which a passkey is used."""
-
-OF_USERS: Final[tuple[Purpose, ...]] = ("confirm", "register")
-"""The purposes for which the user is known."""
 
 COOKIE_BYTES: Final = 24
 """Random bytes in the cookie."""
@@ -87,7 +84,7 @@ class Challenges:
         self._accounts: Final = AccountProofs(parts, "passkey challenge", f"{parts.namespace}.{name}")
         self._cookie: Final[OwnCookie] = parts.cookie(name)
         self._offers: Final = {
-            purpose: Offers(parts, f"{name}.{purpose}", Asked, ttl=ttl) for purpose in (*USES, OF_USERS[-1])
+            purpose: Offers(parts, f"{name}.{purpose}", Asked, ttl=ttl) for purpose in get_args(Purpose)
         }
 
     async def issue(self, request: Any, purpose: Purpose, key: Key | None = None, handle: bytes = b"") -> str:

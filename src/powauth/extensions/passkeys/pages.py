@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final, Generic
 
 from powauth._options import wrong
+from powauth.accounts.base import Params
 from powauth.accounts.identity import I, Key
 from powauth.errors import ConfigError, InvalidParams, NotSignedIn
 from powauth.extensions.letters import words_of
@@ -22,7 +23,6 @@ from powauth.http.guards import FRESH, require_fresh
 from powauth.http.own_path import own_path
 from powauth.pages.devices import device_name
 from powauth.pages.page import Page, PagePart
-from powauth.pages.request import Params
 from powauth.pages.routes import is_path
 from powauth.pages.sign_in import remember_in
 from powauth.pages.visit import PageAnswer, PageVisit

@@ -20,7 +20,7 @@ import msgspec
 
 from powauth._options import instance, wrong
 from powauth._times import duration
-from powauth.accounts.base import MAX_LOGIN_KEY, Account
+from powauth.accounts.base import MAX_LOGIN_KEY, Account, Params
 from powauth.accounts.changes import RECOVERED
 from powauth.accounts.forms import BLANK, INVALID, is_blank
 from powauth.accounts.hooks import Extension, Parts, Step
@@ -37,7 +37,6 @@ from powauth.extensions.tokens import TTL, Claim, OneTimeTokens
 from powauth.http.connection import Connection
 from powauth.pages.messages import capital
 from powauth.pages.page import Page
-from powauth.pages.request import Params
 from powauth.pages.visit import PageAnswer, PageVisit
 
 PER_ADDRESS: Final = Limit(3, timedelta(minutes=5))

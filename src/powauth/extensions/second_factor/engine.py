@@ -22,7 +22,7 @@ from powauth.extensions.letters import Letters
 from powauth.extensions.mail import Mailer
 from powauth.extensions.second_factor.challenges import TTL, Begun, Challenges, Open
 from powauth.extensions.second_factor.events import EVENTS, USED, WRONG
-from powauth.extensions.second_factor.factor import MFA, Factor, Purpose, session_of
+from powauth.extensions.second_factor.factor import MFA, Enrolment, Factor, Purpose, session_of
 from powauth.extensions.second_factor.notices import FOLDER, Notices
 from powauth.extensions.second_factor.of_users import FACTORS, FactorsOfUsers, Required
 from powauth.extensions.second_factor.texts import TEXTS
@@ -212,12 +212,7 @@ class Engine(FactorsOfUsers[I]):
         """Turn the first factor on of a user who must have one, and complete the sign-in."""
         key = found.account.key
         enrolment = await factor.turn_on(found.account, found.challenge, params)
-        if (
-            enrolment is None
-            or not await self.challenges.take(request, found)
-            or await self.is_on(key)  # by another request meanwhile: it has proven more than the password
-            or not await enrolment.write()
-        ):
+        if enrolment is None or not await self._write_first(found, enrolment, request):
             self.parts.emit(WRONG, key, f"{factor.name}: enrol", request=request)
             return None
         identity = await self._signed_in(request, found.account, _granted(found, enrolment.methods), enrolment)
@@ -225,6 +220,14 @@ class Engine(FactorsOfUsers[I]):
             raise _invalid()
         await self._enrolled(request, found.account, factor, enrolment, None, first=True)
         return identity
+
+    async def _write_first(self, found: Open[I], enrolment: Enrolment, request: Any) -> bool:
+        """Use up the challenge, and write the user's first factor. Return whether it was written."""
+        if not await self.challenges.take(request, found):
+            return False
+        if await self.is_on(found.account.key):
+            return False  # another request has turned a factor on, and has proven more than the password
+        return await enrolment.write()
 
     async def _verified(
         self, factor: Factor[I], found: Open[I], params: Mapping[str, object], request: Any

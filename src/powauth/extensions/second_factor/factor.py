@@ -103,7 +103,7 @@ class Enrolment(msgspec.Struct, frozen=True):
 
 
 class FactorEngine(Protocol[I]):
-    """What a factor may use of the `SecondFactor` that it belongs to."""
+    """The part of `SecondFactor` that a factor may use."""
 
     @property
     def parts(self) -> Parts[I]:

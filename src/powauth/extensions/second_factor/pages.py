@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Generic
 
+from powauth.accounts.base import Params
 from powauth.accounts.identity import I
 from powauth.errors import ConfigError, InvalidParams, Refused
 from powauth.extensions.letters import words_of
@@ -14,7 +15,6 @@ from powauth.extensions.second_factor.notices import FOLDER
 from powauth.extensions.second_factor.of_users import FACTORS
 from powauth.http.own_path import own_path
 from powauth.pages.page import Page
-from powauth.pages.request import Params
 from powauth.pages.visit import PageAnswer, PageVisit
 from powauth.pages.wire import iso, signed_in_json
 
