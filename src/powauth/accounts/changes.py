@@ -88,10 +88,13 @@ class ChangeListener(Protocol):
         """Let that session accept a proof in the transaction in which `end_in_transaction` has ended the others."""
         ...
 
-    async def before_commit(self, key: Key, *, joined: bool, proof: bytes | None) -> None:
+    async def before_commit(self, key: Key, *, joined: bool, locked: bool, proof: bytes | None) -> None:
         """End everything that the user holds. The change of the credentials is not committed yet.
 
         ``joined``: `end_in_transaction` has ended the sessions already.
+
+        ``locked``: the transaction has locked the whole database. End only the sessions: the table of an extension may
+        be in the database, and a statement on another connection would wait for the lock. `after_commit` does the rest.
 
         ``proof`` is the user's proof after the commit, if a session stays that must accept it. Another request of the
         same client may load the user between the commit and `after_commit`.

@@ -32,10 +32,11 @@ class FanOut(Generic[I]):
     def accept_in_transaction(self, connection: Any, key: Key, proof: bytes) -> None:
         """See `ChangeListener.accept_in_transaction`."""
 
-    async def before_commit(self, key: Key, *, joined: bool, proof: bytes | None) -> None:
+    async def before_commit(self, key: Key, *, joined: bool, locked: bool, proof: bytes | None) -> None:
         """See `ChangeListener.before_commit`."""
         del joined, proof
-        await self._accounts.credentials_changed(key, FOLLOWED)
+        if not locked:
+            await self._accounts.credentials_changed(key, FOLLOWED)
 
     async def after_commit(self, key: Key, change: Change, *, joined: bool) -> None:
         """See `ChangeListener.after_commit`."""

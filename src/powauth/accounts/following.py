@@ -7,9 +7,10 @@ only if its transaction commits:
    savepoint. If the sessions live in the same database, it ends them in this transaction.
 2. A savepoint that is released passes its notes on. If it is rolled back, powauth drops its notes.
 3. Before the commit, powauth ends the sessions that live elsewhere. If the store is down, the commit fails, and the app
-   rolls back. Nothing is half done.
-4. After the commit, it ends them once more: somebody may have signed in meanwhile. It marks identities stale. The
-   commit stands, so powauth logs an error of this step, and does not raise it.
+   rolls back. Nothing is half done. It also calls the extensions, but not on SQLite: there the transaction has locked
+   the file, and a statement of an extension would wait for that lock.
+4. After the commit, it calls the extensions and ends the sessions once more: somebody may have signed in meanwhile. It
+   marks identities stale. The commit stands, so powauth logs an error of this step, and does not raise it.
 
 Step 4 waits until the transaction has returned its connection. Otherwise, under load, commits would hold all
 connections of the pool, and each would wait for another one.
@@ -264,15 +265,15 @@ class Following(Generic[U]):
         ending = [key for key, change in changes.items() if change is Change.CREDENTIALS]
         proofs = self._new_proofs(session, ending)
         self._accept_in_transaction(session, notes, proofs)
-        telling = self._listeners
-        if session.get_bind(self._watched.mapper).dialect.name == "sqlite":
-            # This transaction has locked the file. Nobody else can write to it, and nobody can sign in.
-            telling = [each for each in telling if each not in notes.joined]
+        # SQLite locks the whole file. Nobody else can write to it until the commit, and nobody can sign in.
+        locked = session.get_bind(self._watched.mapper).dialect.name == "sqlite"
+        telling = [each for each in self._listeners if not locked or each not in notes.joined]
 
         async def work() -> None:
             for key in ending:
                 for listener in telling:
-                    await listener.before_commit(key, joined=listener in notes.joined, proof=proofs.get(key))
+                    joined = listener in notes.joined
+                    await listener.before_commit(key, joined=joined, locked=locked, proof=proofs.get(key))
 
         if ending and telling:
             wait_for(work, blocking=blocking)

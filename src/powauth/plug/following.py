@@ -67,10 +67,13 @@ class Follower(FanOut[I]):
         if own is not None:
             self._current.accept_in(connection, own, proof)
 
-    async def before_commit(self, key: Key, *, joined: bool, proof: bytes | None) -> None:
+    async def before_commit(self, key: Key, *, joined: bool, locked: bool, proof: bytes | None) -> None:
         """See `ChangeListener.before_commit`."""
         request, own = self._own(key)
-        await self._end(key, own, joined=joined)
+        if not locked:
+            await self._end(key, own, joined=joined)
+        elif not joined:
+            await self._accounts.records.end_sessions(key, FOLLOWED, own)
         if not joined and request is not None and own is not None and proof is not None:
             await self._current.accept(request, own, proof)
 

@@ -278,7 +278,7 @@ class ApiKeyAuthenticator(Authenticator[U, I]):
 class _NoFanOut(FanOut[I]):
     """A listener that ignores changes of accounts. The authenticator of the sessions passes them on to `ApiKeys`."""
 
-    async def before_commit(self, key: Key, *, joined: bool, proof: bytes | None) -> None:
+    async def before_commit(self, key: Key, *, joined: bool, locked: bool, proof: bytes | None) -> None:
         """Do nothing."""
 
     async def after_commit(self, key: Key, change: Change, *, joined: bool) -> None:
