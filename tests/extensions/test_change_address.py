@@ -253,9 +253,37 @@ def test_nobody_registers_an_address_to_which_its_owner_may_come_back(tmp_path: 
         assert here.opened(thief, here.link(NEW)).status == 303
         squat = here.program().post("/register", json={"email": EMAIL, "password": PASSWORD})
         assert squat.json() == {"errors": {"email": ["has already been taken"]}}
+        here.change(NEW, locked=True)  # the link works again after the lock
+        assert here.program().post("/register", json={"email": EMAIL, "password": PASSWORD}).status_code == 422
+        here.change(NEW, locked=False)
         undo = undo_link(here)
         assert here.opened(here.browser(), undo, password=OTHER_PASSWORD).status == 303
         assert here.addresses == [EMAIL]
+
+
+@pytest.mark.parametrize("completed", [False, True])
+def test_the_old_address_of_a_deleted_user_is_free(completed: bool, tmp_path: Path) -> None:
+    with confirming("wsgi", tmp_path, password="at_registration") as here:
+        here.member(EMAIL)
+        owner = signed_in(here)
+        asked(owner)
+        if completed:
+            assert here.opened(owner, here.link(NEW)).status == 303
+        gone = owner.post("/account", {"action": "delete", "current_password": PASSWORD})
+        assert (gone.status, here.addresses) == (303, [])
+        again = here.program().post("/register", json={"email": EMAIL, "password": OTHER_PASSWORD})
+        assert (again.status_code, here.addresses) == (201, [EMAIL]), again.text
+
+
+def test_the_old_address_is_free_when_the_app_has_voided_the_link(tmp_path: Path) -> None:
+    with confirming("wsgi", tmp_path, password="at_registration") as here:
+        me = here.member(EMAIL)
+        owner = signed_in(here)
+        asked(owner)
+        assert here.opened(owner, here.link(NEW)).status == 303
+        drive(here.extension.end_undos(me))
+        again = here.program().post("/register", json={"email": EMAIL, "password": OTHER_PASSWORD})
+        assert (again.status_code, here.addresses) == (201, [EMAIL, NEW]), again.text
 
 
 def test_a_user_asks_for_five_changes_in_an_hour(here: Confirming) -> None:

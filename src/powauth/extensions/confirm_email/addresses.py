@@ -22,6 +22,7 @@ from powauth.extensions.confirm_email.claims import (
     completes,
     confirms,
     is_void,
+    reserves,
     state_of,
     undoes,
 )
@@ -343,15 +344,24 @@ class Addresses(Generic[I]):
         state = await self.state(user_key_in(undo.user_key))
         if state is None or not undoes(undo, state):
             return None
-        undone = await self.undone.live(owner_of(user_key_in(undo.user_key)))
-        return None if is_void(offer.name, offer.issued_at, [each.content for each in undone]) else state
+        return None if await self._is_undone(offer) else state
+
+    async def _is_undone(self, offer: Offer[Undo]) -> bool:
+        """Return whether the use of another link has voided this one."""
+        undone = await self.undone.live(owner_of(user_key_in(offer.content.user_key)))
+        return is_void(offer.name, offer.issued_at, [each.content for each in undone])
 
     async def reserved(self, address: str) -> bool:
-        """Return whether an undo link to an address is live. In that time, nobody else may register with the address.
+        """Return whether a user has a live undo link to an address. In that time, nobody else may register with it.
 
-        Otherwise a thief who took an account over could register with the old address and block the undo.
+        Otherwise a thief who took an account over could register with the old address and block the undo. The link of a
+        locked user works again after the lock. That of a deleted user never does.
         """
-        return bool(await self.undos.live(self._mark(address)))
+        for offer in await self.undos.live(self._mark(address)):
+            state = await self.state(user_key_in(offer.content.user_key))
+            if state is not None and reserves(offer.content, state) and not await self._is_undone(offer):
+                return True
+        return False
 
     # --- inside -------------------------------------------------------------------------------------------------------
 

@@ -112,14 +112,24 @@ def is_void(link: str, issued_at: datetime, undone: Iterable[Undone]) -> bool:
     return any(each.since <= issued_at <= each.until and each.link != link for each in undone)
 
 
+def is_of(undo: Undo, state: State[Any]) -> bool:
+    """Return whether a link is of this user. A number may be the key of another user since a deletion."""
+    return user_key_text(state.account.key) == undo.user_key and state.born == undo.born
+
+
 def undoes(undo: Undo, state: State[Any]) -> bool:
     """Return whether the link still has a change to undo.
 
     If the user has the old address and no pending change, there is nothing to undo. The link would only be a second way
     to set a password. If the model has no ``created_at``, the link undoes only the change to the address ``undo.new``.
     """
-    if not state.active or user_key_text(state.account.key) != undo.user_key or state.born != undo.born:
+    if not state.active or not is_of(undo, state):
         return False
     if state.address == undo.old:
         return state.pending is not None
     return undo.born is not None or state.address == undo.new
+
+
+def reserves(undo: Undo, state: State[Any]) -> bool:
+    """Return whether the link keeps its address for this user. A lock ends the link only until it is over."""
+    return is_of(undo, state) and (undo.born is not None or state.address == undo.new)
