@@ -1,6 +1,8 @@
 """Find the interpreters of this machine, on the PATH and in pyenv."""
 
+import contextlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -39,17 +41,21 @@ def folders() -> list[Path]:
     """Return the folders that may contain an interpreter: those of the PATH, then pyenv's."""
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     on_path = [Path(name) for name in os.environ.get("PATH", "").split(os.pathsep) if name]
-    return [*on_path, *sorted(pyenv.glob("versions/*/bin"))]
+    versions: list[Path] = []
+    with contextlib.suppress(OSError):  # this user may not read it
+        versions = sorted(pyenv.glob("versions/*/bin"))
+    return [*on_path, *versions]
 
 
 def find(where: Iterable[Path]) -> list[Interpreter]:
     """Return the admitted interpreters in some folders, oldest first and without duplicates.
 
-    Files that cannot be run, other implementations and free-threaded builds are skipped.
+    Files that cannot be run, folders that cannot be read, other implementations and free-threaded builds are skipped.
     """
     names = ["python3", *(f"python{major}.{minor}" for major, minor in ADMITTED)]
-    candidates = [folder / name for folder in where for name in names if (folder / name).is_file()]
-    found = {each.path: each for each in map(_ask, candidates) if each is not None and each.version[:2] in ADMITTED}
+    candidates = [shutil.which(name, path=folder) for folder in where for name in names]
+    answers = [_ask(Path(each)) for each in candidates if each is not None]
+    found = {each.path: each for each in answers if each is not None and each.version[:2] in ADMITTED}
     return sorted(found.values())
 
 

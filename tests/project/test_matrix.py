@@ -62,6 +62,14 @@ def test_interpreters_of_the_path_and_of_pyenv_are_found_oldest_first(home: Path
     assert missing(found) == ["Python 3.12", "Python 3.14"]
 
 
+def test_folders_that_cannot_be_read_are_skipped(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = executable(home / "bin" / "python3.11", "True|/opt/python3.11|3|11|2")
+    unreadable = home / ("x" * 300)  # no system can look into it, not even for root
+    monkeypatch.setenv("PATH", f"{unreadable}{os.pathsep}{python.parent}")
+    monkeypatch.setenv("PYENV_ROOT", str(unreadable))
+    assert [each.version for each in find(folders())] == [(3, 11, 2)]
+
+
 def test_a_shim_and_the_interpreter_behind_it_are_one(home: Path) -> None:
     said = "True|/opt/python3.12|3|12|1"
     executable(home / "bin" / "python3.12", said)
