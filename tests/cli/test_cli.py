@@ -79,6 +79,7 @@ def test_show_and_revoke_one(url: str, capsys: pytest.CaptureFixture[str]) -> No
     ("key", "shown", "typed"),
     [
         (7, "7", "7"),
+        ("18446744073709551617", "18446744073709551617", "18446744073709551617"),
         ("ann", "ann", "ann"),
         (A_UUID.bytes, A_UUID.hex, A_UUID.hex),
         (A_UUID.bytes, A_UUID.hex, str(A_UUID).upper()),

@@ -171,6 +171,10 @@ def test_no_such_user_has_sessions_or_failures(app: App) -> None:
 def test_a_key_is_text_or_a_number_or_a_uuid() -> None:
     assert keys_of("007") == ["007"]
     assert keys_of("-7") == [-7, "-7"]
+    assert keys_of(str(2**64 - 1)) == [2**64 - 1, str(2**64 - 1)]
+    assert keys_of(str(-(2**63))) == [-(2**63), str(-(2**63))]
+    for large in (2**64, -(2**63) - 1):
+        assert keys_of(str(large)) == [str(large)]
     assert [type(key).__name__ for key in keys_of("1" * 32)] == ["UUID", "str"]
 
 

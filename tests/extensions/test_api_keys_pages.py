@@ -50,6 +50,7 @@ def test_api_01_the_page_shows_a_new_key_once(here: Site) -> None:
     assert PAGE in str(browser.get("/account").find("a", href=PAGE))
     empty = browser.get(PAGE)
     assert "You have no API keys" in empty.text
+    assert "Expires in days" in empty.text
     fields = {"name": "Nightly <report>", "scope:orders:read": "true", "expires_in_days": "30"}
     made = browser.post(PAGE, {"action": "create", **fields})
     assert made.status == 201

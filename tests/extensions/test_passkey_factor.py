@@ -11,9 +11,10 @@ import sqlalchemy as sa
 from harness.authenticator import USER_PRESENT, Authenticator
 from harness.factors import WORD, Words
 from harness.passkey_sites import ADA, EVE, MODELS, ORIGIN, PasskeyRow, PasskeySite, Person, Program, device
-from harness.support import FakeConnection, Kind
-from harness.users_databases import PASSWORD, blocking_engine
-from powauth import AnyOf, BearerCarrier, CookieCarrier, MoreNeeded, RequestAuth
+from harness.support import SECRET, FakeConnection, Kind
+from harness.users_databases import PASSWORD, blocking_engine, cheap_hasher
+from powauth import AnyOf, BearerCarrier, ConfigError, CookieCarrier, MoreNeeded, RequestAuth, SessionAuth
+from powauth.accounts.sqlalchemy import SQLAlchemyUsers
 from powauth.backends.base import drive
 from powauth.extensions.passkeys import Passkeys
 from powauth.extensions.second_factor import SecondFactor
@@ -55,6 +56,13 @@ def options(browser: Program) -> dict[str, Any]:
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()["options"]["passkey"]
     return found
+
+
+def test_a_passkey_as_a_factor_needs_the_extension(engine: sa.Engine) -> None:
+    factors = SecondFactor[Any](Passkeys[Any](engine, PasskeyRow).factor(), required=True)
+    users: SQLAlchemyUsers[Any, Any] = SQLAlchemyUsers(engine, Person, hasher=cheap_hasher())
+    with pytest.raises(ConfigError, match=r"^this SecondFactor needs Passkeys: give extensions the Passkeys, too$"):
+        SessionAuth(secret_key=SECRET, users=users, backend="memory://", public_url=ORIGIN, extensions=[factors])
 
 
 def test_a_passkey_after_a_password(site: PasskeySite) -> None:

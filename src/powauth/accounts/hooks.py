@@ -276,6 +276,13 @@ class Extension(Generic[I]):
         del parts
         return self
 
+    def companions(self) -> "Sequence[type[Extension[Any]]]":
+        """Return the classes of extensions without which this one does not work.
+
+        An authenticator raises `ConfigError` if it has no extension of one of these classes.
+        """
+        return ()
+
     async def before(self, step: Step[I]) -> None:
         """Run before a flow. Raise `Refused` to refuse it."""
 

@@ -246,12 +246,14 @@ ENDING = (set_password, deactivate, end_sessions)
 def keys_of(text: str) -> list[Key]:
     """Return the keys that a text may mean.
 
-    >>> keys_of("42"), keys_of("ann")
-    ([42, '42'], ['ann'])
+    >>> keys_of("42"), keys_of("ann"), keys_of("18446744073709551617")
+    ([42, '42'], ['ann'], ['18446744073709551617'])
     """
     found: list[Key] = [text]
     if re.fullmatch("0|-?[1-9][0-9]{0,19}", text):
-        found.insert(0, int(text))
+        with contextlib.suppress(ConfigError):  # a number of more than 64 bits is no key
+            stored_key(int(text))
+            found.insert(0, int(text))
     with contextlib.suppress(ValueError):
         found.insert(0, UUID(text))
     return found

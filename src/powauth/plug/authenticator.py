@@ -406,11 +406,16 @@ def check_extensions(extensions: Sequence[Extension[I]], users: UsersContext[Any
     """Check the extensions that an authenticator was given.
 
     Raises:
-        ConfigError: if they are no sequence, or see `check_extension`.
+        ConfigError: if they are no sequence, or one needs another that is missing, or see `check_extension`.
     """
     instance("extensions", extensions, Sequence, "a list of extensions")
     for extension in extensions:
         check_extension(extension, users)
+    for extension in extensions:
+        for needed in extension.companions():
+            if not any(isinstance(each, needed) for each in extensions):
+                own, other = type(extension).__name__, needed.__name__
+                raise ConfigError(f"this {own} needs {other}: give extensions the {other}, too")
 
 
 def check_extension(extension: Extension[I], users: UsersContext[Any, I]) -> Extension[I]:

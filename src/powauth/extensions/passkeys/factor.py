@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Protocol, Self
 
 from powauth.accounts.base import Account
-from powauth.accounts.hooks import Parts
+from powauth.accounts.hooks import Extension, Parts
 from powauth.accounts.identity import I, Key
 from powauth.errors import InvalidParams
 from powauth.extensions.passkeys.answers import CREDENTIAL, CeremonyFailed
@@ -69,6 +69,8 @@ class PasskeyFactor(Factor[I]):
 
     def __init__(self, passkeys: PasskeysOf[I]) -> None:
         self._passkeys: Final = passkeys
+        if isinstance(passkeys, Extension):
+            self.extension = type(passkeys)
 
     def bind(self, parts: Parts[I], engine: FactorEngine[I]) -> Self:
         """See `Factor.bind`."""

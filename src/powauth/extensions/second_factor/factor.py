@@ -14,7 +14,7 @@ import msgspec
 
 from powauth.accounts.base import Account
 from powauth.accounts.grant import Grant
-from powauth.accounts.hooks import Parts
+from powauth.accounts.hooks import Extension, Parts
 from powauth.accounts.identity import I, Key
 from powauth.extensions.letters import Words
 from powauth.http.guards import FRESH
@@ -199,6 +199,8 @@ class Factor(ABC, Generic[I]):
         csp: additions to the Content-Security-Policy of the page that asks for factors.
         offer_template: the template of the form with which a user turns it on during a sign-in, because the app
             requires a second factor; ``None`` if that is not possible. ``options`` is then the result of `offer`.
+        extension: the class of the extension to which it belongs. The authenticator must have that extension, too.
+            ``None`` if it belongs to none.
     """
 
     name: ClassVar[str]
@@ -209,6 +211,7 @@ class Factor(ABC, Generic[I]):
     texts: ClassVar[Mapping[str, str]] = {}
     csp: ClassVar[Mapping[str, Sequence[str]]] = {}
     offer_template: ClassVar[str | None] = None
+    extension: type[Extension[Any]] | None = None
 
     @abstractmethod
     def bind(self, parts: Parts[I], engine: "FactorEngine[I]") -> Self:

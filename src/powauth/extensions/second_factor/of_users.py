@@ -1,6 +1,6 @@
 """`FactorsOfUsers`: the second factors that users have, and the changes of them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from powauth._running import shielded
@@ -44,6 +44,10 @@ class FactorsOfUsers(Extension[I]):
         self.factors = factors
         self.required: Final = required
         self.texts: Final = texts
+
+    def companions(self) -> Sequence[type[Extension[Any]]]:
+        """See `Extension.companions`."""
+        return [factor.extension for factor in self.factors.values() if factor.extension is not None]
 
     # --- what a user has ----------------------------------------------------------------------------------------------
 
