@@ -3,11 +3,13 @@
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Protocol, TypeVar
+from functools import wraps
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from powauth._extras import is_missing
 from powauth.errors import ConfigError
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 THREADS = 40
@@ -88,6 +90,16 @@ async def shielded(coroutine: Coroutine[Any, Any, T]) -> T:
     _unfinished.add(task)
     task.add_done_callback(_unfinished.discard)
     return await asyncio.shield(task)
+
+
+def uncancellable(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Return a coroutine function each of whose calls completes even if its caller is cancelled; see `shielded`."""
+
+    @wraps(method)
+    async def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        return await shielded(method(*args, **kwargs))
+
+    return call
 
 
 def on_loop_of_worker(work: Callable[[], Coroutine[Any, Any, T]]) -> T:

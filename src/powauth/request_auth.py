@@ -9,11 +9,11 @@ from datetime import timedelta
 from functools import wraps
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
-from powauth._running import shielded
 from powauth.accounts.base import Params, U
 from powauth.accounts.grant import Grant, checked_amr
 from powauth.accounts.hooks import Extension
 from powauth.accounts.identity import I
+from powauth.accounts.service import check_params
 from powauth.backends.base import drive
 from powauth.errors import ConfigError, NotSignedIn
 from powauth.http.connection import Connection
@@ -81,8 +81,14 @@ class BoundAuth(Generic[U, I]):
         return identity
 
     def validate_user(self, params: Params | None = None, /, **fields: object) -> Mapping[str, list[str]]:
-        """Return the errors in a change of the current user, or in a registration: a list of messages per field."""
-        return self.auth.users.validate(_merged(params, fields), self.identity)
+        """Return the errors in a change of the current user, or in a registration: a list of messages per field.
+
+        Raises:
+            InvalidParams: if ``params`` is no mapping.
+        """
+        merged = _merged(params, fields)
+        check_params(merged)
+        return self.auth.users.validate(merged, self.identity)
 
     @property
     def access_token(self) -> str:
@@ -142,8 +148,8 @@ class RequestAuth(BoundAuth[U, I]):
 
     Operations take a mapping, keywords, or both: ``sign_in(params)`` and ``sign_in(email=…, password=…)``.
 
-    A change or a deletion of a user completes even if the request is cancelled. Otherwise a client could hang up at the
-    right moment and so keep the sessions that a new password ends.
+    A change or a deletion of a user, and every end of sessions, completes even if the request is cancelled. Otherwise a
+    client could hang up at the right moment and so keep the sessions that a new password ends.
     """
 
     __slots__ = ()
@@ -219,12 +225,12 @@ class RequestAuth(BoundAuth[U, I]):
 
     async def update_user(self, params: Params | None = None, /, **fields: object) -> I:
         """Change the current user, whose ``current_password`` must be right; see `AccountService.update_user`."""
-        return await shielded(self.auth.accounts.update_user(self.connection, _merged(params, fields)))
+        return await self.auth.accounts.update_user(self.connection, _merged(params, fields))
 
     async def delete_user(self, params: Params | None = None, /, *, vouched: bool = False, **fields: object) -> None:
         """Delete the current user, whose ``current_password`` must be right; see `AccountService.delete_user`."""
         merged = _merged(params, fields) if params is not None or fields else None
-        await shielded(self.auth.accounts.delete_user(self.connection, merged, vouched=vouched))
+        await self.auth.accounts.delete_user(self.connection, merged, vouched=vouched)
 
     # --- the user's sessions ------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from powauth.backends.base import drive
 from powauth.backends.memory import MemoryBackend
 from powauth.http.connection import Connection
 from powauth.http.guards import require_access
+from powauth.integrations.asgi import SessionAuthMiddleware
 
 ADA = "ada@example.org"
 
@@ -145,3 +146,65 @@ def test_what_is_no_authenticator_is_refused() -> None:
         an_auth(NoAuthenticator())
     with pytest.raises(ConfigError, match="the same kind of credentials"):
         an_auth(Proxy(), Proxy())
+
+
+class QuietAuth(ProxyAuth):
+    """Believes a header that no browser adds."""
+
+    def is_ambient(self, connection: Connection) -> bool:
+        return False
+
+
+class Quiet(Proxy):
+    def bind(self, parts: Parts[Me]) -> Self:
+        bound = type(self)()
+        bound.authenticator = QuietAuth(parts.users, current_user_key=parts.current_user_key)
+        return bound
+
+
+@pytest.mark.parametrize(
+    ("extension", "headers", "checked"),
+    [
+        (Proxy(), {"origin": "https://evil.example"}, True),
+        (Proxy(), {"cookie": "theme=dark"}, True),
+        (Proxy(), {}, False),
+        (Quiet(), {"origin": "https://evil.example", "cookie": "theme=dark"}, False),
+    ],
+)
+def test_csr_07_it_says_whether_the_origin_of_a_handshake_is_checked(
+    extension: Proxy, headers: dict[str, str], checked: bool
+) -> None:
+    cookies = [headers["cookie"]] if "cookie" in headers else None
+    others = {name: value for name, value in headers.items() if name != "cookie"}
+    connection = FakeConnection(cookies, x_user=ADA, **others)
+    auth = an_auth(extension)
+    assert auth.is_presented(connection) is checked
+    assert auth.others[0].is_presented(connection) is checked
+
+
+@pytest.mark.anyio
+async def test_csr_07_a_page_of_another_site_opens_no_socket_by_its_credentials() -> None:
+    auth = an_auth(Proxy())
+    sent: list[Any] = []
+    heard: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        heard.append("handshake")
+        await send({"type": "websocket.accept"})
+
+    async def receive() -> Any:
+        return {"type": "websocket.disconnect", "code": 1000}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    async def handshake(origin: bytes) -> list[str]:
+        headers = [(b"host", b"app.example"), (b"origin", origin), (b"x-user", ADA.encode())]
+        scope = {"type": "websocket", "path": "/", "query_string": b"", "headers": headers}
+        sent.clear()
+        await SessionAuthMiddleware(app, auth)(scope, receive, send)
+        return sent
+
+    assert await handshake(b"https://evil.example") == ["websocket.close"]
+    assert heard == []
+    assert await handshake(b"https://app.example") == ["websocket.accept"]

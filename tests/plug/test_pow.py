@@ -988,6 +988,9 @@ def test_params_that_are_no_mapping_are_invalid_and_never_a_500(params: Any) -> 
         with pytest.raises(InvalidParams) as refused:
             drive(operation(params))
         assert list(refused.value.errors) == ["base"]
+    with pytest.raises(InvalidParams) as refused:
+        bound.validate_user(params)
+    assert list(refused.value.errors) == ["base"]
 
 
 def test_what_a_handler_is_given_of_a_user_is_the_identity() -> None:

@@ -10,6 +10,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
+from powauth._running import uncancellable
 from powauth.accounts.base import Account, Params, UsersContext
 from powauth.accounts.changes import CHANGED, DELETED
 from powauth.accounts.flow_hooks import FlowHooks
@@ -161,6 +162,7 @@ class AccountService(Generic[I]):
             self._port.emit("sign_in_refused", request, key=key)
         return identity
 
+    @uncancellable
     async def sign_out(self, request: Any) -> None:
         """Sign out.
 
@@ -210,6 +212,7 @@ class AccountService(Generic[I]):
             raise NotSignedIn("the account was created, but may not sign in")
         return identity
 
+    @uncancellable
     async def update_user(self, request: Any, params: Params) -> I:
         """Change the current user (``params`` hold ``current_password``), and return the identity as it is now.
 
@@ -242,6 +245,7 @@ class AccountService(Generic[I]):
         await _finish(diverted, after)
         return identity
 
+    @uncancellable
     async def delete_user(self, request: Any, params: Params | None, *, vouched: bool = False) -> None:
         """Delete the current user (``params`` hold ``current_password``), and sign them out everywhere.
 
@@ -293,6 +297,7 @@ class AccountService(Generic[I]):
         """
         return (await self.change_account(key, params)).identity
 
+    @uncancellable
     async def change_account(
         self, key: Key, params: Params, *, proof: bytes | None = None, why: str | None = None
     ) -> Account[I]:
@@ -310,6 +315,7 @@ class AccountService(Generic[I]):
         await self._changed(None, before, after, why)
         return after
 
+    @uncancellable
     async def delete_account(self, key: Key) -> bool:
         """Delete any user and sign them out everywhere. Return whether the user still existed.
 
@@ -322,6 +328,7 @@ class AccountService(Generic[I]):
         await self.credentials_changed(key, DELETED)
         return existed
 
+    @uncancellable
     async def credentials_changed(self, key: Key, why: str, keep: Session | None = None) -> int:
         """End everything that a user holds, except the session ``keep``. Return the number of ended sessions.
 

@@ -143,10 +143,14 @@ class Authenticator(ABC, Generic[U, I]):
         return NO_EFFECTS
 
     def is_presented(self, connection: Connection) -> bool:
-        """Return whether a browser may have added credentials to the request automatically, for a page of any site.
+        """Return whether the ``Origin`` of a WebSocket's handshake must be checked.
 
-        If so, the handshake of a WebSocket must come from an allowed origin.
+        It must be, if a browser may have added credentials automatically, for a page of any site. By default powauth
+        checks every handshake that has a cookie or an ``Origin``, unless the credentials are not ambient; see
+        `is_ambient`.
         """
+        if not self.is_ambient(connection):
+            return False
         return bool(connection.cookies()) or connection.header("origin") is not None
 
     async def recheck(self, connection: Connection) -> bool:
@@ -170,7 +174,8 @@ class Authenticator(ABC, Generic[U, I]):
     def is_ambient(self, connection: Connection) -> bool:
         """Return whether a browser may have added the credentials in use automatically.
 
-        If so, a page of another site may have made the request, and the cross-site defence applies.
+        If so, a page of another site may have made the request, and the cross-site defence applies. For the handshake
+        of a WebSocket, powauth asks `is_presented`.
         """
         del connection
         return True
@@ -178,7 +183,8 @@ class Authenticator(ABC, Generic[U, I]):
     def presents(self, connection: Connection) -> bool:
         """Return whether a request presents credentials of this authenticator, valid or not, without waiting.
 
-        powauth asks this of an extension's authenticator. If it does, no session of the request counts.
+        powauth asks this of an extension's authenticator, to choose who identifies the user. If it does, no session of
+        the request counts. This decides no cross-site check: those are `is_ambient` and `is_presented`.
         """
         del connection
         return False

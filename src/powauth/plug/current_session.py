@@ -7,6 +7,7 @@ from typing import Any, Generic
 
 import msgspec
 
+from powauth._running import uncancellable
 from powauth._times import duration
 from powauth.accounts.base import Account
 from powauth.accounts.changes import REVOKED
@@ -137,6 +138,7 @@ class CurrentSession(Generic[I]):
         found = await self._sessions.live(current.user_key)
         return [session_info(stored, current=stored.session.sid == current.sid) for stored in found]
 
+    @uncancellable
     async def revoke(self, connection: Connection, sid: object) -> bool:
         """See `RequestAuth.revoke`."""
         current = self._required(connection).session
@@ -148,12 +150,14 @@ class CurrentSession(Generic[I]):
             return True
         return await self._sessions.end_one(current.user_key, found, self._events.about(connection))
 
+    @uncancellable
     async def revoke_others(self, connection: Connection) -> int:
         """See `RequestAuth.revoke_others`."""
         current = self._required(connection).session
         emit = self._events.about(connection)
         return await self._sessions.end_all(current.user_key, emit, "all others", keep=current)
 
+    @uncancellable
     async def revoke_all(self, connection: Connection) -> int:
         """See `RequestAuth.revoke_all`."""
         key = self._required(connection).session.user_key

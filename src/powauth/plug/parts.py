@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from powauth._running import shielded
 from powauth.accounts.anywhere import anywhere
 from powauth.accounts.attempts import AttemptLimits
 from powauth.accounts.base import Account, Params, UsersContext
@@ -82,7 +81,7 @@ def extension_parts(
     """
 
     async def change(key: Key, params: Params, *, proof: bytes | None = None, why: str | None = None) -> Account[I]:
-        return await shielded(auth.accounts.change_account(key, params, proof=proof, why=why))
+        return await auth.accounts.change_account(key, params, proof=proof, why=why)
 
     async def address_proven(key: Key, address: str) -> None:
         await auth.accounts.hooks.address_proven(key, address)
@@ -103,7 +102,7 @@ def extension_parts(
 
     async def end_sessions(key: Key, why: str, *, keep: Connection | None = None) -> int:
         session = None if keep is None else current.session_of(keep, key)
-        return await shielded(auth.accounts.records.end_sessions(key, why, session))
+        return await auth.accounts.records.end_sessions(key, why, session)
 
     def proven_methods(request: Connection, key: Key) -> Mapping[str, Millis] | None:
         session = None if auth.current_identity(request) is None else current.session_of(request, key)

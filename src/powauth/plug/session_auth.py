@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import ClassVar, Final, get_args
 
 from powauth._options import choice, instance, whole_number
+from powauth._running import uncancellable
 from powauth.accounts.anywhere import anywhere
 from powauth.accounts.base import Account, U, UsersContext
 from powauth.accounts.changes import REVOKED
@@ -305,9 +306,13 @@ class SessionAuth(Authenticator[U, I]):
     # --- connections that last ----------------------------------------------------------------------------------------
 
     def is_presented(self, connection: Connection) -> bool:
-        """See `Authenticator.is_presented`. True if there is any value under the name of an ambient carrier."""
-        if self._others.of(connection) is not None:
-            return False
+        """See `Authenticator.is_presented`. True if there is any value under the name of an ambient carrier.
+
+        If the request presents credentials of an extension's authenticator, that authenticator answers.
+        """
+        other = self._others.of(connection)
+        if other is not None:
+            return other.is_presented(connection)
         channel = self._reader.channel_of(connection)
         try:
             return channel.carrier.ambient and channel.carrier.read(connection) is not None
@@ -377,6 +382,7 @@ class SessionAuth(Authenticator[U, I]):
         """
         return await self.accounts.credentials_changed(self.key_of(user), REVOKED)
 
+    @uncancellable
     async def revoke_everyone(self) -> int:
         """End all sessions of all users. Return how many ended. This reads every session once."""
         return await self.sessions.end_everyone(self._events.about(None))

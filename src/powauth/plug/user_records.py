@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from powauth._running import uncancellable
 from powauth.accounts.base import Account, UsersContext
 from powauth.accounts.identity import I, Key, key_text, stored_key
 from powauth.accounts.records import Attempt, UserRecords
@@ -128,6 +129,7 @@ class StoredUserRecords(UserRecords[I]):
 
         await self._store.rewrite(stored_key(key), load, self._subjects.merged, self._now())
 
+    @uncancellable
     async def end_sessions(self, key: Key, why: str, keep: Session | None = None) -> int:
         """See `UserRecords.end_sessions`."""
         return await self._sessions.end_all(stored_key(key), self._events.about(None), why, keep=keep)

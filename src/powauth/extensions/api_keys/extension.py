@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Final, Self
 import msgspec
 
 from powauth._options import flag, instance, whole_number, wrong
+from powauth._running import uncancellable
 from powauth._times import duration, moment
 from powauth.accounts.anywhere import call_anywhere
 from powauth.accounts.base import Account
@@ -289,6 +290,7 @@ class ApiKeys(Extension[I]):
         rows: list[KeyRow] = await self._call(lambda: self._table.of(text))
         return [self._info(row) for row in rows if not row.has_expired(now)]
 
+    @uncancellable
     async def end_all(self, user: object, why: str = "ended by the app") -> int:
         """End all keys of any user, also a key that `create` is making now. Return their number.
 

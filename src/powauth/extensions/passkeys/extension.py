@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
 from powauth._options import instance, whole_number, wrong
+from powauth._running import uncancellable
 from powauth._times import duration
 from powauth.accounts.base import key_of_user
 from powauth.accounts.changes import CLAIMED
@@ -181,6 +182,7 @@ class Passkeys(Extension[I]):
         """
         return await self.passkeys.of_user(key_of_user(self._parts.users, user))
 
+    @uncancellable
     async def remove_all(self, user: object, *, by: object = None, request: Any = None) -> int:
         """Remove all passkeys of a user, and end the sessions. Return how many passkeys there were.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final, Generic
 
 from powauth._options import wrong
+from powauth._running import uncancellable
 from powauth.accounts.base import Params
 from powauth.accounts.identity import I, Key
 from powauth.errors import ConfigError, InvalidParams, NotSignedIn
@@ -174,8 +175,6 @@ class PasskeyPages(Generic[I]):
                     return await self._done(visit, key, "passkey_renamed", found=done)
                 case "remove":
                     removed = await self._remove(visit, key, params.get("id"))
-                    if removed:
-                        await visit.auth.revoke_others()
                     return await self._done(visit, key, "passkey_removed", found=removed)
             raise InvalidParams({"action": ["is unknown"]})
         except InvalidParams as error:
@@ -187,12 +186,20 @@ class PasskeyPages(Generic[I]):
         added = await self._registration.add(visit.auth.auth, request, key, params.get(CREDENTIAL), label)
         return PageAnswer(status=201, json=_json(added), to=visit.link("passkeys", "passkey_added"))
 
+    @uncancellable
     async def _remove(self, visit: PageVisit, key: Key, name: object) -> bool:
-        """Remove a passkey. If passkeys are second factors, `SecondFactor` decides whether the user needs it."""
+        """Remove a passkey, and end the user's other sessions.
+
+        If passkeys are second factors, `SecondFactor` decides whether the user needs it.
+        """
         engine = _engine(visit)
         if engine is None or FACTOR not in engine.factors or not isinstance(name, str):
-            return await self._registration.remove(visit.request.connection, key, name) is not None
-        return await engine.remove(visit.auth, FACTOR, name, words_of(visit))
+            removed = await self._registration.remove(visit.request.connection, key, name) is not None
+        else:
+            removed = await engine.remove(visit.auth, FACTOR, name, words_of(visit))
+        if removed:
+            await visit.auth.revoke_others()
+        return removed
 
     @staticmethod
     async def _check_fresh(visit: PageVisit) -> None:

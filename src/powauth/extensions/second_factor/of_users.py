@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from powauth._running import shielded
+from powauth._running import shielded, uncancellable
 from powauth.accounts.base import Account, key_of_user
 from powauth.accounts.changes import CLAIMED
 from powauth.accounts.grant import Grant
@@ -140,6 +140,7 @@ class FactorsOfUsers(Extension[I]):
         self.parts.emit(ENROLLED, account.key, factor.name, request=request)
         self.notify(account, "factor_added", words, label=enrolment.label)
 
+    @uncancellable
     async def remove(
         self,
         bound: RequestAuth[Any, I],
@@ -178,6 +179,7 @@ class FactorsOfUsers(Extension[I]):
         self.notify(account, "factor_removed", words, label=found.label)
         return True
 
+    @uncancellable
     async def reset(self, user: object, *, by: object = None, request: Any = None) -> int:
         """Remove all factors of a user, for support after the user has lost them. Return how many there were.
 
