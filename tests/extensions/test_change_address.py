@@ -13,6 +13,8 @@ from harness.confirming import NEW, OTHER_PASSWORD, Confirming, Link, confirming
 from harness.pages_support import EMAIL, PASSWORD, Browser
 from powauth import Hooks, MoreNeeded, Step
 from powauth.backends.base import drive
+from powauth.extensions.invitation import Invitation
+from powauth.testing import MemoryMailer
 
 FRAMEWORKS = ("asgi", "wsgi")
 
@@ -273,6 +275,22 @@ def test_the_old_address_of_a_deleted_user_is_free(completed: bool, tmp_path: Pa
         assert (gone.status, here.addresses) == (303, [])
         again = here.program().post("/register", json={"email": EMAIL, "password": OTHER_PASSWORD})
         assert (again.status_code, here.addresses) == (201, [EMAIL]), again.text
+
+
+def test_a_reserved_address_uses_up_no_invitation(tmp_path: Path) -> None:
+    invitation = Invitation[Any](MemoryMailer(), may_invite=lambda _: True)
+    with confirming("wsgi", tmp_path, password="at_registration", extensions=(invitation,)) as here:
+        here.member(EMAIL)
+        owner = signed_in(here)
+        asked(owner)
+        assert here.opened(owner, here.link(NEW)).status == 303
+        made = program(here, NEW).post("/account/invitations", json={"action": "link"})
+        given = {"token": made.json()["link"].partition("#")[2], "password": OTHER_PASSWORD}
+        for _ in range(2):
+            taken = here.program().post("/invitation", json={**given, "email": EMAIL})
+            assert taken.json() == {"errors": {"email": ["has already been taken"]}}
+        accepted = here.program().post("/invitation", json={**given, "email": "ida@example.org"})
+        assert accepted.status_code == 201, accepted.text
 
 
 def test_the_old_address_is_free_when_the_app_has_voided_the_link(tmp_path: Path) -> None:

@@ -93,8 +93,9 @@ class ChangeListener(Protocol):
 
         ``joined``: `end_in_transaction` has ended the sessions already.
 
-        ``locked``: the transaction has locked the whole database. End only the sessions: the table of an extension may
-        be in the database, and a statement on another connection would wait for the lock. `after_commit` does the rest.
+        ``locked``: the transaction has locked the whole database, and the sessions are elsewhere. End only the
+        sessions: the table of an extension may be in the database, and a statement on another connection would wait for
+        the lock. `after_commit` does the rest.
 
         ``proof`` is the user's proof after the commit, if a session stays that must accept it. Another request of the
         same client may load the user between the commit and `after_commit`.

@@ -126,6 +126,13 @@ class FlowHooks(Generic[I]):
                 return True
         return False
 
+    async def is_reserved(self, address: object) -> bool:
+        """Return whether an extension keeps an address for a user; see `Extension.reserves`."""
+        for extension in self.extensions:
+            if await extension.reserves(address):
+                return True
+        return False
+
     async def address_proven(self, key: Key, address: str) -> None:
         """Call `Extension.address_proven` of every extension, and log their errors."""
         for extension in self.extensions:

@@ -380,6 +380,17 @@ class Extension(Generic[I]):
         it must be quick and must not wait. Put what takes time into a queue. An error is logged and changes nothing.
         """
 
+    async def reserves(self, address: object) -> bool:
+        """Return whether nobody may register with an address now, because it still belongs to an existing user.
+
+        ``address`` is what a visitor has typed. A flow asks it before it uses up a token, such as an invitation.
+
+        Raises:
+            StoreUnavailable: if that is not known.
+        """
+        del address
+        return False
+
     def pages(self) -> Sequence[Any]:
         """Return the `powauth.pages.Page` objects to mount with the ready-made pages."""
         return ()

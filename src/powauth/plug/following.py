@@ -70,10 +70,10 @@ class Follower(FanOut[I]):
     async def before_commit(self, key: Key, *, joined: bool, locked: bool, proof: bytes | None) -> None:
         """See `ChangeListener.before_commit`."""
         request, own = self._own(key)
-        if not locked:
-            await self._end(key, own, joined=joined)
-        elif not joined:
+        if locked:
             await self._accounts.records.end_sessions(key, FOLLOWED, own)
+        else:
+            await self._end(key, own, joined=joined)
         if not joined and request is not None and own is not None and proof is not None:
             await self._current.accept(request, own, proof)
 

@@ -217,6 +217,11 @@ class ConfirmEmail(Extension[I]):
         state = await self.addresses.state(key)
         return state is not None and state.active and state.confirmed_at is None and state.address == address
 
+    async def reserves(self, address: object) -> bool:
+        """See `Extension.reserves`. An address is reserved while its user can undo a change of it by a link."""
+        wanted = self.addresses.normalized(address)
+        return wanted is not None and await self.addresses.reserved(wanted)
+
     async def credentials_changed(self, key: Key, why: str) -> None:
         """See `Extension.credentials_changed`. Undo links survive, because a thief may have changed the password."""
         del why

@@ -254,7 +254,9 @@ class InvitationPages(Generic[I]):
                 return {name: errors[name] for name in errors if name == "email"}
             return errors
         found = await self._users.find(given.get("email"))
-        return {} if found is None else {"email": ["has already been taken"]}
+        if found is None and not await visit.auth.auth.accounts.hooks.is_reserved(given.get("email")):
+            return {}
+        return {"email": ["has already been taken"]}
 
     def _fields(self, address: str | None) -> list[FormField]:
         found = self._users.registration_fields()

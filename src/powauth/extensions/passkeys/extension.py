@@ -170,7 +170,7 @@ class Passkeys(Extension[I]):
 
         Write ``extensions=[passkeys, SecondFactor(passkeys.factor(), …)]``.
         """
-        return PasskeyFactor(self)
+        return PasskeyFactor(self, Passkeys)
 
     # --- for the app's own code ---------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """`PasskeyFactor`: passkeys as a second factor after a password."""
 
 import base64
+import copy
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -54,6 +55,7 @@ class PasskeyFactor(Factor[I]):
 
     Args:
         passkeys: the extension.
+        extension: its class.
     """
 
     name: ClassVar[str] = FACTOR
@@ -67,15 +69,14 @@ class PasskeyFactor(Factor[I]):
     _bound: PasskeysOf[I]
     _user_id_field: str
 
-    def __init__(self, passkeys: PasskeysOf[I]) -> None:
+    def __init__(self, passkeys: PasskeysOf[I], extension: type[Extension[Any]]) -> None:
         self._passkeys: Final = passkeys
-        if isinstance(passkeys, Extension):
-            self.extension = type(passkeys)
+        self.extension = extension
 
     def bind(self, parts: Parts[I], engine: FactorEngine[I]) -> Self:
         """See `Factor.bind`."""
         del engine
-        bound = type(self)(self._passkeys)
+        bound = copy.copy(self)
         bound._bound = self._passkeys.bind(parts)
         bound._user_id_field = parts.users.user_id_field
         return bound
