@@ -109,41 +109,24 @@
     if (mark.dataset.powauthAutofill === undefined || field === null) {
       return;
     }
-    if (!(await window.PublicKeyCredential.isConditionalMediationAvailable?.())) {
+    if (!(await window.PublicKeyCredential.isConditionalMediationAvailable?.()) || waiting !== null) {
       return;
     }
     field.autocomplete = "username webauthn";
-    while (waiting === null) {
+    for (;;) {
       const mine = new AbortController();
+      const isOld = new Promise((resolve) => setTimeout(resolve, REFRESH_MS));
+      isOld.then(() => mine.abort());
       waiting = mine;
-      let timer;
       try {
         const publicKey = await options(form, mark);
-        if (mine.signal.aborted) {
-          return;
-        }
-        let renewed = false;
-        timer = setTimeout(() => {
-          renewed = true;
-          mine.abort();
-        }, REFRESH_MS);
-        try {
-          const found = await navigator.credentials.get({ publicKey, mediation: "conditional", signal: mine.signal });
-          send(form, found);
-          return;
-        } catch (error) {
-          if (!renewed) {
-            throw error;
-          }
-          waiting = null; // the challenge is too old: ask for another one
-        }
+        send(form, await navigator.credentials.get({ publicKey, mediation: "conditional", signal: mine.signal }));
+        return;
       } catch {
-        if (waiting === mine) {
-          waiting = null;
-        }
-        return; // the button is still there
-      } finally {
-        clearTimeout(timer);
+        await isOld; // then ask for another challenge, but not earlier, if the browser or the server has refused
+      }
+      if (waiting !== mine) {
+        return; // the button was used
       }
     }
   }
