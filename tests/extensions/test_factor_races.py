@@ -1,17 +1,16 @@
 """A thief changes factors while the owner ends everything: powauth reads the session and the account again."""
 
-import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import sqlalchemy as sa
 
 from harness.authenticators import Authenticated, Code, authenticated, secret_on
 from harness.pages_support import Browser
+from harness.slow_bodies import during_the_body
 from powauth.backends.base import drive
 
 
@@ -40,36 +39,6 @@ def deletion(one: Authenticated) -> None:
 ENDINGS = [revocation, new_password, reset, deletion]
 
 
-class SlowBody(io.BytesIO):
-    """A body whose client does something else before it sends it."""
-
-    def __init__(self, body: bytes, work: Callable[[], object]) -> None:
-        super().__init__(body)
-        self.work: Callable[[], object] | None = work
-
-    def read(self, size: int | None = -1) -> bytes:
-        work, self.work = self.work, None
-        if work is not None:
-            work()
-        return super().read(size)
-
-
-@contextmanager
-def during_the_body(one: Authenticated, work: Callable[[], object]) -> Iterator[None]:
-    """Do work while the app waits for the body of a request."""
-    transport = one.site.transport
-    assert isinstance(transport, httpx.WSGITransport)
-    app = transport.app
-
-    def slow(environ: Any, start_response: Any) -> Any:
-        environ["wsgi.input"] = SlowBody(environ["wsgi.input"].read(), work)
-        return app(environ, start_response)
-
-    transport.app = slow
-    yield
-    transport.app = app
-
-
 @contextmanager
 def before_statement(one: Authenticated, beginning: str, work: Callable[[], object]) -> Iterator[None]:
     """Do work once, right before a statement."""
@@ -94,7 +63,7 @@ def test_trm_01_a_session_that_ends_during_a_slow_request_removes_no_factor(one:
     thief = one.signed_in()
     one.enrol(thief)
     fields = removal_of(thief, one)
-    with during_the_body(one, lambda: revocation(one)):
+    with during_the_body(one.site, lambda: revocation(one)):
         answer = thief.post("/account/factors", fields)
     assert len(one.rows()) == 1
     assert (answer.status, answer.location) == (303, "/login?next=/account/factors")
@@ -105,10 +74,30 @@ def test_trm_01_a_session_that_ends_during_a_slow_request_replaces_no_codes(one:
     one.enrol(thief)
     one.codes(thief)
     before = one.rows(Code)
-    with during_the_body(one, lambda: revocation(one)):
+    with during_the_body(one.site, lambda: revocation(one)):
         answer = thief.post("/account/factors/recovery", {"action": "make"})
     assert one.rows(Code) == before
     assert (answer.status, answer.location) == (303, "/login?next=/account/factors/recovery")
+
+
+def test_trm_01_a_factor_does_not_sign_in_a_session_that_ends_during_a_slow_request(one: Authenticated) -> None:
+    """A challenge for a signed-in user belongs to the session. The thief may have the code of the factor."""
+    thief = one.signed_in()
+    secret = one.enrol(thief)
+    one.clock.now += 60
+    assert thief.get("/login/factor").status == 200
+    owner = one.browser()
+    assert one.sign_in(owner, secret).status == 303
+    one.clock.now += 60
+
+    def end_others() -> None:
+        assert owner.post("/account/sessions", {"action": "end_others"}).status == 303
+
+    with during_the_body(one.site, end_others):
+        answer = one.answer(thief, one.code(secret))
+    assert (answer.status, answer.location) == (303, "/login?done=challenge_invalid")
+    assert not thief.is_signed_in()
+    assert owner.is_signed_in()
 
 
 @pytest.mark.parametrize("end", ENDINGS, ids=lambda end: end.__name__)

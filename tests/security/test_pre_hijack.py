@@ -1,8 +1,9 @@
 """EML-04: somebody registers the address of another person first, and waits (pre-hijacking). A script over HTTP.
 
-Mallory registers the address of Mia, signs in, is remembered, makes an API key and a passkey, and asks for a change of
-address. Later Mia follows the link in the mail, resets the password, accepts an invitation, or registers again, in any
-order. From then on the account is hers alone, and nothing that Mallory holds opens it.
+Mallory registers the address of Mia, signs in, is remembered, makes an API key, a passkey and the link of an
+invitation, and asks for a change of address. Later Mia follows the link in the mail, resets the password, accepts an
+invitation, or registers again, in any order. From then on the account is hers alone, and nothing that Mallory holds
+opens it.
 """
 
 from collections.abc import Callable, Iterator
@@ -85,6 +86,20 @@ def passkey_works(here: Confirming, device: Authenticator) -> bool:
     return bool(program.post("/login/passkey", json={"credential": device.get(options)}).status_code == 200)
 
 
+def make_invitation(program: httpx.Client) -> Link:
+    """A link by which the user who is signed in invites somebody."""
+    made = program.post("/account/invitations", json={"action": "link"})
+    path, _, token = made.json()["link"].removeprefix(ORIGIN).partition("#")
+    return Link(path, token)
+
+
+def invitation_is_open(here: Confirming, link: Link) -> bool:
+    """Return whether a link of an inviter is valid. The form lacks an address, so nobody uses it up."""
+    answer = here.program().post(link.path, json={"token": link.token})
+    assert answer.status_code == 422
+    return "token" not in answer.json()["errors"]
+
+
 def make_key(program: httpx.Client) -> str:
     """An API key of the user who is signed in."""
     made = program.post("/account/keys", json={"name": "later", "scopes": []})
@@ -108,6 +123,7 @@ class Mallory:
         assert program.post("/register", json={"email": MIA, "password": MALLORYS}).status_code == 201
         self.device = add_passkey(program)
         self.key = make_key(program)
+        self.invitation = make_invitation(program)
         self.session, self.remembered = here.browser(), here.browser()
         self.session.sign_in(MIA, MALLORYS)
         asked = {"email": MIA, "password": MALLORYS, "remember": "true"}
@@ -115,16 +131,17 @@ class Mallory:
         change = {"action": "user_id", "email": EVIL, "current_password": MALLORYS}
         assert self.session.post("/account", change).status == 303
         self.trap = newest(here, EVIL, "/confirm-email/change")
-        assert self.holds() == ["session", "remembered session", "password", "API key", "passkey"]
+        assert self.holds() == ["session", "remembered session", "password", "API key", "passkey", "invitation"]
 
     def holds(self) -> list[str]:
-        """Return the names of what opens the account."""
+        """Return the names of what opens the account, or acts in its name."""
         ways = {
             "session": self.session.is_signed_in(),
             "remembered session": self.remembered.is_signed_in(),
             "password": self.here.browser().sign_in(MIA, MALLORYS).status == 303,
             "API key": key_works(self.here, self.key),
             "passkey": passkey_works(self.here, self.device),
+            "invitation": invitation_is_open(self.here, self.invitation),
         }
         return [name for name, opens in ways.items() if opens]
 
@@ -200,7 +217,7 @@ def site(framework: str, folder: Path, **options: Any) -> Iterator[Confirming]:
     mailer = MemoryMailer()
 
     def extensions(engine: sa.Engine) -> tuple[Extension[Any], ...]:
-        invitation: Invitation[Any] = Invitation(mailer, may_invite=lambda user: user.email == ADA)
+        invitation: Invitation[Any] = Invitation(mailer, may_invite=lambda user: user.email in (ADA, MIA))
         return ResetPassword(mailer), invitation, ApiKeys(engine, ApiKey), Passkeys(engine, Passkey)
 
     options |= {"extensions": extensions, "auth": {"remember": Remember()}}

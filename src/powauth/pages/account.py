@@ -27,6 +27,7 @@ async def change(visit: PageVisit) -> PageAnswer:
     """Change the account of the current user, or delete it."""
     visit.auth.require_user()
     params = await visit.params()
+    await visit.check_signed_in()
     action = params.get("action", "update")
     try:
         if not isinstance(action, str) or action not in ACTIONS:

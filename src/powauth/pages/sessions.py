@@ -30,6 +30,7 @@ async def end(visit: PageVisit) -> PageAnswer:
     """End one session, or all except the current one. This needs a fresh sign-in (ASVS 7.5.2)."""
     visit.auth.require_user()
     params = await visit.params()
+    await visit.check_signed_in()
     if visit.settings.fresh is not None:
         require_fresh(visit.auth, visit.settings.fresh)
     action = params.get("action", "end")

@@ -11,7 +11,7 @@ import msgspec
 
 from powauth.accounts.base import Params
 from powauth.accounts.fields import FormField
-from powauth.errors import PowauthError
+from powauth.errors import NotSignedIn, PowauthError
 from powauth.http.answers import answer_to
 from powauth.http.connection import Connection
 from powauth.http.own_path import own_path, path_below
@@ -112,6 +112,18 @@ class PageVisit:
             BadRequest: if the body is too long, malformed or of another type. The pages answer it.
         """
         return await self.request.params()
+
+    async def check_signed_in(self) -> None:
+        """Check that the session is still alive. Call it after `params`, before a handler changes anything.
+
+        The session may have ended while the client was sending the body. This takes one read.
+
+        Raises:
+            NotSignedIn: if it has ended.
+            StoreUnavailable: if that cannot be determined.
+        """
+        if not await self.auth.recheck():
+            raise NotSignedIn("the session has ended: sign in again")
 
     def user_id(self) -> str | None:
         """Return the user id of the current user; ``None`` if nobody is signed in, or the store is unreachable.

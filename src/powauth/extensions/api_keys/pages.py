@@ -76,6 +76,7 @@ class KeyPages:
         """Make a key, or end one. The owner is the user of the session, whatever the body says."""
         visit.auth.require_user()
         params = await visit.params()
+        await visit.check_signed_in()
         action = params.get("action", "create")
         if action == "end":
             return await self._end(visit, params)

@@ -11,7 +11,7 @@ from powauth.accounts.fields import FormField
 from powauth.accounts.forms import INVALID
 from powauth.accounts.identity import I, stored_key
 from powauth.accounts.throttle import Limit
-from powauth.errors import AlreadySignedIn, ConfigError, InvalidParams, NotSignedIn, Refused
+from powauth.errors import AlreadySignedIn, ConfigError, InvalidParams, Refused
 from powauth.extensions.confirm_email.addresses import Addresses, PasswordAt, invalid_link
 from powauth.extensions.confirm_email.claims import State
 from powauth.extensions.confirm_email.letters import FOLDER
@@ -209,8 +209,7 @@ class LinkPages(Generic[I]):
         """Make a new address the user's, who must be signed in. Otherwise a stranger's click could confirm it."""
         params = await self._params(visit)
         visit.auth.require_user()
-        if not await visit.auth.recheck():  # the session may have ended while the client was sending the body
-            raise NotSignedIn("the session has ended: sign in again")
+        await visit.check_signed_in()
         token = token_in(params.get(TOKEN))
         found = await self._addresses.change(token)
         if found is None or not self._is_current(visit, found[1]):

@@ -10,7 +10,8 @@ from powauth._options import instance, whole_number, wrong
 from powauth._times import duration
 from powauth.accounts.attempts import AttemptLimits
 from powauth.accounts.base import UsersContext
-from powauth.accounts.hooks import EmitEvent, Extension, Parts
+from powauth.accounts.changes import CHANGED, FOLLOWED
+from powauth.accounts.hooks import Extension, Parts, Step
 from powauth.accounts.identity import I, Key
 from powauth.accounts.throttle import Limit, checked_limit
 from powauth.errors import ConfigError
@@ -37,6 +38,9 @@ PER_INVITER: Final = Limit(20, timedelta(hours=1))
 
 PER_ADDRESS: Final = Limit(3, timedelta(minutes=5))
 """The most mails that one address gets by default."""
+
+KEPT_AFTER: Final = (CHANGED, FOLLOWED)
+"""The reasons of `Extension.credentials_changed` after which the invitations of an active user stay open."""
 
 ADDRESS: Final = "email"
 """The user id to which invitations are mailed."""
@@ -73,7 +77,6 @@ class Invitation(Extension[I]):
 
     _users: UsersContext[Any, I]
     _limits: AttemptLimits
-    _emit: EmitEvent
     _outbox: Outbox
 
     def __init__(
@@ -139,7 +142,7 @@ class Invitation(Extension[I]):
         words = Words(self.mail_texts, self.lang, "ltr", self.title)
         post = Post(outbox, Links(parts, "Invitation"), self._letters, words, self.paths.accept, days=days)
         offers = Offers(parts, self.name, Invited, ttl=self.ttl)
-        bound._outbox, bound._users, bound._limits, bound._emit = outbox, users, parts.limits, parts.emit
+        bound._outbox, bound._users, bound._limits = outbox, users, parts.limits
         bound.invitations = Invitations(
             parts,
             self.name,
@@ -153,13 +156,28 @@ class Invitation(Extension[I]):
         return bound
 
     async def credentials_changed(self, key: Key, why: str) -> None:
-        """See `Extension.credentials_changed`. Invitations end with a lock and a deletion, not with a new password."""
-        del why
-        await self.invitations.ended_with(key)
+        """See `Extension.credentials_changed`.
+
+        The invitations of an active user survive a new password and a new user id. Every other reason ends them:
+        somebody else may have used the account.
+        """
+        if why in KEPT_AFTER:
+            await self.invitations.ended_with(key)
+        else:
+            await self.invitations.end_all(key)
+
+    async def sessions_ended(self, key: Key, why: str) -> None:
+        """See `Extension.sessions_ended`. A session may have made an invitation after `credentials_changed`."""
+        await self.credentials_changed(key, why)
+
+    async def after(self, step: Step[I]) -> None:
+        """See `Extension.after`."""
+        if step.flow == "registration" and step.key is not None:
+            self.invitations.accepted(step.request, step.key)
 
     def pages(self) -> Sequence[Any]:
         """See `Extension.pages`."""
-        return InvitationPages(self.invitations, self._users, self._limits, self._emit, self.paths).pages()
+        return InvitationPages(self.invitations, self._users, self._limits, self.paths).pages()
 
     async def aclose(self) -> None:
         """See `Extension.aclose`."""

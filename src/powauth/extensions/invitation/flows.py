@@ -1,7 +1,8 @@
 """`Invitations`: the flows of `Invitation`, without pages: make, list, end, send again, accept."""
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Final, Generic, NamedTuple
 
@@ -16,7 +17,7 @@ from powauth.accounts.identity import I, Key, key_text, stored_key
 from powauth.accounts.throttle import Limit
 from powauth.accounts.user_keys import user_key_in, user_key_text
 from powauth.errors import InvalidParams, Refused
-from powauth.extensions.invitation.events import ENDED, INVITED
+from powauth.extensions.invitation.events import ACCEPTED, ENDED, INVITED
 from powauth.extensions.invitation.letters import Post
 from powauth.extensions.offers import Offer, Offers
 from powauth.extensions.records import owner_of
@@ -109,7 +110,15 @@ class Invitations(Generic[I]):
         if not await self.allows(identity):
             raise Refused("you may not invite others")
 
-    async def make(self, key: Key, identity: I, address: str | None) -> Made:
+    async def epoch(self, key: Key) -> int:
+        """Return a number for `make` and `again`. Read it before you check that the inviter is still signed in.
+
+        Raises:
+            StoreUnavailable: if the store cannot be reached.
+        """
+        return await self.offers.epoch(owner_of(key))
+
+    async def make(self, key: Key, identity: I, address: str | None, epoch: int | None = None) -> Made:
         """Make an invitation, and mail it if there is an address.
 
         The work is the same if a user already has the address. That user gets no mail, unless the address is not
@@ -120,6 +129,7 @@ class Invitations(Generic[I]):
             key: the key of the inviter.
             identity: the identity of the inviter.
             address: the address in normalised form; ``None`` for a link.
+            epoch: an earlier result of `epoch`. The invitation is made only if nothing has ended all since.
 
         Raises:
             Refused: if the user may not invite.
@@ -128,7 +138,7 @@ class Invitations(Generic[I]):
         """
         await self.check(identity)
         await self._admit(key, address)
-        return await self._make(key, address)
+        return await self._make(key, address, epoch)
 
     async def _admit(self, key: Key, address: str | None) -> None:
         """Count an invitation.
@@ -140,11 +150,12 @@ class Invitations(Generic[I]):
         if address is not None:
             await self._parts.limits.admit(f"{self._name}.address", address, self._per_address)
 
-    async def _make(self, key: Key, address: str | None) -> Made:
+    async def _make(self, key: Key, address: str | None, epoch: int | None) -> Made:
         """Make an invitation. Two parallel calls may exceed the limit of open invitations by one."""
-        epoch = await self.offers.epoch(owner_of(key))
+        if epoch is None:
+            epoch = await self.epoch(key)
         inviter = await self._inviter(key)
-        if inviter is None:
+        if inviter is None or not await self.allows(inviter[0].identity):
             raise Refused("you may not invite others")
         if len(await self.list(key)) >= self._most:
             raise InvalidParams({"base": [TOO_MANY]})
@@ -171,7 +182,7 @@ class Invitations(Generic[I]):
             self._parts.emit(ENDED, key)
         return ended
 
-    async def again(self, key: Key, identity: I, name: object) -> Made | None:
+    async def again(self, key: Key, identity: I, name: object, epoch: int | None = None) -> Made | None:
         """End an invitation and make the same anew, with a new link; ``None`` if there is none.
 
         Raises:
@@ -184,15 +195,21 @@ class Invitations(Generic[I]):
             return None
         await self._admit(key, wanted[0].content.address)
         ended = await self.end(key, name)
-        return None if ended is None else await self._make(key, ended.content.address)
+        return None if ended is None else await self._make(key, ended.content.address, epoch)
 
     async def found(self, token: object) -> Offer[Invited] | None:
-        """Return the invitation of a valid token; ``None`` if it is not valid, or the inviter is gone or locked."""
+        """Return the invitation of a valid token; ``None`` if there is none.
+
+        It is not valid while the inviter is locked or may not invite. The users context is asked, because the identity
+        of a session may be out of date.
+        """
         offer = await self.offers.find(token)
         if offer is None:
             return None
         inviter = await self._inviter(user_key_in(offer.content.inviter_key))
-        return offer if inviter is not None and inviter[1] == offer.content.born else None
+        if inviter is None or inviter[1] != offer.content.born:
+            return None
+        return offer if await self.allows(inviter[0].identity) else None
 
     async def take(self, token: object) -> Offer[Invited] | None:
         """Use up a token and return its invitation. Of any number of parallel calls, exactly one gets it."""
@@ -228,19 +245,43 @@ class Invitations(Generic[I]):
             Refused: if a hook or an extension refuses the sign-in.
         """
         changed = await self._parts.change(account.key, changes, proof=account.proof, why=CLAIMED)
+        self.accepted(request, changed.key)
         await self._parts.address_proven(changed.key, address)
         return await self._parts.sign_in(request, changed, grant)
+
+    @contextmanager
+    def accepting(self, request: Any, invited: Invited) -> Iterator[None]:
+        """Note that a request accepts an invitation. `accepted` then emits the event as soon as the account exists."""
+        request.states[self] = user_key_in(invited.inviter_key)
+        try:
+            yield
+        finally:
+            request.states.pop(self, None)
+
+    def accepted(self, request: Any, key: Key) -> None:
+        """Emit the event, if the request accepts an invitation. The sign-in that follows may be refused."""
+        inviter = None if request is None else request.states.pop(self, None)
+        if inviter is not None:
+            self._parts.emit(ACCEPTED, key, request=request, actor=inviter)
 
     async def refused_password(self, password: object, request: Any) -> Errors:
         """Return what other extensions find wrong with a password that the users context would take."""
         refused = await self._parts.check_password(str(password), request)
         return {"password": list(refused)} if refused else {}
 
+    async def end_all(self, key: Key) -> int:
+        """End all invitations of a user, also one that `make` is making now. Return the number of open ones.
+
+        Raises:
+            StoreUnavailable: if any may still be open.
+        """
+        return await self.offers.end(owner_of(key))
+
     async def ended_with(self, key: Key) -> None:
-        """End all invitations of a user who is gone or locked. Those of others stay."""
+        """End all invitations of a user who is gone or locked. Those of an active user stay."""
         account = await self._parts.users.get(key)
         if not isinstance(account, Account) or account.active is not True:
-            await self.offers.end(owner_of(key))
+            await self.end_all(key)
 
     async def _is_taken(self, address: str) -> bool:
         """Return whether an address has an account that its owner cannot take over by an invitation."""

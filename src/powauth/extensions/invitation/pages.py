@@ -11,13 +11,10 @@ from powauth.accounts.base import Params, UsersContext
 from powauth.accounts.fields import FormField
 from powauth.accounts.forms import INVALID
 from powauth.accounts.grant import Grant
-from powauth.accounts.hooks import EmitEvent
 from powauth.accounts.identity import I, Key
 from powauth.accounts.service import BY_PASSWORD
 from powauth.accounts.throttle import Limit
-from powauth.accounts.user_keys import user_key_in
 from powauth.errors import AlreadySignedIn, ConfigError, InvalidParams, NotSignedIn, Overtaken
-from powauth.extensions.invitation.events import ACCEPTED
 from powauth.extensions.invitation.flows import Invitations, Invited, Made, invalid_invitation
 from powauth.extensions.invitation.letters import FOLDER
 from powauth.extensions.invitation.texts import TEXTS
@@ -68,7 +65,6 @@ class InvitationPages(Generic[I]):
         invitations: the flows.
         users: the users context.
         limits: counts attempts.
-        emit: emits events.
         paths: the paths.
     """
 
@@ -77,13 +73,11 @@ class InvitationPages(Generic[I]):
         invitations: Invitations[I],
         users: UsersContext[Any, I],
         limits: AttemptLimits,
-        emit: EmitEvent,
         paths: Paths,
     ) -> None:
         self._invitations: Final = invitations
         self._users: Final = users
         self._limits: Final = limits
-        self._emit: Final = emit
         self._paths: Final = paths
 
     def pages(self) -> list[Page]:
@@ -130,21 +124,24 @@ class InvitationPages(Generic[I]):
 
     async def change(self, visit: PageVisit) -> PageAnswer:
         """Make an invitation, send it again, or end it."""
-        identity, key = visit.auth.require_user(), _key(visit)
+        key = _key(visit)
         params = await visit.params()
+        epoch = await self._invitations.epoch(key)  # before the next line, so that no revocation goes unnoticed
+        await visit.check_signed_in()
+        identity = visit.auth.require_user()
         action = params.get("action", "invite")
         try:
             if not isinstance(action, str) or action not in ACTIONS:
                 raise InvalidParams({"action": ["is unknown"]})
             if action in ("invite", "link"):
                 address = self._address(params) if action == "invite" else None
-                return await self._made(visit, key, await self._invitations.make(key, identity, address))
+                return await self._made(visit, key, await self._invitations.make(key, identity, address, epoch))
         except InvalidParams as error:
             found = await self._invitations.list(key)
             return visit.refused(error, context=_page(visit, found, params=params, errors=error.errors))
         await self._invitations.check(identity)
         if action == "again":
-            made = await self._invitations.again(key, identity, params.get("id"))
+            made = await self._invitations.again(key, identity, params.get("id"), epoch)
             return await self._gone(visit, key) if made is None else await self._made(visit, key, made)
         if await self._invitations.end(key, params.get("id")) is None:
             return await self._gone(visit, key)
@@ -204,14 +201,12 @@ class InvitationPages(Generic[I]):
             return self._refused(visit, params, InvalidParams(errors), address)
         if await self._invitations.take(token) is None:
             return self._refused(visit, params, invalid_invitation())
-        connection = visit.auth.connection
         try:
-            user = await self._accepted(visit, given, address)
+            with self._invitations.accepting(visit.auth.connection, offer.content):
+                user = await self._accepted(visit, given, address)
         except InvalidParams as error:
             failure = invalid_invitation() if address is not None and "email" in error.errors else error
             return self._refused(visit, params, failure, address)
-        inviter = user_key_in(offer.content.inviter_key)
-        self._emit(ACCEPTED, visit.auth.auth.key_of(user), request=connection, actor=inviter)
         to = visit.destination(visit.settings.routes.after_register, done="registered")
         return PageAnswer(status=201, json=signed_in_json(visit, user), to=to)
 

@@ -177,6 +177,7 @@ class Engine(FactorsOfUsers[I]):
             StoreUnavailable: if a store cannot be reached.
         """
         auth = bound.bound if isinstance(bound, BlockingRequestAuth) else bound
+        await auth.recheck()  # the session of a step-up may have ended while the client was sending the body
         found = await self.open(auth, params)
         names = [] if found is None else await self.names(found)
         if found is None or not names:
