@@ -1,5 +1,6 @@
 """URLs of backends: schemes, drivers, and schemes of other packages."""
 
+import asyncio
 import re
 import sys
 from importlib.util import find_spec
@@ -11,7 +12,8 @@ import pytest
 from harness.support import SECRET, MemoryUsers
 from powauth import ConfigError, SessionAuth
 from powauth.backends import backend_from_url
-from powauth.backends.base import drive
+from powauth.backends.anywhere import AnywhereBackend, anywhere
+from powauth.backends.base import Backend, drive
 from powauth.backends.memory import MemoryBackend
 from powauth.backends.redis import RedisBackend
 from powauth.backends.sql import SQLBackend
@@ -52,6 +54,38 @@ def test_rep_08_a_url_without_a_driver_takes_the_one_that_is_installed(url: str,
 def test_rep_08_so_does_an_sql_backend_of_a_url() -> None:
     assert driver_of(SQLBackend("postgres://u@h/db")) == "postgresql+psycopg"
     assert driver_of(SQLBackend("mysql://u@h/db")) == "mysql+pymysql"
+
+
+def uses_on_loops(backend: Backend) -> None:
+    """Use a backend on two event loops, as reads and writes do."""
+    assert isinstance(backend, AnywhereBackend)
+
+    async def use() -> None:
+        for _ in range(3):
+            backend.here()
+
+    for _ in range(2):
+        asyncio.run(use())
+
+
+def test_a_missing_driver_for_event_loops_is_looked_for_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "asyncmy"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "asyncmy", None)  # as if it were not installed
+    looked_for: list[bool | None] = []
+
+    def counted(url: str, *, asynchronous: bool | None = None) -> Backend:
+        looked_for.append(asynchronous)
+        return backend_from_url(url, asynchronous=asynchronous)
+
+    monkeypatch.setattr("powauth.backends.anywhere.backend_from_url", counted)
+    uses_on_loops(anywhere("mariadb://u@127.0.0.1:1/db"))
+    assert looked_for.count(True) == 1
+    assert [record.message for record in caplog.records if "asynchronous driver" in record.message] == [
+        "the backend's asynchronous driver is not installed: each read or write takes a worker thread"
+    ]
 
 
 def test_rep_08_the_other_driver_will_do(without: set[str]) -> None:
@@ -118,6 +152,7 @@ def test_rep_08_a_mistake_in_a_url_is_answered_with_what_was_meant(url: str, say
 
 PACKAGE = """
 from powauth.backends.memory import MemoryBackend
+from powauth.backends.sql import SQLBackend
 
 opened = []
 
@@ -125,6 +160,11 @@ opened = []
 def open_backend(url, *, asynchronous, create):
     opened.append((url, asynchronous, create))
     return MemoryBackend()
+
+
+def open_blocking(url, *, asynchronous, create):
+    opened.append((url, asynchronous, create))
+    return SQLBackend("postgresql+psycopg://127.0.0.1:1/none")
 
 
 def open_nothing(url, *, asynchronous, create):
@@ -159,6 +199,14 @@ def test_another_package_has_a_scheme_by_an_entry_point(site_packages: Path) -> 
     auth = SessionAuth(secret_key=SECRET, users=MemoryUsers(), backend="drawer://upper")
     assert drive(auth.store.count(0)) == 0
     drive(auth.aclose())
+
+
+def test_a_package_that_offers_one_driver_is_asked_once_for_another(site_packages: Path) -> None:
+    install(site_packages, "drawer", "drawer = drawer:open_blocking")
+    uses_on_loops(anywhere("drawer://upper"))
+    import drawer
+
+    assert [asynchronous for _, asynchronous, _ in drawer.opened] == [None, True]
 
 
 def test_rep_08_an_error_lists_the_schemes_of_other_packages(site_packages: Path) -> None:

@@ -48,6 +48,7 @@ class AnywhereBackend(BackendWrapper):
         self._reads_in_place = reads_engine_in_place(given)
         self._async: Backend | None = given if given.mode == "async" and url is None else None
         self._of_loops = PerLoop()
+        self._has_native = url is not None and not self._reads_in_place and given.mode != "inline"
         self._blocking: Backend | None = None
         self._offloaded: Backend | None = None
         self._reader: ReadsInPlace | None = None
@@ -106,7 +107,7 @@ class AnywhereBackend(BackendWrapper):
 
     def _native(self) -> Backend | None:
         """Return the backend of the URL's asynchronous driver for the running event loop; ``None`` if not installed."""
-        if self._url is None or self._reads_in_place or self.given_mode == "inline":
+        if self._url is None or not self._has_native:
             return None
         try:
             loop = asyncio.get_running_loop()
@@ -117,11 +118,13 @@ class AnywhereBackend(BackendWrapper):
             try:
                 found = backend_from_url(self._url, asynchronous=True)
             except ConfigError:
+                self._has_native = False
                 logger.warning(
                     "the backend's asynchronous driver is not installed: each read or write takes a worker thread"
                 )
                 return None
             if found.mode != "async":
+                self._has_native = False
                 return None
             self._of_loops.hold(loop, found)
         return found
