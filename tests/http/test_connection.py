@@ -6,7 +6,17 @@ from hypothesis import strategies as st
 
 from harness.core_support import hurried
 from harness.support import FakeConnection
-from powauth.http.connection import MISSING, NO_EFFECTS, Connection, Effects, Headers, States, vary_on, with_effects
+from powauth.http.connection import (
+    MISSING,
+    NO_EFFECTS,
+    Connection,
+    Effects,
+    Headers,
+    States,
+    amended,
+    vary_on,
+    with_effects,
+)
 
 NO_STORE = Effects(no_store=True)
 COOKIE = vary_on([b"Cookie"])
@@ -123,6 +133,20 @@ def test_any_headers_of_an_app(headers: Headers, no_store: bool, cookie: str | N
         directives = [part.strip().lower() for value in values(after, b"cache-control") for part in value.split(b",")]
         assert b"no-store" in directives
         assert b"public" not in directives
+
+
+@hurried
+@given(st.lists(st.tuples(st.sampled_from(["Vary", "Location", "Cache-Control"]), st.text()), max_size=4))
+def test_any_texts_of_an_app_stay_unchanged(headers: list[tuple[str, str]]) -> None:
+    for effects in (NO_EFFECTS, Effects(("a=b",))):
+        assert amended(headers, effects, COOKIE)[: len(headers)] == headers
+
+
+@pytest.mark.parametrize("text", ["/日本", "/é", "/\U0001f989", "/\ud83d", "/\udc80\xff"])
+def test_a_text_outside_latin_1_stays_beside_a_cookie(text: str) -> None:
+    found = amended([("Location", text)], Effects(("a=b",), no_store=True), COOKIE)
+    assert found[0] == ("Location", text)
+    assert ("set-cookie", "a=b") in found
 
 
 class Bare(Connection):

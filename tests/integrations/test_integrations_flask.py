@@ -414,3 +414,27 @@ def test_two_authenticators_with_one_cookie_are_refused() -> None:
     with pytest.raises(ConfigError, match="give one of them its own session_key"):
         PowAuth(shop.app, staff)
     PowAuth(shop.app, SessionAuth(**options, current_user_key="current_admin", session_key="admin"))
+
+
+def test_an_iri_in_a_header_stays_at_sign_in_at_renewal_and_at_sign_out(shop: Shop) -> None:
+    @shop.app.get("/there")
+    @shop.app.post("/there/<act>")
+    def there(act: str = "") -> Any:
+        if act == "in":
+            request_auth().sign_in(PARAMS)
+        elif act == "out":
+            request_auth().sign_out()
+        response = flask.redirect(flask.request.args["next"])
+        response.headers["Content-Disposition"] = "inline; filename=日本.txt"
+        return response
+
+    client = shop.client()
+    path = "?next=/%E6%97%A5%E6%9C%AC"
+    signed_in = post(client, f"/there/in{path}")
+    shop.clock.advance(900)
+    renewed = get(client, f"/there{path}")
+    signed_out = post(client, f"/there/out{path}")
+    for response in (signed_in, renewed, signed_out):
+        assert (response.status_code, response.headers["Location"]) == (302, "/%E6%97%A5%E6%9C%AC")
+        assert response.headers["Content-Disposition"] == "inline; filename=日本.txt"
+        assert len(response.headers.getlist("Set-Cookie")) == 1

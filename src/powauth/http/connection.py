@@ -200,13 +200,24 @@ def with_effects(headers: Iterable[tuple[bytes, bytes]], effects: Effects, vary:
 
 
 def amended(headers: Iterable[tuple[str, str]], effects: Effects, vary: Vary) -> list[tuple[str, str]]:
-    """Return the result of `with_effects` for headers that are text (ISO 8859-1), as in WSGI."""
+    """Return the result of `with_effects` for headers that are text, as in WSGI. The app's own texts stay unchanged.
+
+    They may have characters outside ISO 8859-1: Werkzeug and aiohttp encode a header only when they send it.
+    """
     headers = [*headers]
     if effects is NO_EFFECTS and not has_vary(headers):  # most responses: nothing is encoded
         headers.extend(vary.text)
         return headers
-    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in with_effects(raw, effects, vary)]
+    raw = [(_encoded(name), _encoded(value)) for name, value in headers]
+    return [(_decoded(name), _decoded(value)) for name, value in with_effects(raw, effects, vary)]
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")  # every text can be encoded and decoded again
+
+
+def _decoded(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogatepass")
 
 
 def has_vary(headers: Iterable[tuple[str, str]]) -> bool:
