@@ -259,6 +259,15 @@ def test_rep_40_a_session_whose_id_cannot_be_renewed_is_refused() -> None:
         carrier.prepare(connection, "ada")
 
 
+def test_an_app_says_that_the_session_is_whole_in_the_cookie() -> None:
+    _, connection = in_framework()
+    connection.renew_session = lambda: False  # type: ignore[method-assign]
+    FrameworkSessionCarrier(client_side=True).named("auth").prepare(connection, "ada")
+    assert connection.framework_session == {"auth.user": "ada"}
+    with pytest.raises(ConfigError, match="client_side"):
+        FrameworkSessionCarrier(client_side="yes")  # type: ignore[arg-type]
+
+
 # --- bearer tokens ------------------------------------------------------------------------------------------------
 
 

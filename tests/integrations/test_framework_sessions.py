@@ -1,5 +1,7 @@
 """The id in the framework's own session: in the client's cookie, or on the server under an id of the framework's."""
 
+import base64
+import json
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -9,11 +11,11 @@ import httpx
 import pytest
 from flask.sessions import SecureCookieSession, SessionInterface
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
+from starlette.middleware import Middleware, sessions
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 
 from harness.support import SECRET, Clock, MemoryUsers
@@ -87,6 +89,42 @@ class ServerSession(dict[str, Any]):
     """A session of a class that powauth does not know."""
 
 
+class PlainDictMiddleware(OnServerMiddleware):
+    """Starlette's session on the server as a plain dict, as middlewares without a class of their own have it."""
+
+    def enter(self, scope: Any, sid: str) -> None:
+        scope["sid"], scope["session"] = sid, dict(self.kept.get(sid, {}))
+
+
+class EarlySessionMiddleware:
+    """Starlette's own before release 1.0, without the signature: a plain dict that is whole in the cookie."""
+
+    __module__, __qualname__ = SessionMiddleware.__module__, SessionMiddleware.__qualname__
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        cookie = Request(scope).cookies.get("session", "")
+        scope["session"] = json.loads(base64.urlsafe_b64decode(cookie) or "{}")
+
+        async def sending(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                content = base64.urlsafe_b64encode(json.dumps(scope["session"]).encode())
+                cookie = b"session=%b; Path=/; Secure" % content
+                message["headers"] = [*message["headers"], (b"set-cookie", cookie)]
+            await send(message)
+
+        await self.app(scope, receive, sending)
+
+
+class OtherCookieMiddleware(EarlySessionMiddleware):
+    """A middleware that powauth does not know."""
+
+
 class Handler:
     """As starsessions does it: ``scope["session_handler"].regenerate_id()``."""
 
@@ -111,8 +149,9 @@ class RegeneratingMiddleware(OnServerMiddleware):
 class Shop:
     """An app with two users and a cart, whose framework keeps the session."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, carrier: FrameworkSessionCarrier | None = None, *, mounted: bool = False) -> None:
         self.kept: Kept = {}
+        self.mounted = mounted
         self.clock = Clock()
         self.users = MemoryUsers()
         self.ada, self.grace = self.users.add("ada@example.org"), self.users.add("grace@example.org")
@@ -120,7 +159,7 @@ class Shop:
             secret_key=SECRET,
             users=self.users,
             backend=MemoryBackend(),
-            carrier=FrameworkSessionCarrier(),
+            carrier=carrier or FrameworkSessionCarrier(),
             clock=self.clock,
         )
         framework, _, where = kind.partition(", ")
@@ -182,10 +221,14 @@ class Shop:
         session: Middleware = {
             "cookie": Middleware(SessionMiddleware, secret_key="a secret of starlette's own", https_only=True),
             "server": Middleware(RegeneratingMiddleware, kept=self.kept),
+            "early cookie": Middleware(EarlySessionMiddleware),
+            "other cookie": Middleware(OtherCookieMiddleware),
             "server without renewal": Middleware(OnServerMiddleware, kept=self.kept),
+            "plain dict on the server": Middleware(PlainDictMiddleware, kept=self.kept),
         }[where]
+        routes: list[Any] = [Route(path, handler) for path, handler in handlers.items()]
         app = Starlette(
-            routes=[Route(path, handler) for path, handler in handlers.items()],
+            routes=[Mount("/", Starlette(routes=routes))] if self.mounted else routes,
             middleware=[session, Middleware(SessionAuthMiddleware, auth=self.auth)],
         )
         return lambda: TestClient(app, base_url=BASE)  # type: ignore[return-value]
@@ -251,15 +294,75 @@ def test_rep_40_the_frameworks_session_gets_another_id_at_each_sign_in_on_the_se
         assert set(shop.kept) == {seen[-1]}
 
 
-@pytest.mark.parametrize("framework", ["flask", "starlette"])
-def test_rep_40_a_session_on_the_server_that_cannot_be_renewed_refuses_to_sign_in(framework: str) -> None:
-    shop = Shop(f"{framework}, server without renewal")
+UNKNOWN = [
+    "flask, server without renewal",
+    "starlette, server without renewal",
+    "starlette, plain dict on the server",
+    "starlette, other cookie",
+]
+
+
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_rep_40_a_session_of_an_unknown_kind_refuses_to_sign_in(kind: str) -> None:
+    shop = Shop(kind)
     client = shop.client()
     client.get("/put/apples")
     with pytest.raises(ConfigError, match="session fixation"):
         client.get("/sign-in/ada@example.org")
     assert look(client) == [None, "apples"]
     assert shop.count == 0
+
+
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_rep_40_an_app_can_say_that_its_session_is_whole_in_the_cookie(kind: str) -> None:
+    shop = Shop(kind, FrameworkSessionCarrier(client_side=True))
+    client = shop.client()
+    client.get("/put/apples")
+    sign_in(client, "ada")
+    assert look(client) == ["ada@example.org", "apples"]
+
+
+def test_rep_40_an_id_that_can_be_renewed_is_renewed_whatever_an_app_says() -> None:
+    for kind in ("flask, server", "starlette, server"):
+        shop = Shop(kind, FrameworkSessionCarrier(client_side=True))
+        client = shop.client()
+        client.get("/put/apples")
+        before = client.cookies["sid"]
+        sign_in(client, "ada")
+        assert client.cookies["sid"] != before
+
+
+@pytest.fixture
+def early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Starlette look like a release before 1.0."""
+    monkeypatch.delattr(sessions, "Session", raising=False)
+
+
+@pytest.mark.usefixtures("early")
+@pytest.mark.parametrize("mounted", [False, True])
+def test_rep_40_starlettes_own_session_before_release_1_is_known(mounted: bool) -> None:
+    shop = Shop("starlette, early cookie", mounted=mounted)
+    attacker = shop.client()
+    attacker.get("/put/bait")
+    victim = shop.copy(attacker)
+    sign_in(victim, "ada")
+    assert look(victim) == ["ada@example.org", "bait"]
+    assert look(attacker)[0] is None
+
+
+@pytest.mark.usefixtures("early")
+@pytest.mark.parametrize("where", ["plain dict on the server", "other cookie"])
+def test_rep_40_a_plain_dict_of_another_middleware_is_not_taken_for_starlettes(where: str) -> None:
+    client = Shop(f"starlette, {where}").client()
+    with pytest.raises(ConfigError, match="session fixation"):
+        client.get("/sign-in/ada@example.org")
+
+
+@pytest.mark.skipif(not hasattr(sessions, "Session"), reason="this release of Starlette has sessions that are dicts")
+def test_rep_40_from_release_1_on_a_plain_dict_is_not_starlettes() -> None:
+    client = Shop("starlette, early cookie").client()
+    with pytest.raises(ConfigError, match="session fixation"):
+        client.get("/sign-in/ada@example.org")
 
 
 def test_rep_41_the_cart_of_a_visitor_stays_at_sign_in(shop: Shop) -> None:

@@ -4,9 +4,10 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import timedelta
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import litestar
 import litestar.testing
@@ -29,7 +30,9 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from harness.support import SECRET, Clock, CountingBackend, Me, MemoryUsers, User
 from powauth import (
     Account,
+    AnyOf,
     Authenticator,
+    BearerCarrier,
     BlockingRequestAuth,
     ConfigError,
     FrameworkSessionCarrier,
@@ -41,6 +44,7 @@ from powauth import (
 )
 from powauth.backends.memory import MemoryBackend
 from powauth.http.connection import Connection
+from powauth.integrations import asgi
 from powauth.integrations import fastapi as powauth_fastapi
 from powauth.integrations.asgi import SessionAuthMiddleware
 from powauth.integrations.fastapi import Auth, auth_dependency
@@ -615,6 +619,60 @@ def test_litestars_own_session_may_carry_the_id() -> None:
 def test_rep_40_litestars_sessions_on_the_server_are_refused_at_start() -> None:
     with pytest.raises(ConfigError, match="session fixation"):
         Lite(middleware=[ServerSideSessionConfig().middleware], carrier=FrameworkSessionCarrier())
+
+
+def test_litestars_own_session_may_carry_the_id_beside_a_token_and_for_a_second_plugin() -> None:
+    pytest.importorskip("cryptography", reason="Litestar's sessions in a cookie need cryptography")
+    from litestar.middleware.session.client_side import CookieBackendConfig
+
+    admins = Parts(
+        current_user_key="current_admin",
+        session_key="admin",
+        carrier=AnyOf(FrameworkSessionCarrier(), BearerCarrier()),
+    )
+
+    @litestar.post("/login")
+    async def login(request: litestar.Request[Any, Any, Any]) -> str:
+        await asgi.request_auth(cast("asgi.Scope", request.scope), "current_admin").sign_in_user(admins.ada)
+        return "done"
+
+    @litestar.get("/")
+    async def who(request: litestar.Request[Any, Any, Any]) -> str:
+        admin = request.state.current_admin
+        return "nobody" if admin is None else admin.email
+
+    app = litestar.Litestar(
+        [login, who],
+        plugins=[PowAuthPlugin(Parts().auth), PowAuthPlugin(admins.auth, dependency="admin_auth")],
+        middleware=[CookieBackendConfig(secret=bytes(16)).middleware],
+    )
+    with litestar.testing.TestClient(app, base_url=HTTPS) as client:
+        assert client.post("/login").text == "done"
+        assert client.get("/").text == admins.ada.email
+
+
+def test_rep_40_litestars_sessions_on_the_server_are_refused_beside_a_token() -> None:
+    carrier = AnyOf(FrameworkSessionCarrier(), BearerCarrier())
+    with pytest.raises(ConfigError, match="session fixation"):
+        Lite(middleware=[ServerSideSessionConfig().middleware], carrier=carrier)
+
+
+@pytest.mark.parametrize("client_side", [False, True])
+def test_rep_40_a_session_of_an_unknown_middleware_refuses_to_sign_in_with_litestar(client_side: bool) -> None:
+    kept: dict[str, Any] = {}
+
+    def on_server(app: Any) -> Any:
+        async def serve(scope: Any, receive: Any, send: Any) -> None:
+            scope["session"] = kept
+            await app(scope, receive, send)
+
+        return serve
+
+    site = Lite(middleware=[on_server], carrier=FrameworkSessionCarrier(client_side=client_side))
+    with site.client() as client:
+        with nullcontext() if client_side else pytest.raises(ConfigError, match="session fixation"):
+            client.post("/login")
+        assert client.get("/who").text == (site.ada.email if client_side else "nobody")
 
 
 def test_litestar_makes_one_client_for_all_routes(caplog: pytest.LogCaptureFixture) -> None:

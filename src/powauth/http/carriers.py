@@ -302,11 +302,24 @@ class FrameworkSessionCarrier(Carrier):
 
     A sign-in renews the framework's session id. It keeps an anonymous visitor's data in the session. It deletes the
     data of another user who was signed in, even if that user's session has expired. A sign-out deletes all data.
+
+    powauth knows the sessions of Starlette, Litestar and Flask that are whole in the client's cookie, and the libraries
+    Flask-Session and starsessions, which renew the id of a session on the server. It refuses a sign-in with others.
+
+    Args:
+        client_side: the framework's session is whole in the client's cookie, and no part of it is on the server. Give
+            it for a session middleware that powauth does not know. Wrong use allows session fixation.
+
+    Raises:
+        ConfigError: if an option is wrong.
     """
 
-    __slots__ = ()
+    __slots__ = ("client_side",)
 
     kind = "framework"
+
+    def __init__(self, *, client_side: bool = False) -> None:
+        self.client_side = flag("client_side", client_side)
 
     def find(self, connection: Connection, credentials: Credentials) -> str | None:
         """See `Carrier.find`."""
@@ -333,10 +346,13 @@ class FrameworkSessionCarrier(Carrier):
         if session.get(key, user) != user:
             session.clear()
         session[key] = user  # before the renewal: Flask-Session does not renew the id of an empty session
-        if not connection.renew_session():
+        if not connection.renew_session() and not self.client_side:
             raise ConfigError(
-                "FrameworkSessionCarrier: the id of this framework's session cannot be renewed at sign-in, so an "
-                "attacker could plant it (session fixation); use the default CookieCarrier"
+                "FrameworkSessionCarrier: powauth cannot renew the id of this framework's session at sign-in, so an "
+                "attacker could plant it (session fixation): use the default CookieCarrier, or a session middleware "
+                "that powauth knows (Starlette's, added by add_middleware or middleware=[…]; Litestar's "
+                "CookieBackendConfig; Flask's; Flask-Session; starsessions). Only if the session is whole in the "
+                "client's cookie, without an id, give FrameworkSessionCarrier(client_side=True)"
             )
 
     def forget(self, connection: Connection) -> None:

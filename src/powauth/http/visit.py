@@ -46,6 +46,11 @@ class Plug(Protocol):
         """The request headers that identify the user, for ``Vary``."""
         ...
 
+    @property
+    def places(self) -> frozenset[tuple[str, str]]:
+        """The places in which clients keep its ids: the kind of each carrier, and its ``session_key``."""
+        ...
+
     def challenge(self, connection: Connection) -> str | None:
         """Return the challenge in the ``WWW-Authenticate`` of a 401; ``None`` if there is none."""
         ...
@@ -65,6 +70,20 @@ class Plug(Protocol):
     async def respond(self, connection: Connection, *, failed: bool = False) -> Effects:
         """Return the changes to the response."""
         ...
+
+
+def check_places(auth: Plug, others: Iterable[Plug]) -> None:
+    """Refuse an authenticator beside others of one app that keep their ids in the same place.
+
+    Raises:
+        ConfigError: if one does. If they share a store and a secret, each accepts the ids of the other: a customer of
+            a shop could be signed in to the administrators' app. Otherwise a sign-in to one ends the other.
+    """
+    if any(not auth.places.isdisjoint(other.places) for other in others if other is not auth):
+        raise ConfigError(
+            "two authenticators of this app have the same session_key, so they share a cookie, and each could accept "
+            "the other's users: give one of them its own session_key"
+        )
 
 
 class Visit(msgspec.Struct, weakref=True):
@@ -123,14 +142,15 @@ class Visits:
         """Begin the visit of a request. Return ``None`` if this authenticator already handles the request.
 
         Raises:
-            ConfigError: if another authenticator uses the same ``current_user_key``. Its users would count as this
-                one's: a shop's customers would be signed in to the administrators' app.
+            ConfigError: if another authenticator uses the same ``current_user_key`` or ``session_key``. Its users would
+                count as this one's: a shop's customers would be signed in to the administrators' app.
         """
         states: States = {}
         bound: dict[str, Bound] | None = holder.get(HOLDER_KEY)
         if bound is None:
             holder[HOLDER_KEY] = {self._key: (self, states)}
         elif self._key not in bound:
+            check_places(self.auth, [visits.auth for visits, _ in bound.values()])
             bound[self._key] = (self, states)
         elif bound[self._key][0].auth is self.auth:
             return None

@@ -66,11 +66,9 @@ class FlaskConnection(wsgi.WSGIConnection):
     def renew_session(self) -> bool:
         """See `Connection.renew_session`. Flask's own session is in the cookie. Flask-Session can renew its id."""
         interface = current_app.session_interface
-        if isinstance(interface, SecureCookieSessionInterface):
-            return True
         regenerate = getattr(interface, "regenerate", None)
         if regenerate is None:
-            return False
+            return isinstance(interface, SecureCookieSessionInterface)
         regenerate(session)
         return True
 

@@ -27,8 +27,10 @@ from powauth.http.connection import (
     with_vary,
 )
 from powauth.http.unreachable import StateInOutage, Unreachable
-from powauth.http.visit import HOLDER_KEY, Bound, Visit, Visits, bound_in
+from powauth.http.visit import HOLDER_KEY, Bound, Visit, Visits, bound_in, check_places
 from powauth.integrations._cors import warn_if_cors_is_inside
+from powauth.integrations._finding import authenticators_of
+from powauth.integrations._framework_sessions import OUTER_APP, is_of_starlette
 from powauth.integrations._routes import path_of_route
 from powauth.integrations.websockets import POLICY_VIOLATION, RECHECK, Sockets
 from powauth.plug import Authenticator, current_user_key_of
@@ -117,7 +119,10 @@ class ASGIConnection(Connection, msgspec.Struct, metaclass=ConnectionStruct, eq=
 
     def session(self) -> MutableMapping[str, Any] | None:
         """See `Connection.session`."""
-        return self.scope.get("session")
+        session: MutableMapping[str, Any] | None = self.scope.get("session")
+        if type(session) is dict:
+            self.states.setdefault(OUTER_APP, self.scope.get("app"))  # a mounted app replaces it in the scope later
+        return session
 
     def renew_session(self) -> bool:
         """See `Connection.renew_session`. Starlette's own session is in the cookie. That of starsessions has an id."""
@@ -125,7 +130,7 @@ class ASGIConnection(Connection, msgspec.Struct, metaclass=ConnectionStruct, eq=
         if handler is not None and hasattr(handler, "regenerate_id"):
             handler.regenerate_id()
             return True
-        return type(self.scope.get("session")).__module__.partition(".")[0] in ("builtins", "starlette")
+        return is_of_starlette(self.scope.get("session"), self.states.get(OUTER_APP))
 
     def assigned(self, key: str) -> object:
         """See `Connection.assigned`."""
@@ -180,7 +185,8 @@ class SessionAuthMiddleware:
         websocket_recheck: the interval at which the session of an open WebSocket is read again.
 
     Raises:
-        ConfigError: if a part of the authenticator cannot work here, or an option is wrong.
+        ConfigError: if a part of the authenticator cannot work here, ``app`` has an authenticator with the same
+            ``session_key``, or an option is wrong.
     """
 
     connection_type: ClassVar[type[ASGIConnection]] = ASGIConnection
@@ -199,6 +205,7 @@ class SessionAuthMiddleware:
         instance("auth", auth, Authenticator, "an Authenticator, such as a SessionAuth")
         auth.check_asgi()
         warn_if_cors_is_inside(app)
+        check_places(auth, authenticators_of(app))
         self.app = app
         self.auth = auth
         answers = self._answers(app, on_error, sign_in_path, sign_in_endpoint)

@@ -19,7 +19,6 @@ from powauth.accounts.base import U
 from powauth.accounts.identity import I
 from powauth.errors import ConfigError, PowauthError, StoreUnavailable
 from powauth.http.answers import Answers, OnError, chosen
-from powauth.http.carriers import each_of
 from powauth.http.cross_site import CrossSiteDefence
 from powauth.http.guards import (
     FRESH,
@@ -30,7 +29,7 @@ from powauth.http.guards import (
     require_same_origin,
     require_user,
 )
-from powauth.http.visit import HOLDER_KEY
+from powauth.http.visit import HOLDER_KEY, check_places
 from powauth.integrations import wsgi
 from powauth.integrations._flask_requests import (
     EXTENSION,
@@ -45,7 +44,7 @@ from powauth.integrations._flask_requests import (
     Installed,
     request_auth,
 )
-from powauth.plug import Authenticator, SessionAuth
+from powauth.plug import Authenticator
 from powauth.plug.rows import rows_of
 
 with needs("flask", "the Flask integration", "flask", "werkzeug"):
@@ -185,11 +184,7 @@ class PowAuth(Generic[U, I, C]):
             raise ConfigError(
                 f"this app has a PowAuth for {key!r} already: give the other one its own current_user_key"
             )
-        if any(_names(auth) & _names(other.auth) for other in installed.values()):
-            raise ConfigError(
-                "another SessionAuth of this app has the same cookie, and a sign-in to one would end the other: "
-                "give one of them its own session_key"
-            )
+        check_places(auth, [other.auth for other in installed.values()])
         here = installed[key] = Installed(self, auth, FlaskVisits(auth, answers, source, self.current_user))
 
         # Flask inspects each hook at each request. It inspects a function twice as fast as a bound method.
@@ -302,11 +297,6 @@ def _check(
         raise wrong_type("auth", "an Authenticator, such as a SessionAuth", auth)
     auth.check_wsgi()
     return auth, None if session is None else rows_of(auth).source(session)
-
-
-def _names(auth: Authenticator[Any, Any]) -> set[tuple[str, str]]:
-    """Return the places in which a client keeps the ids of an authenticator: kinds and names of carriers."""
-    return {(each.kind, each.name) for each in each_of(auth.carrier)} if isinstance(auth, SessionAuth) else set()
 
 
 def _read(extension: PowAuth[Any, Any, Any], name: str) -> Any:

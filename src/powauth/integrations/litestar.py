@@ -15,14 +15,15 @@ from powauth.accounts.identity import I
 from powauth.errors import ConfigError, NotSignedIn, PowauthError, Refused, StoreUnavailable
 from powauth.http import guards
 from powauth.http.answers import Answers, OnError, chosen, reason
-from powauth.http.carriers import FrameworkSessionCarrier
+from powauth.http.carriers import FrameworkSessionCarrier, each_of
 from powauth.http.connection import Connection, Vary, vary_on, with_vary
 from powauth.http.cross_site import CrossSiteDefence
 from powauth.http.guards import FRESH, OWN_ORIGIN, check_credential
 from powauth.http.own_path import path_below
 from powauth.http.unreachable import StateInOutage, Unreachable
-from powauth.http.visit import HOLDER_KEY, Bound, answers_in
+from powauth.http.visit import HOLDER_KEY, Bound, answers_in, check_places
 from powauth.integrations import asgi
+from powauth.integrations._framework_sessions import has_litestars_cookie
 from powauth.integrations.websockets import POLICY_VIOLATION, RECHECK, TRY_AGAIN_LATER
 from powauth.plug import Authenticator, SessionAuth
 from powauth.plug.rows import rows_of
@@ -80,7 +81,15 @@ It needs ``PowAuthPlugin(auth, session=…)``. Litestar also accepts ``current_u
 
 
 class LitestarConnection(asgi.ASGIConnection):
-    """A Litestar connection as the plug sees it: the current user is ``request.user`` too."""
+    """A Litestar connection as the plug sees it."""
+
+    def renew_session(self) -> bool:
+        """See `Connection.renew_session`. The session of ``CookieBackendConfig`` is in the cookie."""
+        return super().renew_session() or has_litestars_cookie(_app_in(self.scope).middleware)
+
+
+class FirstLitestarConnection(LitestarConnection):
+    """The connection for the first plugin: the current user is ``request.user`` too."""
 
     def assign(self, key: str, value: object) -> None:
         """See `Connection.assign`."""
@@ -96,15 +105,17 @@ class LitestarConnection(asgi.ASGIConnection):
         self.scope.setdefault("state", {})[key] = unreachable
         self.scope = StateInOutage.of(self.scope, "user", unreachable)
 
-    def renew_session(self) -> bool:
-        """See `Connection.renew_session`. `PowAuthPlugin` rejects sessions on the server. Others have no id."""
-        return True
-
 
 class SessionAuthMiddleware(asgi.SessionAuthMiddleware):
-    """The ASGI middleware, for the authenticator whose user is ``request.user``."""
+    """The ASGI middleware of a plugin."""
 
     connection_type = LitestarConnection
+
+
+class FirstSessionAuthMiddleware(SessionAuthMiddleware):
+    """The ASGI middleware of the first plugin, whose user is ``request.user``."""
+
+    connection_type = FirstLitestarConnection
 
 
 class PowAuthPlugin(InitPlugin, Generic[U, I]):
@@ -183,11 +194,12 @@ class PowAuthPlugin(InitPlugin, Generic[U, I]):
         plugins = [plugin for plugin in app_config.plugins if isinstance(plugin, PowAuthPlugin)]
         if any(plugin is not self and plugin.auth.current_user_key == key for plugin in plugins):
             raise ConfigError(f"this app has two plugins for {key!r}: give one its own current_user_key")
+        check_places(self.auth, [plugin.auth for plugin in plugins])
         if self.dependency in app_config.dependencies:
             raise ConfigError(
                 f"there is a dependency {self.dependency!r} already: give this plugin its own name for it"
             )
-        middleware = SessionAuthMiddleware if plugins[0] is self else asgi.SessionAuthMiddleware
+        middleware = FirstSessionAuthMiddleware if plugins[0] is self else SessionAuthMiddleware
         options = {**self._options, "sign_in_path": _below(app_config.path, self._options["sign_in_path"])}
         prototype = middleware(_nothing, self.auth, **options)
         if self._answers.sign_in_endpoint is not None:
@@ -200,7 +212,8 @@ class PowAuthPlugin(InitPlugin, Generic[U, I]):
             for_route.app = app
             return for_route
 
-        inmost = isinstance(self.auth, SessionAuth) and isinstance(self.auth.carrier, FrameworkSessionCarrier)
+        carrier = each_of(self.auth.carrier)[0] if isinstance(self.auth, SessionAuth) else None
+        inmost = isinstance(carrier, FrameworkSessionCarrier)
         if inmost and any(_keeps_sessions_on_the_server(each) for each in app_config.middleware):
             raise ConfigError(
                 "FrameworkSessionCarrier: Litestar cannot renew the id of a session on the server at sign-in, so an "
@@ -290,8 +303,12 @@ async def _keep_vary(message: Message, scope: Scope) -> None:
 
 
 def _path_of(name: str, connection: Connection) -> str:
-    scope = cast("LitestarConnection", connection).scope
-    return _path_in(scope.get("litestar_app") or scope["app"], name)
+    return _path_in(_app_in(cast("LitestarConnection", connection).scope), name)
+
+
+def _app_in(scope: asgi.Scope) -> Litestar:
+    app: Litestar = scope.get("litestar_app") or scope["app"]
+    return app
 
 
 def _path_in(app: Litestar, name: str) -> str:

@@ -26,8 +26,9 @@ from powauth.http.connection import (
     amended,
     vary_on,
 )
-from powauth.http.visit import Visit, Visits, bound_in
+from powauth.http.visit import Visit, Visits, bound_in, check_places
 from powauth.integrations._cors import warn_if_cors_is_inside
+from powauth.integrations._finding import authenticators_of
 from powauth.plug import Authenticator, current_user_key_of
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
 
@@ -108,7 +109,8 @@ class SessionAuthMiddleware:
         sign_in_path: the path of the sign-in page; see `Answers`.
 
     Raises:
-        ConfigError: if a part of the authenticator needs an event loop, or an option is wrong.
+        ConfigError: if a part of the authenticator needs an event loop, ``app`` has an authenticator with the same
+            ``session_key``, or an option is wrong.
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class SessionAuthMiddleware:
         instance("auth", auth, Authenticator, "an Authenticator, such as a SessionAuth")
         auth.check_wsgi()
         warn_if_cors_is_inside(app)
+        check_places(auth, authenticators_of(app))
         self.app = app
         self.auth = auth
         self.visits = Visits(auth, WSGIConnection, Answers(on_error, sign_in_path))

@@ -58,6 +58,8 @@ class Authenticator(ABC, Generic[U, I]):
     Attributes:
         accounts: the flows: sign in, register, change, delete, sign out.
         vary: the request headers that identify the user, for ``Vary``.
+        places: the places in which clients keep its ids: the kind of each carrier, and its ``session_key``. Two
+            authenticators of one app have no place in common.
         secure: whether clients must use https.
         credential: the kind of credentials by which it signs users in, for `powauth.http.guards.require_access`.
         bearer_format: the form of its tokens in ``Authorization: Bearer``, for OpenAPI. ``None`` if it takes none.
@@ -74,6 +76,7 @@ class Authenticator(ABC, Generic[U, I]):
     in_authorization: ClassVar[bool] = False
     others: "Sequence[Authenticator[Any, I]]" = ()
     vary: tuple[bytes, ...] = (b"Cookie",)
+    places: frozenset[tuple[str, str]] = frozenset()
     secure: bool = True
     _frozen = False
 

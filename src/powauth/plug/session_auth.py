@@ -124,6 +124,8 @@ class SessionAuth(Authenticator[U, I]):
         self.keyring: Final = secret_key if isinstance(secret_key, Keyring) else Keyring(secret_key)
         name = session_key if app_name is None else f"{app_name}_{session_key}"
         self.carrier: Final[Carrier | AnyOf] = (carrier or CookieCarrier()).named(name)
+        # Without the prefix of the cookie's name: an id is also valid in a cookie with another prefix.
+        self.places = frozenset((each.kind, name) for each in each_of(self.carrier))
         self.store: Final = store_of(backend, store, name)
         self.policy: Final = policy_of(self.store.ttl, session_ttl_renewal, max_lifetime, grace, remember)
         self.sessions: Final = SessionManager(self.store, self.policy, on_reuse, max_sessions, self.now)
