@@ -179,17 +179,21 @@ def test_the_identity_is_in_the_state_however_it_is_read(read: Callable[[Any], A
 
 def test_sto_07_one_authenticators_outage_is_not_anothers() -> None:
     plug = Plug()
-    away = SessionAuth(secret_key=SECRET, users=plug.users, backend=Away(), current_user_key="admin", clock=plug.clock)
+    away = Plug(backend=Away(), current_user_key="admin", session_key="admin")
+    plug.cookie = f"{plug.cookie}; {away.cookie}"
     app, seen = reader(lambda scope: scope["state"]["current_user"])
     plug_app = asgi.SessionAuthMiddleware(app, plug.auth)
-    away_app = asgi.SessionAuthMiddleware(plug_app, away)
+    away_app = asgi.SessionAuthMiddleware(plug_app, away.auth)
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
         sent.append(message)
 
-    drive(away_app(plug.scope(state={}), nothing, send))
+    scope = plug.scope(state={})
+    drive(away_app(scope, nothing, send))
     assert (sent[0]["status"], seen[0].id) == (200, plug.user.id)
+    with pytest.raises(StoreUnavailable):
+        _ = asgi.request_auth(scope, "admin").current_user
 
 
 def test_an_outer_middleware_that_holds_the_state_finds_the_user_in_it() -> None:
