@@ -253,6 +253,24 @@ class NeverAsksAgain(SessionAuth[User, Me]):
         self._reader.check_proof = broken  # type: ignore[method-assign]  # no public name stands between
 
 
+class ForgetsEveryone(CredentialsCache):
+    """Lets a sign-in that began before a revocation of everyone begin a session after it."""
+
+    async def epoch_of_everyone(self, now: Millis, *, advance: bool = False) -> int:
+        return await super().epoch_of_everyone(now, advance=True) if advance else 0
+
+
+class AdvancesEveryoneLate(SessionAuth[User, Me]):
+    """Looks for sessions first, and then lets no sign-in in flight begin one."""
+
+    async def revoke_everyone(self) -> int:
+        ended = 0
+        async for key in self.store.users(self.now()):
+            ended += await self.store.delete_sessions(key, self.now())
+        await self.store.epoch_of_everyone(self.now(), advance=True)
+        return ended
+
+
 class ReadsTheUserFirst(CredentialsCache):
     """Reads the user once, before the sessions' versions."""
 
@@ -306,6 +324,7 @@ BROKEN: Mapping[str, Core] = {
             KnowsNoGrace,
             TrustsTheCheck,
             TakesTheLatestEpochLate,
+            AdvancesEveryoneLate,
             SignsInTheCheckedUser,
             LeavesThePresented,
             TrimsFirst,
@@ -316,7 +335,10 @@ BROKEN: Mapping[str, Core] = {
             OnlyRejects,
         )
     },
-    **{store.__name__: Core(store=store) for store in (ReadsTheUserFirst, RefreshesWithoutEpoch, RefreshesOnce)},
+    **{
+        store.__name__: Core(store=store)
+        for store in (ReadsTheUserFirst, RefreshesWithoutEpoch, RefreshesOnce, ForgetsEveryone)
+    },
 }
 
 FOUND: Mapping[str, list[str]] = {
@@ -426,6 +448,12 @@ FOUND: Mapping[str, list[str]] = {
     "OnlyRejects": ["a restored backup and the browser itself"],
     "ReadsTheUserFirst": ["two user updates", "two user updates and renewal"],
     "RefreshesWithoutEpoch": ["sign-in and user update"],
+    "ForgetsEveryone": [
+        "sign-in and revoke-everyone",
+        "sign-in and revoke-everyone, the user read again",
+        "sign-in and two of revoke-everyone",
+    ],
+    "AdvancesEveryoneLate": ["sign-in and revoke-everyone", "sign-in and revoke-everyone, the user read again"],
     "RefreshesOnce": ["renewal and user update", "two user updates", "return and user update"],
 }
 """In which scenarios each of them shows: every scenario can fail."""

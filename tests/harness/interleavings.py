@@ -132,6 +132,11 @@ class SteppingBackend(BackendWrapper):
         return await self.inner.list(owner, now)
 
     async def epoch(self, owner: bytes, now: Millis, *, advance: bool = False) -> int:
+        if owner.endswith(b":"):  # the epoch of everyone, apart from those of users, which it would be a prefix of
+            everyone = (b"everyone:" + owner,)
+            writes = (*everyone, b"epoch:") if advance else ()  # where epochs are counted, they have it in common
+            await self._step("revoke everyone" if advance else "everyone", () if advance else everyone, writes)
+            return await self.inner.epoch(owner, now, advance=advance)
         thing = (b"epoch:" + owner,)
         await self._step("advance" if advance else "epoch", () if advance else thing, thing if advance else ())
         return await self.inner.epoch(owner, now, advance=advance)
@@ -313,7 +318,7 @@ class World:
         token = dict(effects.headers).get(HEADER)
         for value in filter(None, (sent, token)):
             self.ids.add(value)
-            # A sign-in does not read its session again, unless other sign-ins may end it: two round trips are enough
+            # A sign-in does not read its session again, unless other sign-ins may end it: three round trips are enough
             # for it, and the dead id of one that a revocation has overtaken opens nothing.
             begun = self._sid(value) not in {self._sid(each) for each in before}
             if self.session(value) is None and not (begun and self.auth.sessions.max_sessions is None):

@@ -243,6 +243,32 @@ def sign_in_and_revoke_all(world: World) -> Plan:
     return Plan({"sign-in": world.request(other, sign_in()), "revoke": world.request(browser, revoke)}, check)
 
 
+def sign_in_and_revoke_everyone(*, revocations: int = 1) -> Callable[[World], Plan]:
+    """A sign-in of a user who has no session yet, so that the scan does not find the user."""
+
+    def plan(world: World) -> Plan:
+        world.person()
+        other = Browser("other")
+
+        async def revoke() -> None:
+            for _ in range(revocations):
+                await world.auth.revoke_everyone()
+
+        def check() -> None:
+            began, begun = world.when("sign-in", "everyone"), world.when("sign-in", "create")
+            if began < world.when("revoke", "revoke everyone"):
+                check_dead(world)
+                check_records(world, 0)
+            elif begun > max(world.when("revoke", verb) for verb in ("scan", "delete_owner")):
+                check_records(world, 1)
+                check_signed_in(world, other)
+            check_dead(world, other.id)
+
+        return Plan({"sign-in": world.request(other, sign_in()), "revoke": revoke()}, check)
+
+    return plan
+
+
 def sign_in_and_password_change(world: World) -> Plan:
     browser = world.browser(world.person(), age=STALE)
     thief = Browser("thief")
@@ -537,6 +563,9 @@ SCENARIOS = {
         Scenario("sign-in, password change, a thief's renewal", password_change_and_renewal, reduced=True),
         Scenario("sign-in and user update", sign_in_and_update, reduced=True),
         Scenario("sign-in and revoke-all, the user read again", sign_in_and_revoke_all, AGAIN),
+        Scenario("sign-in and revoke-everyone", sign_in_and_revoke_everyone()),
+        Scenario("sign-in and revoke-everyone, the user read again", sign_in_and_revoke_everyone(), AGAIN),
+        Scenario("sign-in and two of revoke-everyone", sign_in_and_revoke_everyone(revocations=2), reduced=True),
         Scenario("sign-in and password change, the user read again", sign_in_and_password_change, AGAIN, reduced=True),
         Scenario(
             "sign-in, password change, a thief's renewal, the user read again",

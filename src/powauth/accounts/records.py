@@ -22,12 +22,14 @@ class Attempt(msgspec.Struct, frozen=True):
         begun: the time at which it was admitted.
         epoch: the latest epoch of all users at that time, read before any user. ``None`` if it cannot be used.
         counted_as: the key under which its failure is counted; ``None`` if it is not counted for an account.
+        everyone: the epoch of everyone, read before any user; see `powauth.sessions.manager.SessionManager.begin`.
     """
 
     admission: Admission = UNCOUNTED
     begun: Millis = 0
     epoch: int | None = None
     counted_as: str | None = None
+    everyone: int = 0
 
     __repr__ = object.__repr__  # error reporters record what local variables look like
 

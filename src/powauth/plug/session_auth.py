@@ -386,7 +386,11 @@ class SessionAuth(Authenticator[U, I]):
 
     @uncancellable
     async def revoke_everyone(self) -> int:
-        """End all sessions of all users. Return how many ended. This reads every session once."""
+        """End all sessions of all users, and sign-ins in flight. Return how many ended. This reads every session once.
+
+        Raises:
+            StoreUnavailable: if any may still be live. Then try again.
+        """
         return await self.sessions.end_everyone(self._events.about(None))
 
     async def forget_failures(self, params: Mapping[str, object] | None = None, /, **fields: object) -> bool:

@@ -98,11 +98,12 @@ class Signer(Generic[I]):
             StoreUnavailable: if the store or the users cannot be reached.
         """
         attempt, begun = grant.attempt or Attempt(), self._now()
+        everyone = await self._sessions.epoch_of_everyone()
         epoch = await self._store.epoch(stored_key(account.key), begun)
         current = await self._read_again(account, same_proof=grant.same_proof)
         if current is None:
             return None
-        attempt = msgspec.structs.replace(attempt, begun=begun, epoch=epoch)
+        attempt = msgspec.structs.replace(attempt, begun=begun, epoch=epoch, everyone=everyone)
         return current, msgspec.structs.replace(grant, attempt=attempt, once=True)
 
     async def _begin(
@@ -114,12 +115,12 @@ class Signer(Generic[I]):
         user. Later tries read the user's own epoch, then the account.
         """
         attempt = grant.attempt or Attempt()
-        begun, epoch, admission = attempt.begun, attempt.epoch, attempt.admission
+        begun, epoch, everyone, admission = attempt.begun, attempt.epoch, attempt.everyone, attempt.admission
         metadata = self._metadata_of(connection)
         for _ in range(SIGN_IN_ATTEMPTS):
             current: Account[I] | None = account if account.active is True else None
             if epoch is None:
-                begun = self._now()
+                begun, everyone = self._now(), await self._sessions.epoch_of_everyone()
                 epoch = await self._store.epoch(stored_key(account.key), begun)
                 current = await self._read_again(account, same_proof=grant.same_proof)
             if current is None:
@@ -129,7 +130,14 @@ class Signer(Generic[I]):
                 also = admission.success_changes() if self._store.transactional else []
                 subject = self._subjects.subject(current)
                 stored, made_too = await self._sessions.begin(
-                    subject, epoch, metadata, also, remembered=remembered, fresh=grant.fresh, amr=times_of(grant)
+                    subject,
+                    epoch,
+                    metadata,
+                    also,
+                    everyone=everyone,
+                    remembered=remembered,
+                    fresh=grant.fresh,
+                    amr=times_of(grant),
                 )
                 if stored is not None:
                     if also:

@@ -66,7 +66,8 @@ class StoredUserRecords(UserRecords[I]):
         if waits:
             return Attempt(admission, begun, None, account)
         try:
-            return Attempt(admission, begun, await self._store.latest_epoch(begun), account)
+            everyone = await self._sessions.epoch_of_everyone()
+            return Attempt(admission, begun, await self._store.latest_epoch(begun), account, everyone)
         except StoreUnavailable:
             await admission.undo()
             raise

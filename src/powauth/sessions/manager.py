@@ -3,6 +3,7 @@
 It knows only sessions: no users and no requests. It reports events to an `Emit`.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -77,6 +78,18 @@ class SessionManager:
         self.on_reuse = on_reuse
         self.max_sessions = max_sessions
         self.now = now
+        self._reads_everyone = False
+
+    async def epoch_of_everyone(self) -> int:
+        """Return the epoch of everyone for `begin`. Read it before the user.
+
+        A store has none, unless everyone was revoked within `powauth.backends.base.EPOCH_LIFETIME`. So this reads the
+        store only if the last sign-in of this process has found one.
+
+        Raises:
+            StoreUnavailable: if the store cannot be reached.
+        """
+        return await self.store.epoch_of_everyone(self.now()) if self._reads_everyone else 0
 
     async def begin(
         self,
@@ -85,20 +98,47 @@ class SessionManager:
         metadata: Metadata,
         also: list[Change],
         *,
+        everyone: int,
         remembered: bool,
         fresh: bool = True,
         amr: Mapping[str, Millis] | None = None,
     ) -> tuple[Stored | None, int]:
         """Make a session if the user's epoch is still ``epoch``. Return it, and how many changes of ``also`` were made.
 
-        powauth adopts nothing from the client: sid and salt are new.
+        powauth adopts nothing from the client: sid and salt are new. If everyone was revoked since ``everyone`` was
+        read, this ends the session again and returns ``None`` for it. No client has its id yet.
+
+        Raises:
+            StoreUnavailable: if the store cannot be reached.
         """
         now = self.now()
         owner = self.store.owner(subject.user_key)
         session = new_session(owner, subject, now, metadata, remembered=remembered, fresh=fresh, amr=amr)
         ends = expires_at(session, self.policy)
         made = await self.store.create(session, epoch, ends, now, also)
-        return (Stored(session, 0, ends), made - 1) if made else (None, 0)
+        if not made:
+            return None, 0
+        if not await self._revoked_meanwhile(session, everyone):
+            return Stored(session, 0, ends), made - 1
+        return None, made - 1
+
+    async def _revoked_meanwhile(self, session: Session, everyone: int) -> bool:
+        """Return whether everyone was revoked before a session began, but after ``everyone`` was read. Then end it.
+
+        `end_everyone` advances the epoch first and then looks for sessions. So it finds a session that begins before
+        this read, or this read finds the new epoch.
+        """
+        try:
+            present = await self.store.epoch_of_everyone(self.now())
+        except StoreUnavailable:
+            with contextlib.suppress(StoreUnavailable):  # no client gets its id, so do not leave it in the store
+                await self.store.delete(session.sid, self.now())
+            raise
+        self._reads_everyone = present != 0
+        if present == everyone:
+            return False
+        await self.store.delete(session.sid, self.now())
+        return True
 
     async def reject(self, session: Session, outcome: Outcome, emit: Emit) -> None:
         """Carry out an outcome that leaves the request anonymous: rows 2, 8, 9 and 11."""
@@ -222,7 +262,12 @@ class SessionManager:
         return ended
 
     async def end_everyone(self, emit: Emit) -> int:
-        """End all sessions of all users. Return how many ended. This reads every session once."""
+        """End all sessions of all users, and sign-ins in flight. Return how many ended. This reads every session once.
+
+        Raises:
+            StoreUnavailable: if any may still be live. Then try again.
+        """
+        await self.store.epoch_of_everyone(self.now(), advance=True)
         ended = 0
         async for key in self.store.users(self.now()):
             ended += await self.store.delete_sessions(key, self.now())

@@ -139,6 +139,13 @@ class CredentialsCache:
         """Return the epoch for `create`. Read it before the user. ``advance`` ends sign-ins in flight."""
         return await self.backend.epoch(self.owner(user_key), now, advance=advance)
 
+    async def epoch_of_everyone(self, now: Millis, *, advance: bool = False) -> int:
+        """Return the epoch that a revocation of everyone advances; 0 if there was none for `EPOCH_LIFETIME`.
+
+        It is the epoch of the owner without a user's key.
+        """
+        return await self.backend.epoch(make_owner(self.namespace, ""), now, advance=advance)
+
     async def latest_epoch(self, now: Millis) -> int | None:
         """Return an epoch that `create` accepts for any user; ``None`` if the backend has no such epoch.
 
