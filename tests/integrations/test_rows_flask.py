@@ -663,6 +663,17 @@ def test_a_middleware_around_the_app_shares_the_row(world: World) -> None:
     assert world.serve(lambda: flask.g.current_user, client=world.app.test_client()) is None
 
 
+def test_a_view_that_is_a_coroutine_signs_out(world: World) -> None:
+    @login_required
+    async def leave() -> Any:
+        request_auth().sign_out()
+        return flask.jsonify(current_user is None or not current_user)
+
+    world.app.add_url_rule("/leave", view_func=leave)
+    assert world.client.get("/leave", base_url="https://localhost").json is True
+    assert not world.lives
+
+
 def test_a_view_that_is_a_coroutine_has_the_row(world: World) -> None:
     @login_required
     async def change() -> Any:
