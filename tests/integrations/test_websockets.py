@@ -450,7 +450,7 @@ async def test_a_session_that_ends_while_the_accept_is_sent_is_closed_after_it()
 
     async def held(message: Any) -> None:
         if message["type"] == "websocket.accept":
-            await end_all(chat)
+            await sign_out(chat)
             await chat.looked(1)
         await plain(message)
 
@@ -524,7 +524,7 @@ async def test_a_socket_that_the_app_closes_during_a_look_is_not_closed_again() 
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "websocket.accept"})
-        await end_all(chat)
+        await sign_out(chat)  # without suspending, so that no look comes between
         chat.backend.before = held
         await looking.wait()
         await send({"type": "websocket.close", "code": 1000})
@@ -613,6 +613,42 @@ async def test_trm_07_in_starlette_to_send_after_the_close_is_a_disconnect() -> 
     async with chat.talking(Starlette(routes=[WebSocketRoute("/", pump)])) as peer:
         assert await peer.next() == ENDED
     assert raised == [1006]
+
+
+async def test_an_app_that_returns_at_once_does_not_cut_off_the_close() -> None:
+    await return_at_once(Chat())
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_an_app_that_returns_at_once_does_not_cut_off_the_close_without_anyio(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(websockets, "HAS_ANYIO", False)
+    await return_at_once(Chat())
+
+
+async def return_at_once(chat: Chat) -> None:
+    """Serve an app that returns while powauth closes the socket. The client gets the close."""
+    peer = Peer(HOST, ORIGIN, await chat.cookie())
+    plain, closing = peer.send, anyio.Event()
+
+    async def slow(message: Any) -> None:
+        if message["type"] == "websocket.close":
+            closing.set()
+            for _ in range(10):
+                await anyio.lowlevel.checkpoint()
+        await plain(message)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+        await end_all(chat)
+        await closing.wait()
+        assert (await receive())["type"] == "websocket.disconnect"
+
+    peer.send = slow  # type: ignore[method-assign]
+    async with chat.serving(app, peer, recheck=SOON):
+        assert (await peer.next())["type"] == "websocket.accept"
+        assert await peer.next() == ENDED
 
 
 async def test_a_message_of_another_kind_does_not_end_the_watch() -> None:

@@ -60,6 +60,9 @@ READS_AT_ONCE: Final = 4
 """Sockets per event loop whose sessions are read at the same time. Requests need the other connections of the store's
 pool. The pool of redis-py raises an error when it has no free connection."""
 
+CLOSING_SECONDS: Final = 1.0
+"""The longest time for which a close goes on after the app has returned, or the server has cancelled it."""
+
 SECONDS_BETWEEN_NOTES: Final = 60.0
 """An outage concerns every open socket at every interval. powauth logs it once a minute."""
 
@@ -219,7 +222,7 @@ class _Socket:
             return
         self._ended = {"type": "websocket.close", "code": code, "reason": text}
         if self._accepted:
-            await self._close()
+            await _completed(self._close)  # the app may return as soon as it knows, and the client must know, too
 
     def _is_ended(self) -> bool:
         return self._ended is not None
@@ -258,6 +261,20 @@ def _turn() -> AbstractAsyncContextManager[object]:
 
 async def _sleep(seconds: float) -> None:
     await (anyio.sleep(seconds) if HAS_ANYIO else asyncio.sleep(seconds))
+
+
+async def _completed(work: Work) -> None:
+    """Run ``work``. A cancellation meanwhile takes effect when it has ended, or after `CLOSING_SECONDS`."""
+    if HAS_ANYIO:
+        with anyio.move_on_after(CLOSING_SECONDS, shield=True):
+            await work()
+        return
+    task = asyncio.ensure_future(work())
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task], timeout=CLOSING_SECONDS)
+        raise
 
 
 async def _beside(main: Work, other: Work) -> None:
