@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from benchmarks.backends import Row
-from benchmarks.beside_sign_ins import DEFAULT_PASSES, SIGN_INS, Beside
+from benchmarks.beside_sign_ins import Beside
 from benchmarks.end_to_end import Throughput
 from benchmarks.figures import Measured, Spread, ratio
 from benchmarks.signing_in import SignIn
@@ -103,9 +103,6 @@ OWN = (
 GROWTH_NOISE = 0.15
 """The share of a read's time in a small store that may be noise in the extra time of a large store."""
 
-TIMES_LATER = 2
-"""The ratio of the reads' 99th percentiles, with sign-ins to without."""
-
 
 def peer_verdicts(results: Results) -> list[Verdict]:
     """Return the verdicts on the comparison with peers, as far as there are results."""
@@ -119,7 +116,7 @@ def row_verdicts(results: Results) -> list[Verdict]:
 
 def verdicts(results: Results) -> list[Verdict]:
     """Return the verdicts on powauth's own bounds, as far as there are results."""
-    return [*_added(OWN, results), *_stores(results), *_beside(results)]
+    return [*_added(OWN, results), *_stores(results)]
 
 
 def _added(limits: Sequence[Added], results: Results) -> list[Verdict]:
@@ -144,19 +141,6 @@ def _stores(results: Results) -> list[Verdict]:
         what = f"{name}: a read's growth from {least.sessions:,} to {most.sessions:,} sessions, in ns"
         found.append(Verdict(what, bound, str(grown), grown <= allowed))
     return found
-
-
-def _beside(results: Results) -> list[Verdict]:
-    return [
-        _verdict(
-            f"{each.backend}: p99 of the reads beside {SIGN_INS} sign-ins a second to that without",
-            each.times_later,
-            "at most",
-            TIMES_LATER,
-        )
-        for each in results.beside
-        if each.passes == DEFAULT_PASSES
-    ]
 
 
 def _verdict(what: str, found: Spread, direction: Direction, limit: float) -> Verdict:

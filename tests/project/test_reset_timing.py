@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from scripts.reset_timing import REGISTRATION, RESET, Flow, measure, prepare, served, verdict
+from scripts.reset_timing import ANSWERS, REGISTRATION, RESET, Flow, measure, prepare, served, verdict
 
 
 @pytest.mark.filterwarnings("ignore:insecure_http=True")
@@ -12,7 +12,7 @@ from scripts.reset_timing import REGISTRATION, RESET, Flow, measure, prepare, se
 def test_each_kind_of_address_is_measured_after_the_warm_up(interface: str, flow: Flow, tmp_path: Path) -> None:
     file = tmp_path / "users.sqlite3"
     addresses = prepare(file, flow, rounds=3)
-    assert len({each for of_kind in addresses.values() for each in of_kind}) == 3 * len(flow.kinds)
+    assert len({each for of_kind in addresses.values() for each in of_kind}) == 3 * ANSWERS * len(flow.kinds)
     with served(interface, file) as url:
         found = measure(url, flow, addresses, warm_up=1)
     assert {kind: len(times) for kind, times in found.items()} == dict.fromkeys(flow.kinds, 2)
