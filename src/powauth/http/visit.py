@@ -81,8 +81,8 @@ def check_places(auth: Plug, others: Iterable[Plug]) -> None:
     """
     if any(not auth.places.isdisjoint(other.places) for other in others if other is not auth):
         raise ConfigError(
-            "two authenticators of this app have the same session_key, so they share a cookie, and each could accept "
-            "the other's users: give one of them its own session_key"
+            "two authenticators of this app have the same session_key, so each could accept the users of the other: "
+            "give one of them its own session_key"
         )
 
 
