@@ -85,6 +85,12 @@ class Server:
         return AuthResult(success=data.password == b"right", handled=False)
 
 
+async def some_rounds() -> None:
+    """Let the loop finish what it has begun. asyncio needs four rounds from an accepted socket to its protocol."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
 @contextmanager
 def smtp_server(
     *, starttls: ssl.SSLContext | None = None, tls: ssl.SSLContext | None = None, login: bool = False
@@ -92,9 +98,10 @@ def smtp_server(
     """Run a server, with TLS from the start, with STARTTLS, or without."""
     handler = Server()
     loop = asyncio.new_event_loop()
+    connections: list[SMTP] = []
 
     def protocol() -> SMTP:
-        return SMTP(
+        connection = SMTP(
             handler,
             hostname="localhost",
             loop=loop,
@@ -104,6 +111,8 @@ def smtp_server(
             auth_required=login,
             auth_require_tls=starttls is not None,
         )
+        connections.append(connection)
+        return connection
 
     server = loop.run_until_complete(loop.create_server(protocol, "127.0.0.1", 0, ssl=tls))
     handler.port = server.sockets[0].getsockname()[1]
@@ -114,11 +123,18 @@ def smtp_server(
     finally:
 
         async def end() -> None:
+            for listener in server.sockets:
+                loop.remove_reader(listener)
+            await some_rounds()  # a connection that was just accepted gets its transport, if its server still runs
             server.close()
             others = asyncio.all_tasks() - {asyncio.current_task()}
             for task in others:
                 task.cancel()
             await asyncio.gather(*others, return_exceptions=True)
+            for connection in connections:
+                if isinstance(connection.transport, asyncio.Transport):
+                    connection.transport.abort()
+            await some_rounds()  # a transport closes its socket after it was told to
 
         asyncio.run_coroutine_threadsafe(end(), loop).result(30)
         loop.call_soon_threadsafe(loop.stop)
