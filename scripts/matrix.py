@@ -54,6 +54,7 @@ QUICK = (
     "tests/backends/test_backend_sql.py::TestAiosqlite",
     "tests/backends/test_backend_sql.py::TestAsyncmy",
     "tests/backends/test_backend_sql.py::TestAsyncpg",
+    "tests/backends/test_sql_faults.py::test_sto_07_a_server_that_stalls_costs_no_more_than_the_time_limit",
     "tests/extensions/test_passkey_ceremonies.py",
     "tests/extensions/test_totp.py",
     "tests/http",

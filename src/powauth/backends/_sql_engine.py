@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
+from selectors import DefaultSelector
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from uuid import uuid4
@@ -248,6 +249,16 @@ def _sqlite_pragmas(connection: "DBAPIConnection", _: object) -> None:
         raise
 
 
+def _is_ready(descriptor: int, wanted: int) -> bool:
+    """Return whether a socket is ready for what psycopg waits for. Its numbers for that are those of ``selectors``.
+
+    psycopg's own answer does not tell. Before version 3.3, its C code calls the end of a polling interval "ready".
+    """
+    with DefaultSelector() as selector:
+        selector.register(descriptor, wanted)
+        return bool(selector.select(0))
+
+
 def _bound_psycopg(engine: Engine, seconds: float, *, is_async: bool) -> None:
     """Limit the time that psycopg waits for an answer.
 
@@ -262,8 +273,8 @@ def _bound_psycopg(engine: Engine, seconds: float, *, is_async: bool) -> None:
             wanted = next(generator)
             while True:
                 ready = yield wanted
-                # The driver reports "not ready" at its polling interval, a tenth of a second.
-                if not ready and monotonic() > deadline:
+                # The driver comes back at its polling interval, a tenth of a second, too.
+                if monotonic() > deadline and not _is_ready(connection.socket, wanted):
                     connection.finish()
                     raise psycopg.OperationalError("the server did not answer in time")
                 wanted = generator.send(ready)
