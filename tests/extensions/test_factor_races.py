@@ -9,9 +9,14 @@ import pytest
 import sqlalchemy as sa
 
 from harness.authenticators import Authenticated, Code, authenticated, secret_on
-from harness.pages_support import Browser
+from harness.pages_support import EMAIL, Browser
 from harness.slow_bodies import during_the_body
 from powauth.backends.base import drive
+from powauth.backends.memory import MemoryBackend
+from powauth.testing.extension.suite import BreakableBackend
+
+STEPS = 60
+"""More calls of the store than an answer takes."""
 
 
 @pytest.fixture
@@ -54,15 +59,15 @@ def before_statement(one: Authenticated, beginning: str, work: Callable[[], obje
     assert not waiting, f"there was no {beginning}"
 
 
-def removal_of(browser: Browser, one: Authenticated) -> dict[str, str]:
-    (found,) = [each for each in drive(one.factors.enrolled(one.key_of())) if each.factor == "totp"]
+def removal_of(one: Authenticated, email: str = EMAIL) -> dict[str, str]:
+    (found,) = [each for each in drive(one.factors.enrolled(one.key_of(email))) if each.factor == "totp"]
     return {"action": "remove", "factor": "totp", "id": found.id}
 
 
 def test_trm_01_a_session_that_ends_during_a_slow_request_removes_no_factor(one: Authenticated) -> None:
     thief = one.signed_in()
     one.enrol(thief)
-    fields = removal_of(thief, one)
+    fields = removal_of(one)
     with during_the_body(one.site, lambda: revocation(one)):
         answer = thief.post("/account/factors", fields)
     assert len(one.rows()) == 1
@@ -144,3 +149,57 @@ def test_a_sign_in_turns_no_second_app_on(tmp_path: Path) -> None:
         assert late.location == "/login?done=challenge_invalid"
         assert (owner.is_signed_in(), thief.is_signed_in()) == (True, False)
         assert len(one.rows()) == 1
+
+
+def remove(owner: Browser, one: Authenticated, email: str) -> None:
+    assert owner.post("/account/factors", removal_of(one, email)).location == "/account/factors?done=factor_removed"
+
+
+def end_others(owner: Browser, one: Authenticated, email: str) -> None:
+    assert owner.post("/account/sessions", {"action": "end_others"}).status == 303
+
+
+@pytest.mark.parametrize(
+    ("factor", "stepping_up", "end"),
+    [
+        ("totp", False, remove),
+        ("recovery_code", False, remove),
+        ("totp", True, remove),
+        ("recovery_code", True, remove),
+        ("totp", True, end_others),
+    ],
+)
+def test_mfa_an_answer_in_flight_does_not_survive_the_end(
+    factor: str, stepping_up: bool, end: Callable[[Browser, Authenticated, str], None], tmp_path: Path
+) -> None:
+    """A thief has the password and the lost device. The owner acts at any step of the thief's answer, and at none."""
+    backend = BreakableBackend(MemoryBackend())
+    with authenticated("wsgi", tmp_path, auth={"backend": backend, "throttle": None}) as one:
+        for step in range(STEPS):
+            email = f"mia{step}@example.com"
+            owner, thief, acts = one.signed_in(email), one.browser(), list[str]()
+            secret = one.enrol(owner)
+            codes = one.codes(owner)
+            one.clock.now += 60
+            assert thief.sign_in(email).location == "/login/factor"
+            if stepping_up:
+                assert one.answer(thief, one.code(secret)).status == 303
+                one.clock.now += 60
+                assert thief.get("/login/factor").status == 200
+
+            async def act(owner: Browser = owner, email: str = email, acts: list[str] = acts) -> None:
+                end(owner, one, email)
+                acts.append(email)
+
+            backend.run_before(step, act)
+            answer = one.answer(thief, one.code(secret) if factor == "totp" else codes[0], factor)
+            backend.run_before(0, act)
+            if step == 0:
+                assert (answer.status, thief.is_signed_in(), owner.is_signed_in()) == (303, True, True)
+                continue
+            if not acts:  # the answer has fewer steps than that
+                assert step > 5
+                break
+            assert (step, thief.is_signed_in(), owner.is_signed_in()) == (step, False, True)
+        else:
+            pytest.fail("the answer has more steps than this test tries")

@@ -16,9 +16,11 @@ from harness.users_databases import PASSWORD, blocking_engine, cheap_hasher
 from powauth import AnyOf, BearerCarrier, ConfigError, CookieCarrier, MoreNeeded, RequestAuth, SessionAuth
 from powauth.accounts.sqlalchemy import SQLAlchemyUsers
 from powauth.backends.base import drive
+from powauth.backends.memory import MemoryBackend
 from powauth.extensions.passkeys import Passkeys
 from powauth.extensions.second_factor import SecondFactor
 from powauth.testing import MemoryMailer
+from powauth.testing.extension.suite import BreakableBackend
 
 FACTOR = "/login/factor"
 
@@ -98,6 +100,36 @@ def test_a_removal_on_either_page_ends_other_sessions_and_mails_one_notice(
     assert (answer.status_code, answer.json()["error"]) == (403, "challenge_invalid")
     drive(site.auth.aclose())
     assert [message["Subject"] for message in mailer.messages] == ["A second factor was removed from your account"]
+
+
+def test_mfa_an_answer_in_flight_does_not_survive_the_removal_of_the_passkey(engine: sa.Engine) -> None:
+    """The owner removes the lost passkey at any step of the thief's answer, and keeps another one."""
+    backend = BreakableBackend(MemoryBackend())
+    factor = Passkeys[Any](engine, PasskeyRow).factor()
+    site = PasskeySite("wsgi", engine, [SecondFactor[Any](factor)], backend=backend)
+    kept, owner = device(site), site.program()
+    assert owner.use(kept).status_code == 200
+    for step in range(60):
+        lost = Authenticator(ORIGIN)
+        added = owner.add(lost)
+        assert added.status_code == 201, added.text
+        thief, removed = half_way(site), list[int]()
+        credential = lost.get(options(thief))
+
+        async def remove(name: object = added.json()["id"], removed: list[int] = removed) -> None:
+            removed.append(owner.remove(name).status_code)
+
+        backend.run_before(step, remove)
+        answer = thief.post(FACTOR, factor="passkey", credential=credential)
+        backend.run_before(0, remove)
+        if step == 0:
+            assert (answer.status_code, thief.who(), owner.who()) == (200, ADA, ADA)
+            drive(remove())
+        if step > 0 and not removed:  # the answer has fewer steps than that
+            assert step > 5
+            return
+        assert (step, removed, thief.who(), owner.who()) == (step, [204], None, ADA)
+    pytest.fail("the answer has more steps than this test tries")
 
 
 @pytest.mark.parametrize("kind", ["asgi", "wsgi"])

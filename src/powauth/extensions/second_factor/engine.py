@@ -16,7 +16,7 @@ from powauth.accounts.grant import Grant
 from powauth.accounts.hooks import Parts, Step
 from powauth.accounts.identity import I, key_text, stored_key
 from powauth.accounts.throttle import Limit, checked_limit
-from powauth.errors import ConfigError, InvalidParams, MoreNeeded, NotSignedIn, Overloaded, Refused, StoreUnavailable
+from powauth.errors import ConfigError, InvalidParams, MoreNeeded, Overloaded, Refused, StoreUnavailable
 from powauth.events import EventKind
 from powauth.extensions.letters import Letters
 from powauth.extensions.mail import Mailer
@@ -24,7 +24,7 @@ from powauth.extensions.second_factor.challenges import TTL, Begun, Challenges, 
 from powauth.extensions.second_factor.events import EVENTS, USED, WRONG
 from powauth.extensions.second_factor.factor import MFA, Enrolment, Factor, Purpose, session_of
 from powauth.extensions.second_factor.notices import FOLDER, Notices
-from powauth.extensions.second_factor.of_users import FACTORS, FactorsOfUsers, Required
+from powauth.extensions.second_factor.of_users import FACTORS, FactorsOfUsers, Required, Running, invalid
 from powauth.extensions.second_factor.texts import TEXTS
 from powauth.http.guards import FRESH, require_fresh
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
@@ -43,10 +43,9 @@ MAX_TTL: Final = timedelta(minutes=30)
 STEP_UPS: Final = Limit(100, timedelta(minutes=15))
 """The maximum number of step-up challenges of a user. Each one is a record in the store."""
 
-CHALLENGE_INVALID: Final = "challenge_invalid"
-
 SIGN_IN: Final[Purpose] = "sign_in"
 ENROL: Final[Purpose] = "enrol"
+STEP_UP: Final[Purpose] = "step_up"
 
 SECOND_FACTOR: Final = "second_factor"
 """The name of the page that asks for a factor."""
@@ -125,9 +124,7 @@ class Engine(FactorsOfUsers[I]):
         """See `Extension.before`. Ask for a factor, unless the session has proven one."""
         if step.flow != "sign_in" or step.account is None or step.grant is None:
             return
-        enrolling = step.request.states.get(self)
-        if enrolling is not None and not await enrolling.recheck(step.request):
-            raise NotSignedIn("the session has ended: sign in again")
+        await self._check_running(step.request, step.account.key)
         if MFA in (step.grant.amr or {}):
             return
         factors, purpose = await self.offered(step.account.key), SIGN_IN
@@ -155,7 +152,7 @@ class Engine(FactorsOfUsers[I]):
         await self.parts.limits.admit(f"{self.name}.step_up", key_text(stored_key(account.key)), STEP_UPS)
         bearer = None if bound.auth.is_ambient(bound.connection) else True
         grant = Grant(bearer=bearer, amr=self.parts.proven_methods(bound.connection, account.key) or {})
-        return await self.challenges.begin(bound.connection, account, grant, "step_up", session)
+        return await self.challenges.begin(bound.connection, account, grant, STEP_UP, session)
 
     async def open(self, bound: RequestAuth[Any, I], params: Mapping[str, object]) -> Open[I] | None:
         """Return the challenge that a request presents; ``None`` if it presents no valid one."""
@@ -181,16 +178,19 @@ class Engine(FactorsOfUsers[I]):
         found = await self.open(auth, params)
         names = [] if found is None else await self.names(found)
         if found is None or not names:
-            raise _invalid()
+            raise invalid()
         factor = self.factors[_name_in(params, names)]
         if found.challenge.purpose == ENROL:
             return await shielded(self._turned_on(factor, found, params, auth.connection))
+        # The removal of any primary factor ends the user's other sessions, so it ends this sign-in, too.
+        session = auth.auth if found.challenge.purpose == STEP_UP else None
+        running = Running(session, await self._primary(found.account.key))
         methods = await self._verified(factor, found, params, auth.connection)
         if methods is None:
             return None
-        identity = await self.parts.sign_in(auth.connection, found.account, _granted(found, methods))
+        identity = await self._signed_in(auth.connection, found.account, _granted(found, methods), running)
         if identity is None:
-            raise _invalid()
+            raise invalid()
         return identity
 
     async def sign_in(
@@ -216,9 +216,10 @@ class Engine(FactorsOfUsers[I]):
         if enrolment is None or not await self._write_first(found, enrolment, request):
             self.parts.emit(WRONG, key, f"{factor.name}: enrol", request=request)
             return None
-        identity = await self._signed_in(request, found.account, _granted(found, enrolment.methods), enrolment)
+        granted = _granted(found, enrolment.methods)
+        identity = await self._enrolled_in(request, found.account, granted, enrolment, Running())
         if identity is None:
-            raise _invalid()
+            raise invalid()
         await self._enrolled(request, found.account, factor, enrolment, None, first=True)
         return identity
 
@@ -320,12 +321,3 @@ def _name_in(params: Mapping[str, object], offered: Sequence[str]) -> str:
 def _granted(found: Open[Any], methods: Collection[str]) -> Grant:
     """Return the options of the session that a challenge and an answer lead to."""
     return msgspec.structs.replace(found.grant, amr={**found.amr, **dict.fromkeys(methods), MFA: None})
-
-
-def _invalid() -> Refused:
-    return Refused(
-        "the challenge is no longer valid; sign in again",
-        code=CHALLENGE_INVALID,
-        page="login",
-        done=CHALLENGE_INVALID,
-    )

@@ -39,7 +39,7 @@ class EnrolledFactor(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         factor: the name of the `Factor`.
-        id: a name of this one, unique among the user's factors of the kind.
+        id: a name of this one, unique among the user's factors of the kind, and never used again.
         label: the name that the user gave it, or a default.
         created_at: when it was enrolled, in UTC.
         last_used_at: when it was last accepted, in UTC; ``None`` if it has not been used.

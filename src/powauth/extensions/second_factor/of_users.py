@@ -1,7 +1,8 @@
 """`FactorsOfUsers`: the second factors that users have, and the changes of them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Set as AbstractSet
+from typing import Any, Final, NamedTuple
 
 from powauth._running import shielded, uncancellable
 from powauth.accounts.base import Account, key_of_user
@@ -15,12 +16,27 @@ from powauth.extensions.second_factor.challenges import Challenges
 from powauth.extensions.second_factor.events import ENROLLED, REMOVED, RESET
 from powauth.extensions.second_factor.factor import MFA, EnrolledFactor, Enrolment, Factor, session_of
 from powauth.extensions.second_factor.notices import Notices
+from powauth.plug import Authenticator
 from powauth.request_auth import RequestAuth
 
 FACTORS: Final = "factors"
 """The name of the page with the user's factors."""
 
+CHALLENGE_INVALID: Final = "challenge_invalid"
+
 Required = Callable[[Any], bool]
+
+
+class Running(NamedTuple):
+    """The conditions of a sign-in that is running. Each must hold after powauth has read the epoch of the sessions.
+
+    Attributes:
+        auth: the authenticator, if the session of the request must be alive. ``None`` if it needs no session.
+        factors: the names and ids of primary factors that the user must have.
+    """
+
+    auth: Authenticator[Any, Any] | None = None
+    factors: AbstractSet[tuple[str, str]] = frozenset()
 
 
 class FactorsOfUsers(Extension[I]):
@@ -102,26 +118,49 @@ class FactorsOfUsers(Extension[I]):
         if not await enrolment.write():
             return False
         grant = Grant(amr={**proven, **dict.fromkeys(enrolment.methods), MFA: None}, same_proof=True)
-        request.states[self] = bound.auth  # `before` looks whether the session is still alive
-        try:
-            signed_in = await self._signed_in(request, account, grant, enrolment)
-        finally:
-            del request.states[self]
-        if signed_in is None:
+        if await self._enrolled_in(request, account, grant, enrolment, Running(bound.auth)) is None:
             await bound.auth.do_delete(request)
             raise NotSignedIn("the session has ended, or the account was changed: sign in again")
         await self._enrolled(request, account, factor, enrolment, words, first=first)
         return True
 
-    async def _signed_in(self, request: Any, account: Account[I], grant: Grant, enrolment: Enrolment) -> I | None:
+    async def _enrolled_in(
+        self, request: Any, account: Account[I], grant: Grant, enrolment: Enrolment, running: Running
+    ) -> I | None:
         """Sign in after an enrolment was written. If that fails, take the enrolment back."""
         identity = None
         try:
-            identity = await self.parts.sign_in(request, account, grant)
+            identity = await self._signed_in(request, account, grant, running)
         finally:
             if identity is None and enrolment.undo is not None:
                 await enrolment.undo()
         return identity
+
+    async def _signed_in(self, request: Any, account: Account[I], grant: Grant, running: Running) -> I | None:
+        """Sign in. `_check_running` checks the conditions meanwhile."""
+        request.states[self] = running
+        try:
+            return await self.parts.sign_in(request, account, grant)
+        finally:
+            del request.states[self]
+
+    async def _check_running(self, request: Any, key: Key) -> None:
+        """Check the conditions of the sign-in that a request is making, if it has any.
+
+        powauth has already read the epoch of the user's sessions. A removal deletes the factor and then advances the
+        epoch. So either the factor is missing here, or the session does not begin.
+
+        Raises:
+            NotSignedIn: if the session of the request has ended.
+            Refused: ``challenge_invalid``, if a factor was removed.
+        """
+        running: Running | None = request.states.get(self)
+        if running is None:
+            return
+        if running.auth is not None and not await running.auth.recheck(request):
+            raise NotSignedIn("the session has ended: sign in again")
+        if running.factors and not running.factors <= await self._primary(key):
+            raise invalid()
 
     async def _enrolled(
         self,
@@ -165,7 +204,7 @@ class FactorsOfUsers(Extension[I]):
             return False
         if await factor.is_last_way_in(account, id):
             raise Refused(self.texts["factors_last_way_in"], code="last_way_in")
-        if factor.primary and self.is_required(account.identity) and await self._primary(account.key) == 1:
+        if factor.primary and self.is_required(account.identity) and len(await self._primary(account.key)) == 1:
             raise Refused(self.texts["factors_required"], code="factor_required")
         if not await factor.remove(account.key, id):
             return False
@@ -229,9 +268,10 @@ class FactorsOfUsers(Extension[I]):
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    async def _primary(self, key: Key) -> int:
-        """Return how many primary factors a user has."""
-        return sum([len(await factor.enrolled(key)) for factor in self.factors.values() if factor.primary])
+    async def _primary(self, key: Key) -> AbstractSet[tuple[str, str]]:
+        """Return the names and ids of a user's primary factors."""
+        kinds = [factor for factor in self.factors.values() if factor.primary]
+        return {(factor.name, each.id) for factor in kinds for each in await factor.enrolled(key)}
 
     async def _current(self, bound: RequestAuth[Any, I]) -> tuple[Account[I], bytes]:
         """Return the account of the signed-in user, and a name of the session.
@@ -249,3 +289,13 @@ class FactorsOfUsers(Extension[I]):
         if not session or not isinstance(account, Account) or not bound.auth.is_current(bound.connection, account):
             raise NotSignedIn("sign in first")
         return account, session
+
+
+def invalid() -> Refused:
+    """Return the error for a challenge that does not lead to a session any more."""
+    return Refused(
+        "the challenge is no longer valid; sign in again",
+        code=CHALLENGE_INVALID,
+        page="login",
+        done=CHALLENGE_INVALID,
+    )

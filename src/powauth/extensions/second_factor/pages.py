@@ -9,10 +9,10 @@ from powauth.accounts.identity import I
 from powauth.errors import ConfigError, InvalidParams, Refused
 from powauth.extensions.letters import words_of
 from powauth.extensions.second_factor.challenges import Open
-from powauth.extensions.second_factor.engine import CHALLENGE_INVALID, ENROL, SECOND_FACTOR, Engine
+from powauth.extensions.second_factor.engine import ENROL, SECOND_FACTOR, Engine
 from powauth.extensions.second_factor.factor import EnrolledFactor, fresh_in
 from powauth.extensions.second_factor.notices import FOLDER
-from powauth.extensions.second_factor.of_users import FACTORS
+from powauth.extensions.second_factor.of_users import CHALLENGE_INVALID, FACTORS
 from powauth.http.own_path import own_path
 from powauth.pages.page import Page
 from powauth.pages.visit import PageAnswer, PageVisit
