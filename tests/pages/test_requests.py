@@ -72,6 +72,59 @@ def test_a_body_without_a_length_is_read_where_the_server_says_that_it_ends(tmp_
         assert started.pop() == "400 Bad Request"
 
 
+A_FORM = b"email=mia%40example.com&password=seven+red+herons+and+more"
+PART = A_FORM[:-9]
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_form_of_which_only_a_part_arrives_changes_nothing(announced: bool, tmp_path: Path) -> None:
+    headers = {"host": HOST, "content-type": "application/x-www-form-urlencoded", "sec-fetch-site": "same-origin"}
+    if announced:
+        headers["content-length"] = str(len(A_FORM))
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "http", "method": "POST", "path": "/register", "query_string": b"", "headers": raw}
+    end = {"type": "http.request", "body": b""} if announced else {"type": "http.disconnect"}
+    messages = [{"type": "http.request", "body": PART, "more_body": True}, end]
+    statuses: list[int] = []
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    with site("asgi", tmp_path) as here:
+        app = SessionAuthMiddleware(PagesApp(here.auth), here.auth)
+        asyncio.run(app({**scope}, receive, send))
+        assert (statuses.pop(), here.emails) == (400, [])
+        messages[:] = [{"type": "http.request", "body": A_FORM}]
+        asyncio.run(app({**scope}, receive, send))
+        assert (statuses.pop(), here.emails) == (303, [EMAIL])
+
+
+def test_a_form_of_which_a_wsgi_server_reads_only_a_part_changes_nothing(tmp_path: Path) -> None:
+    environ: Any = {
+        "REQUEST_METHOD": "POST",
+        "PATH_INFO": "/register",
+        "HTTP_HOST": HOST,
+        "HTTP_SEC_FETCH_SITE": "same-origin",
+        "CONTENT_TYPE": "application/x-www-form-urlencoded",
+        "CONTENT_LENGTH": str(len(A_FORM)),
+    }
+    statuses: list[str] = []
+
+    def start_response(status: str, headers: Any, exc_info: Any = None) -> Any:
+        statuses.append(status)
+
+    with site("wsgi", tmp_path) as here:
+        app = wsgi.SessionAuthMiddleware(WSGIPages(here.auth), here.auth)
+        list(app({**environ, "wsgi.input": BytesIO(PART)}, start_response))
+        assert (statuses.pop(), here.emails) == ("400 Bad Request", [])
+        list(app({**environ, "wsgi.input": BytesIO(A_FORM)}, start_response))
+        assert (statuses.pop(), here.emails) == ("303 See Other", [EMAIL])
+
+
 @pytest.mark.parametrize("framework", MOUNTS)
 def test_an_account_that_must_be_activated_first(
     framework: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

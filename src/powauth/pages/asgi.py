@@ -7,7 +7,7 @@ from urllib.parse import quote
 from powauth.integrations.asgi import Receive, Scope, Send, request_auth
 from powauth.pages.base import BasePages
 from powauth.pages.layouts import Surroundings, plainly
-from powauth.pages.request import ALONE, PageRequest, PageResponse
+from powauth.pages.request import ALONE, BadRequest, PageRequest, PageResponse
 from powauth.pages.site import PagesOptions, framed_pages_of
 from powauth.plug import SessionAuth
 
@@ -105,10 +105,16 @@ class _Body:
         self._more = True
 
     async def read(self) -> bytes:
-        """Return the next part that is not empty; ``b""`` at the end, or if the client has disconnected."""
+        """Return the next part that is not empty; ``b""`` at the end.
+
+        Raises:
+            BadRequest: if the client disconnects before the end.
+        """
         while self._more:
             message = await self._receive()
-            self._more = message["type"] == "http.request" and message.get("more_body", False)
+            if message["type"] == "http.disconnect":
+                raise BadRequest(400, "bad_request")
+            self._more = message.get("more_body", False)
             part: bytes = message.get("body", b"")
             if part:
                 return part

@@ -57,7 +57,7 @@ class PageRequest:
         query: the raw query, without the question mark.
         auth: the request-bound object. Its connection has the headers and the method.
         read: returns the next part of the body, and ``b""`` at its end. It is not called again once the parts exceed
-            `MAX_BODY_BYTES`.
+            `MAX_BODY_BYTES`. If the client has disconnected, it may raise `BadRequest`.
         surroundings: what the framework adds to a base template of the app.
     """
 
@@ -130,6 +130,8 @@ class PageRequest:
             body += part
             if len(body) > MAX_BODY_BYTES:
                 raise BadRequest(413, "too_large")
+        if len(body) < int(announced):  # the connection was cut; a part of a form may be a valid form
+            raise BadRequest(400, "bad_request")
         return bytes(body)
 
 
