@@ -59,6 +59,9 @@ SERVER_ERROR: Final = 500
 MAX_HELD_BYTES: Final = 65_536
 """The longest body of status 500 that is held. Error pages are shorter."""
 
+OWNER_KEY: Final = "powauth_request"
+"""The key in a scope's state that marks it as the state of one request. Its value is what that request has bound."""
+
 
 class ASGIConnection(Connection, msgspec.Struct, metaclass=ConnectionStruct, eq=False):
     """An ASGI scope as the plug sees it."""
@@ -228,6 +231,8 @@ class SessionAuthMiddleware:
         if visit is None:  # the server's lifespan, or a sub-app whose outer middleware has the same authenticator
             await self.app(scope, receive, send)
             return
+        if "state" in scope and scope["state"].setdefault(OWNER_KEY, scope[HOLDER_KEY]) is not scope[HOLDER_KEY]:
+            _leave_shared_state(scope)
         if root := scope.get("root_path"):  # a mount inside this middleware extends it later
             visit.connection.states[PREFIX] = root
         if kind == "websocket":
@@ -345,6 +350,17 @@ class _Response(msgspec.Struct):
         await self.server({"type": "http.response.start", "status": answer.status, "headers": headers})
         await self.server({"type": "http.response.body", "body": answer.body})
         return True
+
+
+def _leave_shared_state(scope: Scope) -> None:
+    """Give a request a state of its own, without the user of another request that has the same state.
+
+    A server copies the state of the lifespan for each request (ASGI, "Lifespan Protocol", section "Lifespan State").
+    Hypercorn 0.17 copies it once for each connection, and a proxy sends the requests of many clients over one.
+    """
+    others = scope["state"][OWNER_KEY]
+    scope["state"] = {key: value for key, value in scope["state"].items() if key not in others}
+    scope["state"][OWNER_KEY] = scope[HOLDER_KEY]
 
 
 async def _discard(message: Message) -> None:
