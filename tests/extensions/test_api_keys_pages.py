@@ -8,6 +8,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from harness.authenticators import authenticated
 from harness.keys_support import ApiKey
 from harness.pages_support import EMAIL, PASSWORD, Browser, Site, site
 from harness.users_databases import memory_engine
@@ -99,6 +100,28 @@ def test_api_01_no_get_returns_a_key(here: Site) -> None:
         "last_used_at": None,
         "expires_at": "2030-03-18T17:46:40.000Z",
     }
+
+
+@pytest.mark.parametrize("framework", ["asgi", "wsgi"])
+def test_api_01_a_key_is_made_after_a_fresh_second_factor(framework: str, tmp_path: Path) -> None:
+    """A key skips second factors. A new password makes the session fresh, but not the factor that it has proven."""
+    with memory_engine(ApiKey) as engine:
+        keys: ApiKeys[Any] = ApiKeys(engine, ApiKey)
+        with authenticated(framework, tmp_path, engine=engine, extensions=(keys,)) as one:
+            secret, client = one.enrolled(), one.program()
+            assert client.post("/login", json={"email": EMAIL, "password": PASSWORD}).status_code == 401
+            assert client.post("/login/factor", json={"factor": "totp", "code": one.code(secret)}).status_code == 200
+            assert client.post(PAGE, json={"name": "a"}).status_code == 201
+            one.clock.now += 16 * 60
+            fields = {"action": "password", "password": "eleven grey geese", "current_password": PASSWORD}
+            assert client.post("/account", json=fields).status_code == 200
+            refused = client.post(PAGE, json={"name": "b"})
+            assert (refused.status_code, refused.json()["error"]) == (403, "fresh_sign_in_required")
+            assert refused.json()["methods"] == ["mfa"]
+            assert [each["name"] for each in client.get(PAGE).json()["keys"]] == ["a"]
+            client.get("/login/factor")
+            assert client.post("/login/factor", json={"factor": "totp", "code": one.code(secret)}).status_code == 200
+            assert client.post(PAGE, json={"name": "b"}).status_code == 201
 
 
 @pytest.mark.parametrize(

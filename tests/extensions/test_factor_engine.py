@@ -12,10 +12,10 @@ import pytest
 from harness.factors import WORD, Factored, factored
 from harness.pages_support import EMAIL, PASSWORD, Browser, Page
 from harness.support import FakeConnection
-from powauth import ConfigError, NotFresh, Remember, RequestAuth
+from powauth import ConfigError, NotFresh, NotSignedIn, Remember, RequestAuth, StoreUnavailable
 from powauth.backends.base import drive
 from powauth.http.answers import answer_to
-from powauth.http.guards import require_fresh
+from powauth.http.guards import require_all_fresh, require_fresh
 
 FRAMEWORKS = ("asgi", "wsgi")
 
@@ -388,3 +388,25 @@ def test_a_guard_names_the_methods(one: Factored) -> None:
     for wrong in ([], "otp", [7], ["OTP"]):
         with pytest.raises(ConfigError, match=r"(methods|amr) must be"):
             require_fresh(bound, methods=wrong)  # type: ignore[arg-type]
+
+
+def test_mfa_a_guard_asks_the_users_who_have_a_factor_for_a_fresh_one(one: Factored) -> None:
+    bound: RequestAuth[Any, Any] = RequestAuth(one.auth, FakeConnection())
+    drive(one.auth.call(bound.connection))
+    with pytest.raises(NotSignedIn):
+        drive(require_all_fresh(bound))
+    ann, mia = one.member("ann@example.com", word=None), one.member()
+    drive(bound.sign_in_user(ann))
+    assert drive(require_all_fresh(bound)) == ann
+    drive(bound.sign_in_user(mia, amr=["mfa"]))
+    assert drive(require_all_fresh(bound)) == mia
+    one.site.clock.now += 16 * 60
+    drive(bound.sign_in_user(mia, amr=None))
+    assert require_fresh(bound) == mia
+    with pytest.raises(NotFresh) as caught:
+        drive(require_all_fresh(bound))
+    assert caught.value.methods == ("mfa",)
+    assert drive(require_all_fresh(bound, timedelta(minutes=20))) == mia
+    one.words.broken = True
+    with pytest.raises(StoreUnavailable):
+        drive(require_all_fresh(bound))

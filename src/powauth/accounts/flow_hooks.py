@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any, Generic
 
@@ -118,6 +118,11 @@ class FlowHooks(Generic[I]):
             if not await extension.may_continue(key):
                 return False
         return True
+
+    async def fresh_methods(self, key: Key) -> list[Collection[str]]:
+        """Return the answers of the extensions to `Extension.fresh_methods`, without the empty ones."""
+        answers = [await extension.fresh_methods(key) for extension in self.extensions]
+        return [methods for methods in answers if methods]
 
     async def may_be_claimed(self, key: Key, address: str) -> bool:
         """Return whether an extension lets an account be taken over; see `Extension.may_be_claimed`."""

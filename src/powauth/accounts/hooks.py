@@ -13,7 +13,7 @@ Hooks are plain functions or coroutine functions. A plain function runs where th
 event loop. A coroutine function needs an event loop.
 """
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Generic, Literal, Protocol, Self
 
@@ -353,6 +353,18 @@ class Extension(Generic[I]):
         """
         del key
         return True
+
+    async def fresh_methods(self, key: Key) -> Collection[str]:
+        """Return the methods of which a user must have proven one recently, for an act that needs a fresh sign-in.
+
+        `powauth.http.guards.require_all_fresh` asks it, such as before a passkey is added or an API key is made. Return
+        nothing if the fresh sign-in is enough.
+
+        Raises:
+            StoreUnavailable: if that is not known.
+        """
+        del key
+        return ()
 
     async def address_proven(self, key: Key, address: str) -> None:
         """Note that a user receives mail at an address.

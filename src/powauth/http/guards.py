@@ -137,6 +137,25 @@ def require_fresh(auth: Guarded[T], within: timedelta = FRESH, methods: Collecti
     return user
 
 
+async def require_all_fresh(auth: Guarded[T], within: timedelta = FRESH) -> T:
+    """Return the current user, who proved who they are no longer than ``within`` ago, with all that extensions ask for.
+
+    Use it before a change that opens the account, such as a new credential. If `SecondFactor` is on, a user who has a
+    second factor must have proven it within that time. A new password does not make an old factor fresh.
+
+    Raises:
+        NotSignedIn: if nobody is signed in (401).
+        NotFresh: if the sign-in or the factor is older than that (403).
+        StoreUnavailable: if the user, or what an extension asks for, could not be determined (503).
+        ConfigError: if the authenticator keeps no sessions, or ``within`` is no length of time.
+    """
+    auth.require_user()
+    own = auth.auth
+    for methods in await own.accounts.hooks.fresh_methods(own.current_key(auth.connection)):
+        require_fresh(auth, within, methods)
+    return require_fresh(auth, within)
+
+
 def require_same_origin(auth: Guarded[Any], defence: CrossSiteDefence = OWN_ORIGIN) -> None:
     """Check that a request changes nothing, or comes from the app's own pages or from a program.
 

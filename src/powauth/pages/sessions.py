@@ -27,7 +27,10 @@ async def show(visit: PageVisit) -> PageAnswer:
 
 
 async def end(visit: PageVisit) -> PageAnswer:
-    """End one session, or all except the current one. This needs a fresh sign-in (ASVS 7.5.2)."""
+    """End one session, or all except the current one. This needs a fresh sign-in (ASVS 7.5.2).
+
+    One fresh factor is enough: a user who has lost the second factor can still end the sessions of a thief.
+    """
     visit.auth.require_user()
     params = await visit.params()
     await visit.check_signed_in()

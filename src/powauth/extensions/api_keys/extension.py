@@ -26,7 +26,7 @@ from powauth.extensions.api_keys.checks import checked_name, checked_scopes, sco
 from powauth.extensions.api_keys.events import CREATED, ENDED, EVENTS
 from powauth.extensions.api_keys.form import PREFIX, KeyForm
 from powauth.extensions.api_keys.pages import KeyPages
-from powauth.http.guards import FRESH, require_access, require_fresh
+from powauth.http.guards import FRESH, require_access, require_all_fresh
 from powauth.request_auth import BoundAuth
 
 MOST: Final = 20
@@ -84,7 +84,8 @@ class ApiKeys(Extension[I]):
     """Lets users make keys for their programs. A program sends ``Authorization: Bearer powkey_…``.
 
     A request with a key is signed in as the owner of the key, within the scopes that the key and its owner have in
-    common. A key skips the password and second factors. So a user needs a fresh session to make one.
+    common. A key skips the password and second factors. So a user needs a fresh session to make one, with a fresh
+    second factor if one is on.
 
     Args:
         engine: the app's ``Engine`` or ``AsyncEngine``, of the database of the users.
@@ -92,7 +93,7 @@ class ApiKeys(Extension[I]):
         scopes: returns the scopes of an identity; or the name of its field. ``None`` gives nobody any scope.
         ends_with_password: whether a user's new password or user id ends the keys.
         most: the most keys that a user has at once.
-        fresh: the maximum age of the sign-in that makes a key.
+        fresh: the maximum age of the sign-in that makes a key, and of its second factor if one is on.
         prefix: the beginning of each key.
         path: the path of the page, below the mount of the pages. ``None`` makes no page.
 
@@ -202,12 +203,12 @@ class ApiKeys(Extension[I]):
         Raises:
             NotSignedIn: if nobody is signed in, or the session or the account has ended.
             Refused: if the user is signed in by a key.
-            NotFresh: if the sign-in is too old.
+            NotFresh: if the sign-in is too old, or the second factor of a user who has one.
             InvalidParams: if the name or the scopes are wrong, or the user has too many keys.
             StoreUnavailable: if the store or the database cannot be reached.
         """
         key = self._own_key(auth)
-        require_fresh(auth, self.fresh)
+        await require_all_fresh(auth, self.fresh)
         lifetime = None if expires_in is None else duration("expires_in", expires_in, at_least=1000)
         chosen = checked_name(name)
         owner = make_owner(self._namespace, key_text(stored_key(key)))

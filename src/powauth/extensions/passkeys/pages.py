@@ -20,7 +20,7 @@ from powauth.extensions.passkeys.table import StoredPasskey
 from powauth.extensions.passkeys.texts import SIGN_IN_TEXTS, TEXTS
 from powauth.extensions.passkeys.user_passkeys import UserPasskeys
 from powauth.extensions.second_factor import SecondFactor
-from powauth.http.guards import FRESH, require_fresh
+from powauth.http.guards import FRESH, require_all_fresh
 from powauth.http.own_path import own_path
 from powauth.pages.devices import device_name
 from powauth.pages.page import Page, PagePart
@@ -156,13 +156,16 @@ class PasskeyPages(Generic[I]):
         return PageAnswer(json={"passkeys": [_json(each) for each in found]}, context=self._page(visit, found))
 
     async def change(self, visit: PageVisit) -> PageAnswer:
-        """Add, rename or remove a passkey. To add and to remove one needs a fresh sign-in (ASVS 7.5.1)."""
+        """Add, rename or remove a passkey. To add and to remove one needs a fresh sign-in (ASVS 7.5.1).
+
+        It includes a second factor, if one is on.
+        """
         key = self._key(visit)
         params = await visit.params()
         await _check_current(visit, key)
         action = params.get("action")
         if action != "rename":
-            await self._check_fresh(visit)
+            await require_all_fresh(visit.auth, visit.settings.fresh or FRESH)
         try:
             match action:
                 case "options":
@@ -200,19 +203,6 @@ class PasskeyPages(Generic[I]):
         if removed:
             await visit.auth.revoke_others()
         return removed
-
-    @staticmethod
-    async def _check_fresh(visit: PageVisit) -> None:
-        """Check that the user has just signed in, with a second factor if one is on.
-
-        Raises:
-            NotFresh: if not.
-        """
-        engine, within = _engine(visit), visit.settings.fresh or FRESH
-        if engine is None:
-            require_fresh(visit.auth, within)
-        else:
-            await engine.check_fresh(visit.auth, within)
 
     async def _done(self, visit: PageVisit, key: Key, done: str, *, found: bool) -> PageAnswer:
         if found:

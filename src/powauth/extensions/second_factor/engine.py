@@ -14,7 +14,7 @@ from powauth._times import duration
 from powauth.accounts.base import Account, key_of_user
 from powauth.accounts.grant import Grant
 from powauth.accounts.hooks import Parts, Step
-from powauth.accounts.identity import I, key_text, stored_key
+from powauth.accounts.identity import I, Key, key_text, stored_key
 from powauth.accounts.throttle import Limit, checked_limit
 from powauth.errors import ConfigError, InvalidParams, MoreNeeded, Overloaded, Refused, StoreUnavailable
 from powauth.events import EventKind
@@ -26,7 +26,7 @@ from powauth.extensions.second_factor.factor import MFA, Enrolment, Factor, Purp
 from powauth.extensions.second_factor.notices import FOLDER, Notices
 from powauth.extensions.second_factor.of_users import FACTORS, FactorsOfUsers, Required, Running, invalid
 from powauth.extensions.second_factor.texts import TEXTS
-from powauth.http.guards import FRESH, require_fresh
+from powauth.http.guards import FRESH, require_all_fresh
 from powauth.request_auth import BlockingRequestAuth, RequestAuth
 
 F = TypeVar("F", bound=Factor[Any])
@@ -255,8 +255,12 @@ class Engine(FactorsOfUsers[I]):
     async def check_fresh(self, bound: RequestAuth[Any, I], within: timedelta = FRESH) -> Account[I]:
         """See `FactorEngine.check_fresh`."""
         account, _ = await self._current(bound)
-        require_fresh(bound, within, [MFA] if await self.is_on(account.key) else None)
+        await require_all_fresh(bound, within)
         return account
+
+    async def fresh_methods(self, key: Key) -> Collection[str]:
+        """See `Extension.fresh_methods`. A user who has a factor must have proven it, or another one."""
+        return [MFA] if await self.is_on(key) else ()
 
     # --- after the sign-in --------------------------------------------------------------------------------------------
 
