@@ -1,7 +1,11 @@
 """LOG: what is told of every flow, and what never is, whatever logs."""
 
+import dataclasses
+import importlib
+import inspect
 import json
 import logging
+import pkgutil
 import re
 import traceback
 from collections.abc import Callable, Iterator
@@ -14,6 +18,7 @@ import pytest
 from sqlalchemy import create_engine
 from sqlalchemy.orm import DeclarativeBase
 
+import powauth
 from harness.core_support import KINDS, the_ids
 from harness.support import SECRET, START, Browser, Clock, CountingBackend, Kind, Request, make_app
 from powauth import Event, SessionAuth, StoreUnavailable
@@ -313,3 +318,42 @@ def test_log_02_errors_that_reach_the_app_hold_no_secret(kind: Kind, tmp_path: P
         shown = repr(part)
         assert [what for what, secret in secrets_of(run).items() if secret in shown] == []
     run.close()
+
+
+HOLDS_SECRETS = {
+    "token",
+    "link",
+    "secret",
+    "seed",
+    "cookies",
+    "password",
+    "raw",
+    "challenge",
+    "json",
+    "body",
+}
+"""Names of fields whose values, or parts of them, a log must not have."""
+
+SHOWN = {"Vary", "Answer"}
+"""Their ``raw`` and ``body`` are the same for every client."""
+
+
+def test_log_02_no_structure_shows_a_secret_in_its_representation() -> None:
+    found = 0
+    for info in pkgutil.walk_packages(powauth.__path__, "powauth."):
+        if info.name.endswith("__main__"):
+            continue
+        module = importlib.import_module(info.name)
+        for one in vars(module).values():
+            if not isinstance(one, type) or one.__module__ != info.name or one.__name__ in SHOWN:
+                continue
+            names = getattr(one, "__match_args__", ())
+            held = HOLDS_SECRETS & {*names} if isinstance(names, tuple) else set()
+            if not held:
+                continue
+            found += 1
+            fields = dataclasses.fields(one) if dataclasses.is_dataclass(one) else ()
+            hidden = {each.name for each in fields if not each.repr}
+            own = "__repr__" in inspect.getsource(one)
+            assert own or held <= hidden, f"{info.name}.{one.__name__} shows {held - hidden}"
+    assert found > 8

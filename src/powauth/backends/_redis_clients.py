@@ -148,6 +148,9 @@ class _Parts(NamedTuple):
     path: str
     options: str
 
+    def __repr__(self) -> str:  # error reporters record what local variables look like
+        return object.__repr__(self)
+
 
 def _split(url: str) -> _Parts:
     """Split a URL that may name several hosts.

@@ -41,6 +41,9 @@ class Effects(NamedTuple):
     headers: tuple[tuple[str, str], ...] = ()
     no_store: bool = False
 
+    def __repr__(self) -> str:  # error reporters record what local variables look like
+        return object.__repr__(self)
+
 
 NO_EFFECTS: Final = Effects()
 

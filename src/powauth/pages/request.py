@@ -143,6 +143,8 @@ class PageResponse:
     headers: list[tuple[str, str]] = field(default_factory=list)
     body: bytes = b""
 
+    __repr__ = object.__repr__  # error reporters record what local variables look like
+
 
 def account_fields(params: Params) -> dict[str, object]:
     """Return the params without the fields of `META`, for the users context."""

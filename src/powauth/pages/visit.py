@@ -38,6 +38,8 @@ class PageAnswer:
     to: str | None = None
     context: Mapping[str, object] = field(default_factory=dict)
 
+    __repr__ = object.__repr__  # error reporters record what local variables look like
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:

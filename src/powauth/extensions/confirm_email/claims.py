@@ -61,6 +61,8 @@ class Undone(msgspec.Struct, frozen=True):
     since: datetime
     until: datetime
 
+    __repr__ = object.__repr__  # error reporters record what local variables look like
+
 
 class State(msgspec.Struct, Generic[I], frozen=True):
     """The address of a user as it was just read.

@@ -41,6 +41,9 @@ class Letter(NamedTuple):
     key: Key | None = None
     address: str = ""
 
+    def __repr__(self) -> str:  # error reporters record what local variables look like
+        return object.__repr__(self)
+
 
 class Post:
     """Puts the mail of `ConfirmEmail` into an outbox.

@@ -57,6 +57,9 @@ class Made(NamedTuple):
     name: str
     link: str | None
 
+    def __repr__(self) -> str:  # error reporters record what local variables look like
+        return object.__repr__(self)
+
 
 class Invitations(Generic[I]):
     """Makes, lists, ends and accepts invitations.

@@ -76,6 +76,8 @@ class NewPasskey(msgspec.Struct, frozen=True, kw_only=True):
     answer: Any
     transports: tuple[str, ...]
 
+    __repr__ = object.__repr__  # error reporters record what local variables look like
+
 
 class Assertion(msgspec.Struct, frozen=True, kw_only=True):
     """A proof that somebody has a passkey. It is not checked yet.
@@ -91,6 +93,8 @@ class Assertion(msgspec.Struct, frozen=True, kw_only=True):
     credential_id: bytes
     user_handle: bytes | None
     answer: Any
+
+    __repr__ = object.__repr__  # error reporters record what local variables look like
 
 
 def registration_in(value: object) -> NewPasskey:

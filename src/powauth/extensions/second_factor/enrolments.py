@@ -31,6 +31,8 @@ class _Content(msgspec.Struct, frozen=True, array_like=True):
     session: bytes
     seed: bytes
 
+    __repr__ = object.__repr__  # error reporters record what local variables look like
+
 
 class Pending(msgspec.Struct, frozen=True):
     """An enrolment that waits for a code.
