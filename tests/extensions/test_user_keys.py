@@ -330,9 +330,11 @@ def test_users_of_three_models_share_the_table_of_api_keys(engine: sa.Engine) ->
         with engine.begin() as connection:
             values = [{"id": key, "email": f"{number}@example.org"} for number, key in enumerate(own)]
             connection.execute(sa.insert(model), values)
+        users: SQLAlchemyUsers[Any, Any] = SQLAlchemyUsers(engine, model)
+        users.table_name = "people"  # no two of them have one key, so they may share the table
         auth: SessionAuth[Any, Any] = SessionAuth(
             secret_key=SECRET,
-            users=SQLAlchemyUsers(engine, model),
+            users=users,
             backend=MemoryBackend(),
             extensions=[ApiKeys(engine, ApiKey)],
             throttle=None,

@@ -41,6 +41,7 @@ PARTS = [
     ("powauth.accounts.passwords", "argon2", "users"),
     ("powauth.accounts.schemes", "argon2", "users"),
     ("powauth.accounts.sqlalchemy", "sqlalchemy", "users"),
+    ("powauth.accounts.user_tables", "sqlalchemy", "users"),
     ("powauth.extensions.confirm_email.columns", "sqlalchemy", "users"),
     ("powauth.backends.lmdb", "lmdb", "lmdb"),
     ("powauth.backends._redis_clients", "redis", "redis"),

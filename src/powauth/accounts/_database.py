@@ -19,6 +19,7 @@ from powauth._options import wrong, wrong_type
 from powauth.backends._sql_connections import LoopCheck, renew_if_cut, uncancelled
 from powauth.backends._sql_errors import FailedDatabase, broke, is_failure, sql_unavailable, was_rolled_back
 from powauth.backends._sql_forks import separate_processes
+from powauth.backends._sql_sharing import are_same
 from powauth.backends.base import Mode
 
 T = TypeVar("T")
@@ -126,6 +127,12 @@ def database_of(engine: object) -> Database:
     if isinstance(engine, AsyncEngine):
         return AsyncDatabase(engine)
     raise wrong_type("engine", "a SQLAlchemy Engine or AsyncEngine", engine)
+
+
+def have_one_table(one: Engine, other: Engine) -> bool:
+    """Return whether a table of a model is the same through two engines, as far as their URLs tell."""
+    maps = [each.get_execution_options().get("schema_translate_map") for each in (one, other)]
+    return maps[0] == maps[1] and are_same(one, other)
 
 
 def refuses_values(error: StatementError) -> bool:

@@ -34,6 +34,7 @@ class MappedUsers(Generic[U]):
         user_id: the name of the first user id's attribute.
         user_ids: the names of all user ids' attributes. At a sign-in, an earlier one takes precedence.
         key: the name of the primary key's attribute.
+        table_name: the table of the primary key, with its schema; ``None`` if the model is of no plain table.
         times: the names of the columns that powauth sets by its clock.
         restrictions: the conditions besides ``is_active``.
         restricting: the names of the columns that these depend on.
@@ -50,6 +51,7 @@ class MappedUsers(Generic[U]):
         self.user_id = self.user_ids[0]
         self.password_hash = password_hash
         self.key = self._primary_key()
+        self.table_name: str | None = getattr(self.mapper.primary_key[0].table, "fullname", None)
         self.times = tuple(name for name in TIMES if name in self.columns)
         self.restrictions = restrictions_of(model)
         self.restricting = tuple(dict.fromkeys(name for each in self.restrictions for name in each.columns))

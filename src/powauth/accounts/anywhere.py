@@ -38,6 +38,7 @@ class AnywhereUsers(UsersContext[Any, I]):
         self.model = users.model
         self.fields = users.fields
         self.columns = users.columns
+        self.table_name = users.table_name
 
     @property
     def identity(self) -> type[I]:  # type: ignore[override]

@@ -172,6 +172,10 @@ class UsersContext(ABC, Generic[U, I]):
     columns: Collection[str] = ()
     """The names of the values that `read` returns."""
 
+    table_name: str | None = None
+    """A name of the users that this context knows: the table of their rows, with its schema. Contexts with two names
+    have different users, whose keys may be equal. ``None`` if that is not known."""
+
     row_reader: Rows[U] | None = None
     """Reads the users' rows, if they are rows of a table of the app."""
 

@@ -30,6 +30,7 @@ class OffloadedUsers(UsersContext[Any, I]):
         self.model = users.model
         self.fields = users.fields
         self.columns = users.columns
+        self.table_name = users.table_name
 
     async def authenticate(self, params: Params) -> Account[I] | None:
         """See `UsersContext.authenticate`. The worker threads also write the stronger hash."""

@@ -190,6 +190,7 @@ class SQLAlchemyUsers(UsersContext[U, I], ListedTable, Generic[U, I]):
         self.other_user_id_fields = tuple(others)
         self.fields = tuple(fields)
         self.columns = frozenset(self._users.columns)
+        self.table_name = self._users.table_name
         self._owns_hasher = hasher is None
         self._hasher = PasswordHasher() if hasher is None else hasher
         self._lister = UserLister(database, self._users, self._hasher, clock)

@@ -25,7 +25,7 @@ _BODY: Final = _HEAD + _NONCE_BYTES
 
 
 class Sealer:
-    """Seals and opens the secrets of one purpose. It has no namespace: several authenticators may share a table.
+    """Seals and opens the secrets of one purpose. It has no namespace: authenticators with the same users may share it.
 
     Args:
         keyring: the secrets of the app. The newest one seals, and all of them open.

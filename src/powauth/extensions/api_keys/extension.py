@@ -17,6 +17,7 @@ from powauth.accounts.changes import CHANGED, FOLLOWED
 from powauth.accounts.hooks import Extension, Parts
 from powauth.accounts.identity import I, Key, key_text, stored_key
 from powauth.accounts.user_keys import user_key_text
+from powauth.accounts.user_tables import bind_to_users
 from powauth.backends.base import Mode, check_namespace, make_owner
 from powauth.errors import ConfigError, InvalidParams, NotSignedIn
 from powauth.events import EventKind
@@ -141,7 +142,8 @@ class ApiKeys(Extension[I]):
         """See `Extension.bind`.
 
         Raises:
-            ConfigError: if the identity has no field of the name ``scopes``.
+            ConfigError: if the identity has no field of the name ``scopes``, or the table has keys of users in another
+                table, under the same namespace.
         """
         bound = type(self)(
             self._given.engine,
@@ -157,6 +159,7 @@ class ApiKeys(Extension[I]):
         if isinstance(self._scopes, str) and self._scopes not in fields:
             raise ConfigError(f"scopes must name a field of the identity: {self._scopes!r} is not one of {fields}")
         bound._namespace = check_namespace(f"{parts.namespace}.{self.name}")
+        bind_to_users(self._given.model, parts.users, self._given.engine, namespace=parts.namespace)
         bound._parts = parts
         bound._table = KeyTable(self._given.engine, self._given.model, parts.namespace)
         bound._mode = bound._table.database.mode

@@ -10,6 +10,7 @@ from powauth._times import duration, moment
 from powauth.accounts.anywhere import call_anywhere
 from powauth.accounts.base import key_of_user
 from powauth.accounts.hooks import Extension, Parts
+from powauth.accounts.user_tables import bind_to_users
 from powauth.errors import ConfigError, StoreUnavailable
 from powauth.events import Event, EventKind
 from powauth.extensions.audit._table import BEGINNINGS, AuditMixin, AuditTable, Entry, row_of
@@ -127,7 +128,11 @@ class Audit(Extension[Any]):
         duration("the closing of an audit log", closing)
 
     def bind(self, parts: Parts[Any]) -> Self:
-        """See `Extension.bind`."""
+        """See `Extension.bind`.
+
+        Raises:
+            ConfigError: if the table has entries of users in another table.
+        """
         bound = type(self)(
             self._table.engine,
             self._table.model,
@@ -138,6 +143,7 @@ class Audit(Extension[Any]):
             capacity=self._capacity,
             closing=self._closing,
         )
+        bind_to_users(self._table.model, parts.users, self._table.engine)
         bound._parts = parts
         bound._throttled_at = {}
         bound._losses = Losses(lambda reason: parts.emit(LOST, None, reason))

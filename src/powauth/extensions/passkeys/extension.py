@@ -13,6 +13,7 @@ from powauth.accounts.changes import CLAIMED
 from powauth.accounts.hooks import Extension, Parts, Step
 from powauth.accounts.identity import I, Key
 from powauth.accounts.throttle import Limit, checked_limit
+from powauth.accounts.user_tables import bind_to_users
 from powauth.errors import ConfigError
 from powauth.events import EventKind
 from powauth.extensions.letters import Letters, Words, mail_texts_of
@@ -121,7 +122,8 @@ class Passkeys(Extension[I]):
         """See `Extension.bind`.
 
         Raises:
-            ConfigError: if there is no ``public_url``, or browsers would make no passkeys for it.
+            ConfigError: if there is no ``public_url``, or browsers would make no passkeys for it, or the table has
+                passkeys of users in another table.
         """
         if parts.public_url is None:
             raise ConfigError(
@@ -145,6 +147,7 @@ class Passkeys(Extension[I]):
         )
         milliseconds = duration("the ttl of a challenge", TTL)
         party = RelyingParty(parts.public_url, self.title, origins=self.origins, rp_id=self.rp_id, timeout=milliseconds)
+        bind_to_users(self.table.model, parts.users, self.table.engine)
         bound._parts = parts
         bound._outbox = None if self.mailer is None else Outbox(self.mailer, parts)
         challenges = Challenges(parts, self.name, TTL, self.per_source)

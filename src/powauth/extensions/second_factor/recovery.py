@@ -111,6 +111,7 @@ class RecoveryCodes(Factor[I]):
         """See `Factor.bind`."""
         bound = copy.copy(self)
         bound.parts, bound.engine = parts, engine
+        self.store.bind(parts.users)
         return bound
 
     # --- the interface ------------------------------------------------------------------------------------------------

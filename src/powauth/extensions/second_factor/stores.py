@@ -9,8 +9,12 @@ All methods are coroutine functions. For an app under WSGI, they must not wait f
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from datetime import datetime
+from typing import Any
 
 import msgspec
+
+from powauth.accounts.base import UsersContext
+from powauth.accounts.user_tables import bind_to_users
 
 
 class TotpRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +41,17 @@ class TotpRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 class TotpStore(ABC):
     """Stores the authenticator apps of users. All methods raise `StoreUnavailable` if the store cannot be reached."""
+
+    def bind(self, users: UsersContext[Any, Any]) -> None:
+        """Note the users whose apps the store has. An authenticator calls it once, when it is made.
+
+        By default it refuses a store that has those of users in another table. Override it if your store keeps them
+        apart.
+
+        Raises:
+            ConfigError: if authenticators with different users must not share the store.
+        """
+        bind_to_users(self, users)
 
     @abstractmethod
     async def get(self, user: str) -> TotpRecord | None:
@@ -76,6 +91,17 @@ class TotpStore(ABC):
 
 class RecoveryCodeStore(ABC):
     """Stores hashes of recovery codes. All methods raise `StoreUnavailable` if the store cannot be reached."""
+
+    def bind(self, users: UsersContext[Any, Any]) -> None:
+        """Note the users whose codes the store has. An authenticator calls it once, when it is made.
+
+        By default it refuses a store that has those of users in another table. Override it if your store keeps them
+        apart.
+
+        Raises:
+            ConfigError: if authenticators with different users must not share the store.
+        """
+        bind_to_users(self, users)
 
     @abstractmethod
     async def put(self, user: str, hashes: Collection[bytes], at: datetime) -> None:

@@ -14,6 +14,8 @@ with needs("users", "the tables of factors", "sqlalchemy"):
 
 from powauth.accounts._database import check_model, database_of
 from powauth.accounts._models import UTCDateTime, exact_string, user_key_string
+from powauth.accounts.base import UsersContext
+from powauth.accounts.user_tables import bind_to_users
 from powauth.errors import StoreUnavailable
 from powauth.extensions.second_factor.stores import RecoveryCodeStore, TotpRecord, TotpStore
 
@@ -77,7 +79,16 @@ class FactorTable:
     def __init__(self, engine: object, model: type[Any], mixin: type[Any]) -> None:
         check_model("the model of a factor", model, mixin)
         self.model: Any = model
+        self.engine: Final = engine
         self.database: Final = database_of(engine)
+
+    def bind(self, users: UsersContext[Any, Any]) -> None:
+        """Note the users of the rows.
+
+        Raises:
+            ConfigError: if the table has rows of users in another table.
+        """
+        bind_to_users(self.model, users, self.engine)
 
     async def run(self, work: Callable[[sa.Connection], T]) -> T:
         """Return the result of work, and commit it.
@@ -142,6 +153,10 @@ class SQLTotpStore(TotpStore):
     def __init__(self, engine: object, model: type[TotpMixin]) -> None:
         self._table: Final = FactorTable(engine, model, TotpMixin)
         self._model: Any = model
+
+    def bind(self, users: UsersContext[Any, Any]) -> None:
+        """See `TotpStore.bind`."""
+        self._table.bind(users)
 
     async def get(self, user: str) -> TotpRecord | None:
         """See `TotpStore.get`."""
@@ -210,6 +225,10 @@ class SQLRecoveryCodeStore(RecoveryCodeStore):
     def __init__(self, engine: object, model: type[RecoveryCodeMixin]) -> None:
         self._table: Final = FactorTable(engine, model, RecoveryCodeMixin)
         self._model: Any = model
+
+    def bind(self, users: UsersContext[Any, Any]) -> None:
+        """See `RecoveryCodeStore.bind`."""
+        self._table.bind(users)
 
     async def put(self, user: str, hashes: Collection[bytes], at: datetime) -> None:
         """See `RecoveryCodeStore.put`.

@@ -140,6 +140,7 @@ class Totp(Factor[I]):
         """See `Factor.bind`."""
         bound = copy.copy(self)
         bound.parts, bound.engine = parts, engine
+        self.store.bind(parts.users)
         bound._enrolments = Enrolments(parts, "second_factor.totp", self._pending)
         bound._sealer = Sealer(parts.keyring, "totp")
         return bound
