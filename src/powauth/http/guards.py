@@ -140,8 +140,8 @@ def require_fresh(auth: Guarded[T], within: timedelta = FRESH, methods: Collecti
 async def require_all_fresh(auth: Guarded[T], within: timedelta = FRESH) -> T:
     """Return the current user, who proved who they are no longer than ``within`` ago, with all that extensions ask for.
 
-    Use it before a change that opens the account, such as a new credential. If `SecondFactor` is on, a user who has a
-    second factor must have proven it within that time. A new password does not make an old factor fresh.
+    Use it before a change that opens the account, such as a new credential. A user who has a second factor must have
+    proven it within that time: a new password does not make an old factor fresh.
 
     Raises:
         NotSignedIn: if nobody is signed in (401).
