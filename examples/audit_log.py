@@ -24,7 +24,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 class AuditLog(Extension[Any]):
     """Keep an audit log in a file. Several processes may write to it at once.
 
-    While the file cannot be written, nobody can change or delete an account. Everything else goes on.
+    While the file cannot be written, nobody can make, change or delete an account. Everything else goes on.
     """
 
     name = "audit"
@@ -47,7 +47,7 @@ class AuditLog(Extension[Any]):
         try:
             self.write(f"before {step.flow}", who=who, source=step.request.client_ip())
         except OSError as error:
-            if step.flow in ("update", "deletion"):
+            if step.flow in ("registration", "update", "deletion"):
                 raise Refused("accounts cannot be changed now") from error
 
     async def after(self, step: Step[Any]) -> None:

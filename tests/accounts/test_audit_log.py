@@ -45,6 +45,7 @@ def test_each_flow_leaves_its_lines(site: Site) -> None:
     assert site.lines() == [
         "started",
         "before registration",
+        "credentials changed",
         "registration",
         "before sign_in",
         "sign_in",
@@ -57,7 +58,7 @@ def test_each_flow_leaves_its_lines(site: Site) -> None:
         "sign_out",
         "before authentication",
     ]
-    started, before, registered, *_, tried = site.log.entries()
+    started, before, _, registered, *_, tried = site.log.entries()
     assert started.who is None
     assert (before.who, registered.who, tried.who) == (ADA["email"], user.id, ADA["email"])
     assert registered.source == "192.0.2.1"
@@ -95,6 +96,8 @@ def test_while_the_log_cannot_be_written_no_account_changes(site: Site) -> None:
     site.path.mkdir()
     with pytest.raises(Refused, match="now"):
         request.update_user(email="bo@example.org", current_password=ADA["password"])
+    with pytest.raises(Refused, match="now"):
+        site.request().register(ADA | {"email": "bo@example.org"})
     with pytest.raises(Refused, match="now"):
         request.delete_user(current_password=ADA["password"])
     assert site.request().sign_in(ADA) is not None, "the rest goes on"

@@ -28,6 +28,7 @@ from powauth import (
     RequestAuth,
     StoreUnavailable,
 )
+from powauth.accounts.changes import CREATED
 from powauth.backends.base import drive
 from powauth.backends.memory import MemoryBackend
 from powauth.extensions.api_keys import ApiKeyInfo
@@ -573,7 +574,8 @@ class Meanwhile(Extension[Any]):
     make: ClassVar[Callable[[], Any]]
 
     async def credentials_changed(self, key: Any, why: str) -> None:
-        await Meanwhile.make()
+        if why != CREATED:
+            await Meanwhile.make()
 
 
 @pytest.mark.parametrize("how", ["the app", "the user", "a lock"])

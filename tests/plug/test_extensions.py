@@ -92,7 +92,13 @@ FLOWS: dict[str, Callable[[Auth], object]] = {
 }
 STEPS: dict[str, list[str]] = {
     "sign_in": ["before authentication", "before sign_in", "after sign_in"],
-    "register": ["before registration", "after registration", "before sign_in", "after sign_in"],
+    "register": [
+        "before registration",
+        "changed: user created",
+        "after registration",
+        "before sign_in",
+        "after sign_in",
+    ],
     "update": ["before update", "after update"],
     "deletion": ["before deletion", "changed: user deleted", "after deletion"],
     "sign_out": ["before sign_out", "after sign_out"],

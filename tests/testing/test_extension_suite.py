@@ -12,7 +12,7 @@ from audit_log import AuditLog
 
 from harness.token_scenarios import Links
 from powauth import Account, EventKind, Extension, Parts, StoreUnavailable
-from powauth.accounts.changes import CHANGED
+from powauth.accounts.changes import CHANGED, CREATED
 from powauth.accounts.identity import Key
 from powauth.backends.base import Record, make_key, make_owner, shard_of
 from powauth.extensions import Claim, OneTimeTokens, Outbox
@@ -94,6 +94,12 @@ class EndsNothing(Good):
 class EndsOnlyAfterAPassword(Good):
     async def credentials_changed(self, key: Key, why: str) -> None:
         if why == CHANGED:
+            await super().credentials_changed(key, why)
+
+
+class OutlivesItsUser(Good):
+    async def credentials_changed(self, key: Key, why: str) -> None:
+        if why != CREATED:
             await super().credentials_changed(key, why)
 
 
@@ -259,6 +265,7 @@ ENDS = "test_trm_what_it_holds_ends_with_each_change"
 FOUND: dict[type[Good], dict[str, str]] = {
     EndsNothing: {ENDS: "survives a user's sign-out everywhere"},
     EndsOnlyAfterAPassword: {ENDS: "survives a user's sign-out everywhere"},
+    OutlivesItsUser: {ENDS: "survives a new user with the same key"},
     HidesFailures: {
         "test_a_store_that_fails_is_an_error_if_anything_may_still_be_valid": "a failure of the store was hidden"
     },
@@ -329,7 +336,7 @@ def test_what_an_extension_survives_on_purpose_is_not_tested() -> None:
         kind = EndsOnlyAfterAPassword
         survives = (
             *("a revocation", "the app's own reason", "a user's sign-out everywhere"),
-            *("a user's deletion", "the app's deletion"),
+            *("a user's deletion", "the app's deletion", "a new user with the same key"),
         )
 
     Documented().test_trm_what_it_holds_ends_with_each_change()

@@ -18,6 +18,10 @@ CHANGED: Final = "credentials changed"
 FOLLOWED: Final = "changed in the app's database"
 """The reason if the users context has noticed a change or a deletion that the app's own code makes."""
 
+CREATED: Final = "user created"
+"""The reason after a new account. Its integer key may have been that of a former user whom another program has deleted.
+So this ends everything that is left of the former user."""
+
 BY_APP: Final = "changed by the app"
 """The reason if the app calls `powauth.Authenticator.credentials_changed` and gives none."""
 

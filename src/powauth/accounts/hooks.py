@@ -323,12 +323,13 @@ class Extension(Generic[I]):
     async def credentials_changed(self, key: Key, why: str) -> None:
         """End everything that this extension holds for a user.
 
-        powauth calls it when the credentials change, the account is locked or deleted, or all sessions of the user are
-        revoked. It ends the sessions afterwards.
+        powauth calls it when the credentials change, the account is created, locked or deleted, or all sessions of the
+        user are revoked. It ends the sessions afterwards.
 
         ``why`` is the reason: a constant of `powauth.accounts.changes`, or a text of the app's own. After
         ``RECOVERED``, also end what outlives a change of the password, such as API keys. After ``CLAIMED``, also end
-        what opens the account by itself, such as passkeys.
+        what opens the account by itself, such as passkeys. After ``CREATED``, end everything that is stored for the
+        key: it belonged to a former user.
 
         Raises:
             StoreUnavailable: if anything may still be valid.

@@ -12,7 +12,7 @@ import msgspec
 
 from powauth._running import uncancellable
 from powauth.accounts.base import Account, Params, UsersContext
-from powauth.accounts.changes import CHANGED, DELETED
+from powauth.accounts.changes import CHANGED, CREATED, DELETED
 from powauth.accounts.flow_hooks import FlowHooks
 from powauth.accounts.grant import AS_BEFORE, PASSWORD, Grant, MethodTimes
 from powauth.accounts.hooks import Diversion, Flow, Step
@@ -201,8 +201,7 @@ class AccountService(Generic[I]):
         diverted = await self.hooks.diverted(step)
         params = diverted[-1].params if diverted else params
         await self._check_password(params, request)
-        account = await self.users.create(params)
-        self._port.emit("registered", request, key=account.key)
+        account = await self._created(request, params)
         done = replace(step, key=account.key, identity=account.identity, params=None)
         await self.hooks.after(done)
         how = msgspec.structs.replace(grant, amr=BY_PASSWORD)
@@ -279,12 +278,11 @@ class AccountService(Generic[I]):
 
         Raises:
             InvalidParams: what is wrong with ``params``.
+            StoreUnavailable: if something of a former user with the same key may be left. The user was not created.
         """
         check_params(params)
         await self._check_password(params, None)
-        account = await self.users.create(params)
-        self._port.emit("registered", None, key=account.key)
-        return account.identity
+        return (await self._created(None, params)).identity
 
     async def update_account(self, key: Key, params: Params) -> I:
         """Change any field of any user, without a current password. This is for the app's own code.
@@ -358,6 +356,23 @@ class AccountService(Generic[I]):
             errors = await self.hooks.password_errors(password, request)
             if errors:
                 raise InvalidParams({"password": errors})
+
+    @uncancellable
+    async def _created(self, request: Any, params: Params) -> Account[I]:
+        """Create a user, and end what a former user with the same key has left, such as sessions and API keys.
+
+        A credential that signs each request in by itself, such as an API key, is still accepted between the two steps:
+        only the database knows the key before. A session that begins between them ends. If the second step fails, this
+        deletes the new user, so that nobody uses an account that a former user can open.
+        """
+        account = await self.users.create(params)
+        try:
+            await self.credentials_changed(account.key, CREATED)
+        except Exception:
+            await self.users.delete(account.key)
+            raise
+        self._port.emit("registered", request, key=account.key)
+        return account
 
     async def _authenticated(self, params: Params) -> Account[I] | None:
         """Return the account that ``params`` prove; ``None`` if the users context returns no active account."""

@@ -5,6 +5,7 @@ from typing import Any
 
 from powauth._running import uncancellable
 from powauth.accounts.base import Account, UsersContext
+from powauth.accounts.changes import CREATED
 from powauth.accounts.identity import I, Key, key_text, stored_key
 from powauth.accounts.records import Attempt, UserRecords
 from powauth.accounts.throttle import UNCOUNTED, Admission, Counters
@@ -133,4 +134,5 @@ class StoredUserRecords(UserRecords[I]):
     @uncancellable
     async def end_sessions(self, key: Key, why: str, keep: Session | None = None) -> int:
         """See `UserRecords.end_sessions`."""
-        return await self._sessions.end_all(stored_key(key), self._events.about(None), why, keep=keep)
+        emit, expected = self._events.about(None), why != CREATED
+        return await self._sessions.end_all(stored_key(key), emit, why, keep=keep, expected=expected)

@@ -255,10 +255,16 @@ class SessionManager:
         emit("revoked", found.session)
         return existed
 
-    async def end_all(self, user_key: StoredKey, emit: Emit, why: str, *, keep: Session | None = None) -> int:
-        """End all sessions of a user but ``keep``, and sign-ins in flight. Return how many ended."""
+    async def end_all(
+        self, user_key: StoredKey, emit: Emit, why: str, *, keep: Session | None = None, expected: bool = True
+    ) -> int:
+        """End all sessions of a user but ``keep``, and sign-ins in flight. Return how many ended.
+
+        If no session is ``expected``, such as of a new user, it emits an event only if there was one.
+        """
         ended = await self.store.delete_sessions(user_key, self.now(), None if keep is None else keep.sid)
-        emit("revoked", keep, user_key=user_key, detail=f"{why}: {ended}")
+        if expected or ended:
+            emit("revoked", keep, user_key=user_key, detail=f"{why}: {ended}")
         return ended
 
     async def end_everyone(self, emit: Emit) -> int:

@@ -10,6 +10,7 @@ from powauth._options import choice, flag, instance
 from powauth._times import duration
 from powauth.accounts.attempts import AttemptLimits
 from powauth.accounts.base import Account, UsersContext, key_of_user
+from powauth.accounts.changes import CREATED
 from powauth.accounts.forms import INVALID, TAKEN
 from powauth.accounts.hooks import Diversion, Extension, Parts, Step
 from powauth.accounts.identity import I, Key
@@ -223,8 +224,12 @@ class ConfirmEmail(Extension[I]):
         return wanted is not None and await self.addresses.reserved(wanted)
 
     async def credentials_changed(self, key: Key, why: str) -> None:
-        """See `Extension.credentials_changed`. Undo links survive, because a thief may have changed the password."""
-        del why
+        """See `Extension.credentials_changed`. Undo links survive, because a thief may have changed the password.
+
+        Those of a former user with the key of a new one end. With ``created_at``, they are not valid anyway.
+        """
+        if why == CREATED and "created_at" not in self._users.columns:
+            await self.addresses.end_undos(key)
         try:
             await self.addresses.offers.end(owner_of(key))
         finally:

@@ -9,7 +9,7 @@ from powauth._options import instance, whole_number, wrong
 from powauth._running import uncancellable
 from powauth._times import duration
 from powauth.accounts.base import key_of_user
-from powauth.accounts.changes import CLAIMED
+from powauth.accounts.changes import CLAIMED, CREATED
 from powauth.accounts.hooks import Extension, Parts, Step
 from powauth.accounts.identity import I, Key
 from powauth.accounts.throttle import Limit, checked_limit
@@ -213,18 +213,14 @@ class Passkeys(Extension[I]):
             await self.registration.before_sign_in(step)
             await self.authentication.before_sign_in(step)
 
-    async def after(self, step: Step[I]) -> None:
-        """See `Extension.after`. It removes the passkeys of a deleted user who had the key of the new user."""
-        if step.flow == "registration" and step.key is not None:
-            await self.registration.clear(step.key)
-
     async def credentials_changed(self, key: Key, why: str) -> None:
         """See `Extension.credentials_changed`. Passkeys survive a new password. A deletion removes them.
 
-        They also end if the owner of the address claims an account that somebody else may have made.
+        They also end if the owner of the address claims an account that somebody else may have made, and if the key has
+        become that of a new user.
         """
         await self.registration.forget(key)
-        if why == CLAIMED:
+        if why in (CLAIMED, CREATED):
             await self.registration.clear(key)
 
     def pages(self) -> Sequence[Any]:

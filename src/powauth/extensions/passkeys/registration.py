@@ -296,7 +296,7 @@ class Registration(Generic[I]):
                 await self.clear(key)
 
     async def clear(self, key: Key) -> None:
-        """Remove the passkeys that an earlier user of a key has left.
+        """Remove all passkeys of a key, whoever has made them.
 
         Raises:
             StoreUnavailable: if the database cannot be reached.

@@ -15,7 +15,8 @@ RECOVERED: Final = EventKind(
 )
 RESET: Final = EventKind(
     "factors_reset",
-    "all factors of a user were removed, by the app or because the owner of the address claimed the account; "
+    "all factors of a user were removed, by the app, or because the owner of the address claimed the account or a new "
+    "user got the key of a former one; "
     "``detail`` is their number, ``actor`` who did it",
     "warning",
 )

@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 
 from powauth._running import shielded, uncancellable
 from powauth.accounts.base import Account, key_of_user
-from powauth.accounts.changes import CLAIMED
+from powauth.accounts.changes import CLAIMED, CREATED
 from powauth.accounts.grant import Grant
 from powauth.accounts.hooks import Extension, Parts
 from powauth.accounts.identity import I, Key
@@ -250,11 +250,14 @@ class FactorsOfUsers(Extension[I]):
     async def credentials_changed(self, key: Key, why: str) -> None:
         """See `Extension.credentials_changed`. A deletion of the user removes the factors.
 
-        They also end if the owner of the address claims an account that somebody else may have made.
+        They also end if the owner of the address claims an account that somebody else may have made, and if the key has
+        become that of a new user.
         """
         await self.challenges.end(key)
-        if why == CLAIMED or await self.parts.users.get(key) is None:
-            count = sum([await factor.reset(key) for factor in self.factors.values()])
+        if why in (CLAIMED, CREATED) or await self.parts.users.get(key) is None:
+            # After CREATED, an extension ends its own, without a notice: the new user is not the one who had them.
+            ours = [each for each in self.factors.values() if why != CREATED or each.extension is None]
+            count = sum([await factor.reset(key) for factor in ours])
             if count:
                 self.parts.emit(RESET, key, f"{count}: {why}")
             return

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from unittest import SkipTest
 
 from powauth import Account, Event, Extension, PowauthError, SessionAuth, StoreUnavailable, UsersContext
-from powauth.accounts.changes import REVOKED
+from powauth.accounts.changes import CREATED, REVOKED
 from powauth.backends.base import Backend, Mode, check_namespace, drive
 from powauth.backends.memory import MemoryBackend
 from powauth.backends.wrapping import BackendWrapper
@@ -45,6 +45,7 @@ CHANGES: dict[str, Change] = {
     "a lock": lambda auth, browser, account: auth.update_account(account.key, locked=True),
     "the app's deletion": lambda auth, browser, account: auth.delete_account(account.key),
     "a revocation": lambda auth, browser, account: auth.revoke_user(account.key),
+    "a new user with the same key": lambda auth, browser, account: auth.credentials_changed(account.key, CREATED),
     "the app's own reason": lambda auth, browser, account: auth.credentials_changed(account.key, "moved"),
 }
 """Everything that changes or ends an account, by name."""
