@@ -115,3 +115,17 @@ def test_a_user_whom_the_app_has_assigned_for_this_request_is_taken() -> None:
         assert (await shop.request("/"))[:2] == ("somebody", "somebody")
 
     asyncio.run(work())
+
+
+def test_a_server_may_say_that_it_has_no_state() -> None:
+    shop = Shop()
+    seen: list[Any] = []
+
+    async def page(scope: Any, receive: Any, send: Any) -> None:
+        del receive, send
+        seen.append(scope["state"]["current_user"])
+
+    scope: Any = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": [], "state": None}
+    app: Any = SessionAuthMiddleware(page, shop.auth)
+    asyncio.run(app(scope, None, None))
+    assert seen == [None]
