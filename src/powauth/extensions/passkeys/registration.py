@@ -32,7 +32,7 @@ class OwnSession(Protocol):
     """The part of the authenticator that knows the session of a request."""
 
     def is_current(self, request: Any, account: Account[Any]) -> bool:
-        """See `powauth.accounts.service.SignInPort.is_current`."""
+        """See `powauth.accounts.sign_in_port.SignInPort.is_current`."""
         ...
 
     async def recheck(self, connection: Any) -> bool:
