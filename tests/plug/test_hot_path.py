@@ -156,7 +156,7 @@ READS: dict[str, Callable[[Any], Any]] = {
     "get": lambda scope: scope["state"].get("current_user"),
     "setdefault": lambda scope: scope["state"].setdefault("current_user", None),
     "items": lambda scope: dict(scope["state"].items())["current_user"],
-    "values": lambda scope: next(value for value in scope["state"].values() if value != 1),
+    "values": lambda scope: next(value for value in scope["state"].values() if hasattr(value, "id")),
     "a copy": lambda scope: scope["state"].copy()["current_user"],
     "dict": lambda scope: dict(scope["state"])["current_user"],
     "unpacked": lambda scope: {**scope["state"]}["current_user"],

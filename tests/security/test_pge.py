@@ -387,7 +387,7 @@ def test_pge_06_a_body_is_read_no_further_than_the_limit(tmp_path: Path) -> None
 
         sent.clear()
         asyncio.run(app({**scope, "state": {}}, gone, send))
-        assert sent[0]["status"] == 401
+        assert sent[0]["status"] == 400
 
 
 def test_pge_06_wsgi_reads_what_was_announced_and_no_more(tmp_path: Path) -> None:
