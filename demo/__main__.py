@@ -12,7 +12,7 @@ from types import FrameType
 
 from .config import Settings, prepare, settings
 
-START_SECONDS = 60.0
+START_SECONDS = 60  # for a server, and for each of its workers, on a busy machine
 STOP_SECONDS = 10.0
 
 GUIDE = """
@@ -82,7 +82,9 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def _uvicorn(chosen: Settings) -> Sequence[str]:
     bind = ["--host", "127.0.0.1", "--port", str(chosen.port), "--workers", str(chosen.workers)]
-    return ["uvicorn", "demo.fastapi_app:app", *bind, "--no-access-log", "--log-level", "warning"]
+    # Without it, uvicorn gives up a worker that does not answer within 5 seconds.
+    patience = ["--timeout-worker-healthcheck", str(START_SECONDS)]
+    return ["uvicorn", "demo.fastapi_app:app", *bind, *patience, "--no-access-log", "--log-level", "warning"]
 
 
 def _gunicorn(chosen: Settings) -> Sequence[str]:

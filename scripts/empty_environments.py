@@ -117,7 +117,7 @@ NEW_ENOUGH = {
     "httpx": "0.28",
     "httpx2": "2",
     "pytest": "8",
-    "uvicorn": "0.36",
+    "uvicorn": "0.37",
     "websockets": "13",
     "werkzeug": "3.1",
 }

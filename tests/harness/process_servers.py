@@ -91,7 +91,9 @@ def _servers() -> Iterator[Server]:
     lazy = ("--lazy-apps", "--enable-threads")
     # It takes SIGTERM for a reload.
     yield Server("uWSGI", "uwsgi", (*uwsgi, "--need-app"), forks=True, near=lazy, ending=signal.SIGINT)
-    yield Server("uvicorn", "uvicorn", ("uvicorn", "--workers", workers, "--port", "{port}", f"{APP}:asgi"))
+    # Uvicorn kills a worker that does not answer within 5 seconds, unless it is told to wait longer.
+    uvicorn = ("uvicorn", "--workers", workers, "--timeout-worker-healthcheck", "60", "--port", "{port}", f"{APP}:asgi")
+    yield Server("uvicorn", "uvicorn", uvicorn)
     granian = ("granian", "--interface", "asgi", "--workers", workers, "--port", "{port}", f"{APP}:asgi")
     yield Server("granian", "granian", granian)
     yield Server("hypercorn", "hypercorn", ("hypercorn", "--workers", workers, "--bind", "{address}", f"{APP}:asgi"))
