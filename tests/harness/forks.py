@@ -4,11 +4,13 @@ import ctypes
 import os
 import pickle
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from time import sleep
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -23,15 +25,29 @@ def fork_in_c() -> int:
     """Fork as uWSGI does: Python runs no at-fork hook, neither in the parent nor in the child.
 
     If another thread has asked for the interpreter's lock, the child waits for ever for that thread to take it. So
-    threads ask late, and those that have asked get it before the fork.
+    threads ask late, those that have asked get it before the fork, and the fork waits until all of them rest.
     """
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1.0)
     try:
+        deadline = monotonic() + PATIENCE
         sleep(2 * interval)
+        while not _others_rest() and monotonic() < deadline:
+            sleep(2 * interval)
         return ctypes.PyDLL(None).fork()  # type: ignore[no-any-return]
     finally:
         sys.setswitchinterval(interval)
+
+
+def _others_rest() -> bool:
+    """Return whether no other thread of this process runs, or waits for a processor of a busy machine."""
+    own = str(threading.get_native_id())
+    others = [each for each in Path("/proc/self/task").glob("*/stat") if each.parent.name != own]
+    states: list[str] = []
+    for each in others:
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            states.append(each.read_text().rpartition(")")[2].split()[0])
+    return "R" not in states
 
 
 def fork_in_python() -> int:
