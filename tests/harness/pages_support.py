@@ -163,16 +163,18 @@ class Site:
 def site(framework: str, folder: Path, *, mount: str = "", flows: Any = None, **options: Any) -> Iterator[Site]:
     """A new site; ``options`` are those of `Pages`, and ``users`` other users than those of this module."""
     engine = sa.create_engine(f"sqlite:///{folder / 'users.sqlite3'}")
-    Base.metadata.create_all(engine)
-    hasher = PasswordHasher(time_cost=1, memory_cost=8, cheap_and_unsafe=True)
-    users = options.pop("users", None) or SQLAlchemyUsers(engine, User, hasher=hasher)
-    backend, clock = CountingBackend(MemoryBackend()), Clock()
-    logging.getLogger("powauth").setLevel(logging.ERROR)
-    given: dict[str, Any] = {"secret_key": SECRET, "users": users, "backend": backend, "clock": clock}
-    auth = SessionAuth(**given | options.pop("auth_options", {}))
-    made = (flows or Pages)(auth, **options)
-    yield Site(framework, MOUNTS[framework](auth, made, mount), auth, users, engine, backend, clock, mount)
-    engine.dispose()
+    try:
+        Base.metadata.create_all(engine)
+        hasher = PasswordHasher(time_cost=1, memory_cost=8, cheap_and_unsafe=True)
+        users = options.pop("users", None) or SQLAlchemyUsers(engine, User, hasher=hasher)
+        backend, clock = CountingBackend(MemoryBackend()), Clock()
+        logging.getLogger("powauth").setLevel(logging.ERROR)
+        given: dict[str, Any] = {"secret_key": SECRET, "users": users, "backend": backend, "clock": clock}
+        auth = SessionAuth(**given | options.pop("auth_options", {}))
+        made = (flows or Pages)(auth, **options)
+        yield Site(framework, MOUNTS[framework](auth, made, mount), auth, users, engine, backend, clock, mount)
+    finally:
+        engine.dispose()
 
 
 class _Reader(HTMLParser):

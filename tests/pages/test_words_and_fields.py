@@ -248,6 +248,7 @@ def test_rep_34_b_a_required_column_that_no_form_has_is_refused(tmp_path: Path) 
         users = SQLAlchemyUsers(engine, model, hasher=cheap_hasher(), fields=fields)
         with site("asgi", tmp_path, users=users) as here:
             assert here.browser().get("/register").status == 200
+    engine.dispose()
 
 
 def test_rep_34_b_a_default_of_a_dataclass_is_a_default() -> None:

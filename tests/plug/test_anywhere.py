@@ -218,6 +218,7 @@ def test_rep_17_a_session_outlives_the_closing_of_its_store(engine: str, tmp_pat
         asyncio.run(close_twice())
         drive(shop.auth.aclose())
         assert client.get("/").json() == ADA
+        drive(shop.auth.aclose())
         gc.collect()
 
 

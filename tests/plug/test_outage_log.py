@@ -8,6 +8,7 @@ import pytest
 from harness.core_support import KINDS, Site
 from harness.http_support import App
 from harness.support import Kind, Request
+from powauth.backends.base import drive
 from powauth.backends.memory import MemoryBackend
 from powauth.backends.sql import SQLBackend
 from powauth.errors import StoreUnavailable
@@ -33,6 +34,7 @@ def test_rep_06_a_missing_table_is_503_and_one_line_that_names_the_command(
     assert "`powauth sessions --backend URL create-tables`" in line
     assert "no such table: powauth_sessions" in line
     assert "outage" not in line
+    drive(site.backend.close())
 
 
 @pytest.mark.parametrize("path", ["/", "/do"])

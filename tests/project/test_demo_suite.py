@@ -4,6 +4,7 @@ import itertools
 import sqlite3
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import httpx
 import pyotp
 import pytest
 from demo.config import make_auth, prepare, settings
+from sqlalchemy import NullPool, create_engine
 
 from harness.authenticator import Authenticator
 from harness.demo_support import Demo
@@ -313,6 +315,7 @@ def test_an_older_demos_users_get_the_new_columns_and_an_administrator_is_appoin
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POWAUTH_DEMO_DATA", str(tmp_path))
+    monkeypatch.setattr("demo.config.create_engine", partial(create_engine, poolclass=NullPool))  # nothing stays open
     with sqlite3.connect(tmp_path / "users.sqlite3") as users:
         users.execute(
             "CREATE TABLE users (id CHAR(32) PRIMARY KEY, email VARCHAR(254) UNIQUE, password_hash VARCHAR(255),"

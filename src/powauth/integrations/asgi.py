@@ -231,8 +231,8 @@ class SessionAuthMiddleware:
         if visit is None:  # the server's lifespan, or a sub-app whose outer middleware has the same authenticator
             await self.app(scope, receive, send)
             return
-        state = scope.get("state")
-        if state is not None and state.setdefault(OWNER_KEY, scope[HOLDER_KEY]) is not scope[HOLDER_KEY]:
+        state, own = scope.get("state"), scope[HOLDER_KEY]
+        if state is not None and state.setdefault(OWNER_KEY, own) is not own:
             _leave_shared_state(scope)
         if root := scope.get("root_path"):  # a mount inside this middleware extends it later
             visit.connection.states[PREFIX] = root
