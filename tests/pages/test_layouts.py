@@ -10,7 +10,6 @@ import jinja2
 import litestar
 import pytest
 from flask import render_template_string
-from litestar.plugins.jinja import JinjaTemplateEngine
 from litestar.template import TemplateConfig
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
@@ -29,6 +28,11 @@ from powauth.pages import flask as flask_pages
 from powauth.pages import litestar as litestar_pages
 from powauth.pages import starlette as starlette_pages
 from powauth.pages import wsgi as wsgi_pages
+
+try:
+    from litestar.plugins.jinja import JinjaTemplateEngine
+except ImportError:  # an older Litestar
+    from litestar.contrib.jinja import JinjaTemplateEngine
 
 LAYOUT = """<!doctype html>
 <html lang="en"><head><title>{% block title %}{% endblock %} - Heronry</title>
