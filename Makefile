@@ -10,6 +10,10 @@ DOCS_VENV := .venv-docs
 SITE := .site
 BENCH_EXTRAS := lmdb users async redis starlette fastapi litestar flask
 
+# Python keeps what it has compiled, even if the machine says otherwise: each program that a test starts would compile its
+# packages again.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Twice as many as the cores of a small machine: a test waits for its engine half of the time.
 WORKERS ?= 4
 # The files of a test are in memory where the system has such a folder: a commit of SQLite or LMDB then waits for no disk.
