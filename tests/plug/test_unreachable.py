@@ -249,6 +249,9 @@ def test_a_scope_that_loses_the_state_makes_nobody_anonymous() -> None:
     connection.scope["state"] = {}
     with pytest.raises(StoreUnavailable):
         site.auth.current_identity(connection)
+    del connection.scope["state"]
+    with pytest.raises(StoreUnavailable):
+        site.auth.current_identity(connection)
 
 
 def test_a_wsgi_environ_raises_at_each_use_and_is_503() -> None:

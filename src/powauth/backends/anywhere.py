@@ -133,13 +133,13 @@ class AnywhereBackend(BackendWrapper):
 
     def peek(self, key: bytes, now: Millis) -> object:
         """See `ReadsInPlace.peek`. A backend that reads the engine in place serves threads and event loops alike."""
-        reader = cast("ReadsInPlace", self.here()) if self._reader is None else self._reader
-        return reader.peek(key, now)
+        reader = self._reader
+        return (cast("ReadsInPlace", self.here()) if reader is None else reader).peek(key, now)
 
     def record_of(self, key: bytes, seen: Any, now: Millis) -> Record | None:
         """See `ReadsInPlace.record_of`."""
-        reader = cast("ReadsInPlace", self.here()) if self._reader is None else self._reader
-        return reader.record_of(key, seen, now)
+        reader = self._reader
+        return (cast("ReadsInPlace", self.here()) if reader is None else reader).record_of(key, seen, now)
 
     async def close(self) -> None:
         """Close the backends made from the URL. The app's own object stays open."""

@@ -176,7 +176,7 @@ def with_vary(headers: Iterable[tuple[bytes, bytes]], vary: Vary) -> Headers:
         if len(name) == _VARY_LENGTH and name.lower() == b"vary":
             added = _not_in_vary(headers, vary)
             break
-    headers.extend(added)
+    headers += added
     return headers
 
 

@@ -139,11 +139,11 @@ class ASGIConnection(Connection, msgspec.Struct, metaclass=ConnectionStruct, eq=
         """See `Connection.assigned`."""
         state = self.scope.get("state")
         try:
-            if state is None or key not in state:
-                return self.states.get(key, MISSING)
+            if state is not None and key in state:
+                return state[key]
         except StoreUnavailable:
             return self.states[key]
-        return state[key]
+        return self.states.get(key, MISSING) if self.states else MISSING
 
     def assign(self, key: str, value: object) -> None:
         """See `Connection.assign`."""
@@ -231,8 +231,8 @@ class SessionAuthMiddleware:
         if visit is None:  # the server's lifespan, or a sub-app whose outer middleware has the same authenticator
             await self.app(scope, receive, send)
             return
-        state, own = scope.get("state"), scope[HOLDER_KEY]
-        if state is not None and state.setdefault(OWNER_KEY, own) is not own:
+        state = scope.get("state")
+        if state is not None and state.setdefault(OWNER_KEY, scope[HOLDER_KEY]) is not scope[HOLDER_KEY]:
             _leave_shared_state(scope)
         if root := scope.get("root_path"):  # a mount inside this middleware extends it later
             visit.connection.states[PREFIX] = root

@@ -1,11 +1,11 @@
 """`SessionAuth`: the session plug. It composes sessions, accounts and a carrier."""
 
 import logging
-import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from math import floor
 from typing import ClassVar, Final, get_args
 
 from powauth._options import choice, instance, whole_number
@@ -200,7 +200,7 @@ class SessionAuth(Authenticator[U, I]):
 
     def now(self) -> Millis:
         """Return the time in milliseconds, by the clock that all parts of this authenticator use."""
-        return math.floor(self._clock() * 1000)
+        return floor(self._clock() * 1000)
 
     def admits(self, connection: Connection, identity: I) -> bool:
         """Return whether to accept the user of a valid session. Override this to refuse some requests.
@@ -218,8 +218,8 @@ class SessionAuth(Authenticator[U, I]):
         if connection.assigned(key) is not MISSING:
             return True
         credentials = connection.credentials()
-        asked = self.others and (credentials[1] is not None or self._asks_always)
-        if asked and self._others.of(connection) is not None:
+        asks = credentials[1] is not None or self._asks_always
+        if asks and self.others and self._others.of(connection) is not None:
             return False
         presence = self._reader.recognize_at_once(connection, credentials)
         if presence is None:
