@@ -10,8 +10,8 @@ DOCS_VENV := .venv-docs
 SITE := .site
 BENCH_EXTRAS := lmdb users async redis starlette fastapi litestar flask
 
-# Python keeps what it has compiled, even if the machine says otherwise: each program that a test starts would compile its
-# packages again.
+# Python keeps what it has compiled, even if the machine says otherwise. Without that, each program that a test starts
+# compiles its packages again.
 unexport PYTHONDONTWRITEBYTECODE
 
 # Twice as many as the cores of a small machine: a test waits for its engine half of the time.

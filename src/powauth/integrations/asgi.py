@@ -143,7 +143,7 @@ class ASGIConnection(Connection, msgspec.Struct, metaclass=ConnectionStruct, eq=
                 return state[key]
         except StoreUnavailable:
             return self.states[key]
-        return self.states.get(key, MISSING) if self.states else MISSING
+        return self.states.get(key, MISSING) if self.states else MISSING  # nothing is kept yet when a request begins
 
     def assign(self, key: str, value: object) -> None:
         """See `Connection.assign`."""
