@@ -34,6 +34,20 @@ def instance(name: str, value: object, kinds: type | UnionType, wanted: str) -> 
         raise wrong_type(name, wanted, value)
 
 
+def callable_or_none(name: str, value: object, wanted: str) -> None:
+    """Check an option that is a function or ``None``.
+
+    >>> callable_or_none("on_event", "print", "a function of an Event, or None")
+    Traceback (most recent call last):
+    powauth.errors.ConfigError: on_event must be a function of an Event, or None, not str
+
+    Raises:
+        ConfigError: if it is neither.
+    """
+    if value is not None and not callable(value):
+        raise wrong_type(name, wanted, value)
+
+
 def wrong_type(name: str, wanted: str, value: object) -> ConfigError:
     """Return the error for an option that is an object of a wrong class; see `instance`.
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final, NamedTuple
 
+from powauth import _forks
 from powauth.errors import StoreMissing, StoreUnavailable
 
 logger = logging.getLogger("powauth")
@@ -65,6 +66,7 @@ class OutageLog:
         self._clock = clock
         self._lock = threading.Lock()
         self._seen: dict[str, _Seen] = {}
+        _forks.on_fork(self, OutageLog._forget)
 
     def write(self, failure: Failure, kind: str) -> None:
         """Log the failure at ERROR, unless a line about the same cause is younger than `INTERVAL_SECONDS`.
@@ -84,11 +86,8 @@ class OutageLog:
 
     def _claim(self, cause: str) -> int | None:
         """Return the number of failures of this cause that were not logged, if a line is due; else ``None``."""
-        # The lock may have been held by another thread when this process was forked. Then take a new one.
-        if not self._lock.acquire(timeout=1):
-            self._lock = threading.Lock()
-            self._lock.acquire()
-        try:
+        _forks.check()
+        with self._lock:
             now = self._clock()
             seen = self._seen.get(cause)
             if seen is not None and now - seen.at < INTERVAL_SECONDS:
@@ -100,8 +99,11 @@ class OutageLog:
                 del self._seen[next(iter(self._seen))]
             self._seen[cause] = _Seen(now)
             return left_out
-        finally:
-            self._lock.release()
+
+    def _forget(self) -> None:
+        """Start anew in a child. A thread of the parent may have held the lock, and changed the causes, at the fork."""
+        self._lock = threading.Lock()
+        self._seen = {}
 
 
 outages = OutageLog()

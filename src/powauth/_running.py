@@ -1,6 +1,7 @@
 """Detection of a running event loop, and worker threads for code that would block it."""
 
 import asyncio
+import inspect
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import wraps
@@ -74,7 +75,8 @@ _unfinished: set[asyncio.Future[Any]] = set()
 async def shielded(coroutine: Coroutine[Any, Any, T]) -> T:
     """Await ``coroutine``, and let it complete even if the caller is cancelled. Without an event loop, only await it.
 
-    A change of a user must end the sessions that it makes invalid, even if the client hangs up meanwhile.
+    A change of a user must end the sessions that it makes invalid, even if the client hangs up meanwhile. If the caller
+    is closed before the work has begun, the work is not done: somebody runs it without awaiting it, and gets an error.
     """
     try:
         asyncio.get_running_loop()
@@ -89,7 +91,12 @@ async def shielded(coroutine: Coroutine[Any, Any, T]) -> T:
     task = asyncio.ensure_future(coroutine)
     _unfinished.add(task)
     task.add_done_callback(_unfinished.discard)
-    return await asyncio.shield(task)
+    try:
+        return await asyncio.shield(task)
+    except GeneratorExit:
+        if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+            task.cancel()
+        raise
 
 
 def uncancellable(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:

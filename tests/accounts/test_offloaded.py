@@ -13,6 +13,9 @@ from harness.small_users import SmallUsers
 from harness.small_users_suites import SmallSuite
 from harness.users_databases import OTHER_PASSWORD, PASSWORD, cheap_hasher
 from powauth._running import users_threads  # to fill the threads that users contexts share
+from powauth.accounts.anywhere import AnywhereUsers
+from powauth.accounts.base import UsersContext
+from powauth.accounts.identifiers import UsernameIdentifier
 from powauth.accounts.offloaded import OffloadedUsers
 from powauth.accounts.passwords import PasswordHasher
 from powauth.backends.base import Mode
@@ -95,3 +98,24 @@ def test_what_cannot_block_runs_at_once(tmp_path: Path) -> None:
         assert users.login_key(MIA) == "mia@example.com"
         assert dict(users.validate(MIA)) == {}
         assert users.key_of(None) is None
+
+
+@pytest.mark.parametrize("kind", [AnywhereUsers, OffloadedUsers])
+def test_a_wrapper_passes_on_every_method_of_a_users_context(kind: type[Any]) -> None:
+    methods = [name for name in vars(UsersContext) if not name.startswith("_") and callable(vars(UsersContext)[name])]
+    assert {"registration_fields", "add_listener", "has_password"} <= {*methods}
+    assert [name for name in methods if getattr(kind, name) is getattr(UsersContext, name)] == []
+
+
+@pytest.mark.parametrize("wrap", [AnywhereUsers, lambda users: OffloadedUsers(users, users_threads)])
+def test_a_wrapper_describes_the_same_users(wrap: Any, tmp_path: Path) -> None:
+    with people_engine(tmp_path) as engine:
+        inner = people(
+            engine, fields=[], user_id_field=("email", "nickname"), identifier={"nickname": UsernameIdentifier()}
+        )
+        users: Any = wrap(inner)
+        described = [name for name in UsersContext.__annotations__ if name != "mode"]
+        assert {"table_name", "row_reader"} <= {*described}
+        for name in described:
+            assert getattr(users, name) == getattr(inner, name), name
+        assert [each.name for each in users.registration_fields()] == ["email", "nickname"]

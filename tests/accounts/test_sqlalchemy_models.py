@@ -11,6 +11,7 @@ from sqlalchemy.orm import DeclarativeBase, mapped_column
 
 from harness.people import HASHER, MIA, Me, Person, Pet, people
 from harness.users_databases import OTHER_PASSWORD, PASSWORD, statements, table_name
+from powauth.accounts.policy import PasswordPolicy
 from powauth.accounts.sqlalchemy import SQLAlchemyUsers
 from powauth.backends.base import drive
 from powauth.errors import ConfigError
@@ -89,6 +90,8 @@ def made_identity(*, frozen: bool = True, **fields: Any) -> type[Any]:
     ("options", "message"),
     [
         ({"fields": ["nonsense"]}, "fields names 'nonsense'"),
+        ({"policy": PasswordPolicy}, "policy must be a PasswordPolicy or None, not the class PasswordPolicy"),
+        ({"hasher": "argon2"}, "hasher must be a PasswordHasher or None, not str"),
         ({"fields": ["id"]}, "which no user may set"),
         ({"fields": ["password_hash"]}, "which no user may set"),
         ({"fields": ["created_at"]}, "which no user may set"),

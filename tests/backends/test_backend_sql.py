@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy import MetaData, StaticPool, create_engine, create_mock_engine, event, inspect, make_url, text
+from sqlalchemy import MetaData, NullPool, StaticPool, create_engine, create_mock_engine, event, inspect, make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -168,7 +168,16 @@ class TestAppsMariaDB(Conformance):
         self.engine.dispose()
 
     def second(self, backend: Backend) -> Backend:
-        return SQLBackend(self.where.through(self.driver), table=self.table, timeout=PATIENT)
+        return SQLBackend(create_engine(self.engine.url, poolclass=NullPool), table=self.table, timeout=PATIENT)
+
+    def make_unreachable(self) -> Backend:
+        return SQLBackend(create_engine(make_url(self.where.through(self.driver)).set(port=1)), table=self.table)
+
+
+class TestAppsPsycopg2(TestAppsMariaDB):
+    """An app's plain engine with a driver for which powauth makes none."""
+
+    driver = "psycopg2"
 
 
 class TestAppsSQLite(Conformance):

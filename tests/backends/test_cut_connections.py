@@ -28,7 +28,13 @@ PATIENT = timedelta(seconds=60)
 Verb = Callable[[], Coroutine[Any, Any, object]]
 Scenario = Callable[[SQLBackend, Proxy], Coroutine[Any, Any, None]]
 
-own_or_not = pytest.mark.parametrize("own_engine", [False, True], ids=["url", "engine"])
+EACH_ENGINE = pytest.mark.parametrize(
+    ("driver", "own_engine"),
+    [
+        *((driver, own) for driver in NETWORKED for own in (False, True)),
+        ("psycopg2", True),  # powauth makes no engine for it
+    ],
+)
 
 
 def record(name: bytes = b"a", version: int = 0, value: bytes = b"") -> Record:
@@ -86,11 +92,21 @@ def life_of_a_record(backend: Backend, epoch: int = 0) -> list[Step]:
     ]
 
 
+@EACH_ENGINE
+def test_a_connection_that_is_not_cut_is_used_again(driver: str, own_engine: bool, tmp_path: Path) -> None:
+    async def scenario(backend: SQLBackend, proxy: Proxy) -> None:
+        for _ in range(2):
+            for verb, answer, _ in life_of_a_record(backend, await backend.epoch(OWNER, NOW)):
+                assert await verb() == answer
+        assert proxy.connections == 1
+
+    on_sql(driver, tmp_path, scenario, own_engine=own_engine)
+
+
 # The server has closed the connection while it was idle
 
 
-@own_or_not
-@pytest.mark.parametrize("driver", NETWORKED)
+@EACH_ENGINE
 def test_rep_13_the_first_use_after_idle_connections_were_cut_works(
     driver: str, own_engine: bool, tmp_path: Path
 ) -> None:
@@ -118,8 +134,7 @@ def test_rep_13_the_first_use_after_idle_connections_were_cut_works(
     on_sql(driver, tmp_path, scenario, own_engine=own_engine)
 
 
-@own_or_not
-@pytest.mark.parametrize("driver", NETWORKED)
+@EACH_ENGINE
 def test_rep_13_all_idle_connections_of_a_pool_were_cut(driver: str, own_engine: bool, tmp_path: Path) -> None:
     async def scenario(backend: SQLBackend, proxy: Proxy) -> None:
         pool: Any = sql_engine_of(backend).pool
@@ -143,8 +158,7 @@ PROCESS = {"postgresql": "SELECT pg_backend_pid()", "mariadb": "SELECT connectio
 END = {"postgresql": "SELECT pg_terminate_backend(:process)", "mariadb": "KILL :process"}
 
 
-@own_or_not
-@pytest.mark.parametrize("driver", NETWORKED)
+@EACH_ENGINE
 def test_rep_13_an_administrator_ended_the_connection(driver: str, own_engine: bool, tmp_path: Path) -> None:
     where = database(kind_of(driver), tmp_path)
 
@@ -172,7 +186,7 @@ def test_rep_13_an_administrator_ended_the_connection(driver: str, own_engine: b
 # The connection breaks when it is used: nothing was executed, and nobody knows it
 
 
-@own_or_not
+@pytest.mark.parametrize("own_engine", [False, True], ids=["url", "engine"])
 @pytest.mark.parametrize("driver", NETWORKED)
 def test_rep_13_a_connection_that_is_reset_at_its_first_use(driver: str, own_engine: bool, tmp_path: Path) -> None:
     async def scenario(backend: SQLBackend, proxy: Proxy) -> None:

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from harness import redis_servers
 from harness.engines import ASYNC, NETWORKED, aiosqlite_ends, database, kind_of, unique_table
+from harness.forks import BOTH, in_children
 from powauth import _outages  # the log of outages has no public name: apps see its lines
 
 # As above.
@@ -90,6 +91,33 @@ def test_rep_06_the_log_remembers_a_bounded_number_of_causes(caplog: pytest.LogC
     caplog.clear()
     log.write(Failure(f"cause {10 * MAX_CAUSES - 1}"), "OSError")
     assert lines_of(caplog) == []
+
+
+@BOTH
+def test_rep_01_a_child_waits_for_no_thread_of_its_parent_that_was_writing(fork: Callable[[], int]) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def clock() -> float:
+        entered.set()
+        leave.wait()
+        return 0.0
+
+    log = OutageLog(clock)
+    down = Failure("the engine is down")
+    writer = threading.Thread(target=log.write, args=(down, "OSError"))
+    writer.start()
+    entered.wait()
+
+    def write(_: int) -> bool:
+        leave.set()
+        log.write(down, "OSError")
+        return True
+
+    try:
+        assert in_children(write, fork) == [True]
+    finally:
+        leave.set()
+        writer.join()
 
 
 def test_rep_06_threads_that_meet_one_cause_at_once_log_it_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -264,6 +292,14 @@ def test_rep_06_sql_a_missing_table_is_named_with_the_command_that_creates_it(
         check(error, caplog, "the session database lacks a table", way)
         error = failure_of(SQLBackend(url, table="another"))
         check(error, caplog, "create another with SQLBackend.create_tables()")
+
+
+def test_rep_06_sql_a_missing_table_is_named_over_psycopg2(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with new_database("psycopg2", tmp_path) as url:
+        error = failure_of_engine(url, asynchronous=False)
+        assert isinstance(error, StoreMissing)
+        assert "psycopg2.errors.UndefinedTable 42P01" in lines_of(caplog)[0]
+        check(error, caplog, "create powauth_sessions with SQLBackend.create_tables()")
 
 
 @contextmanager

@@ -158,6 +158,16 @@ def test_rep_07_create_tables_makes_a_sqlite_file_and_no_lmdb_store(tmp_path: Pa
     assert "create-tables is for SQL" in sentence(done)
 
 
+@pytest.mark.parametrize("scheme", ["sqlite+aiosqlite", "postgresql+psycopg_async"])
+def test_a_command_closes_its_connections_and_ends(scheme: str, tmp_path: Path) -> None:
+    url = f"{scheme}:///{tmp_path}/sessions.db"
+    if not scheme.startswith("sqlite"):
+        url = database("postgresql", tmp_path).through("psycopg_async")
+    assert sessions(url, "create-tables").returncode == 0
+    done = sessions(url, "count")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_an_app_still_creates_its_store_by_url(tmp_path: Path) -> None:
     for url in (f"lmdb://{tmp_path}/new", f"sqlite:///{tmp_path}/new.db"):
         drive(backend_from_url(url).close())

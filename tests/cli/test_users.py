@@ -230,6 +230,26 @@ def test_a_model_whose_is_active_is_a_property(
         )
 
 
+def test_activate_says_that_a_lock_keeps_the_user_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(text: str) -> str:
+        return "from powauth.extensions.lock import LockMixin\n" + text.replace(
+            "User(UserMixin", "User(LockMixin, UserMixin"
+        )
+
+    with app_in(tmp_path, capsys, change=locked) as app:
+        assert create(app, monkeypatch)[0] == 0
+        assert app.users("deactivate", MIA)[0] == 0
+        app.rows("UPDATE {users} SET locked_at = CURRENT_TIMESTAMP")
+        status, out, err = app.users("activate", MIA)
+        assert (status, out) == (Status.CONFIGURATION, "")
+        assert err == (
+            "powauth: is_active is set, and the user still cannot sign in: is_active of the model, or a restriction "
+            "such as a lock, keeps the user out\n"
+        )
+
+
 OWN_USERS = """
 import sys
 from harness.support import MemoryUsers, SECRET
@@ -260,13 +280,13 @@ def test_a_users_context_of_your_own(tmp_path: Path, app: App) -> None:
         MemoryUsers.user_id_field = "email"
 
 
-def test_unlock_by_key_takes_any_user_id_of_the_identity(
+def test_every_user_id_is_taken_by_create_and_one_of_the_identity_by_unlock(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def named(text: str) -> str:
         several = text.replace("(sa.String(80))", "(sa.String(80), unique=True)").replace(
             'fields=["name", "age"]',
-            'user_id_field=("email", "name"), identifier=ids, identity=Me, fields=["name", "age"]',
+            'user_id_field=("email", "name"), identifier=ids, identity=Me, fields=["age"]',
         )
         assert several.count("unique=True") == several.count("identity=Me") == 1
         identity = "class Me(msgspec.Struct, frozen=True):\n    id: uuid.UUID\n    name: str\n"

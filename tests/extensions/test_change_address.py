@@ -11,8 +11,11 @@ import sqlalchemy as sa
 
 from harness.confirming import NEW, OTHER_PASSWORD, Confirming, Link, confirming, link_in
 from harness.pages_support import EMAIL, PASSWORD, Browser
-from powauth import Hooks, MoreNeeded, Step
+from harness.support import OTHER_SECRET, SECRET, FakeConnection
+from harness.users_databases import statements
+from powauth import AnyOf, BearerCarrier, CookieCarrier, Hooks, MoreNeeded, RequestAuth, Step
 from powauth.backends.base import drive
+from powauth.backends.memory import MemoryBackend
 from powauth.extensions.invitation import Invitation
 from powauth.testing import MemoryMailer
 
@@ -81,6 +84,37 @@ def test_trm_03_a_confirmed_change_ends_all_other_sessions_and_renews_this_one(h
     assert here.opened(browser, link).status == 422
     told = here.to(EMAIL)[-1]
     assert "#" not in str(told.get_body(("plain",)))  # RST-08: a notice, and no token
+
+
+def test_a_change_by_a_bearer_token_renews_that_session_and_makes_no_cookie(tmp_path: Path) -> None:
+    carrier = AnyOf(CookieCarrier(), BearerCarrier())
+    with confirming("wsgi", tmp_path, auth={"carrier": carrier}) as here:
+        ann = here.member("ann@example.com")
+        here.member(EMAIL)
+        bound = RequestAuth(here.site.auth, FakeConnection())
+        drive(bound.sign_in({"email": EMAIL, "password": PASSWORD}, bearer=True))
+        client = here.program(authorization=f"Bearer {bound.access_token}")
+        asking = client.post("/account", json={"action": "user_id", "email": NEW, "current_password": PASSWORD})
+        assert asking.status_code == 202
+        link = here.link(NEW)
+        other = program(here, ann.email)
+        client.cookies = other.cookies  # of another user, in the same browser
+        done = client.post(link.path, json={"token": link.token})
+        assert (done.status_code, done.json()["user"]["email"]) == (200, NEW)
+        assert "set-cookie" not in done.headers
+        again = here.program(authorization=f"Bearer {done.headers['powauth-token']}")
+        assert again.get("/account").json()["user"]["email"] == NEW
+        assert other.get("/account").json()["user"]["email"] == ann.email
+
+
+def test_another_spelling_of_the_own_address_ends_a_pending_change(here: Confirming) -> None:
+    browser = signed_in(here)
+    asked(browser)
+    sent = len(here.mails())
+    back = browser.post("/account", {"action": "user_id", "email": "MIA@example.COM", "current_password": PASSWORD})
+    assert back.location == "/account?done=user_id"
+    assert here.row()["unconfirmed_email"] is None
+    assert len(here.mails()) == sent
 
 
 def test_no_way_leads_around_the_confirmation(here: Confirming) -> None:
@@ -261,6 +295,39 @@ def test_nobody_registers_an_address_to_which_its_owner_may_come_back(tmp_path: 
         undo = undo_link(here)
         assert here.opened(here.browser(), undo, password=OTHER_PASSWORD).status == 303
         assert here.addresses == [EMAIL]
+
+
+def test_key_06_an_address_stays_reserved_while_the_secret_is_rotated(tmp_path: Path) -> None:
+    backend = MemoryBackend()
+    for secrets, folder in (([SECRET], tmp_path), ([OTHER_SECRET, SECRET], tmp_path), ([OTHER_SECRET], tmp_path)):
+        options = {"backend": backend, "secret_key": secrets}
+        with confirming("wsgi", folder, password="at_registration", auth=options) as here:
+            if not here.addresses:
+                here.member(EMAIL)
+                asked(thief := signed_in(here))
+                assert here.opened(thief, here.link(NEW)).status == 303
+            squat = here.program().post("/register", json={"email": EMAIL, "password": PASSWORD})
+            # When the old secret is gone, so is the link.
+            assert squat.status_code == (422 if SECRET in secrets else 201)
+
+
+def test_a_registration_with_an_address_of_many_void_links_reads_its_user_once(tmp_path: Path) -> None:
+    counts = []
+    for changes in (2, 5):  # the oldest link is used up
+        (folder := tmp_path / str(changes)).mkdir()
+        with confirming("wsgi", folder, password="at_registration") as here:
+            here.member(EMAIL)
+            browser = signed_in(here)
+            for number in range(changes):
+                asked(browser, f"mia{number}@new.example")
+                here.site.clock.advance(1)
+            assert here.opened(here.browser(), undo_link(here), password=OTHER_PASSWORD).status == 303
+            here.site.backend.calls.clear()
+            with statements(here.engine) as seen:
+                taken = here.program().post("/register", json={"email": EMAIL, "password": PASSWORD})
+            assert taken.json() == {"errors": {"email": ["has already been taken"]}}
+            counts.append((len(seen), sorted(here.site.backend.calls)))
+    assert counts[0] == counts[1]
 
 
 @pytest.mark.parametrize("completed", [False, True])

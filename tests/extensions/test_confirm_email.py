@@ -90,6 +90,21 @@ def test_the_json_twin_does_the_same(here: Confirming) -> None:
     assert posted(here.program(), "/register", email="mia").json() == {"errors": {"email": ["has invalid format"]}}
 
 
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_the_last_step_asks_for_all_that_a_registration_needs(framework: str, tmp_path: Path) -> None:
+    with confirming(framework, tmp_path, named=True) as here:
+        browser = here.browser()
+        browser.send(browser.get("/register"), email=EMAIL)
+        link = here.link()
+        page = browser.get(link.path)
+        assert page.by_id("confirm_email_complete-full_name")["maxlength"] == "40"
+        assert here.program().get(link.path).json() == {"fields": ["token", "full_name", "password"]}
+        missing = here.opened(browser, link, password=PASSWORD)
+        assert (missing.status, "blank" in missing.text) == (422, True)
+        assert here.opened(browser, link, password=PASSWORD, full_name="Mia").status == 303
+        assert here.row()["full_name"] == "Mia"
+
+
 def test_pge_07_a_taken_address_answers_as_a_free_one_and_its_owner_gets_a_notice(here: Confirming) -> None:
     here.member(EMAIL)
     here.member("new@example.com", confirmed=False)
@@ -466,7 +481,9 @@ def test_links_begin_with_the_public_url_whatever_a_request_says(here: Confirmin
         {"ttl": 60},
         {"undo_ttl": timedelta(0)},
         {"per_address": 3},
+        {"per_address": None},
         {"per_source": (1, 2)},
+        {"per_source": None},
         {"mail_texts": {"unknown": "x"}},
         {"mail_templates": "/nowhere"},
     ],

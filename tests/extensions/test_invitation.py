@@ -25,12 +25,14 @@ def allowed(user: Any) -> bool:
     return str(user.email).endswith("@example.com")
 
 
-def inviting(framework: str, folder: Path, *, confirm: bool = False, **options: Any) -> Any:
+def inviting(framework: str, folder: Path, *, confirm: bool = False, named: bool = False, **options: Any) -> Any:
     """A site with `Invitation`, and with `ConfirmEmail` if asked. Its user mia may invite."""
     mailer = MemoryMailer()
     auth = options.pop("auth", None)
     extension: Invitation[Any] = Invitation(mailer, **{"may_invite": allowed, **options})
-    return confirming(framework, folder, mailer=mailer, extensions=(extension,), auth=auth, confirms=confirm)
+    return confirming(
+        framework, folder, mailer=mailer, extensions=(extension,), auth=auth, confirms=confirm, named=named
+    )
 
 
 @pytest.fixture(params=FRAMEWORKS)
@@ -275,6 +277,19 @@ def test_a_mailed_invitation_confirms_the_address_and_a_link_does_not(tmp_path: 
         assert link_in(here.to("c@example.org")[0]).path == "/register/complete"
 
 
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_the_form_asks_for_all_that_a_registration_needs(framework: str, tmp_path: Path) -> None:
+    with inviting(framework, tmp_path, named=True) as here:
+        here.member(EMAIL, confirmed=False, full_name="Mia")
+        link = invited(here)
+        browser = here.browser()
+        assert browser.get(link.path).by_id("invitation-full_name")["maxlength"] == "40"
+        missing = here.opened(browser, link, password=OTHER_PASSWORD, email=NEW)
+        assert (missing.status, "blank" in missing.text) == (422, True)
+        assert here.opened(browser, link, password=OTHER_PASSWORD, email=NEW, full_name="Ben").status == 303
+        assert here.row(NEW)["full_name"] == "Ben"
+
+
 def test_aut_06_whoever_accepts_passes_the_checks_of_every_sign_in(tmp_path: Path) -> None:
     def second_factor(step: Any) -> None:
         if step.identity.email == NEW:
@@ -305,7 +320,9 @@ def test_a_coroutine_function_may_decide_who_invites(tmp_path: Path) -> None:
         {"ttl": 7},
         {"most": 0},
         {"per_inviter": 20},
+        {"per_inviter": None},
         {"per_address": 3},
+        {"per_address": None},
         {"mail_texts": {"unknown": "x"}},
         {"mail_templates": "/nowhere"},
     ],

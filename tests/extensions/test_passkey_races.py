@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from harness.authenticator import Authenticator
 from harness.passkey_sites import ADA, MODELS, ORIGIN, PasskeyRow, PasskeySite
 from harness.users_databases import OTHER_PASSWORD, PASSWORD, blocking_engine
-from powauth import Hooks, Refused, Step
-from powauth.accounts.changes import CLAIMED
+from powauth import Extension, Hooks, Refused, Step
+from powauth.accounts.changes import CLAIMED, CREATED
 from powauth.backends.base import drive
 from powauth.extensions.passkeys import Passkeys
 from powauth.extensions.second_factor import SecondFactor
@@ -79,6 +79,34 @@ def test_lif_07_a_session_that_ends_meanwhile_adds_no_passkey(
     assert thief.who() is None
     assert site.program().use(key).status_code == 401
     assert answer.status_code == 401
+
+
+class Between(Extension[Any]):
+    """Does work once, between the end of what the extensions hold and the end of the sessions."""
+
+    name = "between"
+
+    def __init__(self) -> None:
+        self.work: list[Callable[[], object]] = []
+
+    async def credentials_changed(self, key: object, why: str) -> None:
+        del key, why
+        if self.work:
+            self.work.pop()()
+
+
+@pytest.mark.parametrize("why", [CLAIMED, CREATED])
+def test_trm_03_a_session_adds_no_passkey_before_it_ends(engine: sa.Engine, why: str) -> None:
+    between = Between()
+    site = PasskeySite("wsgi", engine, [between])
+    thief, key = site.program().sign_in(), Authenticator(ORIGIN)
+    added: list[int] = []
+    between.work.append(lambda: added.append(thief.add(key).status_code))
+    drive(site.auth.credentials_changed(site.key(), why))
+    assert added == [201]
+    assert site.rows() == []
+    assert thief.who() is None
+    assert site.program().use(key).status_code == 401
 
 
 @pytest.mark.parametrize("end", [revocation, claim, new_password], ids=lambda end: end.__name__)

@@ -668,6 +668,7 @@ def test_a_passkey_that_is_added_while_the_account_changes_does_not_stay(kind: K
         ({"most": 0}, "most must be"),
         ({"mailer": 1}, "mailer must be"),
         ({"per_source": 3}, "per_source"),
+        ({"per_source": None}, "per_source must be a Limit"),
         ({"paths": "/x"}, "paths must be"),
         ({"mail_texts": {"x": "y"}}, "no text of Passkeys"),
         ({"origins": ["https://evil.test"]}, "browsers refuse"),

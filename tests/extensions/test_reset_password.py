@@ -19,6 +19,7 @@ from powauth import ConfigError, Event, Extension, Limit, Remember, SessionAuth,
 from powauth.backends.base import drive
 from powauth.backends.memory import MemoryBackend
 from powauth.extensions import Mailer, SMTPMailer
+from powauth.extensions.outbox import NOTICES
 from powauth.extensions.reset_password import ResetPassword
 from powauth.pages import Messages
 from powauth.testing import MemoryMailer
@@ -360,6 +361,21 @@ def test_rst_08_a_notice_follows_a_change_by_the_user_at_the_old_address(world: 
     world.settle()
     assert [message["Subject"] for message in world.mailer.messages] == ["Your password was changed"]
     assert [message["To"] for message in world.mailer.messages] == [EMAIL]
+
+
+def test_rst_07_a_user_who_changes_the_password_again_and_again_fills_no_mailbox(world: World) -> None:
+    program = world.here.program()
+    assert program.post("/login", json={"email": EMAIL, "password": PASSWORD}).status_code == 200
+    change = {"action": "password", "current_password": PASSWORD, "password": PASSWORD}
+    for _ in range(NOTICES.attempts + 3):
+        assert program.post("/account", json=change).status_code == 200
+    world.settle()
+    assert len(world.mailer.messages) == NOTICES.attempts
+    world.here.clock.advance(NOTICES.period.total_seconds())
+    assert program.post("/login", json={"email": EMAIL, "password": PASSWORD}).status_code == 200
+    assert program.post("/account", json=change).status_code == 200
+    world.settle()
+    assert len(world.mailer.messages) == NOTICES.attempts + 1
 
 
 def test_rst_08_the_page_of_the_link_names_itself_to_nobody_and_loads_nothing_foreign(world: World) -> None:

@@ -41,6 +41,19 @@ class Member(ConfirmEmailMixin, UserMixin, Base):
         return not self.locked
 
 
+class NamedBase(DeclarativeBase):
+    pass
+
+
+class NamedMember(ConfirmEmailMixin, UserMixin, NamedBase):
+    """A user whose row needs more than an address and a password."""
+
+    __tablename__ = "members"
+
+    full_name: Mapped[str] = mapped_column(sa.String(40))
+    locked: Mapped[bool] = mapped_column(default=False)
+
+
 @dataclass
 class Link:
     """A link in a mail."""
@@ -52,10 +65,11 @@ class Link:
 class Confirming:
     """A site, its mailer and its users."""
 
-    def __init__(self, here: Site, mailer: MemoryMailer, engine: sa.Engine) -> None:
+    def __init__(self, here: Site, mailer: MemoryMailer, engine: sa.Engine, model: type[DeclarativeBase]) -> None:
         self.site = here
         self.mailer = mailer
         self.engine = engine
+        self.table: Any = model.__table__
         self.loop: asyncio.AbstractEventLoop | None = None
         self.browser = here.browser
         self.program = here.program
@@ -86,21 +100,21 @@ class Confirming:
 
     def row(self, address: str = EMAIL) -> dict[str, Any]:
         with self.engine.connect() as connection:
-            found = connection.execute(sa.select(Member.__table__).where(Member.email == address)).mappings().one()
-            return dict(found)
+            rows = connection.execute(sa.select(self.table).where(self.table.c.email == address))
+            return dict(rows.mappings().one())
 
     @property
     def addresses(self) -> list[str]:
         with self.engine.connect() as connection:
-            return sorted(connection.scalars(sa.select(Member.email)))
+            return sorted(connection.scalars(sa.select(self.table.c.email)))
 
     def change(self, address: str = EMAIL, **values: Any) -> None:
         with self.engine.begin() as connection:
-            connection.execute(sa.update(Member).where(Member.email == address).values(values))
+            connection.execute(sa.update(self.table).where(self.table.c.email == address).values(values))
 
-    def member(self, address: str = EMAIL, password: str = PASSWORD, *, confirmed: bool = True) -> Any:
+    def member(self, address: str = EMAIL, password: str = PASSWORD, *, confirmed: bool = True, **more: str) -> Any:
         """Make a user in the way of an app, and return the identity."""
-        identity = drive(self.site.auth.create_account(email=address, password=password))
+        identity = drive(self.site.auth.create_account(email=address, password=password, **more))
         if confirmed:
             drive(self.site.auth.update_account(identity, email_confirmed_at=datetime.now(UTC)))
         return identity
@@ -149,21 +163,23 @@ def confirming(
     auth: Any = None,
     mailer: MemoryMailer | None = None,
     confirms: bool = True,
+    named: bool = False,
     **options: Any,
 ) -> Iterator[Confirming]:
     """A new site. ``options`` are those of `ConfirmEmail`, unless the site has only other extensions.
 
-    ``extensions`` may be a function of the engine.
+    ``extensions`` may be a function of the engine. With ``named``, a registration needs a full name, too.
     """
     engine = sa.create_engine(f"sqlite:///{folder / 'members.sqlite3'}")
-    Base.metadata.create_all(engine)
+    model: type[Any] = NamedMember if named else Member
+    model.metadata.create_all(engine)
     mailer = mailer or MemoryMailer()
-    users = SQLAlchemyUsers(engine, Member, hasher=cheap_hasher())
+    users = SQLAlchemyUsers(engine, model, fields=["full_name"] if named else [], hasher=cheap_hasher())
     own = [ConfirmEmail[Any](mailer, **options)] if confirms else []
     others = extensions(engine) if callable(extensions) else extensions
     given = {"extensions": [*own, *others], "public_url": ORIGIN, **(auth or {})}
     with site(framework, folder, users=users, auth_options=given) as here:
-        made = Confirming(here, mailer, engine)
+        made = Confirming(here, mailer, engine, model)
         with _on_one_loop(made) if framework == "asgi" else nullcontext():
             yield made
         made.settle()

@@ -30,6 +30,7 @@ DRIVERS = {
     "aiosqlite": "sqlite+aiosqlite",
     "psycopg": "postgresql+psycopg",
     "psycopg_async": "postgresql+psycopg_async",
+    "psycopg2": "postgresql+psycopg2",
     "asyncpg": "postgresql+asyncpg",
     "pymysql": "mysql+pymysql",
     "mariadb_pymysql": "mariadb+pymysql",

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from harness.core_support import Site
-from harness.support import SECRET, Browser, CountingBackend, MemoryUsers
-from powauth import ConfigError, InvalidParams, NotSignedIn, SessionAuth, StoreUnavailable
-from powauth.backends.base import Backend, Mode
+from harness.support import SECRET, Browser, CountingBackend, FakeConnection, MemoryUsers
+from powauth import BlockingAuth, ConfigError, InvalidParams, NotSignedIn, RequestAuth, SessionAuth, StoreUnavailable
+from powauth.backends.base import Backend, Mode, drive
 from powauth.backends.memory import MemoryBackend
 from powauth.errors import MetadataTooLarge, Overloaded
 from powauth.integrations import wsgi
@@ -226,6 +226,25 @@ def test_a_part_that_blocks_is_fine(mode: Mode) -> None:
     backend.mode = mode
     site = Site(backend, "wsgi", users=MemoryUsers(mode))
     assert site.signed_in().get().json() == {"user": site.user.email}
+
+
+@pytest.mark.parametrize("work", ["delete_account", "revoke_user"])
+def test_a_call_that_would_block_an_event_loop_does_nothing_later_either(work: str) -> None:
+    users = MemoryUsers()
+    ada = users.add("ada@example.org")
+    auth = SessionAuth(secret_key=SECRET, users=users, backend="memory://")
+    bound = RequestAuth(auth, FakeConnection())
+    drive(bound.sign_in_user(ada))
+
+    async def on_event_loop() -> None:
+        with pytest.raises(ConfigError, match="would block the event loop of its thread"):
+            getattr(BlockingAuth(auth), work)(ada)
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    asyncio.run(on_event_loop())
+    assert drive(users.get(ada.id)) is not None
+    assert drive(bound.recheck())
 
 
 def test_on_the_thread_of_an_event_loop_a_wsgi_app_is_told_where_to_run(tmp_path: Path) -> None:

@@ -51,6 +51,9 @@ class Noting(Extension[Me]):
     async def credentials_changed(self, key: object, why: str) -> None:
         self._note(f"changed: {why}")
 
+    async def sessions_ended(self, key: object, why: str) -> None:
+        self._note(f"ended: {why}")
+
 
 class First(Noting):
     name = "first"
@@ -95,12 +98,13 @@ STEPS: dict[str, list[str]] = {
     "register": [
         "before registration",
         "changed: user created",
+        "ended: user created",
         "after registration",
         "before sign_in",
         "after sign_in",
     ],
     "update": ["before update", "after update"],
-    "deletion": ["before deletion", "changed: user deleted", "after deletion"],
+    "deletion": ["before deletion", "changed: user deleted", "ended: user deleted", "after deletion"],
     "sign_out": ["before sign_out", "after sign_out"],
 }
 
@@ -115,7 +119,7 @@ def test_extensions_run_in_their_order_and_then_the_apps_hooks(flow: str) -> Non
     assert client.send(FLOWS[flow]).status == 200
     told = ["first", "second", "hook"]
     expected = [f"{who} {step}" for step in STEPS[flow] for who in told]
-    assert said(app) == [line for line in expected if not line.startswith("hook changed")]
+    assert said(app) == [line for line in expected if not line.startswith(("hook changed", "hook ended"))]
 
 
 @pytest.mark.parametrize("flow", FLOWS)
@@ -200,7 +204,8 @@ def test_what_changes_an_account_tells_the_extensions_first_and_ends_the_session
         clock=app.clock,
     )
     work(app)
-    assert said(app) == [f"{who} changed: {why}" for who in ("first", "second", "looking")]
+    names = ("first", "second", "looking")
+    assert said(app) == [*(f"{who} changed: {why}" for who in names), *(f"{who} ended: {why}" for who in names)]
     assert alive == [1]
     assert app.stored(user) == []
     assert client.copy(app).who() is None
@@ -211,9 +216,11 @@ def test_a_user_who_changes_password_or_address_tells_them_too(change: dict[str,
     app = noting()
     client = signed_in(app)
     assert client.send(lambda auth: auth.update_user({"current_password": PASSWORD} | change)).status == 200
-    assert [line for line in said(app) if "changed" in line] == [
+    assert [line for line in said(app) if line.endswith(": credentials changed")] == [
         "first changed: credentials changed",
         "second changed: credentials changed",
+        "first ended: credentials changed",
+        "second ended: credentials changed",
     ]
     assert client.who() is not None
 
@@ -254,7 +261,8 @@ def test_a_user_who_signs_out_everywhere_tells_them_first() -> None:
     other.sign_in()
     said(app).clear()
     assert client.send(lambda auth: auth.revoke_all()).result == 2
-    assert [line for line in said(app) if "changed" in line] == ["first changed: all", "second changed: all"]
+    told = [line for line in said(app) if line.endswith(": all")]
+    assert told == ["first changed: all", "second changed: all", "first ended: all", "second ended: all"]
     assert (client.who(), other.who()) == (None, None)
 
 
@@ -274,13 +282,14 @@ def test_a_change_of_the_name_alone_tells_nobody() -> None:
     assert not [line for line in said(app) if "changed" in line]
 
 
-def test_one_that_fails_keeps_no_other_from_being_told_and_no_session_alive() -> None:
+@pytest.mark.parametrize("step", ["changed: all", "ended: all"])
+def test_one_that_fails_keeps_no_other_from_being_told_and_no_session_alive(step: str) -> None:
     down, worse = StoreUnavailable("first is down"), RuntimeError("second is broken")
-    app = noting(first={"changed: all": down}, second={"changed: all": worse})
+    app = noting(first={step: down}, second={step: worse})
     client = signed_in(app)
     with pytest.raises(StoreUnavailable, match="first is down"):
         drive(app.auth.revoke_user(app.ada))
-    assert said(app) == ["first changed: all", "second changed: all"]
+    assert said(app) == ["first changed: all", "second changed: all", "first ended: all", "second ended: all"]
     assert client.who() is None
 
 

@@ -283,6 +283,11 @@ def test_aut_05_a_subclass_whose_say_would_not_be_heard_is_refused(name: str) ->
 
     with pytest.raises(ConfigError, match=f"overrides {name}, .* override admits instead"):
         type("Own", (SessionAuth,), {name: own})
+    mixin = type("Mixin", (), {name: own})
+    for base in (SessionAuth, Calls):
+        with pytest.raises(ConfigError, match=f"overrides {name}, .* override admits instead"):
+            type("Mixed", (mixin, base), {})
+    assert issubclass(type("Heard", (mixin, SessionAuth), {"call_at_once": Calls.call_at_once}), SessionAuth)
 
 
 def test_an_asgi_request_leaves_no_circle_for_the_collector() -> None:

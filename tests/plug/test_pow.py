@@ -113,6 +113,12 @@ def test_init_validates_once_and_is_immutable_afterwards() -> None:
         ({"backend": 7}, "backend must be a Backend or a URL"),
         ({"backend": "nowhere://"}, "scheme is unknown"),
         ({"on_reuse": "ignore"}, "on_reuse must be"),
+        (
+            {"metadata": {"ip": "x"}},
+            "metadata must be a function of a connection that returns a dict, or None, not dict",
+        ),
+        ({"on_event": "print"}, "on_event must be a function of an Event, or None, not str"),
+        ({"clock": 5}, "clock must be a function that returns the time in seconds, not 5"),
         ({"max_sessions": 0}, "max_sessions must be"),
         ({"max_sessions": True}, "max_sessions must be"),
         ({"max_sessions": 1.5}, "max_sessions must be"),

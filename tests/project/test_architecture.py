@@ -17,7 +17,7 @@ SOURCE = Path(powauth.__file__).parent
 
 LINES = (
     ("errors",),
-    ("_forks", "_extras", "_options"),  # helpers that know nothing of sessions
+    ("_forks", "_extras", "_options", "_overrides"),  # helpers that know nothing of sessions
     ("_running", "_times"),  # asks _extras about anyio, and _options for a message
     ("_outages",),
     ("backends.base",),
@@ -57,7 +57,6 @@ WRAPPED = {
     "pydantic": ("integrations._pydantic",),
     "pydantic_core": ("integrations._pydantic",),
     "litestar": ("integrations.litestar", "pages.litestar"),
-    "quart": ("integrations.quart",),
     "flask": ("integrations._flask_requests", "integrations.flask", "pages.flask"),
     "werkzeug": ("integrations._flask_requests", "integrations.flask"),
     "anyio": ("_running", "integrations.asgi", "integrations.litestar", "integrations.websockets", "testing.clients"),

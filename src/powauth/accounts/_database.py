@@ -17,7 +17,7 @@ from sqlalchemy.orm import Mapper, Session
 from powauth import _forks
 from powauth._options import wrong, wrong_type
 from powauth.backends._sql_connections import LoopCheck, renew_if_cut, uncancelled
-from powauth.backends._sql_errors import FailedDatabase, broke, is_failure, sql_unavailable, was_rolled_back
+from powauth.backends._sql_errors import FailedDatabase, broke, is_failure, sql_unavailable, sqlstate, was_rolled_back
 from powauth.backends._sql_forks import separate_processes
 from powauth.backends._sql_sharing import are_same
 from powauth.backends.base import Mode
@@ -142,7 +142,7 @@ def refuses_values(error: StatementError) -> bool:
         or isinstance(error, IntegrityError | DataError)
         # MariaDB's drivers report a failed CHECK as an operational error.
         or (error.orig is not None and error.orig.args[:1] == (_MARIADB_CONSTRAINT_FAILED,))
-        or _sqlstate(error).startswith(_DATA_EXCEPTION)
+        or (sqlstate(error.orig) or "").startswith(_DATA_EXCEPTION)
         or lacks_characters(error)
     )
 
@@ -152,16 +152,13 @@ def lacks_characters(error: StatementError) -> bool:
 
     Many older tables are in latin1 or in utf8mb3.
     """
-    return error.orig is not None and bool(error.orig.args) and error.orig.args[0] in _MARIADB_OTHER_CHARACTERS
+    number = error.orig.args[0] if error.orig is not None and error.orig.args else None
+    return isinstance(number, int) and number in _MARIADB_OTHER_CHARACTERS
 
 
 def is_incomparable(error: StatementError) -> bool:
     """Return whether PostgreSQL cannot compare a value with a column because their types differ."""
-    return _sqlstate(error) in _POSTGRESQL_OTHER_TYPE
-
-
-def _sqlstate(error: StatementError) -> str:
-    return getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None) or ""
+    return sqlstate(error.orig) in _POSTGRESQL_OTHER_TYPE
 
 
 def _in_session(work: Callable[[Session], T], connection: Connection) -> T:

@@ -46,7 +46,9 @@ class MappedUsers(Generic[U]):
     def __init__(self, model: type[U], user_id: str | Sequence[str], password_hash: str, dialect: sa.Dialect) -> None:
         self.model = model
         self.mapper = _mapper_of(model)
-        self.columns = fields_of(self.mapper, dialect)
+        # Not the engine's own dialect: it keeps what it learns of a type, and before its first connection it does not
+        # know the server. MariaDB has a type for UUIDs, and MySQL has none.
+        self.columns = fields_of(self.mapper, type(dialect)())
         self.user_ids = _names_of(user_id)
         self.user_id = self.user_ids[0]
         self.password_hash = password_hash

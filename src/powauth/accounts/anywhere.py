@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 from powauth._running import on_event_loop, users_threads
 from powauth.accounts.base import Account, Params, UsersContext
+from powauth.accounts.delegating import DelegatingUsers
 from powauth.accounts.identity import I, Key
 from powauth.accounts.offloaded import OffloadedUsers
 from powauth.backends.base import Mode, drive
@@ -25,25 +26,14 @@ async def call_anywhere(mode: Mode, call: Callable[[], Coroutine[Any, Any, T]]) 
     return await call()
 
 
-class AnywhereUsers(UsersContext[Any, I]):
+class AnywhereUsers(DelegatingUsers[I]):
     """Checks at each call whether an event loop is running, and calls the wrapped users context accordingly."""
 
     mode: Mode = "anywhere"
 
     def __init__(self, users: UsersContext[Any, I]) -> None:
-        self._users = users
+        super().__init__(users)
         self._offloaded = OffloadedUsers(users, users_threads) if users.mode == "blocking" else None
-        self.user_id_field = users.user_id_field
-        self.other_user_id_fields = users.other_user_id_fields
-        self.model = users.model
-        self.fields = users.fields
-        self.columns = users.columns
-        self.table_name = users.table_name
-
-    @property
-    def identity(self) -> type[I]:  # type: ignore[override]
-        """See `UsersContext.identity`."""
-        return self._users.identity
 
     def _here(self) -> UsersContext[Any, I]:
         if on_event_loop():
@@ -92,21 +82,9 @@ class AnywhereUsers(UsersContext[Any, I]):
         """See `UsersContext.find`."""
         return await self._here().find(user_id)
 
-    def validate(self, params: Params, identity: I | None = None) -> Mapping[str, list[str]]:
-        """See `UsersContext.validate`."""
-        return self._users.validate(params, identity)
-
-    def login_key(self, params: Params) -> str | None:
-        """See `UsersContext.login_key`."""
-        return self._users.login_key(params)
-
     async def throttle_key(self, params: Params) -> str | None:
         """See `UsersContext.throttle_key`."""
         return await self._here().throttle_key(params)
-
-    def key_of(self, subject: object) -> Key | None:
-        """See `UsersContext.key_of`."""
-        return self._users.key_of(subject)
 
     async def close(self) -> None:
         """See `UsersContext.close`."""

@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any, Generic
 
@@ -94,23 +94,15 @@ class FlowHooks(Generic[I]):
         Raises:
             Exception: the first error of an extension.
         """
-        failure: Exception | None = None
-        for extension in self.extensions:
-            try:
-                await extension.credentials_changed(key, why)
-            except Exception as error:
-                failure = failure or error
-        if failure is not None:
-            raise failure
+        await self._tell_all(lambda extension: extension.credentials_changed(key, why))
 
     async def sessions_ended(self, key: Key, why: str) -> None:
-        """Call `Extension.sessions_ended` of every extension.
+        """Call `Extension.sessions_ended` of every extension, even if one of them fails.
 
         Raises:
             Exception: the first error of an extension.
         """
-        for extension in self.extensions:
-            await extension.sessions_ended(key, why)
+        await self._tell_all(lambda extension: extension.sessions_ended(key, why))
 
     async def may_continue(self, key: Key) -> bool:
         """Return whether no extension refuses a user; see `Extension.may_continue`."""
@@ -163,6 +155,17 @@ class FlowHooks(Generic[I]):
         for name, hook in self.hooks.given():
             if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(getattr(hook, "__call__", None)):  # noqa: B004
                 raise ConfigError(f"a WSGI app needs plain functions as hooks, and {name} is a coroutine function")
+
+    async def _tell_all(self, tell: Callable[[Extension[I]], Awaitable[None]]) -> None:
+        """Tell every extension, even if one of them fails. Raise the first error at the end."""
+        failure: Exception | None = None
+        for extension in self.extensions:
+            try:
+                await tell(extension)
+            except Exception as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
 
     async def _call(self, name: str, step: Step[I]) -> None:
         if name not in self._steps:

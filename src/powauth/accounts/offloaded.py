@@ -7,11 +7,12 @@ import msgspec
 
 from powauth._running import InThread
 from powauth.accounts.base import Account, Params, Rehash, UsersContext
+from powauth.accounts.delegating import DelegatingUsers
 from powauth.accounts.identity import I, Key
 from powauth.backends.base import Mode, drive
 
 
-class OffloadedUsers(UsersContext[Any, I]):
+class OffloadedUsers(DelegatingUsers[I]):
     """Wraps a users context whose coroutines block. The wrapper's coroutines suspend instead.
 
     Args:
@@ -22,15 +23,8 @@ class OffloadedUsers(UsersContext[Any, I]):
     mode: Mode = "async"
 
     def __init__(self, users: UsersContext[Any, I], in_thread: InThread) -> None:
-        self._users = users
+        super().__init__(users)
         self._in_thread = in_thread
-        self.identity = users.identity
-        self.user_id_field = users.user_id_field
-        self.other_user_id_fields = users.other_user_id_fields
-        self.model = users.model
-        self.fields = users.fields
-        self.columns = users.columns
-        self.table_name = users.table_name
 
     async def authenticate(self, params: Params) -> Account[I] | None:
         """See `UsersContext.authenticate`. The worker threads also write the stronger hash."""
@@ -78,21 +72,9 @@ class OffloadedUsers(UsersContext[Any, I]):
         """See `UsersContext.find`."""
         return await self._in_thread(lambda: drive(self._users.find(user_id)))
 
-    def validate(self, params: Params, identity: I | None = None) -> Mapping[str, list[str]]:
-        """See `UsersContext.validate`."""
-        return self._users.validate(params, identity)
-
-    def login_key(self, params: Params) -> str | None:
-        """See `UsersContext.login_key`."""
-        return self._users.login_key(params)
-
     async def throttle_key(self, params: Params) -> str | None:
         """See `UsersContext.throttle_key`."""
         return await self._in_thread(lambda: drive(self._users.throttle_key(params)))
-
-    def key_of(self, subject: object) -> Key | None:
-        """See `UsersContext.key_of`."""
-        return self._users.key_of(subject)
 
     async def close(self) -> None:
         """See `UsersContext.close`."""

@@ -104,11 +104,13 @@ class UserRecords(Generic[I]):
         """
         del key
 
-    async def end_sessions(self, key: Key, why: str, keep: Session | None = None) -> int:
+    async def end_sessions(self, key: Key, why: str, keep: Session | None = None, request: Any = None) -> int:
         """End all sessions of a user but ``keep``. Return how many ended. Apps call `credentials_changed` instead.
+
+        ``request`` is the request that caused it. Its event says so.
 
         Raises:
             StoreUnavailable: if any may still be live.
         """
-        del key, why, keep
+        del key, why, keep, request
         return 0

@@ -279,11 +279,18 @@ class AccountService(Generic[I]):
         return existed
 
     @uncancellable
-    async def credentials_changed(self, key: Key, why: str, keep: Session | None = None) -> int:
+    async def credentials_changed(self, key: Key, why: str, keep: Session | None = None, request: Any = None) -> int:
         """End everything that a user holds, except the session ``keep``. Return the number of ended sessions.
 
         powauth calls the extensions first and ends the sessions last, so no token of an extension can begin a session
-        afterwards. Then it calls `Extension.sessions_ended`, for anything that a session has made meanwhile.
+        afterwards. Then it calls `Extension.sessions_ended`, for anything that a session has made meanwhile. If an
+        extension fails, the sessions end all the same.
+
+        Args:
+            key: the key of the user.
+            why: the reason, for the extensions and the event.
+            keep: the session that stays.
+            request: the request that caused it. Its event says so.
 
         Raises:
             StoreUnavailable: if anything may still be valid.
@@ -291,8 +298,8 @@ class AccountService(Generic[I]):
         try:
             await self.hooks.credentials_changed(key, why)
         finally:
-            ended = await self.records.end_sessions(key, why, keep)
-        await self.hooks.sessions_ended(key, why)
+            ended = await self.records.end_sessions(key, why, keep, request)
+            await self.hooks.sessions_ended(key, why)
         return ended
 
     # --- inside -------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from typing import Any, Generic, TypeVar, overload
 import msgspec
 
 from powauth._extras import needs
-from powauth._options import wrong
+from powauth._options import instance, wrong
 from powauth.accounts.base import Account, Params, Rehash, U, UsersContext
 from powauth.accounts.changes import ChangeListener
 from powauth.accounts.checking import Ids, UserIdCheck, UserIdProblem
@@ -170,6 +170,8 @@ class SQLAlchemyUsers(UsersContext[U, I], ListedTable, Generic[U, I]):
         hasher: PasswordHasher | None = None,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
+        instance("policy", policy, PasswordPolicy | None, "a PasswordPolicy or None")
+        instance("hasher", hasher, PasswordHasher | None, "a PasswordHasher or None")
         database = database_of(engine)
         self.mode = database.mode
         self._users = MappedUsers(model, user_id_field, hash_field, engine.dialect)

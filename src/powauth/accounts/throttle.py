@@ -107,24 +107,33 @@ class Throttle:
         per_account: Limit | None = PER_ACCOUNT,
         per_source: Limit | None = PER_SOURCE,
     ) -> None:
-        self.per_account = checked_limit("per_account", per_account, at_most=MAX_PER_ACCOUNT)
-        self.per_source = checked_limit("per_source", per_source)
+        self.per_account = optional_limit("per_account", per_account, at_most=MAX_PER_ACCOUNT)
+        self.per_source = optional_limit("per_source", per_source)
 
     def __repr__(self) -> str:
         return f"<Throttle per_account={self.per_account} per_source={self.per_source}>"
 
 
-def checked_limit(name: str, limit: Limit | None, *, at_most: int | None = None) -> Limit | None:
+def checked_limit(name: str, limit: Limit, *, at_most: int | None = None) -> Limit:
+    """Return an option that is a limit.
+
+    Raises:
+        ConfigError: if it is none.
+    """
+    instance(name, limit, Limit, "a Limit, such as Limit(10, timedelta(minutes=15))")
+    whole_number(f"the attempts of {name}", limit.attempts, at_most=at_most)
+    duration(f"the period of {name}", limit.period, at_least=1000)
+    return limit
+
+
+def optional_limit(name: str, limit: Limit | None, *, at_most: int | None = None) -> Limit | None:
     """Return an option that is a limit, or ``None``.
 
     Raises:
         ConfigError: if it is neither.
     """
-    if limit is not None:
-        instance(name, limit, Limit, "a Limit, such as Limit(10, timedelta(minutes=15)), or None")
-        whole_number(f"the attempts of {name}", limit.attempts, at_most=at_most)
-        duration(f"the period of {name}", limit.period, at_least=1000)
-    return limit
+    instance(name, limit, Limit | None, "a Limit, such as Limit(10, timedelta(minutes=15)), or None")
+    return None if limit is None else checked_limit(name, limit, at_most=at_most)
 
 
 DEFAULT_THROTTLE: Final = Throttle()

@@ -8,11 +8,13 @@ has closed its end. This sends nothing and takes two microseconds.
 import asyncio
 import contextlib
 import select
+import socket
 from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
 from powauth._extras import needs
+from powauth._running import shielded
 from powauth.errors import ConfigError
 
 with needs("users", "SQLBackend", "sqlalchemy"):
@@ -26,9 +28,6 @@ _HUNG_UP: Final = getattr(select, "POLLRDHUP", 0)
 _BOUND_TO_A_LOOP: Final = frozenset({"asyncpg", "asyncmy"})
 """Drivers whose connections work on the event loop that opened them, and on no other."""
 
-_going_on: set[asyncio.Future[Any]] = set()
-"""The tasks of `uncancelled`. An event loop keeps no strong reference to its tasks."""
-
 
 async def uncancelled(work: Coroutine[Any, Any, T], dialect: Dialect) -> T:
     """Await work on a connection. On SQLite the work continues to its end even if the caller is cancelled.
@@ -36,12 +35,7 @@ async def uncancelled(work: Coroutine[Any, Any, T], dialect: Dialect) -> T:
     aiosqlite cannot stop a statement. A connection that is closed in the middle of one keeps SQLite's lock until
     Python's garbage collector finds the cursor. Until then nobody else could write.
     """
-    if dialect.name != "sqlite":
-        return await work
-    task = asyncio.ensure_future(work)
-    _going_on.add(task)
-    task.add_done_callback(_going_on.discard)
-    return await asyncio.shield(task)
+    return await (shielded(work) if dialect.name == "sqlite" else work)
 
 
 def renew_if_cut(connection: Connection) -> None:
@@ -88,15 +82,15 @@ def _is_cut(driver_connection: Any) -> bool:
 def _descriptor(connection: Any) -> int | None:
     """Return the socket's descriptor: -1 if the driver has closed it already, ``None`` if the driver is unknown."""
     with contextlib.suppress(AttributeError):
-        if connection.closed is not False:  # psycopg
-            return -1
-        return int(connection.fileno())
+        closed = connection.closed
+        if isinstance(closed, int):  # psycopg; psycopg2 and mysqlclient, whose value is a number
+            return -1 if closed else int(connection.fileno())
     transport = getattr(connection, "_transport", None)  # asyncpg and asyncmy
     if transport is not None:
         opened = transport.get_extra_info("socket")
         return -1 if opened is None or transport.is_closing() else int(opened.fileno())
     opened = getattr(connection, "_sock", None)  # PyMySQL
-    return None if opened is None else int(opened.fileno())
+    return int(opened.fileno()) if isinstance(opened, socket.socket) else None
 
 
 class LoopCheck:

@@ -133,7 +133,9 @@ _ROLLED_BACK: Final = frozenset({"40001", "40P01", 1020, 1213})
 """PostgreSQL: serialization_failure, deadlock_detected. MariaDB: ER_CHECKREAD (a row changed since the snapshot),
 ER_LOCK_DEADLOCK."""
 
-_DRIVERS: Final = frozenset({"asyncpg", "psycopg", "pymysql", "asyncmy", "aiosqlite", "sqlite3"})
+_DRIVERS: Final = frozenset(
+    {"asyncpg", "psycopg", "psycopg2", "pg8000", "pymysql", "asyncmy", "MySQLdb", "mysql", "aiosqlite", "sqlite3"}
+)
 """Packages whose errors SQLAlchemy may pass on unchanged while it connects."""
 
 
@@ -187,7 +189,14 @@ def _code(error: BaseException | None) -> str | int | None:
     number = next(iter(getattr(original, "args", ())), None)
     if isinstance(number, int) and not isinstance(original, OSError):
         return number
-    state = getattr(original, "sqlstate", None)
+    return sqlstate(original)
+
+
+def sqlstate(original: object) -> str | None:
+    """Return the SQLSTATE of a driver's error; ``None`` if it has none. psycopg2 and pg8000 keep it elsewhere."""
+    state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
+    if state is None and isinstance(original, Exception) and original.args and isinstance(original.args[0], dict):
+        state = original.args[0].get("C")
     return state if isinstance(state, str) else None
 
 

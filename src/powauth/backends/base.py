@@ -42,6 +42,7 @@ from typing import Any, Literal, TypeGuard, TypeVar
 import msgspec
 
 from powauth._options import short_name
+from powauth._overrides import bypasses
 from powauth._running import on_event_loop
 from powauth.errors import ConfigError
 
@@ -215,7 +216,7 @@ class ReadsInPlace(ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if "get" in cls.__dict__ and "peek" not in cls.__dict__:
+        if bypasses(cls, "get", "peek"):
             raise TypeError(
                 f"{cls.__name__} overrides get, and the inherited peek would bypass it: override peek, too; "
                 "raise WouldWaitError in it to have every read call get"

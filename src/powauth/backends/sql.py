@@ -363,7 +363,7 @@ class SQLBackend(Backend, JoinsTransactions):
         rows = await self._runner.read(self._statements.scan, start=start, end=_after(first), limit=limit)
         records = [record for row in rows if (record := _record(row)) is not None and record.expires_at > now]
         # The cursor is the least key that is greater than the last one.
-        return ScanPage(records, (rows[-1][0] + b"\x00").hex() if len(rows) == limit else None)
+        return ScanPage(records, (bytes(rows[-1][0]) + b"\x00").hex() if len(rows) == limit else None)
 
     async def count(self, namespace: str, now: Millis) -> int:
         """See `Backend.count`. One statement."""
@@ -470,6 +470,8 @@ def _is_sqlite_for_threads(engine: object) -> bool:
 def _record(row: Sequence[Any]) -> Record | None:
     """Return the record in a row; ``None`` if a column has another type (SQLite does not check types)."""
     key, owner, version, created_at, expires_at, value = row
+    if isinstance(key, memoryview):  # psycopg2 has no other type for bytes
+        key, owner, value = bytes(key), bytes(owner), bytes(value)
     numbers = (version, created_at, expires_at)
     if all(isinstance(part, bytes) for part in (key, owner, value)) and all(isinstance(n, int) for n in numbers):
         return Record(key, owner, version, created_at, expires_at, value)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import cache
 from typing import Any, ClassVar, Self, TypeVar, cast
 
+from powauth._overrides import bypasses
 from powauth.backends.base import (
     Backend,
     Change,
@@ -41,7 +42,7 @@ class BackendWrapper(Backend):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if "get" in cls.__dict__ and not {"peek", "abilities"} & cls.__dict__.keys():
+        if bypasses(cls, "get", "peek") and bypasses(cls, "get", "abilities"):
             raise TypeError(
                 f"{cls.__name__} overrides get, and peek would bypass it: override peek, too, or leave ReadsInPlace "
                 "out of its abilities"

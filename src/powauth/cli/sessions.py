@@ -10,7 +10,7 @@ from typing import Any
 
 from powauth.accounts.identity import stored_key
 from powauth.backends import EXAMPLES, backend_from_url
-from powauth.backends.base import Millis, drive
+from powauth.backends.base import Backend, Millis, drive
 from powauth.backends.wrapping import BackendWrapper
 from powauth.cli.app import is_per_process, load_auth, run_with
 from powauth.cli.output import Row, Table, iso, no_such_session, print_json, print_result, printable, progress
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     backend = backend_from_url(url, create=makes_file)
     store = CredentialsCache(backend, namespace=options.namespace or "credentials")
     run_it: Callable[[Coroutine[Any, Any, int]], int] = asyncio.run if backend.mode == "async" else drive
-    return run_it(_closing(store, options.action(store, options)))
+    return run_it(_closing(backend, options.action(store, options)))
 
 
 def _run_in_app(options: argparse.Namespace) -> int:
@@ -65,11 +65,11 @@ def _run_in_app(options: argparse.Namespace) -> int:
     return run_with(auth, options.action(auth.store, options))
 
 
-async def _closing(store: CredentialsCache, work: Coroutine[Any, Any, int]) -> int:
+async def _closing(backend: Backend, work: Coroutine[Any, Any, int]) -> int:
     try:
         return await work
     finally:
-        await store.close()
+        await backend.close()
 
 
 async def list_sessions(store: CredentialsCache, options: argparse.Namespace) -> int:

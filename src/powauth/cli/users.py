@@ -118,7 +118,8 @@ def create(auth: Auth, options: argparse.Namespace) -> Work:
         UsageError: if ``--set`` names something that a registration does not take.
         InvalidParams: if a value is wrong.
     """
-    names = (auth.users.user_id_field, *auth.users.fields)
+    users = auth.users
+    names = tuple(dict.fromkeys((users.user_id_field, *users.other_user_id_fields, *users.fields)))
     params = settings(options.set)
     if options.user is not None:
         params[names[0]] = options.user
@@ -170,6 +171,11 @@ async def _set_active(auth: Auth, options: argparse.Namespace, *, active: bool) 
         raise ConfigError(_no_column(auth)) from error
     now = await auth.accounts.users.get(account.key)
     if now is None or now.active is not active:
+        if active and ACTIVE in auth.users.columns:
+            raise ConfigError(
+                f"{ACTIVE} is set, and the user still cannot sign in: is_active of the model, or a restriction such as "
+                "a lock, keeps the user out"
+            )
         raise ConfigError(_no_column(auth))
     done = "activated" if active else "deactivated"
     print_result(options, {done: 1}, done)

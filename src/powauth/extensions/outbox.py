@@ -31,7 +31,9 @@ from powauth._running import WorkerThreads, on_event_loop
 from powauth._times import duration
 from powauth.accounts.hooks import Parts
 from powauth.accounts.identity import Key
+from powauth.accounts.throttle import Limit
 from powauth.backends.base import drive
+from powauth.errors import StoreUnavailable, Throttled
 from powauth.extensions.mail import Mailer
 
 CAPACITY: Final = 1000
@@ -43,6 +45,9 @@ CLOSING: Final = timedelta(seconds=10)
 PAUSE: Final = timedelta(milliseconds=250)
 """The default time after which `Outbox.prepare` begins. The response has been sent by then. Python's threads share a
 lock, so work that begins at once would delay the response. The delay would reveal whether there was any work."""
+
+NOTICES: Final = Limit(10, timedelta(hours=1))
+"""The most notices of one kind to one address. Each kind counts alone: many of one kind hide none of another."""
 
 _threads = WorkerThreads("mail")
 
@@ -109,6 +114,7 @@ class Outbox:
         instance("the parts of an outbox", parts, Parts, "the Parts that bind was given")
         self._mailer: Final = mailer
         self._emit: Final = parts.emit
+        self._limits: Final = parts.limits
         self._capacity: Final = whole_number("the capacity of an outbox", capacity)
         self._closing: Final = duration("the closing of an outbox", closing) / 1000
         self._pause: Final = duration("the pause of an outbox", pause) / 1000
@@ -146,6 +152,29 @@ class Outbox:
                     failure = self._start()
         if failure is not None:
             self._failed(letter, failure)
+
+    async def notify(
+        self, what: str, to: str, make: Callable[[], EmailMessage | None], *, key: Key | None = None
+    ) -> None:
+        """Send a notice of a change that a user has made later, unless the address has got `NOTICES` of this kind.
+
+        Nobody has to prove an address before such a notice goes to it, and a user can make the same change again and
+        again. So this has a limit, which keeps a stranger's mailbox and the queue from being filled. If the store
+        cannot be reached, the notice is sent.
+
+        Args:
+            what: see `post`. It is also the part of the limit's purpose after ``notice.``.
+            to: the address.
+            make: see `post`.
+            key: see `post`.
+        """
+        try:
+            await self._limits.admit(f"notice.{what}", to.casefold(), NOTICES)
+        except Throttled:
+            return
+        except StoreUnavailable:
+            pass
+        self.post(what, make, key=key)
 
     def prepare(
         self, what: str, make: Callable[[], Coroutine[Any, Any, EmailMessage | None]], *, key: Key | None = None

@@ -376,7 +376,7 @@ def _sign_in_body(users: UsersContext[Any, Any]) -> BodySchema:
 def _registration_body(users: UsersContext[Any, Any], first: Sequence[str] | None) -> BodySchema:
     """Return the body of a registration. An extension may take only the fields ``first``."""
     missing = users.validate({})
-    further: dict[str, dict[str, Any]] = {name: {} for name in users.fields}
+    further: dict[str, dict[str, Any]] = {name: {} for name in (*users.other_user_id_fields, *users.fields)}
     required = {name: shown for name, shown in further.items() if name in missing}
     every = {**further, **_user_id_and_password(users), **required}
     if first is not None:

@@ -161,11 +161,7 @@ class CurrentSession(Generic[I]):
     async def revoke_all(self, connection: Connection) -> int:
         """See `RequestAuth.revoke_all`."""
         key = self._required(connection).session.user_key
-        try:
-            await self._auth.accounts.hooks.credentials_changed(loaded_key(key), REVOKED)
-        finally:  # the extensions come first, as in `AccountService.credentials_changed`
-            ended = await self._sessions.end_all(key, self._events.about(connection), REVOKED)
-        await self._auth.accounts.hooks.sessions_ended(loaded_key(key), REVOKED)
+        ended = await self._auth.accounts.credentials_changed(loaded_key(key), REVOKED, request=connection)
         await self._auth.do_delete(connection)
         return ended
 

@@ -72,8 +72,10 @@ class Follower(FanOut[I]):
         request, own = self._own(key)
         if locked:
             await self._accounts.records.end_sessions(key, FOLLOWED, own)
+        elif joined:
+            await self._accounts.hooks.credentials_changed(key, FOLLOWED)
         else:
-            await self._end(key, own, joined=joined)
+            await self._accounts.credentials_changed(key, FOLLOWED, own)
         if not joined and request is not None and own is not None and proof is not None:
             await self._current.accept(request, own, proof)
 
@@ -92,10 +94,14 @@ class Follower(FanOut[I]):
                 await self._store.delete(own.sid, self._sessions.now())
 
     async def _end(self, key: Key, own: Session | None, *, joined: bool) -> None:
-        if joined:
-            await self._accounts.hooks.credentials_changed(key, FOLLOWED)
-        else:
+        """End what a user holds. The sessions of a ``joined`` store have ended in the app's transaction."""
+        if not joined:
             await self._accounts.credentials_changed(key, FOLLOWED, own)
+            return
+        try:
+            await self._accounts.hooks.credentials_changed(key, FOLLOWED)
+        finally:
+            await self._accounts.hooks.sessions_ended(key, FOLLOWED)
 
     def _own(self, key: Key) -> tuple[Connection | None, Session | None]:
         """Return the request that is served here, and its session if that is one of this user."""

@@ -8,7 +8,8 @@ from datetime import timedelta
 from math import floor
 from typing import ClassVar, Final, get_args
 
-from powauth._options import choice, instance, whole_number
+from powauth._options import callable_or_none, choice, instance, whole_number, wrong
+from powauth._overrides import bypasses
 from powauth._running import uncancellable
 from powauth.accounts.anywhere import anywhere
 from powauth.accounts.base import Account, U, UsersContext
@@ -120,6 +121,10 @@ class SessionAuth(Authenticator[U, I]):
             whole_number("max_sessions", max_sessions)
         instance("throttle", throttle, Throttle | None, "a Throttle or None")
         instance("carrier", carrier, Carrier | AnyOf | None, "a carrier such as CookieCarrier()")
+        callable_or_none("metadata", metadata, "a function of a connection that returns a dict, or None")
+        callable_or_none("on_event", on_event, "a function of an Event, or None")
+        if not callable(clock):
+            raise wrong("clock", "a function that returns the time in seconds", clock)
         self._clock: Final = clock
         self.keyring: Final = secret_key if isinstance(secret_key, Keyring) else Keyring(secret_key)
         name = session_key if app_name is None else f"{app_name}_{session_key}"
@@ -188,12 +193,12 @@ class SessionAuth(Authenticator[U, I]):
     def __init_subclass__(cls, **options: object) -> None:
         """Reject a subclass whose own `fetch`, `do_fetch`, `call` or `assign` would not be called for every request."""
         super().__init_subclass__(**options)
-        own = [name for name in ("fetch", "do_fetch", "call", "assign") if name in cls.__dict__]
-        if own and "call_at_once" not in cls.__dict__:
-            raise ConfigError(
-                f"{cls.__name__} overrides {own[0]}, which is not called for a session that has not changed: "
-                "override admits instead, or call_at_once as well"
-            )
+        for name in ("fetch", "do_fetch", "call", "assign"):
+            if bypasses(cls, name, "call_at_once"):
+                raise ConfigError(
+                    f"{cls.__name__} overrides {name}, which is not called for a session that has not changed: "
+                    "override admits instead, or call_at_once as well"
+                )
 
     def __repr__(self) -> str:
         return f"<SessionAuth {self.carrier.name!r} in {self.store.namespace!r}>"

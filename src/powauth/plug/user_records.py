@@ -132,7 +132,7 @@ class StoredUserRecords(UserRecords[I]):
         await self._store.rewrite(stored_key(key), load, self._subjects.merged, self._now())
 
     @uncancellable
-    async def end_sessions(self, key: Key, why: str, keep: Session | None = None) -> int:
+    async def end_sessions(self, key: Key, why: str, keep: Session | None = None, request: Any = None) -> int:
         """See `UserRecords.end_sessions`."""
-        emit, expected = self._events.about(None), why != CREATED
+        emit, expected = self._events.about(request), why != CREATED
         return await self._sessions.end_all(stored_key(key), emit, why, keep=keep, expected=expected)

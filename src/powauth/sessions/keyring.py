@@ -58,6 +58,15 @@ class Mac:
         state.update(message)
         return state.digest()
 
+    def codes(self, message: bytes) -> list[bytes]:
+        """Return the message's code under each key, the newest first, to look up what is stored under a code."""
+        codes = []
+        for key in (self._newest, *self._older):
+            state = key.copy()
+            state.update(message)
+            codes.append(state.digest())
+        return codes
+
     def verify(self, message: bytes, code: bytes) -> bool:
         """Return whether one of the keys made the code. The comparison takes constant time."""
         state = self._newest.copy()

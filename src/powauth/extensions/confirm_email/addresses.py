@@ -357,10 +357,17 @@ class Addresses(Generic[I]):
         Otherwise a thief who took an account over could register with the old address and block the undo. The link of a
         locked user works again after the lock. That of a deleted user never does.
         """
-        for offer in await self.undos.live(self._mark(address)):
-            state = await self.state(user_key_in(offer.content.user_key))
-            if state is not None and reserves(offer.content, state) and not await self._is_undone(offer):
-                return True
+        offers = [offer for mark in self._marks_of(address) for offer in await self.undos.live(mark)]
+        for user_key in {offer.content.user_key for offer in offers}:
+            key = user_key_in(user_key)
+            state = await self.state(key)
+            if state is None:
+                continue
+            undone = [each.content for each in await self.undone.live(owner_of(key))]
+            for offer in offers:
+                mine = offer.content.user_key == user_key and reserves(offer.content, state)
+                if mine and not is_void(offer.name, offer.issued_at, undone):
+                    return True
         return False
 
     # --- inside -------------------------------------------------------------------------------------------------------
@@ -413,7 +420,11 @@ class Addresses(Generic[I]):
 
     def _mark(self, address: str) -> str:
         """Return a text that names an address and does not reveal it."""
-        return self._marks.sign(address.encode("utf-8", "surrogatepass")).hex()
+        return self._marks_of(address)[0]
+
+    def _marks_of(self, address: str) -> list[str]:
+        """Return the mark of an address under each secret, the newest first. A link may be older than a rotation."""
+        return [code.hex() for code in self._marks.codes(address.encode("utf-8", "surrogatepass"))]
 
 
 def invalid_link() -> InvalidParams:

@@ -1,5 +1,6 @@
 """The pages of `ConfirmEmail`, to which the links in its mail lead, and their JSON twins."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import Any, Final, Generic
@@ -9,6 +10,7 @@ from powauth.accounts.attempts import AttemptLimits
 from powauth.accounts.base import Params, UsersContext
 from powauth.accounts.fields import FormField
 from powauth.accounts.forms import INVALID
+from powauth.accounts.grant import Grant
 from powauth.accounts.identity import I, stored_key
 from powauth.accounts.throttle import Limit
 from powauth.errors import AlreadySignedIn, ConfigError, InvalidParams, Refused
@@ -220,7 +222,9 @@ class LinkPages(Generic[I]):
         except InvalidParams as error:
             return _refused(visit, error, params)
         try:
-            user = await visit.auth.sign_in_user(account.key, fresh=fresh, amr=None)
+            # The new session has the carrier of the one that it replaces, and is remembered if that was.
+            accounts, connection = visit.auth.auth.accounts, visit.auth.connection
+            user = await accounts.sign_in_user(connection, account.key, Grant(fresh=fresh))
         except Refused:
             user = None
         if user is None:
@@ -280,9 +284,9 @@ class LinkPages(Generic[I]):
         return key is not None and stored_key(key) == stored_key(state.account.key)
 
 
-def _form(visit: PageVisit, *, asks_password: bool = False, **context: object) -> PageAnswer:
-    names = [TOKEN, *(["password"] if asks_password else [])]
-    return PageAnswer(json={"fields": names}, context={**visit.form(asks_password=asks_password), **context})
+def _form(visit: PageVisit, *, asks_password: bool = False, shown: Sequence[Mapping[str, object]] = ()) -> PageAnswer:
+    names = [TOKEN, *(each["name"] for each in shown), *(["password"] if asks_password else [])]
+    return PageAnswer(json={"fields": names}, context={**visit.form(asks_password=asks_password), "shown": shown})
 
 
 def _refused(

@@ -223,6 +223,11 @@ class Passkeys(Extension[I]):
         if why in (CLAIMED, CREATED):
             await self.registration.clear(key)
 
+    async def sessions_ended(self, key: Key, why: str) -> None:
+        """See `Extension.sessions_ended`. A session may have added a passkey after `credentials_changed`."""
+        if why in (CLAIMED, CREATED):
+            await self.registration.clear(key)
+
     def pages(self) -> Sequence[Any]:
         """See `Extension.pages`."""
         return PasskeyPages(self.authentication, self.registration, self.passkeys, self.paths).pages()

@@ -1,6 +1,5 @@
 """The mail of `Passkeys`."""
 
-from email.message import EmailMessage
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +28,7 @@ class Post:
         self._link: Final = link
         self._field: Final = field
 
-    def send(self, kind: str, account: Account[Any], label: str) -> None:
+    async def send(self, kind: str, account: Account[Any], label: str) -> None:
         """Send a notice later.
 
         Args:
@@ -38,11 +37,13 @@ class Post:
             label: the name of the passkey.
         """
         address = getattr(account.identity, self._field, None)
-
-        def make() -> EmailMessage | None:
-            if not isinstance(address, str) or not address:
-                return None
-            name = f"passkey_mail_{kind}"
-            return self._letters.compose(name, self._words, to=address, label=label, link=self._link)
-
-        self._outbox.post(f"passkey_{kind}", make, key=account.key)
+        if not isinstance(address, str) or not address:
+            return
+        await self._outbox.notify(
+            f"passkey_{kind}",
+            address,
+            lambda: self._letters.compose(
+                f"passkey_mail_{kind}", self._words, to=address, label=label, link=self._link
+            ),
+            key=account.key,
+        )

@@ -142,7 +142,7 @@ class Registration(Generic[I]):
         if not renewed:
             await self._parts.end_sessions(key, "the account was changed")
             raise NotSignedIn(CHANGED)
-        self._notify("added", account, added)
+        await self._notify("added", account, added)
         return added
 
     async def _renewed(self, auth: OwnSession, request: Any, account: Account[I], methods: tuple[str, ...]) -> bool:
@@ -212,7 +212,7 @@ class Registration(Generic[I]):
             self._parts.emit(REFUSED, key, "registered already")
             return None
         self._parts.emit(ADDED, key)
-        self._notify("added", account, added)
+        await self._notify("added", account, added)
         return added
 
     async def take_back(self, key: Key, passkey: StoredPasskey, request: Any = None) -> None:
@@ -262,7 +262,7 @@ class Registration(Generic[I]):
             return None
         self._parts.emit(REMOVED, key, request=request)
         account, _ = await self._passkeys.account(key)
-        self._notify("removed", account, removed)
+        await self._notify("removed", account, removed)
         return removed
 
     async def remove_all(self, key: Key, *, by: Key | None = None, request: Any = None) -> int:
@@ -278,7 +278,7 @@ class Registration(Generic[I]):
         await self.challenges.end(key)
         account, _ = await self._passkeys.account(key)
         for each in own:
-            self._notify("removed", account, each)
+            await self._notify("removed", account, each)
         return removed
 
     # --- users who are gone -------------------------------------------------------------------------------------------
@@ -303,9 +303,9 @@ class Registration(Generic[I]):
         """
         await self._passkeys.call(lambda: self._passkeys.table.remove_all(key))
 
-    def _notify(self, kind: str, account: Account[I] | None, passkey: StoredPasskey) -> None:
+    async def _notify(self, kind: str, account: Account[I] | None, passkey: StoredPasskey) -> None:
         if self._post is not None and account is not None:
-            self._post.send(kind, account, passkey.label)
+            await self._post.send(kind, account, passkey.label)
 
 
 def name_in(value: object) -> uuid.UUID | None:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Final, Self
 
 import msgspec
 
-from powauth._options import instance, wrong
+from powauth._options import instance
 from powauth._times import duration
 from powauth.accounts.base import MAX_LOGIN_KEY, Account, Params
 from powauth.accounts.changes import RECOVERED
@@ -69,7 +69,7 @@ class ResetPassword(Extension[Any]):
     Args:
         mailer: sends the mail.
         ttl: the time for which a link works, at most a day.
-        per_address: the most mails to one address.
+        per_address: the most mails with a link to one address.
         per_source: the most requests for a mail from one source: an address, or an IPv6 network of 64 bits.
         guesses: the most invalid tokens from one source.
         address_field: the field of the identity with the user's e-mail address.
@@ -114,8 +114,7 @@ class ResetPassword(Extension[Any]):
         instance("mailer", mailer, Mailer, "an object with a method send, such as SMTPMailer")
         duration("the ttl of ResetPassword", ttl, at_least=1000, at_most=MAX_TTL)
         for name, limit in (("per_address", per_address), ("per_source", per_source), ("guesses", guesses)):
-            if checked_limit(name, limit) is None:
-                raise wrong(name, "a Limit, such as Limit(3, timedelta(minutes=5))", limit)
+            checked_limit(name, limit)
         self.ttl: Final = ttl
         self._mailer: Final = mailer
         self._per_address: Final = per_address
@@ -153,7 +152,7 @@ class ResetPassword(Extension[Any]):
         if step.flow == "update":
             address = step.request.states.pop(self, None)
             if address is not None:
-                self._notify(address, step.key, Words(self._texts, "en", "ltr", ""))
+                await self._notify(address, step.key, Words(self._texts, "en", "ltr", ""))
 
     async def credentials_changed(self, key: Key, why: str) -> None:
         """See `Extension.credentials_changed`: end the user's token."""
@@ -208,7 +207,7 @@ class ResetPassword(Extension[Any]):
             return None
         self.parts.emit(RESET, key, request=request)
         await self.parts.address_proven(key, claim.address)
-        self._notify(claim.address, key, words)
+        await self._notify(claim.address, key, words)
         return account
 
     def pages(self) -> Sequence[Page]:
@@ -255,10 +254,11 @@ class ResetPassword(Extension[Any]):
         link, minutes = self._links.to(self._reset_path, token), max(1, int(self.ttl.total_seconds() // 60))
         return self._letters.compose("reset", words, to=address, link=link, code=token, minutes=minutes)
 
-    def _notify(self, address: str, key: Key | None, words: Words) -> None:
+    async def _notify(self, address: str, key: Key | None, words: Words) -> None:
         link = self._links.to(self._forgot_path)
-        self._outbox.post(
+        await self._outbox.notify(
             "password_changed",
+            address,
             lambda: self._letters.compose("password_changed", words, to=address, link=link),
             key=key,
         )

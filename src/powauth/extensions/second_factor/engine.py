@@ -81,8 +81,7 @@ class Engine(FactorsOfUsers[I]):
             raise wrong("required", "True, False, or a function of an identity", required)
         instance("mailer", mailer, Mailer | None, "an object with a method send, such as SMTPMailer, or None")
         duration("the ttl of SecondFactor", ttl, at_least=1000, at_most=MAX_TTL)
-        if checked_limit("failures", failures, at_most=MAX_FAILURES) is None:
-            raise wrong("failures", "a Limit, such as Limit(10, timedelta(minutes=15))", failures)
+        checked_limit("failures", failures, at_most=MAX_FAILURES)
         by_name = {factor.name: factor for factor in factors}
         super().__init__(by_name, required, {**_texts_of(factors), **TEXTS, **(texts or {})})
         if required is not False and not self._offering():

@@ -171,8 +171,8 @@ class FactorEngine(Protocol[I]):
         """
         ...
 
-    def notify(self, account: Account[I], what: str, words: Words | None, **values: str | int) -> None:
-        """Mail a notice later, if there is a mailer.
+    async def notify(self, account: Account[I], what: str, words: Words | None, **values: str | int) -> None:
+        """Mail a notice later, if there is a mailer, and the user has not got too many of this kind.
 
         ``what`` is the first part of the names of its texts: ``<what>_subject`` and ``<what>_intro``.
         """

@@ -32,7 +32,7 @@ class Notices:
         self._texts: Final = texts
         self._address_field: Final = address_field
 
-    def send(self, account: Account[Any], what: str, words: Words | None, **values: str | int) -> None:
+    async def send(self, account: Account[Any], what: str, words: Words | None, **values: str | int) -> None:
         """Mail a notice later. ``what`` is the first part of the names of its texts.
 
         ``words`` may be those of another extension's page. They replace the own texts as far as they have them.
@@ -43,8 +43,9 @@ class Notices:
         words = Words(self._texts, "en", "ltr", "") if words is None else words
         texts = {**self._texts, **words.texts}
         texts |= {f"factor_notice_{name}": texts[f"{what}_{name}"] for name in ("subject", "intro")}
-        self.outbox.post(
+        await self.outbox.notify(
             what,
+            address,
             lambda: self._letters.compose("factor_notice", words._replace(texts=texts), to=address, **values),
             key=account.key,
         )

@@ -177,7 +177,7 @@ class FactorsOfUsers(Extension[I]):
         if first:  # a running sign-in that has not asked for it starts over
             await self.parts.end_sessions(account.key, "second factor on", keep=request)
         self.parts.emit(ENROLLED, account.key, factor.name, request=request)
-        self.notify(account, "factor_added", words, label=enrolment.label)
+        await self.notify(account, "factor_added", words, label=enrolment.label)
 
     @uncancellable
     async def remove(
@@ -215,7 +215,7 @@ class FactorsOfUsers(Extension[I]):
         await self.challenges.end(account.key)
         if factor.primary:  # somebody with the lost device may have a session, or may be signing in now
             await self.parts.end_sessions(account.key, "second factor removed", keep=bound.connection)
-        self.notify(account, "factor_removed", words, label=found.label)
+        await self.notify(account, "factor_removed", words, label=found.label)
         return True
 
     @uncancellable
@@ -244,7 +244,7 @@ class FactorsOfUsers(Extension[I]):
             RESET, key, str(count), request=request, actor=None if by is None else key_of_user(self.parts.users, by)
         )
         if isinstance(account, Account):
-            self.notify(account, "factors_reset", None)
+            await self.notify(account, "factors_reset", None)
         return count
 
     async def credentials_changed(self, key: Key, why: str) -> None:
@@ -264,10 +264,10 @@ class FactorsOfUsers(Extension[I]):
         for factor in self.factors.values():
             await factor.credentials_changed(key, why)
 
-    def notify(self, account: Account[I], what: str, words: Words | None, **values: str | int) -> None:
+    async def notify(self, account: Account[I], what: str, words: Words | None, **values: str | int) -> None:
         """See `FactorEngine.notify`."""
         if self._notices is not None:
-            self._notices.send(account, what, words, **values)
+            await self._notices.send(account, what, words, **values)
 
     # --- inside -------------------------------------------------------------------------------------------------------
 

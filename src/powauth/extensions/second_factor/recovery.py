@@ -130,7 +130,7 @@ class RecoveryCodes(Factor[I]):
             return None
         left, _ = await self.store.left(user)
         self.parts.emit(RECOVERED, account.key, str(left), request=request)
-        self.engine.notify(account, "recovery_used", None, left=left)
+        await self.engine.notify(account, "recovery_used", None, left=left)
         return self.proves
 
     async def enrolled(self, key: Key) -> Sequence[EnrolledFactor]:
@@ -191,7 +191,7 @@ class RecoveryCodes(Factor[I]):
         if not same:
             raise NotSignedIn("the account was changed: sign in again")
         self.parts.emit(ENROLLED, account.key, self.name, request=bound.connection)
-        self.engine.notify(account, "recovery_made", words)
+        await self.engine.notify(account, "recovery_made", words)
         return codes
 
     async def _show(self, visit: PageVisit) -> PageAnswer:
