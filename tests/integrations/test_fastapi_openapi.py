@@ -36,7 +36,7 @@ from powauth import (
 )
 from powauth.accounts.sqlalchemy import SQLAlchemyUsers, UserMixin
 from powauth.http.carriers import Carrier
-from powauth.integrations.fastapi import Auth, SessionAuthMiddleware, refusals
+from powauth.integrations.fastapi import Auth, SessionAuthMiddleware, refusals, response_model
 
 HTTPS = "https://app.example"
 WHO = {"email": "ada@example.org", "password": "five brown owls hoot", "nick": "ada"}
@@ -199,6 +199,7 @@ def test_the_credentials_that_count_are_shown(carrier: Carrier, schemes: Documen
 def test_a_401_asks_for_the_credentials_that_count(carrier: Carrier, challenges: str) -> None:
     """RFC 9110, section 11.6.1; RFC 6750, section 3: an error only after a token."""
     users: Any = MemoryUsers()
+    response_model(Me)  # these users have another identity
     app = app_of(SessionAuth(secret_key=SECRET, users=users, backend="memory://", carrier=carrier))
     app.add_middleware(SessionMiddleware, secret_key="of Starlette")
     client = TestClient(app, base_url=HTTPS)

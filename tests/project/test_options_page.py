@@ -1,5 +1,6 @@
 """The page on options has every option of every object on it, with the default that the code has."""
 
+import importlib
 import inspect
 import re
 import time
@@ -9,6 +10,7 @@ import pytest
 from scripts.page_programs import ROOT
 
 import powauth
+import powauth.accounts.sqlalchemy
 from powauth.accounts.throttle import DEFAULT_THROTTLE
 from powauth.http.metadata import default_metadata
 
@@ -21,6 +23,7 @@ NAMES = {
     "default_metadata": default_metadata,
     "time": time,
     "timedelta": timedelta,
+    "utc_now": powauth.accounts.sqlalchemy.utc_now,
 }
 
 
@@ -31,13 +34,20 @@ def rows(name: str) -> list[tuple[str, str]]:
 
 
 def test_the_page_has_the_objects_that_options_take() -> None:
-    expected = "SessionAuth CredentialsCache Remember Throttle CookieCarrier BearerCarrier FrameworkSessionCarrier"
-    assert expected.split() == OBJECTS
+    assert [
+        *("SessionAuth", "CredentialsCache", "Remember", "Throttle"),
+        *("CookieCarrier", "BearerCarrier", "FrameworkSessionCarrier"),
+        *("SQLAlchemyUsers", "PasswordHasher", "PasswordPolicy", "Hooks"),
+        *("MemoryBackend", "LMDBBackend", "SQLBackend", "RedisBackend"),
+    ] == OBJECTS
 
 
 @pytest.mark.parametrize("name", OBJECTS)
 def test_each_option_is_there_with_its_default(name: str) -> None:
-    parameters = inspect.signature(getattr(powauth, name)).parameters.values()
+    module = re.search(rf"^## {name}\n\nOf `(.+?)`", PAGE, re.MULTILINE)
+    kind = getattr(powauth if module is None else importlib.import_module(module[1]), name)
+    signature = inspect.signature(kind.__init__ if "__new__" in vars(kind) else kind)  # `__new__` may only choose
+    parameters = [each for each in signature.parameters.values() if each.name != "self"]
     shown = [
         (option, inspect.Parameter.empty if default == "required" else eval(default.strip("`"), dict(NAMES)))
         for option, default in rows(name)

@@ -124,8 +124,9 @@ class SQLBackend(Backend, JoinsTransactions):
     Args:
         engine: an ``Engine`` (then ``mode`` is ``"blocking"``; over SQLite the object is mostly a `SQLiteBackend`), an
             ``AsyncEngine`` (``"async"``; for one event loop), or a URL, which makes a tuned engine with time limits.
-            Drivers: ``sqlite``, ``sqlite+aiosqlite``, ``postgresql+psycopg``, ``postgresql+psycopg_async``,
-            ``postgresql+asyncpg``, ``mariadb+pymysql``, ``mariadb+asyncmy``. MariaDB from 10.5, SQLite from 3.35.
+            Drivers of a URL: ``sqlite``, ``sqlite+aiosqlite``, ``postgresql+psycopg``, ``postgresql+psycopg_async``,
+            ``postgresql+asyncpg``, ``mariadb+pymysql``, ``mariadb+asyncmy``. An engine may have others, such as
+        psycopg2. MariaDB from 10.5, SQLite from 3.35.
         table: the name of the table. The table of epochs has ``_epochs`` appended.
         schema: the schema of both tables; the database's default if ``None``.
         timeout: the longest time for a verb, at most an hour. It bounds every wait over an ``AsyncEngine``

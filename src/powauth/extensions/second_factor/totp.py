@@ -69,7 +69,8 @@ class Totp(Factor[I]):
     Args:
         engine: the app's ``Engine`` or ``AsyncEngine``. Or a `TotpStore`, and no ``model``.
         model: a declarative class with `TotpMixin`, whose table exists.
-        issuer: the name of the app in the authenticator app. ``None`` is the title of the pages.
+        issuer: the name of the app in the authenticator app. ``None`` is the title of the pages, and ``Account`` if a
+            user must set the app up during the sign-in.
         pending: the time for which an enrolment waits for its first code.
         path: the path of the page to enrol.
 
