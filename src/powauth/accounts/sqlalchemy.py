@@ -72,6 +72,7 @@ __all__ = [
     "drive",
     "exact_string",
     "user_key_string",
+    "utc_now",
 ]
 
 T = TypeVar("T")
