@@ -230,7 +230,7 @@ async def unlock(auth: Auth, options: argparse.Namespace) -> int:
         account = await _account(auth, options)
         if account is None:
             return no_such_user()
-        fields = (first, *getattr(auth.users, "other_user_id_fields", ()))
+        fields = (first, *auth.users.other_user_id_fields)
         params = {field: value for field in fields if (value := getattr(account.identity, field, None)) is not None}
         if not params:
             raise ConfigError(

@@ -45,7 +45,8 @@ def current_user_key_of(authenticator: "str | Authenticator[Any, Any]") -> str:
 class Authenticator(ABC, Generic[U, I]):
     """The base class of all ways to authenticate requests. Implement `fetch`, `create` and `delete`.
 
-    An authenticator is immutable and holds no state of a request, so one object serves all threads, tasks and apps.
+    An authenticator holds no state of a request, so one object serves all threads, tasks and apps. Do not change it
+    after it was made.
 
     Args:
         users: the users context.
@@ -78,7 +79,6 @@ class Authenticator(ABC, Generic[U, I]):
     vary: tuple[bytes, ...] = (b"Cookie",)
     places: frozenset[tuple[str, str]] = frozenset()
     secure: bool = True
-    _frozen = False
 
     def __init__(
         self,
@@ -105,11 +105,6 @@ class Authenticator(ABC, Generic[U, I]):
             UserRecords() if records is None else records,
         )
         users.add_listener(following(self.accounts))
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if self._frozen:
-            raise AttributeError(f"{type(self).__name__} cannot be changed after it was made; make another one")
-        super().__setattr__(name, value)
 
     # --- the contract -------------------------------------------------------------------------------------------------
 

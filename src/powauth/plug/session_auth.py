@@ -89,6 +89,7 @@ class SessionAuth(Authenticator[U, I]):
     """
 
     credential: ClassVar[str] = "session"
+    _frozen = False
 
     def __init__(
         self,
@@ -199,6 +200,11 @@ class SessionAuth(Authenticator[U, I]):
                     f"{cls.__name__} overrides {name}, which is not called for a session that has not changed: "
                     "override admits instead, or call_at_once as well"
                 )
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if self._frozen:
+            raise AttributeError(f"{type(self).__name__} cannot be changed after it was made; make another one")
+        super().__setattr__(name, value)
 
     def __repr__(self) -> str:
         return f"<SessionAuth {self.carrier.name!r} in {self.store.namespace!r}>"
