@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import CHAR, TypeDecorator
 
-from harness.people import HASHER, MIA, errors_of
+from harness.people import HASHER, MIA, Person, errors_of, people
 from harness.users_databases import (
     ASYNC,
     BLOCKING,
@@ -338,6 +338,20 @@ def test_rep_23_an_enum_that_is_stored_as_a_number_stays_an_enum(driver: str, tm
         by_role = drive(users.get_by(role=Role.BANNED))
         assert by_role is not None
         assert by_role.key == created.key
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["first", "connected"])
+def test_rep_22_a_mysql_url_of_a_mariadb_server_reads_its_own_type_of_uuids(known: bool, tmp_path: Path) -> None:
+    with blocking_engine("mariadb+pymysql", str(tmp_path), Person) as engine:
+        key = drive(people(engine).create(MIA)).key
+        again = sa.create_engine(engine.url.set(drivername="mysql+pymysql"))
+        if known:
+            again.connect().close()
+        users = people(again)  # before the first connection, SQLAlchemy takes the server for MySQL
+        found = drive(users.authenticate(MIA))
+        assert found is not None
+        assert (found.key, found.identity.id, type(found.key)) == (key, key, uuid.UUID)
+        again.dispose()
 
 
 @pytest.mark.parametrize("driver", ASYNC)

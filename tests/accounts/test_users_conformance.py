@@ -170,7 +170,7 @@ class Async(Common):
             await connection.run_sync(Base.metadata.create_all, TABLES)
 
 
-@pytest.mark.parametrize("driver", [*BLOCKING, "mysql+pymysql", "postgresql+psycopg2"])
+@pytest.mark.parametrize("driver", [*BLOCKING, "postgresql+psycopg2"])
 class TestBlocking(Blocking):
     pass
 
