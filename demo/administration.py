@@ -106,6 +106,7 @@ class Administration(Extension[Me]):
         me = administrator_of(visit)
         require_fresh(visit.auth, FRESH)
         params = await visit.params()
+        await visit.check_signed_in()
         action = params.get("action")
         try:
             if not isinstance(action, str) or action not in DONE:

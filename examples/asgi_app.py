@@ -6,11 +6,13 @@ from typing import Any
 from accounts import auth
 
 from powauth import NotSignedIn
+from powauth.http.guards import require_same_origin
 from powauth.integrations.asgi import Receive, Scope, Send, SessionAuthMiddleware, request_auth
 
 
 async def routes(scope: Scope, params: dict[str, Any]) -> tuple[int, dict[str, str]]:
     session = request_auth(scope)
+    require_same_origin(session)  # a page of another site must sign nobody in or out
     match scope["method"], scope["path"]:
         case "POST", "/register":
             return 201, {"email": (await session.register(params)).email}

@@ -1,5 +1,6 @@
 """A backend over `sqlite3` of the standard library. Make it in each worker process: a connection survives no fork."""
 
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -38,6 +39,7 @@ class FileBackend(OrderedBackend):
 
     def __init__(self, path: str) -> None:
         self._lock = threading.Lock()
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # only the app's user may read sessions
         self._file = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._file.execute("PRAGMA journal_mode = WAL")
         self._file.execute("CREATE TABLE IF NOT EXISTS entries (key PRIMARY KEY, value) WITHOUT ROWID")

@@ -7,7 +7,7 @@ from litestar import Litestar, Request, get, post
 from litestar.exceptions import NotAuthorizedException
 from litestar.params import Body
 
-from powauth.integrations.litestar import CurrentRequestAuth, PowAuthPlugin, require_user
+from powauth.integrations.litestar import CurrentRequestAuth, PowAuthPlugin, require_same_origin, require_user
 
 JSON = Annotated[dict[str, Any], Body()]
 
@@ -34,4 +34,4 @@ async def me(request: Request[Me, Any, Any]) -> dict[str, str]:
     return {"email": request.user.email}
 
 
-app = Litestar([register, login, logout, me], plugins=[PowAuthPlugin(auth)])
+app = Litestar([register, login, logout, me], guards=[require_same_origin()], plugins=[PowAuthPlugin(auth)])

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from powauth.integrations.starlette import SessionAuthBackend, SessionAuthMiddleware, request_auth
+from powauth.integrations.starlette import SessionAuthBackend, SessionAuthMiddleware, request_auth, same_origin_required
 
 
 async def register(request: Request) -> Response:
@@ -33,5 +33,5 @@ async def me(request: Request) -> Response:
 
 
 middleware = [Middleware(SessionAuthMiddleware, auth=auth), Middleware(Authentication, backend=SessionAuthBackend())]
-posts = [Route(f"/{view.__name__}", view, methods=["POST"]) for view in (register, login, logout)]
+posts = [Route(f"/{view.__name__}", same_origin_required(view), methods=["POST"]) for view in (register, login, logout)]
 app = Starlette(routes=[*posts, Route("/me", me)], middleware=middleware)

@@ -39,7 +39,7 @@ class DirectoryUsers(UsersContext[Person, Me]):
         self._form = CredentialsForm()
 
     async def authenticate(self, params: Params) -> Member | None:
-        member = self._ask("check", email=self.login_key(params), password=params.get("password"))
+        member = self._ask("check", email=self._form.login_key(params), password=params.get("password"))
         return member if member is not None and member.active else None
 
     async def create(self, params: Params) -> Member:

@@ -8,11 +8,13 @@ from wsgiref.simple_server import make_server
 from accounts import auth
 
 from powauth import NotSignedIn
+from powauth.http.guards import require_same_origin
 from powauth.integrations.wsgi import SessionAuthMiddleware, request_auth
 
 
 def routes(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     session, status, content = request_auth(environ), "200 OK", {}
+    require_same_origin(session)  # a page of another site must sign nobody in or out
     params = json.loads(environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)) or b"{}")
     match environ["REQUEST_METHOD"], environ["PATH_INFO"]:
         case "POST", "/register":

@@ -3,12 +3,14 @@
 import asyncio
 import inspect
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import wraps
 from typing import Any, ParamSpec, Protocol, TypeVar
 
+from powauth import _forks
 from powauth._extras import is_missing
-from powauth.errors import ConfigError
+from powauth.errors import ConfigError, Overloaded
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,14 +39,45 @@ def on_event_loop() -> bool:
 
 
 class WorkerThreads:
-    """At most `THREADS` worker threads on each event loop, of asyncio or trio."""
+    """At most `THREADS` worker threads on each event loop, of asyncio or trio.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: their name.
+        waiting: the most calls of the process that wait or run in them. ``None`` is no limit.
+    """
+
+    def __init__(self, name: str, waiting: int | None = None) -> None:
         self._name = name
         self._limiter: Any = None
+        self._waiting = waiting
+        self._reset()
+        if waiting is not None:
+            _forks.on_fork(self, WorkerThreads._reset)
+
+    def _reset(self) -> None:
+        self._calls = 0
+        self._lock = threading.Lock()
 
     async def __call__(self, function: Callable[[], T], /) -> T:
-        """Run ``function`` in one of them."""
+        """Run ``function`` in one of them.
+
+        Raises:
+            Overloaded: if too many calls wait already.
+        """
+        if self._waiting is None:
+            return await self._run(function)
+        _forks.check()
+        with self._lock:
+            if self._calls >= self._waiting:
+                raise Overloaded(f"too many calls wait for the threads of {self._name}; try again later")
+            self._calls += 1
+        try:
+            return await self._run(function)
+        finally:
+            with self._lock:
+                self._calls -= 1
+
+    async def _run(self, function: Callable[[], T]) -> T:
         try:
             import anyio
             import anyio.lowlevel
@@ -66,7 +99,11 @@ store_threads = WorkerThreads("store")
 """Threads in which a blocking store is read and written."""
 
 users_threads = WorkerThreads("users")
-"""Threads in which a blocking users context works: sign-ins that wait for a hash must not delay a sign-out."""
+"""Threads in which a blocking users context reads: sign-ins that wait for a hash must not delay other requests."""
+
+password_threads = WorkerThreads("passwords", waiting=100)
+"""Threads in which a blocking users context hashes passwords. The hasher's own limit counts the calls that have a
+thread, so this one counts those that wait for one. It is about the hasher's: 64 that wait, and the threads."""
 
 _unfinished: set[asyncio.Future[Any]] = set()
 """Tasks that must not be collected: an event loop holds its tasks weakly."""

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from harness.people import MIA, people, people_engine
-from harness.small_users import SmallUsers
+from harness.small_users import SmallUsers, Store
 from harness.small_users_suites import SmallSuite
 from harness.users_databases import OTHER_PASSWORD, PASSWORD, cheap_hasher
 from powauth._running import users_threads  # to fill the threads that users contexts share
@@ -18,7 +18,8 @@ from powauth.accounts.base import UsersContext
 from powauth.accounts.identifiers import UsernameIdentifier
 from powauth.accounts.offloaded import OffloadedUsers
 from powauth.accounts.passwords import PasswordHasher
-from powauth.backends.base import Mode
+from powauth.backends.base import Mode, drive
+from powauth.errors import Overloaded
 from powauth.testing.users import Users
 
 
@@ -119,3 +120,33 @@ def test_a_wrapper_describes_the_same_users(wrap: Any, tmp_path: Path) -> None:
         for name in described:
             assert getattr(users, name) == getattr(inner, name), name
         assert [each.name for each in users.registration_fields()] == ["email", "nickname"]
+
+
+def test_pwd_10_sign_ins_that_wait_are_bounded_and_hold_no_reader_up() -> None:
+    """ASVS 15.2.2, for a blocking users context on an event loop."""
+    may_go_on = threading.Event()
+    inner = BlockingUsers(Store())
+    drive(inner.create(MIA))
+
+    class Waiting(BlockingUsers):
+        async def authenticate(self, params: Any) -> Any:
+            may_go_on.wait()
+            return await super().authenticate(params)
+
+    users = AnywhereUsers(Waiting(inner.store))
+
+    async def scenario() -> None:
+        attempts = [asyncio.create_task(users.authenticate(MIA)) for _ in range(300)]
+        refused = 0
+        while refused == 0:
+            await asyncio.sleep(0)
+            refused = sum(each.done() for each in attempts)
+        assert await users.find("mia@example.com") is not None  # with all threads for passwords taken
+        may_go_on.set()
+        done = await asyncio.gather(*attempts, return_exceptions=True)
+        kinds = {type(each) for each in done}
+        assert Overloaded in kinds
+        assert 40 <= sum(not isinstance(each, Exception) for each in done) < 300
+        assert await users.authenticate(MIA) is not None  # and there is room again
+
+    asyncio.run(scenario())

@@ -459,3 +459,79 @@ def test_rep_24_the_table_of_fastapi_users_works(tmp_path: Path) -> None:
     Own.metadata.create_all(engine)
     check_fastapi_users_table(engine, model)
     engine.dispose()
+
+
+class Naive(UserMixin, Base):
+    """A table of an app whose times have no time zone, as SQLAlchemy makes a ``Mapped[datetime]`` by default."""
+
+    __tablename__ = table_name()
+
+    created_at: Mapped[datetime] = mapped_column(sa.DateTime())
+    updated_at: Mapped[datetime] = mapped_column(sa.DateTime())
+
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def naive_users(engine: Any) -> tuple[SQLAlchemyUsers[Naive, Any], list[datetime]]:
+    times = [NOON]
+    return SQLAlchemyUsers(engine, Naive, hasher=HASHER, clock=lambda: times[-1]), times
+
+
+NAIVE_TIMES = sa.select(Naive.created_at, Naive.updated_at)
+
+
+@pytest.mark.parametrize("driver", [*BLOCKING, "postgresql+psycopg2"])
+def test_times_without_a_time_zone_are_in_utc(driver: str, tmp_path: Path) -> None:
+    with blocking_engine(driver, str(tmp_path), Naive) as engine:
+        if driver.startswith("postgresql"):
+
+            def elsewhere(connection: Any, _: object) -> None:
+                with connection.cursor() as cursor:
+                    cursor.execute("SET TIME ZONE 'Asia/Tokyo'")
+                connection.commit()
+
+            sa.event.listen(engine, "connect", elsewhere)
+            engine.dispose()
+        users, times = naive_users(engine)
+        key = drive(users.create(MIA)).key
+        times.append(NOON + timedelta(hours=1))
+        drive(users.update(key, {"password": OTHER_PASSWORD}, trusted=True))
+        with engine.connect() as connection:
+            assert connection.execute(NAIVE_TIMES).one() == tuple(each.replace(tzinfo=None) for each in times)
+
+
+@pytest.mark.parametrize("driver", ASYNC)
+def test_times_without_a_time_zone_are_in_utc_with_every_asynchronous_driver(driver: str, tmp_path: Path) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
+        users, times = naive_users(engine)
+        key = (await users.create(MIA)).key
+        times.append(NOON + timedelta(hours=1))
+        await users.update(key, {"password": OTHER_PASSWORD}, trusted=True)
+        async with engine.connect() as connection:
+            found = (await connection.execute(NAIVE_TIMES)).one()
+        assert found == tuple(each.replace(tzinfo=None) for each in times)
+
+    run_async(driver, str(tmp_path), [Naive], scenario)
+
+
+def test_a_dataclass_may_leave_columns_out_of_its_constructor(tmp_path: Path) -> None:
+    class Data(orm.MappedAsDataclass, DeclarativeBase):
+        pass
+
+    class Sailor(Data):
+        __tablename__ = "sailors"
+
+        id: Mapped[int] = mapped_column(primary_key=True, init=False)
+        email: Mapped[str] = mapped_column(sa.String(254), unique=True)
+        password_hash: Mapped[str | None] = mapped_column(sa.String(255), default=None)
+        is_active: Mapped[bool] = mapped_column(default=True)
+        created_at: Mapped[datetime] = mapped_column(UTCDateTime(), init=False)
+
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/sailors.db")
+    Data.metadata.create_all(engine)
+    users: SQLAlchemyUsers[Sailor, Any] = SQLAlchemyUsers(engine, Sailor, hasher=HASHER, clock=lambda: NOON)
+    drive(users.create(MIA))
+    with orm.Session(engine) as session:
+        assert session.scalars(sa.select(Sailor.created_at)).one() == NOON
+    engine.dispose()

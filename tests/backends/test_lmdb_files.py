@@ -11,6 +11,7 @@ import pytest
 from powauth.backends import backend_from_url
 from powauth.backends.base import Record, drive
 from powauth.backends.lmdb import LMDBBackend
+from powauth.backends.sql import SQLBackend
 from powauth.errors import ConfigError
 
 NOW = 1_900_000_000_000
@@ -166,3 +167,19 @@ def test_an_option_of_the_url_that_nobody_knows_is_refused(tmp_path: Path, query
     with pytest.raises(ConfigError, match="no option but group_access=1"):
         backend_from_url(f"lmdb://{tmp_path}/sessions{query}")
     assert not (tmp_path / "sessions").exists()
+
+
+def test_on_a_system_without_owners_of_files_the_error_names_another_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "geteuid")  # as on Windows
+    with pytest.raises(ConfigError, match="on Windows use SQLite"):
+        LMDBBackend(tmp_path / "sessions")
+
+
+def test_on_a_system_without_o_cloexec_sqlite_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "O_CLOEXEC")  # as on Windows
+    backend = SQLBackend(f"sqlite:///{tmp_path}/sessions.db")
+    drive(backend.create_tables())
+    assert drive(backend.count("credentials", 1_000)) == 0
+    drive(backend.close())

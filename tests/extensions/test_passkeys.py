@@ -331,7 +331,7 @@ def test_log_02_no_cookie_and_no_challenge_is_logged(
     site = PasskeySite(kind, engine)
     caplog.set_level(logging.DEBUG)
     for name in ("sqlalchemy.engine", "httpx", "httpcore"):  # they log what the tests themselves send
-        logging.getLogger(name).setLevel(logging.WARNING)
+        caplog.set_level(logging.WARNING, name)
     key, browser = Authenticator(ORIGIN), site.program()
     ada = site.program().sign_in()
     register = ada.creation_options()

@@ -74,10 +74,12 @@ class ResendsUnseen(SessionAuth[User, Me]):
         super().__init__(**options)
         carry_on = self.sessions.carry_on
 
-        async def broken(stored: Stored, presented: PresentedId, emit: Emit) -> tuple[Stored, Session | None]:
+        async def broken(
+            stored: Stored, presented: PresentedId, emit: Emit, *, proven: bool
+        ) -> tuple[Stored, Session | None]:
             if presented.generation < stored.session.generation:
                 return stored, stored.session
-            return await carry_on(stored, presented, emit)
+            return await carry_on(stored, presented, emit, proven=proven)
 
         self.sessions.carry_on = broken  # type: ignore[method-assign]
 
@@ -101,8 +103,10 @@ class RenewsEach(SessionAuth[User, Me]):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
 
-        async def broken(stored: Stored, presented: PresentedId, emit: Emit) -> tuple[Stored, Session | None]:
-            del presented, emit
+        async def broken(
+            stored: Stored, presented: PresentedId, emit: Emit, *, proven: bool
+        ) -> tuple[Stored, Session | None]:
+            del presented, emit, proven
             found: Stored | None = stored
             while found is not None:
                 now = self.now()
@@ -123,9 +127,11 @@ class ForgetsThePause(SessionAuth[User, Me]):
         super().__init__(**options)
         carry_on = self.sessions.carry_on
 
-        async def broken(stored: Stored, presented: PresentedId, emit: Emit) -> tuple[Stored, Session | None]:
+        async def broken(
+            stored: Stored, presented: PresentedId, emit: Emit, *, proven: bool
+        ) -> tuple[Stored, Session | None]:
             resumed_at = stored.session.resumed_at
-            done, sent = await carry_on(stored, presented, emit)
+            done, sent = await carry_on(stored, presented, emit, proven=proven)
             forgotten = msgspec.structs.replace(done.session, resumed_at=resumed_at)
             again = await self.store.update(done, forgotten, done.expires_at, self.now())
             return again or done, sent

@@ -504,7 +504,7 @@ class RememberedSessions(LifeOfSessions):
     def stops_between_read_and_write(self, browser: str, asleep: int, wait: float, meanwhile: str) -> None:
         """A worker stands still between its read and its write, while the browser goes on. It must undo nothing."""
         self.wait(asleep)
-        presented, due, gone = self.presented(self.browsers[browser]), [False], [False]
+        presented, due, gone, awake = self.presented(self.browsers[browser]), [False], [False], [False]
 
         async def stands_still(auth: RequestAuth[User, Me]) -> None:
             session = self.arrives(presented, Response(auth.identity, None, None))
@@ -514,6 +514,7 @@ class RememberedSessions(LifeOfSessions):
                 life = self.lives[session]
                 fresh = presented.generation == life.generation and life.generation in {0, *life.first_used}
                 due[0] = not fresh or self.now - life.renewed >= self.renewal
+                awake[0] = not self.paused(life)
                 ends.append(min(life.kept_until, life.ends(self.remember)))
             self.wait(wait)
             if meanwhile == "sign out":
@@ -528,6 +529,9 @@ class RememberedSessions(LifeOfSessions):
         self.before = None
         if gone[0] or presented is None or not due[0] or not self.live(presented.session):
             assert response.sent is None
+            return
+        if awake[0] and self.paused(self.lives[presented.session]):
+            assert response.sent is None  # nobody has compared the password since it has begun to pause
             return
         expected = self.accepts(presented)
         if response.sent is None and (not expected or self.now >= ends[0]):

@@ -5,12 +5,19 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import httpx
+import litestar
 import pytest
+from litestar.config.csrf import CSRFConfig
 
-from harness.pages_support import EMAIL, HOST, MOUNTS, PASSWORD, User, site
+from harness.pages_support import EMAIL, HOST, MOUNTS, ORIGIN, PASSWORD, SyncASGI, User, site
+from harness.support import SECRET, MemoryUsers
+from powauth import SessionAuth
 from powauth.errors import ConfigError
 from powauth.integrations import wsgi
 from powauth.integrations.asgi import SessionAuthMiddleware
+from powauth.integrations.litestar import PowAuthPlugin
+from powauth.pages import litestar as litestar_pages
 from powauth.pages.asgi import PagesApp, full_path
 from powauth.pages.wsgi import PagesApp as WSGIPages
 
@@ -190,3 +197,17 @@ def test_other_kinds_of_scopes_are_left_alone(tmp_path: Path) -> None:
     with site("asgi", tmp_path) as here:
         app = SessionAuthMiddleware(PagesApp(here.auth), here.auth)
         asyncio.run(app({"type": "something new"}, None, None))  # type: ignore[arg-type]
+
+
+def test_the_pages_of_a_litestar_app_need_no_token_of_its_own_csrf_defence() -> None:
+    auth = SessionAuth(secret_key=SECRET, users=MemoryUsers(), backend="memory://")
+    app = litestar.Litestar(
+        [litestar_pages.pages(auth)],
+        plugins=[PowAuthPlugin(auth)],
+        csrf_config=CSRFConfig(secret="a secret of Litestar's own defence"),
+        openapi_config=None,
+        logging_config=None,
+    )
+    client = httpx.Client(transport=SyncASGI(app), base_url=ORIGIN)
+    refused = client.post("/login", json={"email": "mia@example.com", "password": "six red herons"})
+    assert (refused.status_code, refused.json()) == (401, {"error": "invalid_credentials"})

@@ -276,6 +276,25 @@ def test_aut_05_a_subclass_has_a_say_in_every_request(kind: type[SessionAuth[Use
     assert seen == [None] * 6
 
 
+def test_aut_05_another_look_asks_the_app_too_and_ends_no_session() -> None:
+    class Hours(SessionAuth[User, Me]):
+        open = True
+
+        def admits(self, connection: Connection, identity: Me) -> bool:
+            return type(self).open
+
+    plug = Plug(Hours)
+    connection = FakeConnection([plug.cookie])
+    drive(plug.auth.call(connection))
+    bound = RequestAuth(plug.auth, connection)
+    assert drive(bound.recheck())
+    Hours.open = False
+    assert not drive(bound.recheck())
+    assert bound.current_user is None
+    Hours.open = True
+    assert drive(plug.auth.fetch(FakeConnection([plug.cookie]))) is not None
+
+
 @pytest.mark.parametrize("name", ["fetch", "do_fetch", "call", "assign"])
 def test_aut_05_a_subclass_whose_say_would_not_be_heard_is_refused(name: str) -> None:
     async def own(self: object, connection: Connection) -> None:

@@ -293,6 +293,20 @@ def test_rem_03_what_others_changed_in_the_table_ends_it_at_the_return(fields: d
     assert app.events[-1].name == "revoked"
 
 
+@pytest.mark.parametrize("changed", [False, True])
+def test_rem_03_a_request_that_lasts_past_the_short_ttl_resumes_nothing(changed: bool) -> None:
+    app = remembering()
+    client = signed_in(app)
+    assert client.who() == "ada@example.org"
+    app.clock.advance(20 * MINUTE)  # a renewal is due
+    slow = client.begin()
+    app.clock.advance(15 * MINUTE)
+    if changed:
+        app.users.rows[app.ada.id] = replace(app.ada, password_hash=cheap_hash("staple battery"))
+    assert slow.answer().cookie is None, "nobody has compared the password since the session has begun to pause"
+    assert client.who() == (None if changed else "ada@example.org")
+
+
 def test_rem_03_a_row_that_others_deleted_ends_it_at_the_return() -> None:
     app = remembering()
     client = signed_in(app)

@@ -18,7 +18,7 @@ SOURCE = Path(powauth.__file__).parent
 LINES = (
     ("errors",),
     ("_forks", "_extras", "_options", "_overrides"),  # helpers that know nothing of sessions
-    ("_running", "_times"),  # asks _extras about anyio, and _options for a message
+    ("_running", "_times"),  # asks _extras about anyio, _options for a message, and _forks about the process
     ("_outages",),
     ("backends.base",),
     ("events",),

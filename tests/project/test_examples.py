@@ -1,5 +1,6 @@
 """The programs of ``examples/``, each on a real server: register, be known, sign out, be unknown."""
 
+import json
 import os
 import re
 import secrets
@@ -101,7 +102,7 @@ def test_a_user_registers_signs_out_and_signs_in(name: str, tmp_path: Path) -> N
         assert (registered.status_code, registered.json()) == (201, {"email": who["email"]})
         assert browser.get("/me").json() == {"email": who["email"]}
         stolen = dict(browser.cookies)
-        assert browser.post("/logout").is_success
+        assert browser.post("/logout", json={}).is_success
         assert browser.get("/me").status_code == 401
         assert httpx.get(f"{url}/me", cookies=stolen).status_code == 401
         assert browser.post("/login", json={**who, "password": "six brown owls hoot"}).status_code == 401
@@ -109,6 +110,11 @@ def test_a_user_registers_signs_out_and_signs_in(name: str, tmp_path: Path) -> N
         assert browser.post("/login", json=who).json() == {"email": who["email"]}
         assert browser.get("/me").json() == {"email": who["email"]}
         assert browser.post("/register", json=who).status_code == 422
+        # A form of another site can send JSON as text.
+        foreign = {"content-type": "text/plain", "origin": "https://evil.example", "sec-fetch-site": "cross-site"}
+        signed_in = httpx.post(f"{url}/login", content=json.dumps(who), headers=foreign)
+        assert 400 <= signed_in.status_code < 500
+        assert "set-cookie" not in signed_in.headers
 
 
 def test_two_frameworks_share_one_store(tmp_path: Path) -> None:
@@ -117,6 +123,6 @@ def test_two_frameworks_share_one_store(tmp_path: Path) -> None:
         assert browser.post(f"{web}/register", json=who).status_code == 201
         for url in (web, api):
             assert browser.get(f"{url}/me").json() == {"email": who["email"]}
-        assert browser.post(f"{api}/logout").status_code == 204
+        assert browser.post(f"{api}/logout", json={}).status_code == 204
         for url in (web, api):
             assert browser.get(f"{url}/me").status_code == 401

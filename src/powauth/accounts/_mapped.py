@@ -1,7 +1,8 @@
 """An app's declarative model, as powauth uses it."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Generic
 from uuid import UUID
 
@@ -54,10 +55,29 @@ class MappedUsers(Generic[U]):
         self.password_hash = password_hash
         self.key = self._primary_key()
         self.table_name: str | None = getattr(self.mapper.primary_key[0].table, "fullname", None)
-        self.times = tuple(name for name in TIMES if name in self.columns)
+        self.times = tuple(
+            name for name in TIMES if name in self.columns and self.columns[name].type in (datetime, None)
+        )
         self.restrictions = restrictions_of(model)
         self.restricting = tuple(dict.fromkeys(name for each in self.restrictions for name in each.columns))
         self._check()
+
+    def made(self, values: Mapping[str, Any]) -> U:
+        """Return a new row with values by attribute. A dataclass may leave some out of its constructor."""
+        fields = dataclasses.fields(self.model) if dataclasses.is_dataclass(self.model) else ()
+        later = {field.name for field in fields if not field.init}
+        user = self.model(**{name: value for name, value in values.items() if name not in later})
+        for name in later & values.keys():
+            setattr(user, name, values[name])
+        return user
+
+    def time_for(self, name: str, now: datetime) -> datetime:
+        """Return the aware time ``now`` as a column of ``times`` takes it: naive, in UTC, if it has no time zone.
+
+        A driver may refuse an aware time for such a column, or store it in the time zone of its connection.
+        """
+        kind = self.mapper.columns[name].type
+        return now.astimezone(UTC).replace(tzinfo=None) if isinstance(kind, sa.DateTime) and not kind.timezone else now
 
     def _primary_key(self) -> str:
         name = self.model.__name__

@@ -89,7 +89,7 @@ class UserTable(Generic[U, I]):
         """
 
         def work(session: orm.Session) -> Account[I] | None:
-            user = self._users.model(**values)
+            user = self._users.made(values)
             session.add(user)
             session.flush()
             (key,) = orm.attributes.instance_state(user).identity or (None,)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
-from powauth._running import on_event_loop, users_threads
+from powauth._running import on_event_loop, password_threads, users_threads
 from powauth.accounts.base import Account, Params, UsersContext
 from powauth.accounts.delegating import DelegatingUsers
 from powauth.accounts.identity import I, Key
@@ -33,7 +33,7 @@ class AnywhereUsers(DelegatingUsers[I]):
 
     def __init__(self, users: UsersContext[Any, I]) -> None:
         super().__init__(users)
-        self._offloaded = OffloadedUsers(users, users_threads) if users.mode == "blocking" else None
+        self._offloaded = OffloadedUsers(users, users_threads, password_threads) if users.mode == "blocking" else None
 
     def _here(self) -> UsersContext[Any, I]:
         if on_event_loop():

@@ -18,17 +18,19 @@ class OffloadedUsers(DelegatingUsers[I]):
     Args:
         users: the users context.
         in_thread: runs a function in a worker thread.
+        hashing: does the same for the calls that hash a password. ``None`` is ``in_thread``.
     """
 
     mode: Mode = "async"
 
-    def __init__(self, users: UsersContext[Any, I], in_thread: InThread) -> None:
+    def __init__(self, users: UsersContext[Any, I], in_thread: InThread, hashing: InThread | None = None) -> None:
         super().__init__(users)
         self._in_thread = in_thread
+        self._hashing = in_thread if hashing is None else hashing
 
     async def authenticate(self, params: Params) -> Account[I] | None:
         """See `UsersContext.authenticate`. The worker threads also write the stronger hash."""
-        account = await self._in_thread(lambda: drive(self._users.authenticate(params)))
+        account = await self._hashing(lambda: drive(self._users.authenticate(params)))
         if account is None or account.rehash is None:
             return account
         rehash = account.rehash
@@ -40,17 +42,17 @@ class OffloadedUsers(DelegatingUsers[I]):
 
     async def create(self, params: Params) -> Account[I]:
         """See `UsersContext.create`."""
-        return await self._in_thread(lambda: drive(self._users.create(params)))
+        return await self._hashing(lambda: drive(self._users.create(params)))
 
     async def update(
         self, key: Key, params: Params, *, trusted: bool = False, proof: bytes | None = None
     ) -> Account[I]:
         """See `UsersContext.update`."""
-        return await self._in_thread(lambda: drive(self._users.update(key, params, trusted=trusted, proof=proof)))
+        return await self._hashing(lambda: drive(self._users.update(key, params, trusted=trusted, proof=proof)))
 
     async def set_first_password(self, key: Key, params: Params) -> Account[I] | None:
         """See `UsersContext.set_first_password`."""
-        return await self._in_thread(lambda: drive(self._users.set_first_password(key, params)))
+        return await self._hashing(lambda: drive(self._users.set_first_password(key, params)))
 
     async def has_password(self, key: Key) -> bool:
         """See `UsersContext.has_password`."""
@@ -58,7 +60,7 @@ class OffloadedUsers(DelegatingUsers[I]):
 
     async def delete(self, key: Key, params: Params | None = None) -> bool:
         """See `UsersContext.delete`."""
-        return await self._in_thread(lambda: drive(self._users.delete(key, params)))
+        return await self._hashing(lambda: drive(self._users.delete(key, params)))
 
     async def get(self, key: Key) -> Account[I] | None:
         """See `UsersContext.get`."""

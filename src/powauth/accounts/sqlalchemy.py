@@ -334,7 +334,8 @@ class SQLAlchemyUsers(UsersContext[U, I], ListedTable, Generic[U, I]):
             raise InvalidParams(errors)
         password = str(values.pop("password"))
         values[self._users.password_hash] = await self._hashing(lambda: self._hasher.hash(password))
-        values |= dict.fromkeys(self._users.times, self._clock())
+        now = self._clock()
+        values |= {name: self._users.time_for(name, now) for name in self._users.times}
         return await self._table.insert(values)
 
     async def update(
@@ -470,7 +471,7 @@ class SQLAlchemyUsers(UsersContext[U, I], ListedTable, Generic[U, I]):
             password = str(values["password"])
             changes[self._users.password_hash] = await self._hashing(lambda: self._hasher.hash(password))
         if changes and "updated_at" in self._users.times:
-            changes.setdefault("updated_at", self._clock())
+            changes.setdefault("updated_at", self._users.time_for("updated_at", self._clock()))
         return changes
 
     async def _rehash(self, found: Found[U], password: str) -> Rehash:

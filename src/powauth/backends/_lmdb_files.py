@@ -53,6 +53,11 @@ def prepare(path: Path, *, group_access: bool) -> tuple[int, int]:
     Raises:
         ConfigError: if the folder cannot be used, or somebody else can write to it.
     """
+    if not hasattr(os, "geteuid"):
+        raise ConfigError(
+            "LMDB files must belong to this process, and this system cannot tell: on Windows use SQLite, as in "
+            "'sqlite:///sessions.db'"
+        )
     modes = _GROUP if group_access else _OWN
     try:
         try:

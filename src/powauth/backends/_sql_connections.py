@@ -25,7 +25,7 @@ T = TypeVar("T")
 _HUNG_UP: Final = getattr(select, "POLLRDHUP", 0)
 """The flag for a connection that the other side has closed. Only Linux has it, and reports it only on request."""
 
-_BOUND_TO_A_LOOP: Final = frozenset({"asyncpg", "asyncmy"})
+_BOUND_TO_A_LOOP: Final = frozenset({"asyncpg", "asyncmy", "aiomysql"})
 """Drivers whose connections work on the event loop that opened them, and on no other."""
 
 

@@ -228,7 +228,7 @@ def _prepare_file(url: URL) -> None:
         raise ConfigError("give SQLite a plain path (sqlite:///sessions.db), or make the engine yourself")
     path = os.path.realpath(path)  # O_EXCL makes no file behind a symbolic link
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600))
     except FileExistsError as error:
         if not Path(path).is_file() or not os.access(path, os.R_OK | os.W_OK):
             raise ConfigError(

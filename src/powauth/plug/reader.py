@@ -270,7 +270,7 @@ class RequestReader(Generic[I]):
         presented = needs.known.presented
         if identity is None or self._reload or resumes(session, self._now(), self._sessions.policy):
             kept = await self.check_proof(connection, stored, merge=not self._reload)
-            return NO_ID if kept is None else Recognized(presented, *kept, outcome)
+            return NO_ID if kept is None else Recognized(presented, *kept, outcome, proven=True)
         if outcome is Outcome.CURRENT:
             channel.recognizer.keep(needs, stored, identity)
         return Recognized(presented, stored, identity, outcome)

@@ -337,10 +337,12 @@ class SessionAuth(Authenticator[U, I]):
 
         After a result of false, nobody is signed in on this connection.
         """
-        other = self._others.of(connection)
-        if other is None:
-            return await self.current_session.recheck(connection)
-        alive = self.current_identity(connection) is not None and await self.fetch(connection) is not None
+        if self._others.of(connection) is None:
+            alive = await self.current_session.recheck(connection)
+            identity = self.current_identity(connection) if alive else None
+            alive = alive and (identity is None or self.admits(connection, identity))
+        else:
+            alive = self.current_identity(connection) is not None and await self.fetch(connection) is not None
         if not alive:
             self.assign(connection, None)
         return alive

@@ -249,7 +249,8 @@ class Signer(Generic[I]):
             alive = await self._sessions.seen_alive(session, emit)
             return self._sent(connection, self._channels[presence.channel], session) if alive else NO_EFFECTS
         if isinstance(presence, Recognized) and presence.outcome is not Outcome.CURRENT:
-            stored, to_send = await self._sessions.carry_on(presence.stored, presence.presented, emit)
+            carried = self._sessions.carry_on(presence.stored, presence.presented, emit, proven=presence.proven)
+            stored, to_send = await carried
             self._reader.set_presence(connection, msgspec.structs.replace(presence, stored=stored))
             if to_send is not None:
                 return self._sent(connection, self._reader.channel_of(connection), to_send)

@@ -28,6 +28,7 @@ from powauth.sessions.record import (
     forwarded,
     new_session,
     renewed,
+    resumes,
 )
 from powauth.sessions.store import CredentialsCache, Stored, UnreadableRecord
 
@@ -153,10 +154,16 @@ class SessionManager:
         else:
             emit("unknown_id", session)
 
-    async def carry_on(self, stored: Stored, presented: PresentedId, emit: Emit) -> tuple[Stored, Session | None]:
+    async def carry_on(
+        self, stored: Stored, presented: PresentedId, emit: Emit, *, proven: bool
+    ) -> tuple[Stored, Session | None]:
         """Carry out at the response the decision of the request: rows 4 to 7 and 10.
 
         A request that loses a compare-and-set reads and decides again, so all requests end with the same id.
+
+        If a remembered session has begun to pause during the request, the account was not loaded (``proven``), and no
+        other request has resumed the session, this changes nothing. The next request loads the account, and resumes
+        the session if its proof is still the user's.
 
         Returns:
             The session as it is now, and the session whose id is to be sent, if any. An id is sent only if its session
@@ -168,10 +175,13 @@ class SessionManager:
                 now = self.now()
                 session = stored.session
                 outcome = decide(session, presented, now, self.policy)
+                pauses = not proven and resumes(session, now, self.policy)
+                if pauses and read_again:
+                    return stored, None
                 if outcome is Outcome.RESEND and read_again:
                     return stored, session
-                changed = self._next(session, outcome, presented, now)
-                if changed is None and outcome is not Outcome.RESEND:
+                changed = None if pauses else self._next(session, outcome, presented, now)
+                if changed is None and outcome is not Outcome.RESEND and not pauses:
                     return stored, None
                 if changed is not None:
                     done = await self.store.update(stored, changed, expires_at(changed, self.policy), now)

@@ -34,12 +34,14 @@ class Recognized(msgspec.Struct, Generic[I], frozen=True):
         stored: the session.
         identity: the user's identity.
         outcome: the action at the response.
+        proven: whether the account was loaded, and its proof compared.
     """
 
     presented: PresentedId
     stored: Stored
     identity: I
     outcome: Outcome
+    proven: bool = False
 
     needs_read: bool = False
 
