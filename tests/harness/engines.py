@@ -142,8 +142,8 @@ async def aiosqlite_ends(patience: float = 60.0) -> None:
     """Wait for the threads of aiosqlite's connections, all of which the caller has closed.
 
     Nobody awaits the end of the thread of a failed attempt to connect. A thread that outlives the event loop dies of an
-    error, which pytest blames on the test that runs by then. One thread fails one test. The next ones do not wait for it,
-    because they would all fail.
+    error, which pytest blames on the test that runs by then. One thread fails one test. The next ones do not
+    wait for it, because they would all fail.
     """
     for thread in threading.enumerate():
         # Before aiosqlite 0.22 a connection was its own thread.
