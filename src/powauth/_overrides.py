@@ -1,11 +1,11 @@
-"""Find out whether one method of a class bypasses another one, which a subclass or a mixin has overridden."""
+"""Find a method that a subclass or a mixin has overridden, and that another, inherited method does not call."""
 
 
 def bypasses(cls: type, name: str, method: str) -> bool:
-    """Return whether the class ``method`` comes from does not know the ``name`` that ``cls`` has.
+    """Return whether a class overrides the method ``name``, and inherits a ``method`` that does not know the override.
 
-    It is true if ``cls`` takes ``method`` from a class behind the one from which it takes ``name``. A class that has
-    both, or has ``method`` alone, was written with ``name`` in mind.
+    A class that has both methods was written with both in mind. So the answer depends on which of them comes first in
+    the class's method resolution order.
 
     >>> class Shop:
     ...     def price(self): ...

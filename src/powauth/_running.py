@@ -102,8 +102,8 @@ users_threads = WorkerThreads("users")
 """Threads in which a blocking users context reads: sign-ins that wait for a hash must not delay other requests."""
 
 password_threads = WorkerThreads("passwords", waiting=100)
-"""Threads in which a blocking users context hashes passwords. The hasher's own limit counts the calls that have a
-thread, so this one counts those that wait for one. It is about the hasher's: 64 that wait, and the threads."""
+"""Threads in which a blocking users context hashes passwords. The hasher's own limit is never reached there, because a
+call counts only once it has a thread. This limit also counts the calls that wait for a thread."""
 
 _unfinished: set[asyncio.Future[Any]] = set()
 """Tasks that must not be collected: an event loop holds its tasks weakly."""
@@ -113,7 +113,7 @@ async def shielded(coroutine: Coroutine[Any, Any, T]) -> T:
     """Await ``coroutine``, and let it complete even if the caller is cancelled. Without an event loop, only await it.
 
     A change of a user must end the sessions that it makes invalid, even if the client hangs up meanwhile. If the caller
-    is closed before the work has begun, the work is not done: somebody runs it without awaiting it, and gets an error.
+    is closed before the work has begun, the work is not done: `drive` cannot wait for it, and raises an error.
     """
     try:
         asyncio.get_running_loop()

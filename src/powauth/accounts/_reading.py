@@ -215,7 +215,8 @@ class AccountReader(Generic[U, I]):
             raise ConfigError(f"{self._users.model.__name__}.{name} must hold text, not {type(value).__name__}")
         return str.__str__(value)
 
-    def _kept_query(self, wanted: tuple[str, ...]) -> "sa.Select[Any]":  # its parameters differ from 2.0 to 2.1
+    # The type is quoted, because `Select` has other parameters in SQLAlchemy 2.0 than in 2.1.
+    def _kept_query(self, wanted: tuple[str, ...]) -> "sa.Select[Any]":
         """Return the cached statement for look-ups by some columns.
 
         SQLAlchemy builds a cache key from the whole statement, which takes longer than SQLite's answer. It remembers

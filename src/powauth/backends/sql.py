@@ -126,7 +126,7 @@ class SQLBackend(Backend, JoinsTransactions):
             ``AsyncEngine`` (``"async"``; for one event loop), or a URL, which makes a tuned engine with time limits.
             Drivers of a URL: ``sqlite``, ``sqlite+aiosqlite``, ``postgresql+psycopg``, ``postgresql+psycopg_async``,
             ``postgresql+asyncpg``, ``mariadb+pymysql``, ``mariadb+asyncmy``. An engine may have others, such as
-        psycopg2. MariaDB from 10.5, SQLite from 3.35.
+            psycopg2. MariaDB from 10.5, SQLite from 3.35.
         table: the name of the table. The table of epochs has ``_epochs`` appended.
         schema: the schema of both tables; the database's default if ``None``.
         timeout: the longest time for a verb, at most an hour. It bounds every wait over an ``AsyncEngine``

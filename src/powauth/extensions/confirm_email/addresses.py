@@ -364,10 +364,9 @@ class Addresses(Generic[I]):
             if state is None:
                 continue
             undone = [each.content for each in await self.undone.live(owner_of(key))]
-            for offer in offers:
-                mine = offer.content.user_key == user_key and reserves(offer.content, state)
-                if mine and not is_void(offer.name, offer.issued_at, undone):
-                    return True
+            mine = [each for each in offers if each.content.user_key == user_key and reserves(each.content, state)]
+            if not all(is_void(each.name, each.issued_at, undone) for each in mine):
+                return True
         return False
 
     # --- inside -------------------------------------------------------------------------------------------------------
