@@ -1,5 +1,6 @@
 """The checks of passkeys, without I/O: what a browser may send, and everything that must be refused."""
 
+import hashlib
 import json
 import secrets
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from harness.authenticator import (
@@ -302,13 +303,17 @@ def test_no_changed_byte_of_a_proof_is_valid(name: str) -> None:
                 site.check_assertion(assertion_in(answer), known, discovered=True)
 
 
+@example(bytes(37))
+@example(bytes(4))
 @given(st.binary(max_size=400))
 def test_no_bytes_are_an_attestation(noise: bytes) -> None:
-    made = answers()[0]
-    for raw in (noise, cbor({"fmt": "none", "attStmt": {}, "authData": noise}), bytes(32) + bytes([ATTESTED]) + noise):
+    made, site = answers()[0], party()
+    own, present = hashlib.sha256(RP_ID.encode()).digest(), USER_PRESENT | USER_VERIFIED
+    starts = (b"", own + bytes([present]), own + bytes([present | ATTESTED]))
+    for raw in (noise, *(cbor({"fmt": "none", "attStmt": {}, "authData": start + noise}) for start in starts)):
         made["response"]["attestationObject"] = b64(raw)
         with pytest.raises(CeremonyFailed):
-            registration_in(made)
+            site.check_registration(registration_in(made))
 
 
 # --- the relying party ------------------------------------------------------------------------------------------------
