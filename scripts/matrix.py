@@ -31,6 +31,9 @@ FOLDER = ROOT / ".matrix"
 IN_MEMORY = Path("/dev/shm")  # noqa: S108 - pytest makes a folder of its own there
 """The folder for the files of tests, if there is one: a commit of SQLite or LMDB then waits for no disk."""
 
+WORKERS = (os.cpu_count() or 1) + 1
+"""Processes that run the tests of a cell. More of them make it no faster, and let tests wait for their turn."""
+
 CELL_SECONDS = 3600
 """Maximum duration of the tests of a cell."""
 
@@ -127,7 +130,8 @@ def run_tests(python: Path, arguments: Iterable[str], log: Path, **variables: st
     environment = {name: value for name, value in os.environ.items() if name not in {"VIRTUAL_ENV", "PYTHONPATH"}}
     if IN_MEMORY.is_dir():
         environment["PYTEST_DEBUG_TEMPROOT"] = str(IN_MEMORY)
-    command = [str(python), "-m", "pytest", "-q", "-n", "4", "--dist", "loadfile", "--no-loadscope-reorder", *arguments]
+    parallel = ["-n", str(WORKERS), "--dist", "loadfile", "--no-loadscope-reorder"]
+    command = [str(python), "-m", "pytest", "-q", *parallel, *arguments]
     with log.open("w+", encoding="utf-8") as output:
         try:
             status = subprocess.run(
