@@ -31,8 +31,9 @@ FOLDER = ROOT / ".matrix"
 IN_MEMORY = Path("/dev/shm")  # noqa: S108 - pytest makes a folder of its own there
 """The folder for the files of tests, if there is one: a commit of SQLite or LMDB then waits for no disk."""
 
-WORKERS = (os.cpu_count() or 1) + 1
-"""Processes that run the tests of a cell. More of them make it no faster, and let tests wait for their turn."""
+WORKERS = min((os.cpu_count() or 1) + 1, 4)
+"""Processes that run the tests of a cell. More processes save no time, and a test with a time limit waits longer for a
+core then. All processes share the engines, so four is the limit on any machine."""
 
 CELL_SECONDS = 3600
 """Maximum duration of the tests of a cell."""
