@@ -77,10 +77,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
-def pytest_collection_finish() -> None:
-    """Keep the collected tests out of each search for garbage, which they would make take a second."""
+def _keep_what_is_alive() -> None:
+    """Let no later search for garbage look at the objects of this moment: they would make each one take a second."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collected tests."""
+    _keep_what_is_alive()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Keep what the tests of a file leave in pytest and in caches. What they left open warns now, after its file."""
+    if nextitem is not None and nextitem.path != item.path:
+        _keep_what_is_alive()
 
 
 def pytest_runtest_setup() -> None:

@@ -455,7 +455,8 @@ class Scenario:
     Attributes:
         plan: sets up a world.
         options: of `SessionAuth`; ``reload``; and ``reads_once=False`` for a backend that has no latest epoch.
-        reduced: run one order of each class of equivalent ones.
+        reduced: run one order of each class of equivalent ones. The check may then compare the places of two steps in
+            the history only if the steps conflict: the order of any others differs within a class.
     """
 
     name: str
