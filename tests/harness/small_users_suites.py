@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from datetime import timedelta
 from typing import Any
 
 from harness.small_users import WEAK_ROUNDS, SmallUsers, Store
@@ -14,6 +15,7 @@ class SmallSuite(UsersConformance):
     """Runs on `SmallUsers`, or on a mutant of it."""
 
     kind: type[SmallUsers] = SmallUsers
+    patience = timedelta(milliseconds=20)  # a mutant is caught only if the second call runs, on a busy machine too
     steps_over = ("harness.small_users_suites", "harness.mutants")
 
     def make_users(self) -> Users:

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -125,6 +126,7 @@ def test_a_failed_test_says_at_which_step() -> None:
 @pytest.mark.parametrize("suite", [SmallSuite, AsyncSuite])
 def test_a_verb_is_stopped_at_every_step_once_and_the_other_runs_meanwhile(suite: type[SmallSuite]) -> None:
     made = suite()
+    made.patience = timedelta(minutes=1)  # the second verb waits for nobody: only a busy machine delays it
     rounds: list[str] = []
 
     async def scenario(backend: Backend) -> None:
