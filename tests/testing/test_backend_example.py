@@ -40,7 +40,7 @@ class TestFileBackend(BackendConformance):
         return made
 
     def make_unreachable(self) -> Backend:
-        backend = FileBackend(":memory:")
+        backend = FileBackend(f"{self.path}-closed")
         drive(backend.close())
         return backend
 
