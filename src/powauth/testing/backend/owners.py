@@ -56,16 +56,11 @@ class OwnerTests(Suite):
     @scenario
     async def test_delete_owner_removes_that_owners_records_alone(self, backend: Backend) -> None:
         mine = [self.record(name) for name in (b"a", b"b", b"c")]
-        others = [
-            self.record(b"a", make_owner(namespace, user_key))
-            for namespace, user_key in [
-                (self.namespace, "10"),
-                (self.namespace, "1:"),
-                (self.namespace, "*"),
-                (self.namespace, ""),
-                (self.namespace + "1", "1"),
-            ]
+        owners = [
+            *(make_owner(self.namespace, user_key) for user_key in ("10", "1:", "*", "")),
+            make_owner(self.namespace + "1", "1"),
         ]
+        others = [self.record(b"other %d" % number, owner) for number, owner in enumerate(owners)]
         for record in [*mine, *others]:
             assert await backend.create(record, None, NOW)
         assert await backend.delete_owner(make_owner(self.namespace, "?"), NOW) == 0
@@ -98,7 +93,7 @@ class OwnerTests(Suite):
 
     @scenario
     async def test_delete_owner_keeps_nothing_that_is_another_owners(self, backend: Backend) -> None:
-        mine, other = self.record(b"a"), self.record(b"a", self.owner("2"))
+        mine, other = self.record(b"a"), self.record(b"b", self.owner("2"))
         for record in (mine, other):
             assert await backend.create(record, None, NOW)
         assert await backend.delete_owner(mine.owner, NOW, keep=other.key) == 1

@@ -93,7 +93,7 @@ class RecordTests(Suite):
     async def test_rep_61_an_expiry_is_exact_to_the_millisecond(self, backend: Backend) -> None:
         second = NOW - NOW % 1_000 + MINUTE
         records = [
-            self.record(owner=self.owner(f"{expires_at}"), expires_at=expires_at)
+            self.record(b"%d" % expires_at, self.owner(f"{expires_at}"), expires_at=expires_at)
             for expires_at in (second, second + 1, second + 499, second + 500, second + 999)
         ]
         for record in records:

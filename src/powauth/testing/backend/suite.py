@@ -131,7 +131,10 @@ class Suite:
         expires_at: Millis = NOW + TTL,
         value: bytes = b"value",
     ) -> Record:
-        """Return a record whose key has its owner's shard."""
+        """Return a record whose key has its owner's shard.
+
+        The key holds no more of the owner, and two owners may have one shard: their records need different names.
+        """
         owner = self.owner() if owner is None else owner
         namespace = owner.partition(b":")[0].decode()
         key = make_key(namespace, shard_of(owner) + name)
