@@ -88,11 +88,11 @@ def pytest_collection_finish() -> None:
     _keep_what_is_alive()
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """Keep what the tests of a file leave in pytest and in caches. What they left open warns now, after its file."""
-    if nextitem is not None and nextitem.path != item.path:
-        _keep_what_is_alive()
+@pytest.fixture(autouse=True, scope="module")
+def what_a_file_leaves() -> Iterator[None]:
+    """Keep what a file's tests leave in pytest and in caches. Something left open warns now, at the end of its file."""
+    yield
+    _keep_what_is_alive()
 
 
 def pytest_runtest_setup() -> None:
