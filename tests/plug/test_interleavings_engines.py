@@ -24,10 +24,10 @@ pytestmark = pytest.mark.untraced
 
 ENGINES = (*SYNC, *ASYNC)
 
-ORDERS = {"psycopg": 10, "mariadb_pymysql": 10, "redis": 20, "sqlite": 20}
+ORDERS = {"psycopg": 10, "mariadb_pymysql": 10, "redis": 40, "sqlite": 40}
 """How many orders of a scenario an engine is given; ``POWAUTH_TEST_ORDERS`` multiplies it."""
 
-FEW = 2
+FEW = 6
 """Of every other: one driver of an engine orders the engine's steps as the next does."""
 
 SEED = 20_260_101

@@ -133,7 +133,8 @@ class Suite:
     ) -> Record:
         """Return a record whose key has its owner's shard.
 
-        The key holds no more of the owner, and two owners may have one shard: their records need different names.
+        The key holds only the shard of the owner. Two owners can have the same shard, so give their records different
+        names.
         """
         owner = self.owner() if owner is None else owner
         namespace = owner.partition(b":")[0].decode()
