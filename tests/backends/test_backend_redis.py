@@ -882,7 +882,7 @@ def test_sto_07_a_server_that_hangs_costs_no_more_than_the_timeout(server: Serve
             started = time.monotonic()
             await refused(backend.get(record().key, NOW))
             await refused(backend.delete(record().key, NOW))
-            assert time.monotonic() - started < 4 * 0.3
+            assert time.monotonic() - started < 4
         finally:
             server.resume()
         wait_for(server.answers, "awake again")
@@ -890,7 +890,7 @@ def test_sto_07_a_server_that_hangs_costs_no_more_than_the_timeout(server: Serve
         await backend.delete(record().key, NOW)
         assert await backend.get(record().key, NOW) is None
 
-    run_url(server.url, scenario, asynchronous, timeout=0.3)
+    run_url(server.url, scenario, asynchronous, timeout=1)
 
 
 def test_sto_07_an_asyncio_client_of_the_app_is_held_to_the_timeout(server: Server) -> None:
@@ -900,7 +900,7 @@ def test_sto_07_an_asyncio_client_of_the_app_is_held_to_the_timeout(server: Serv
         try:
             started = time.monotonic()
             assert isinstance(await refused(backend.get(record().key, NOW)), TimeoutError)
-            assert time.monotonic() - started < 2
+            assert time.monotonic() - started < 5
         finally:
             server.resume()
         wait_for(server.answers, "awake again")
@@ -909,7 +909,7 @@ def test_sto_07_an_asyncio_client_of_the_app_is_held_to_the_timeout(server: Serv
 
     def make() -> RedisBackend:
         client = redis.asyncio.Redis(port=server.port, socket_timeout=None)
-        return RedisBackend(client, timeout=timedelta(milliseconds=200))
+        return RedisBackend(client, timeout=timedelta(seconds=1))
 
     run(scenario, make)
 

@@ -147,7 +147,7 @@ def test_sto_08_a_late_reply_is_read_by_nobody(server: Server, asynchronous: boo
         wait_for(server.answers, "awake again")
         await both_are_right(backend)
 
-    run(server.url, scenario, asynchronous, timeout=0.2)
+    run(server.url, scenario, asynchronous, timeout=1)
 
 
 class Interruption(BaseException):
@@ -233,14 +233,14 @@ def test_sto_07_waiting_for_a_connection_counts(server: Server) -> None:
         with pytest.raises(StoreUnavailable) as caught:
             await backend.get(record().key, NOW)
         assert isinstance(caught.value.__cause__, TimeoutError)
-        assert 0.2 <= time.monotonic() - started < PATIENCE
+        assert 1 <= time.monotonic() - started < PATIENCE
         waiting = asyncio.create_task(backend.get(record().key, NOW))
         await asyncio.sleep(0)
         assert not waiting.done()
         connections.give_back(slot)
         assert await waiting == record()
 
-    run(server.url + "?max_connections=1", scenario, asynchronous=True, timeout=0.2)
+    run(server.url + "?max_connections=1", scenario, asynchronous=True, timeout=1)
 
 
 def test_sto_07_who_waited_has_only_what_is_left(server: Server) -> None:
@@ -258,11 +258,11 @@ def test_sto_07_who_waited_has_only_what_is_left(server: Server) -> None:
             took = await asyncio.gather(*(outcome() for _ in range(5)))
         finally:
             server.resume()
-        assert max(took) < 2 * 0.4
+        assert max(took) < 2
         wait_for(server.answers, "awake again")
         await both_are_right(backend)
 
-    run(server.url + "?max_connections=1", scenario, asynchronous=True, timeout=0.4)
+    run(server.url + "?max_connections=1", scenario, asynchronous=True, timeout=1)
 
 
 def test_sto_07_an_earlier_command_is_due_first(server: Server) -> None:

@@ -410,7 +410,7 @@ def test_sto_07_a_stopped_server_is_noticed_by_the_heartbeat(server: Server, asy
         await channel_stands(backend)
         assert await backend.get(record().key, NOW) == record()
 
-    run(server.url, scenario, asynchronous, timeout=0.5)
+    run(server.url, scenario, asynchronous, timeout=1)
 
 
 @both
@@ -430,7 +430,7 @@ def test_sto_07_a_network_that_swallows_all_serves_no_revoked_session(
             await channel_stands(backend)
             assert await backend.get(record().key, NOW) is None
 
-        run(f"redis://127.0.0.1:{proxy.port}/0", scenario, asynchronous, timeout=0.5)
+        run(f"redis://127.0.0.1:{proxy.port}/0", scenario, asynchronous, timeout=1)
 
 
 @both
