@@ -659,6 +659,21 @@ def test_sto_09_asyncmy_is_refused_in_the_mode_for_which_it_does_not_escape(mari
     asyncio.run(scenario())
 
 
+def test_asyncmy_is_not_given_the_time_limit_with_which_it_misses_replies(maria: tuple[Database, str]) -> None:
+    """With ``read_timeout`` asyncmy 0.2.13 misses some on Python 3.11, and waits until the server gives up."""
+    where, table = maria
+    given: list[dict[str, Any]] = []
+
+    async def scenario() -> None:
+        backend = SQLBackend(where.through("asyncmy"), table=table, timeout=PATIENT)
+        event.listen(sql_engine_of(backend), "do_connect", lambda _d, _r, _arguments, named: given.append(dict(named)))
+        assert await backend.get(record().key, NOW) is None
+        await backend.close()
+
+    asyncio.run(scenario())
+    assert [("connect_timeout" in each, "read_timeout" in each) for each in given] == [(True, False)]
+
+
 @pytest.mark.parametrize("driver", ["sqlite", "sqlite+aiosqlite"])
 def test_a_write_that_failed_leaves_no_lock_on_the_file(driver: str, tmp_path: Path) -> None:
     async def scenario() -> None:
