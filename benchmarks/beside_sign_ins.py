@@ -19,11 +19,13 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any, NamedTuple
 
+from scripts.ports import free_port
+
 from benchmarks.contenders.base import PASSWORD
 from benchmarks.contenders.plain import asgi_app
 from benchmarks.contenders.powauth_users import SECRET, Base, User
 from benchmarks.figures import Spread, spread
-from benchmarks.servers import Server, free_port
+from benchmarks.servers import Server
 from benchmarks.tables import table
 from benchmarks.workers import cores, quiet
 

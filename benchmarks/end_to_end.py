@@ -16,11 +16,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from scripts.ports import free_port
+
 from benchmarks.contenders import contenders
 from benchmarks.contenders.base import READ_PATH
 from benchmarks.figures import Spread, spread
 from benchmarks.requests import OTHER_COOKIE, cookie_header
-from benchmarks.servers import Server, free_port
+from benchmarks.servers import Server
 from benchmarks.tables import table
 from benchmarks.workers import cores
 

@@ -23,11 +23,12 @@ from itertools import takewhile
 from pathlib import Path
 
 import msgspec
+from scripts.ports import free_port
 
 from benchmarks import revocation, scale
 from benchmarks.load import PATIENCE_SECONDS, Crowd, Fault, Findings
 from benchmarks.proxy import Proxy, proxy
-from benchmarks.servers import PostgresServer, RedisServer, directory, free_port, running
+from benchmarks.servers import PostgresServer, RedisServer, directory, running
 from benchmarks.site import Client, Site, sign_in, site
 from benchmarks.tables import table
 from powauth.backends.base import Record, drive, make_key, make_owner

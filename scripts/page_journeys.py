@@ -3,7 +3,6 @@
 import json
 import os
 import secrets
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 
 from scripts.empty_environments import Failed, outcome_of_command
 from scripts.page_programs import Page, Program
+from scripts.ports import free_port
 
 STEPS = ("register", "sign in", "be recognised", "sign out", "be rejected")
 """The steps of a user with a served program."""
@@ -118,9 +118,7 @@ def serving(program: Program, place: Path, folder: Path, environment: dict[str, 
         Failed: if it does not start.
     """
     name, *arguments = program.command.split()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    port = free_port()
     log = folder / f"{program.name}.log"
     with log.open("wb") as output:
         command = [str(place / name), *arguments, PORTS[name].format(port)]

@@ -2,23 +2,16 @@
 
 import asyncio
 import logging
-import socket
 
 import pytest
 import sqlalchemy as sa
+from scripts.ports import free_port
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import QueuePool
 
 from harness.people import MIA, Person, errors_of, people
 from powauth.backends.base import drive
 from powauth.errors import InvalidParams, StoreUnavailable
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @pytest.mark.parametrize("driver", ["postgresql+psycopg", "mariadb+pymysql"])

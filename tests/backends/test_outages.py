@@ -13,6 +13,7 @@ from uuid import uuid4
 import msgspec
 import pytest
 import redis
+from scripts.ports import free_port
 from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -256,7 +257,7 @@ def check(error: StoreUnavailable, caplog: pytest.LogCaptureFixture, *words: str
 @pytest.mark.parametrize("driver", NETWORKED)
 def test_rep_06_sql_a_server_that_is_not_there(driver: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     url = make_url(database(kind_of(driver), tmp_path).through(driver)).set(password=PASSWORD, host="127.0.0.1")
-    away = url.set(port=redis_servers.free_port()).render_as_string(hide_password=False)
+    away = url.set(port=free_port()).render_as_string(hide_password=False)
     check(failure_of(SQLBackend(away)), caplog, "the session database cannot be reached: check that the server runs")
     nowhere = url.set(host="no.such.invalid").render_as_string(hide_password=False)
     error = failure_of(SQLBackend(nowhere))
@@ -422,7 +423,7 @@ def test_rep_06_redis_a_server_that_is_not_there(asynchronous: bool, caplog: pyt
     def at(host: str) -> RedisBackend:
         return RedisBackend(f"redis://:pass%23word@{host}/0", asynchronous=asynchronous)
 
-    error = failure_of(at(f"127.0.0.1:{redis_servers.free_port()}"))
+    error = failure_of(at(f"127.0.0.1:{free_port()}"))
     check(error, caplog, "Redis cannot be reached: check that the server runs")
     error = failure_of(at("no.such.invalid"))
     assert "no.such.invalid" not in str(error)
@@ -461,7 +462,7 @@ def test_rep_06_redis_what_a_server_refuses(
         server.ask("CONFIG SET", "min-replicas-to-write", "1")
         check(write(at()), caplog, "too few replicas")
         server.ask("CONFIG SET", "min-replicas-to-write", "0")
-        server.ask("REPLICAOF", "127.0.0.1", str(redis_servers.free_port()))
+        server.ask("REPLICAOF", "127.0.0.1", str(free_port()))
         check(write(at()), caplog, "takes no writes: it is a replica")
         server.ask("REPLICAOF", "NO", "ONE")
         server.ask("CONFIG SET", "requirepass", "right")

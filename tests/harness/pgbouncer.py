@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from scripts.ports import free_port
 from sqlalchemy import make_url
 
 from harness.engines import DRIVERS, Database
-from harness.redis_servers import free_port
 
 EXECUTABLE = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 MISSING = "needs pgbouncer: apt-get install pgbouncer"

@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 import redis
+from scripts.ports import free_port
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -213,9 +213,7 @@ def suspicious(server: Server, engine: str, counts: Counts) -> list[str]:
 @contextmanager
 def serving(server: Server, environment: dict[str, str], folder: Path, *, near: bool) -> Iterator[int]:
     """The server's port, once it answers."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    port = free_port()
     log = folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -20,6 +20,7 @@ from uuid import uuid4
 import pytest
 import redis
 import redis.cluster
+from scripts.ports import free_port
 
 EXECUTABLE = (
     os.environ.get("POWAUTH_TEST_REDIS_SERVER") or shutil.which("redis-server") or shutil.which("valkey-server")
@@ -56,21 +57,12 @@ def shared_answers() -> bool:
         return False
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def free_cluster_port() -> int:
     """A free port whose cluster bus, which Redis 6.2 always places 10,000 ports higher, is free too."""
     while True:
         port = free_port()
-        bus = port + 10_000
-        if bus < 1 << 16:
-            with suppress(OSError), socket.create_server(("127.0.0.1", bus)):
-                return port
+        with suppress(OSError), socket.create_server(("127.0.0.1", port + 10_000)):
+            return port
 
 
 def wait_for(condition: Callable[[], bool], what: str, patience: float = PATIENCE) -> None:

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import fastapi
 import flask
 import sqlalchemy as sa
+from scripts.ports import free_port
 from sqlalchemy.orm import DeclarativeBase
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from harness.demo_support import free_port
 from harness.live_servers import serving
 from harness.smtp import Server
 from harness.support import SECRET, Clock, Kind

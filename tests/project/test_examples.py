@@ -13,8 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-
-from harness.demo_support import free_port
+from scripts.ports import free_port
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 UVICORN = ["-m", "uvicorn", "--app-dir", str(EXAMPLES), "--no-access-log", "--log-level", "warning", "--port"]
