@@ -96,17 +96,21 @@ def foreign(number: int, own: bytes, others: bytes) -> bytes:
 
 async def victims(site: Site) -> list[Client]:
     """Sign in clients whose names begin with ``victim-``, so that their records can be found by name."""
-    made = [await sign_in(site, f"victim-{number:03}") for number in range(VICTIMS)]
-    return [client for client in made if client is not None]
+    made: list[Client] = []
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while len(made) < VICTIMS:
+            client = await sign_in(site, f"victim-{len(made):03}")
+            if client is not None:  # the engine is well, but the machine may be busy
+                made.append(client)
+    return made
 
 
 async def garbage(crowd: Crowd, site: Site, engine: str, plant: Callable[[], int]) -> Findings:
     """Overwrite the victims' records. This must sign nobody in, cause no error, and not affect other clients."""
     overwritten = await victims(site)
-    assert len(overwritten) == VICTIMS
 
     async def fault() -> float:
-        assert await asyncio.to_thread(plant) == VICTIMS
+        assert await asyncio.to_thread(plant) >= VICTIMS  # a sign-in without an answer may have left one more
         for _ in range(2):
             for client in overwritten:
                 answer = await site.ask("/private", client.cookie)
@@ -270,13 +274,15 @@ async def postgres_faults(folder: Path, clients: int, hold: float, report: Repor
     server = await asyncio.to_thread(PostgresServer, folder)
     driver = "postgresql+asyncpg"
     with running(server):
+        # A server that has just started may need longer for its first tables than a request may take.
+        patient = SQLBackend(server.url(driver), timeout=timedelta(seconds=PATIENCE_SECONDS))
+        await patient.create_tables()
+        await patient.close()
         async with (
             proxy(server.port) as through,
             site(SQLBackend(server.url(driver), timeout=TIMEOUT)) as direct,
             site(SQLBackend(server.url(driver, through.port), timeout=TIMEOUT)) as proxied,
         ):
-            assert isinstance(direct.backend, SQLBackend)
-            await direct.backend.create_tables()
             crowd = Crowd()
             await crowd.gather(direct, clients, clients // 10)
             faults: list[tuple[Site, str, Fault]] = [
