@@ -230,7 +230,7 @@ def test_the_background_writes_without_being_closed(make: Make) -> None:
 
     sa.event.listen(site.engine, "after_cursor_execute", note)
     site.sign_in(site.browser())
-    assert done.wait(10)
+    assert done.wait(60)
 
 
 # --- what fails -------------------------------------------------------------------------------------------------------
@@ -300,12 +300,12 @@ def test_a_full_queue_drops_and_counts(make: Make) -> None:
     def hold(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
         if Activity.__tablename__ in statement:
             began.set()
-            assert go_on.wait(10)
+            assert go_on.wait(60)
 
     sa.event.listen(site.engine, "before_cursor_execute", hold)
     emit = site.auth.extension(Odd).parts.emit
     emit(ODD, None, "first")
-    assert began.wait(10)
+    assert began.wait(60)
     for number in range(9):
         emit(ODD, None, str(number))
     assert audit(site).lost == 4
@@ -327,12 +327,12 @@ def test_what_waits_too_long_at_the_end_is_counted(make: Make) -> None:
     def hold(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
         if Activity.__tablename__ in statement and not began.is_set():
             began.set()
-            assert go_on.wait(10)
+            assert go_on.wait(60)
 
     sa.event.listen(site.engine, "before_cursor_execute", hold)
     emit = site.auth.extension(Odd).parts.emit
     emit(ODD)
-    assert began.wait(10)
+    assert began.wait(60)
     emit(ODD)
     drive(site.auth.aclose())
     assert audit(site).lost == 1
@@ -363,12 +363,12 @@ def test_a_forked_process_writes_its_own_entries_and_none_of_the_parents(make: M
     def hold(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
         if Activity.__tablename__ in statement and not began.is_set():
             began.set()
-            assert go_on.wait(20)
+            assert go_on.wait(60)
 
     sa.event.listen(site.engine, "before_cursor_execute", hold)
     emit = site.auth.extension(Odd).parts.emit
     emit(ODD, None, "held")
-    assert began.wait(10)
+    assert began.wait(60)
     emit(ODD, None, "waits")
     child = os.fork()
     if child == 0:

@@ -230,7 +230,7 @@ async def test_the_event_loop_turns_while_a_verb_waits() -> None:
 
     class Slow(Noting):
         async def _enter(self, verb: str) -> None:
-            meeting.wait(20)
+            meeting.wait(60)
             await super()._enter(verb)
 
     backend = Slow(MemoryBackend(), "blocking")
@@ -255,7 +255,7 @@ async def test_plain_handlers_in_all_threads_do_not_wait_for_each_other() -> Non
 
     @api.app.post("/plain/both")
     def both(auth: Annotated[BlockingRequestAuth[User, Me], Depends(blocking_request_auth)]) -> bool:
-        meeting.wait(20)
+        meeting.wait(60)
         return auth.sign_in(PARAMS) is not None
 
     answers: list[bool] = []
