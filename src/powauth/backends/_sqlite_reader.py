@@ -87,15 +87,15 @@ class SQLiteReader:
         except IndexError:
             return None
         if monotonic() > opened.until:
-            self._retired.append(opened)
+            self._put(self._retired, opened)
             return None
         try:
             # Fetch all rows, though there is at most one: a statement keeps its snapshot until it is exhausted.
             rows: Rows = opened.connection.execute(self._sql, (key, now)).fetchall()
         except self._error:
-            self._retired.append(opened)
+            self._put(self._retired, opened)
             return None
-        self._keep(opened)
+        self._put(self._idle, opened)
         return rows
 
     def prepare(self) -> bool:
@@ -122,7 +122,7 @@ class SQLiteReader:
             connection.close()
             return False
         self._tried = True
-        self._keep(Opened(connection, monotonic() + POOL_RECYCLE_SECONDS))
+        self._put(self._idle, Opened(connection, monotonic() + POOL_RECYCLE_SECONDS))
         return True
 
     def _make_ready(self, connection: Any) -> bool:
@@ -154,8 +154,8 @@ class SQLiteReader:
         thread.join()
         return not refused
 
-    def _keep(self, opened: Opened) -> None:
-        self._idle.append(opened)
+    def _put(self, where: deque[Opened], opened: Opened) -> None:
+        where.append(opened)
         if self._closed:
             self.drain()
 
