@@ -109,13 +109,9 @@ def _mariadb(seconds: float) -> dict[str, Any]:
 
 
 def _pymysql(seconds: float) -> dict[str, Any]:
+    # asyncmy gets no `read_timeout`: on Python 3.11 its release 0.2.13 then misses some replies
+    # (https://github.com/long2ice/asyncmy/issues/155). The runner limits the time of asynchronous reads.
     return {**_mariadb(seconds), "read_timeout": seconds, "write_timeout": seconds}
-
-
-def _asyncmy(seconds: float) -> dict[str, Any]:
-    # Without `read_timeout`, with which asyncmy 0.2.13 on Python 3.11 sometimes waits for a reply that has come already
-    # (https://github.com/long2ice/asyncmy/issues/155). The runner's own time limit includes every read.
-    return _mariadb(seconds)
 
 
 DRIVERS = {
@@ -127,8 +123,8 @@ DRIVERS = {
     "postgresql+asyncpg": Driver("asyncpg", _asyncpg, {}, True, _asyncpg_pooled),
     "mysql+pymysql": Driver("mariadb", _pymysql, {}, False),
     "mariadb+pymysql": Driver("mariadb", _pymysql, {}, False),
-    "mysql+asyncmy": Driver("mariadb-async", _asyncmy, {}, True),
-    "mariadb+asyncmy": Driver("mariadb-async", _asyncmy, {}, True),
+    "mysql+asyncmy": Driver("mariadb-async", _mariadb, {}, True),
+    "mariadb+asyncmy": Driver("mariadb-async", _mariadb, {}, True),
 }
 """The drivers that a URL may name. For any other driver, an app makes the engine itself."""
 

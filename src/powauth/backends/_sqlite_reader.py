@@ -155,6 +155,7 @@ class SQLiteReader:
         return not refused
 
     def _put(self, where: deque[Opened], opened: Opened) -> None:
+        """Put a connection among the idle or the retired ones. Close it if another thread has closed the reader."""
         where.append(opened)
         if self._closed:
             self.drain()
