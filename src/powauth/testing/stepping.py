@@ -17,12 +17,14 @@ In a loop, a call is stopped twice at each line.
 
 import asyncio
 import builtins
+import gc
 import os
 import statistics
 import sys
 import threading
 import types
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -253,6 +255,10 @@ class _ThreadStops(_Stops):
         self._is_own = is_own
 
     async def run(self, race: Race[A, B], stop_at: Step | None) -> tuple[A, B, list[Step]]:
+        with _no_collection():
+            return self._run(race, stop_at)
+
+    def _run(self, race: Race[A, B], stop_at: Step | None) -> tuple[A, B, list[Step]]:
         thread = _SteppedThread(lambda: drive(race.first()), self._is_own, stop_at)
         thread.start()
         second: _Thread[B] = _Thread(lambda: drive(race.second()))
@@ -270,6 +276,18 @@ class _ThreadStops(_Stops):
         if second.ident is None:
             second.start()
         return first, second.result(), thread.passed.steps
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Stop garbage collection. A finalizer that it calls within a call would be a step that no other run has."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class _Thread(threading.Thread, Generic[T]):
