@@ -1,6 +1,7 @@
 """The backend suite itself: what it skips, and how it stops verbs."""
 
 import asyncio
+import gc
 import inspect
 import re
 import subprocess
@@ -156,6 +157,50 @@ def test_a_verb_is_stopped_at_every_step_once_and_the_other_runs_meanwhile(suite
     assert rounds[0] == "first"
     assert set(rounds[1:]) == {"second"}
     assert len(rounds) > 2
+
+
+class Litter:
+    """Garbage with a finalizer, which only a collection finds."""
+
+    def __init__(self, found: list[bool]) -> None:
+        self.itself = self
+        self.found = found
+
+    def __del__(self) -> None:
+        self.found.append(True)
+
+
+@pytest.mark.parametrize("is_enabled", [True, False])
+def test_no_garbage_is_collected_in_a_stopped_verb(is_enabled: bool, request: pytest.FixtureRequest) -> None:
+    found: list[bool] = []
+
+    async def scenario(backend: Backend) -> None:
+        async def prepare(owner: bytes) -> Race[list[bool], int]:
+            async def first() -> list[bool]:
+                Litter(found)
+                await backend.epoch(owner, 0)
+                return list(found)
+
+            async def second() -> int:
+                return 0
+
+            async def check(found_in_first: list[bool], _: int) -> None:
+                assert found_in_first == []
+                gc.collect()
+                found.clear()
+
+            return Race(first, second, check)
+
+        await SmallSuite().at_each_step(backend, prepare)
+
+    threshold = gc.get_threshold()
+    request.addfinalizer(lambda: gc.set_threshold(*threshold))
+    request.addfinalizer(gc.enable)
+    gc.set_threshold(1)
+    if not is_enabled:
+        gc.disable()
+    SmallSuite().run(scenario)
+    assert gc.isenabled() == is_enabled
 
 
 @pytest.mark.parametrize("suite", [SmallSuite, AsyncSuite])
