@@ -323,9 +323,11 @@ def test_what_waits_too_long_at_the_end_is_counted(make: Make) -> None:
     site = make(closing=timedelta(milliseconds=50))
     drive(audit(site).aclose())
     began, go_on = threading.Event(), threading.Event()
+    writers: list[threading.Thread] = []
 
     def hold(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
         if Activity.__tablename__ in statement and not began.is_set():
+            writers.append(threading.current_thread())
             began.set()
             assert go_on.wait(60)
 
@@ -337,6 +339,8 @@ def test_what_waits_too_long_at_the_end_is_counted(make: Make) -> None:
     drive(site.auth.aclose())
     assert audit(site).lost == 1
     go_on.set()
+    drive(site.auth.aclose())  # the writer need not wait for more
+    writers[0].join(60)  # a connection that it still had when the engine is disposed of would never be closed
 
 
 def test_no_thread_is_left_to_start(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
