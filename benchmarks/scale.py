@@ -46,6 +46,7 @@ class Cost:
             waited for a processor that other processes had.
         slow: entries in Redis's slow log, which also counts the time in which other processes had the processor.
         work: seconds of the server's processor time for the longest call.
+        heavy: calls that took at least `SLOW_MICROSECONDS` of the server's processor time.
     """
 
     engine: str
@@ -55,6 +56,7 @@ class Cost:
     waits: list[tuple[float, float]] = field(default_factory=list)
     slow: int | None = None
     work: float = 0.0
+    heavy: int = 0
 
 
 def owner_of(number: int) -> bytes:
@@ -117,7 +119,9 @@ def measure(
                 busy, begun = _busy(server), time.perf_counter()
                 work()
                 cost.took.append(time.perf_counter() - begun)
-                cost.work = max(cost.work, _busy(server) - busy)
+                spent = _busy(server) - busy
+                cost.work = max(cost.work, spent)
+                cost.heavy += spent >= SLOW_MICROSECONDS / 1e6
             if not waits:
                 time.sleep(0.01)
             cost.waits = list(waits)
