@@ -177,15 +177,20 @@ def test_a_revocation_cut_off_before_its_commit_is_repeated_and_one_cut_off_at_i
     on_proxy(driver, tmp_path, scenario)
 
 
+async def is_unavailable_while_stalled(backend: SQLBackend, proxy: Proxy) -> None:
+    """Read while the server says nothing. The time limit of the backend is one second."""
+    proxy.stall()
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        await backend.get(record().key, NOW)
+    assert time.monotonic() - began < 10, "the limit, and some patience with a busy machine"
+    proxy.stall(stalled=False)
+
+
 @pytest.mark.parametrize("driver", NETWORKED)
 def test_sto_07_a_server_that_does_not_greet_costs_no_more_than_the_time_limit(driver: str, tmp_path: Path) -> None:
     async def scenario(backend: SQLBackend, proxy: Proxy) -> None:
-        proxy.stall()
-        began = time.monotonic()
-        with pytest.raises(StoreUnavailable):
-            await backend.get(record().key, NOW)
-        assert time.monotonic() - began < 10, "the limit, and some patience with a busy machine"
-        proxy.stall(stalled=False)
+        await is_unavailable_while_stalled(backend, proxy)
 
     on_proxy(driver, tmp_path, scenario, timeout=timedelta(seconds=1))
 
@@ -194,12 +199,7 @@ def test_sto_07_a_server_that_does_not_greet_costs_no_more_than_the_time_limit(d
 def test_sto_07_a_server_that_stalls_costs_no_more_than_the_time_limit(driver: str, tmp_path: Path) -> None:
     async def scenario(backend: SQLBackend, proxy: Proxy) -> None:
         assert await backend.create(record(), 0, NOW)
-        proxy.stall()
-        began = time.monotonic()
-        with pytest.raises(StoreUnavailable):
-            await backend.get(record().key, NOW)
-        assert time.monotonic() - began < 10, "the limit, and some patience with a busy machine"
-        proxy.stall(stalled=False)
+        await is_unavailable_while_stalled(backend, proxy)
         for _ in range(20):
             try:
                 assert await backend.get(record().key, NOW) == record()

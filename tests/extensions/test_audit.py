@@ -340,7 +340,8 @@ def test_what_waits_too_long_at_the_end_is_counted(make: Make) -> None:
     assert audit(site).lost == 1
     go_on.set()
     drive(site.auth.aclose())  # the writer need not wait for more
-    writers[0].join(60)  # a connection that it still had when the engine is disposed of would never be closed
+    writers[0].join(60)
+    assert not writers[0].is_alive(), "its connection would stay open after the engine is disposed of"
 
 
 def test_no_thread_is_left_to_start(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
