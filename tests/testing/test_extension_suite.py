@@ -308,9 +308,31 @@ def test_a_planted_fault_is_found(kind: type[Good], name: str) -> None:
         test()
 
 
+TESTS = sorted(name for name in dir(ExtensionConformance) if name.startswith("test_"))
+
+
 def test_each_test_of_the_suite_finds_something() -> None:
-    tests = {name for name in dir(ExtensionConformance) if name.startswith("test_")}
-    assert {name for names in FOUND.values() for name in names} == tests
+    assert {name for names in FOUND.values() for name in names} == {*TESTS}
+
+
+@pytest.mark.parametrize("name", TESTS)
+def test_each_test_of_the_suite_closes_the_extension(name: str) -> None:
+    """Otherwise a thread of it could still use an engine that the app's fixture has disposed of."""
+    bound, closed = list[Extension[Any]](), list[Extension[Any]]()
+
+    class Noted(Good):
+        def bind(self, parts: Parts[Any]) -> Self:
+            bound.append(made := super().bind(parts))
+            return made
+
+        async def aclose(self) -> None:
+            await super().aclose()
+            closed.append(self)
+
+    suite = HoldsTokens()
+    suite.kind = Noted
+    getattr(suite, name)()
+    assert [each for each in bound if each not in closed] == []
 
 
 def test_what_an_extension_does_not_offer_is_skipped_with_what_to_do() -> None:

@@ -2,9 +2,9 @@
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, suppress
+from contextlib import aclosing, contextmanager, suppress
 from typing import Any, get_args
 from unittest import SkipTest
 
@@ -137,8 +137,16 @@ class Suite:
         async with aclosing(self.auth(backend)) as auth:
             await scenario(auth, backend)
 
+    @contextmanager
+    def _opened(self, **options: Any) -> Iterator[Auth]:
+        auth = self.auth(self.make_backend(), **options)
+        try:
+            yield auth
+        finally:
+            drive(auth.aclose())
+
     def auth(self, backend: Backend, **options: Any) -> Auth:
-        """Return an authenticator with the extension."""
+        """Return an authenticator with the extension. Close it, or a thread of the extension may outlive the test."""
         given: dict[str, Any] = {"secret_key": secrets.token_bytes(48), "users": self.make_users(), "throttle": None}
         return SessionAuth(**{"extensions": [self.make_extension()], **given, "backend": backend, **options})
 
@@ -167,14 +175,14 @@ class Suite:
         """An app may give one object to several authenticators."""
         given = self.make_extension()
         before = dict(vars(given))
-        bound = self.auth(self.make_backend(), extensions=[given]).extension(type(given))
-        assert bound.name == given.name
+        with self._opened(extensions=[given]) as auth:
+            assert auth.extension(type(given)).name == given.name
         assert dict(vars(given)) == before, "bind changed the object that the app gave: return a new one"
 
     def test_its_pages_are_pages_with_paths_of_their_own(self) -> None:
         """Two pages of one path would hide one of them."""
-        auth = self.auth(self.make_backend())
-        pages = [page for extension in auth.accounts.hooks.extensions for page in extension.pages()]
+        with self._opened() as auth:
+            pages = [page for extension in auth.accounts.hooks.extensions for page in extension.pages()]
         assert all(isinstance(page, Page) for page in pages), "what pages returns is no Page"
         assert len({page.path for page in pages}) == len(pages), "two pages have one path"
 
@@ -207,12 +215,12 @@ class Suite:
     def test_it_emits_only_events_that_it_declares(self) -> None:
         """Operators set alarms by the declared events."""
         seen: list[Event] = []
-        auth = self.auth(self.make_backend(), on_event=seen.append)
-        drive(self._flows(auth))
-        with suppress(SkipTest):
-            _, held = drive(self.holder(auth, "ben@example.com"))
-            for value in (held, *HOSTILE):
-                drive(self.use(auth, value))
+        with self._opened(on_event=seen.append) as auth:
+            drive(self._flows(auth))
+            with suppress(SkipTest):
+                _, held = drive(self.holder(auth, "ben@example.com"))
+                for value in (held, *HOSTILE):
+                    drive(self.use(auth, value))
         declared = {kind.name for extension in auth.accounts.hooks.extensions for kind in extension.events}
         others = {event.name for event in seen} - declared - {*get_args(EventName)}
         assert not others, f"add {', '.join(sorted(others))} to the extension's events"
@@ -344,9 +352,8 @@ class Suite:
 
     def test_of_parallel_uses_one_wins(self) -> None:
         """Another request may run between the check and the use."""
-        auth = self.auth(self.make_backend())
-        _, held = drive(self.holder(auth))
-        with ThreadPoolExecutor(TAKERS) as pool:
+        with self._opened() as auth, ThreadPoolExecutor(TAKERS) as pool:
+            _, held = drive(self.holder(auth))
             won = list(pool.map(lambda _: drive(self.use(auth, held)), range(TAKERS)))
         assert sum(won) == 1, f"{sum(won)} of {TAKERS} parallel uses succeed"
 
