@@ -1,7 +1,9 @@
 """`SQLAlchemyUsers` over an engine that was used before a fork: no sign-in finds the account of another."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import StaticPool
 
 from harness.forks import BOTH, children, in_children, needs_fork
-from harness.users_databases import BLOCKING, PASSWORD, Base, cheap_hasher, table_name, url_of
+from harness.users_databases import BLOCKING, PASSWORD, Base, cheap_hasher, memory_engine, table_name, url_of
 from powauth.accounts.sqlalchemy import SQLAlchemyUsers, UserMixin
 from powauth.backends.base import drive
 
@@ -106,3 +108,24 @@ def test_a_child_keeps_its_copy_of_a_database_in_memory(fork: Fork) -> None:
     drive(users.create({"email": email(0), "password": PASSWORD}))
     assert in_children(lambda _: drive(sign_in_again_and_again(users, 0)), fork) == [ROUNDS]
     engine.dispose()
+
+
+@BOTH
+def test_a_child_does_not_wait_for_a_thread_of_its_parent(fork: Fork) -> None:
+    """In the parent a thread uses the one connection during the fork. The child has no such thread."""
+    began, go_on = threading.Event(), threading.Event()
+
+    def hold(*_: object) -> None:
+        if not began.is_set():
+            began.set()
+            assert go_on.wait(60)
+
+    with memory_engine(User) as engine, ThreadPoolExecutor(1) as pool:
+        users = SQLAlchemyUsers(engine, User, hasher=cheap_hasher())
+        drive(users.create({"email": email(0), "password": PASSWORD}))
+        sa.event.listen(engine, "before_cursor_execute", hold)
+        held = pool.submit(drive, sign_in_again_and_again(users, 0))
+        assert began.wait(60)
+        assert in_children(lambda _: drive(sign_in_again_and_again(users, 0)), fork) == [ROUNDS]
+        go_on.set()
+        assert held.result(60) == ROUNDS

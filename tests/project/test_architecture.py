@@ -172,7 +172,7 @@ def test_each_driver_and_framework_is_imported_by_what_wraps_it_alone() -> None:
         top = imported.target.partition(".")[0]
         if top == "sqlalchemy":
             sql = {"sql", "_sql_connections", "_sql_engine", "_sql_errors", "_sql_forks", "_sql_statements"}
-            sql |= {"_sql_running", "_sql_sharing", "_sqlite_reader"}
+            sql |= {"_sql_running", "_sql_sharing", "_sql_turns", "_sqlite_reader"}
             tables = [
                 module for module in MODULES if re.fullmatch(r"extensions\.(lock|\w+\._?(columns|tables?))", module)
             ]

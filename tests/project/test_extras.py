@@ -103,6 +103,7 @@ def test_every_block_of_optional_imports_is_tried_above() -> None:
         "powauth.backends._sql_engine": "powauth.backends.sql",
         "powauth.backends._sql_errors": "powauth.backends.sql",
         "powauth.backends._sql_statements": "powauth.backends.sql",
+        "powauth.backends._sql_turns": "powauth.backends.sql",
         "powauth.integrations._flask_requests": "powauth.integrations.flask",
         "powauth.integrations._pydantic": "powauth.integrations.fastapi",
     }

@@ -20,6 +20,7 @@ from powauth.backends._sql_connections import LoopCheck, renew_if_cut, uncancell
 from powauth.backends._sql_errors import FailedDatabase, broke, is_failure, sql_unavailable, sqlstate, was_rolled_back
 from powauth.backends._sql_forks import separate_processes
 from powauth.backends._sql_sharing import are_same
+from powauth.backends._sql_turns import async_connection_of, connection_of
 from powauth.backends.base import Mode
 
 T = TypeVar("T")
@@ -88,7 +89,7 @@ class SyncDatabase(Database):
         self._engine = engine
 
     async def _once(self, work: Callable[[Connection], T]) -> T:
-        with self._engine.connect() as connection:
+        with connection_of(self._engine) as connection:
             renew_if_cut(connection)
             return work(connection)
 
@@ -109,7 +110,7 @@ class AsyncDatabase(Database):
             return work(connection)
 
         async def connected() -> T:
-            async with self._engine.connect() as connection:
+            async with async_connection_of(self._engine) as connection:
                 return await connection.run_sync(checked)
 
         self._loops.check(self._engine.sync_engine)

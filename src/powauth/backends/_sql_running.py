@@ -15,6 +15,7 @@ from powauth._outages import Failure, unavailable
 from powauth.backends._sql_connections import LoopCheck, needs_transaction, renew_if_cut, uncancelled
 from powauth.backends._sql_errors import FailedDatabase, broke, is_failure, sql_unavailable, was_rolled_back
 from powauth.backends._sql_statements import Statement
+from powauth.backends._sql_turns import async_connection_of, connection_of
 from powauth.errors import ConfigError
 
 # isort: split
@@ -203,10 +204,10 @@ class Runner:
             return result
 
         if self._engine is not None:
-            with self._engine.connect() as connection:
+            with connection_of(self._engine) as connection:
                 return checked(connection)
         assert self._async_engine is not None  # noqa: S101 one of the two is there
-        async with self._async_engine.connect() as asynchronous:
+        async with async_connection_of(self._async_engine) as asynchronous:
             return await asynchronous.run_sync(checked)
 
 
