@@ -45,8 +45,7 @@ class Cost:
         waits: seconds of each concurrent read of the other thread, and of these the seconds in which neither thread
             waited for a processor that other processes had.
         slow: entries in Redis's slow log, which also counts the time in which other processes had the processor.
-        work: seconds of the server's processor time for the longest call.
-        heavy: calls that took at least `SLOW_MICROSECONDS` of the server's processor time.
+        worked: seconds of the server's processor time for each call.
     """
 
     engine: str
@@ -55,8 +54,7 @@ class Cost:
     took: list[float] = field(default_factory=list)
     waits: list[tuple[float, float]] = field(default_factory=list)
     slow: int | None = None
-    work: float = 0.0
-    heavy: int = 0
+    worked: list[float] = field(default_factory=list)
 
 
 def owner_of(number: int) -> bytes:
@@ -119,9 +117,7 @@ def measure(
                 busy, begun = _busy(server), time.perf_counter()
                 work()
                 cost.took.append(time.perf_counter() - begun)
-                spent = _busy(server) - busy
-                cost.work = max(cost.work, spent)
-                cost.heavy += spent >= SLOW_MICROSECONDS / 1e6
+                cost.worked.append(_busy(server) - busy)
             if not waits:
                 time.sleep(0.01)
             cost.waits = list(waits)
@@ -274,5 +270,5 @@ def row(cost: Cost) -> tuple[object, ...]:
         milliseconds(waits[-1]),
         milliseconds(max((undisturbed for _, undisturbed in cost.waits), default=0.0)),
         "" if cost.slow is None else cost.slow,
-        "" if cost.slow is None else milliseconds(cost.work),
+        "" if cost.slow is None else milliseconds(max(cost.worked)),
     )

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import StaticPool
 
 from harness.forks import BOTH, children, in_children, needs_fork
 from harness.users_databases import BLOCKING, PASSWORD, Base, cheap_hasher, memory_engine, table_name, url_of
@@ -102,12 +101,10 @@ async def _tables(engine: AsyncEngine, change: Callable[..., None]) -> None:
 
 @BOTH
 def test_a_child_keeps_its_copy_of_a_database_in_memory(fork: Fork) -> None:
-    engine = sa.create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
-    Base.metadata.create_all(engine, TABLES)
-    users = SQLAlchemyUsers(engine, User, hasher=cheap_hasher())
-    drive(users.create({"email": email(0), "password": PASSWORD}))
-    assert in_children(lambda _: drive(sign_in_again_and_again(users, 0)), fork) == [ROUNDS]
-    engine.dispose()
+    with memory_engine(User) as engine:
+        users = SQLAlchemyUsers(engine, User, hasher=cheap_hasher())
+        drive(users.create({"email": email(0), "password": PASSWORD}))
+        assert in_children(lambda _: drive(sign_in_again_and_again(users, 0)), fork) == [ROUNDS]
 
 
 @BOTH

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -291,6 +291,27 @@ def test_the_authenticator_alone_in_front_of_an_app(kind: Kind, engine: sa.Engin
         site.to_do(work)
         answer = alone.send("/do", None, {"authorization": f"Bearer {key}"})
         assert (answer.status, answer.json()["error"]) == (403, "session_required"), name
+
+
+def test_trm_02_a_key_that_is_used_while_it_ends_stays_ended(engine: sa.Engine) -> None:
+    """Whoever has stolen the key uses it all the time, over the one connection of the engine."""
+    site = KeySite("wsgi", engine)
+    headers = {"authorization": f"Bearer {site.a_key()}"}
+    uses: list[Future[int]] = []
+    with ThreadPoolExecutor(1) as pool:
+
+        def use() -> int:
+            return site.alone().send("/private", None, headers).status
+
+        def use_in_between(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+            if statement.startswith("DELETE"):
+                uses.append(pool.submit(use))
+                wait(uses, timeout=0.2)  # the use must wait: without turns it has ended by now
+
+        sa.event.listen(engine, "after_cursor_execute", use_in_between)
+        drive(site.keys.end_all(site.ada))
+        assert [each.result(60) for each in uses] == [401]
+        assert use() == 401
 
 
 def test_a_socket_with_a_key_closes_when_the_key_ends(engine: sa.Engine) -> None:

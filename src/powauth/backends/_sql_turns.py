@@ -8,7 +8,7 @@ would undo what another thread has written and not yet committed: a user who reg
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -52,17 +52,23 @@ class _Turns:
 _turns = _Turns()
 
 
+def connection_of(engine: Engine) -> AbstractContextManager[Connection]:
+    """Borrow a connection. First call `powauth._forks.check`: in a child, nobody releases the parent's locks."""
+    return _in_turn(engine) if isinstance(engine.pool, StaticPool) else engine.connect()
+
+
+def async_connection_of(engine: "AsyncEngine") -> "AbstractAsyncContextManager[AsyncConnection]":
+    """Borrow a connection on the running event loop. First call `powauth._forks.check`, as for `connection_of`."""
+    return _async_in_turn(engine) if isinstance(engine.pool, StaticPool) else engine.connect()
+
+
 @contextmanager
-def connection_of(engine: Engine) -> Iterator[Connection]:
-    """Borrow a connection. Call `powauth._forks.check` before."""
-    pool = engine.pool
-    with _turns.of_threads(pool) if isinstance(pool, StaticPool) else nullcontext(), engine.connect() as connection:
+def _in_turn(engine: Engine) -> Iterator[Connection]:
+    with _turns.of_threads(engine.pool), engine.connect() as connection:
         yield connection
 
 
 @asynccontextmanager
-async def async_connection_of(engine: "AsyncEngine") -> "AsyncIterator[AsyncConnection]":
-    """Borrow a connection on the running event loop. Call `powauth._forks.check` before."""
-    pool = engine.sync_engine.pool
-    async with _turns.of_tasks(pool) if isinstance(pool, StaticPool) else nullcontext(), engine.connect() as connection:
+async def _async_in_turn(engine: "AsyncEngine") -> "AsyncIterator[AsyncConnection]":
+    async with _turns.of_tasks(engine.pool), engine.connect() as connection:
         yield connection
