@@ -217,6 +217,15 @@ def test_rep_07_the_version() -> None:
     assert (done.returncode, done.stdout) == (Status.DONE, f"powauth {metadata.version('powauth')}\n")
 
 
+def test_rep_07_the_package_runs_as_a_module() -> None:
+    command = [sys.executable, "-m", "powauth"]
+    done = subprocess.run([*command, "secret"], capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert (done.returncode, len(done.stdout.split()), done.stderr) == (Status.DONE, 1, "")
+    done = subprocess.run([*command, "sessions"], capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert done.returncode == Status.USAGE
+    assert "powauth sessions: error: " in done.stderr
+
+
 # Options
 
 

@@ -33,7 +33,8 @@ LINES = (
     ("pages",),
     ("extensions",),
     ("testing",),
-    ("cli", "__main__"),
+    ("cli",),
+    ("__main__",),
 )
 """The parts from the top. A part that is a package is one line: its modules may import each other, but in no circle."""
 
