@@ -1,8 +1,8 @@
-"""``python -m powauth`` does what the command ``powauth`` does, where that is not on the path."""
+"""Runs the command ``powauth`` as ``python -m powauth``, for an environment whose programs are not on the path."""
 
 import sys
 
 from powauth.cli import main
 
-if __name__ == "__main__":  # pragma: no cover - its test starts a process
+if __name__ == "__main__":  # pragma: no cover - its tests start a process
     sys.exit(main())

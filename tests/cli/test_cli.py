@@ -153,6 +153,6 @@ def test_mistakes_are_one_sentence(
 
 def test_it_runs_as_a_program(url: str) -> None:
     fill(url, users=0)
-    command = [sys.executable, "-m", "powauth.cli", "sessions", "--backend", url, "count"]
+    command = [sys.executable, "-m", "powauth", "sessions", "--backend", url, "count"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "0\n"

@@ -1,7 +1,0 @@
-"""``python -m powauth.cli``."""
-
-import sys
-
-from powauth.cli import main
-
-sys.exit(main())
