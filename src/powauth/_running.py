@@ -136,6 +136,19 @@ async def shielded(coroutine: Coroutine[Any, Any, T]) -> T:
         raise
 
 
+async def calls_ended(seconds: float) -> bool:
+    """Wait, at most so many seconds, for this event loop's calls of `shielded`. Return whether all have ended.
+
+    Elsewhere there is nothing to wait for: without an event loop and on trio, every caller waits itself.
+    """
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return True
+    calls = [call for call in tuple(_unfinished) if call.get_loop() is loop]
+    return not calls or not (await asyncio.wait(calls, timeout=seconds))[1]
+
+
 def uncancellable(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
     """Return a coroutine function each of whose calls completes even if its caller is cancelled; see `shielded`."""
 

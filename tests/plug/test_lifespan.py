@@ -11,7 +11,7 @@ import pytest
 from harness.support import SECRET, FakeConnection, Me, MemoryUsers, User, account_of
 from powauth import CredentialsCache, SessionAuth
 from powauth.backends import backend_from_url
-from powauth.backends.base import Backend, drive
+from powauth.backends.base import Backend, Millis, drive
 from powauth.backends.memory import MemoryBackend
 from powauth.backends.sql import SQLBackend
 
@@ -151,3 +151,101 @@ def test_a_plain_program_closes_without_an_event_loop(url: str) -> None:
     drive(auth.aclose())
     assert drive(who(auth, cookie)) == "ada@example.org"
     drive(auth.aclose())
+
+
+# A change whose client has hung up
+
+
+class SlowBackend(MemoryBackend):
+    """Its ends of sessions wait for ``gate``."""
+
+    mode = "async"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached, self.gate = asyncio.Event(), asyncio.Event()
+
+    async def delete_owner(self, owner: bytes, now: Millis, keep: bytes | None = None) -> int:
+        self.reached.set()
+        await self.gate.wait()
+        return await super().delete_owner(owner, now, keep)
+
+
+class LateLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock a test sets forward."""
+
+    ahead = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.ahead
+
+
+async def hung_up(auth: SessionAuth[User, Me], backend: SlowBackend) -> str:
+    """Change the password of a user with a session, and cancel the change where it ends the session. Return the id."""
+    cookie = await sign_in(auth)
+    assert isinstance(auth.users, MemoryUsers)
+    (key,) = auth.users.rows
+    changing = asyncio.ensure_future(auth.accounts.update_account(key, {"password": "eleven grey geese"}))
+    await backend.reached.wait()
+    changing.cancel()
+    await asyncio.wait([changing])
+    assert changing.cancelled()
+    return cookie
+
+
+async def several_turns() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def test_aclose_waits_for_a_change_whose_client_has_hung_up() -> None:
+    async def run() -> None:
+        backend, users = SlowBackend(), ClosingUsers()
+        auth = an_auth(backend, users)
+        cookie = await hung_up(auth, backend)
+        closing = asyncio.ensure_future(auth.aclose())
+        await several_turns()
+        assert (closing.done(), users.closed) == (False, 0)
+        backend.gate.set()
+        await closing
+        assert users.closed == 1
+        assert await backend.count("credentials", auth.now()) == 0
+        assert await who(auth, cookie) is None
+
+    asyncio.run(run())
+
+
+def test_aclose_gives_up_after_ten_seconds_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        backend, users = SlowBackend(), ClosingUsers()
+        auth = an_auth(backend, users)
+        await hung_up(auth, backend)
+        closing = asyncio.ensure_future(auth.aclose())
+        await several_turns()
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, LateLoop)
+        loop.ahead = 9.5
+        await several_turns()
+        assert users.closed == 0
+        loop.ahead = 10.5
+        await closing
+        assert users.closed == 1
+        assert "a call has not ended 10 seconds after the app began to close" in caplog.text
+        backend.gate.set()
+        await auth.aclose()
+
+    with asyncio.Runner(loop_factory=LateLoop) as runner:
+        runner.run(run())
+
+
+def test_another_event_loop_has_no_calls_to_wait_for() -> None:
+    async def run() -> None:
+        backend, users = SlowBackend(), ClosingUsers()
+        auth = an_auth(backend, users)
+        await hung_up(auth, backend)
+        await asyncio.to_thread(asyncio.run, auth.aclose())
+        assert users.closed == 1
+        backend.gate.set()
+        await auth.aclose()
+
+    asyncio.run(run())

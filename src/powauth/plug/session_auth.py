@@ -10,7 +10,7 @@ from typing import ClassVar, Final, get_args
 
 from powauth._options import callable_or_none, choice, instance, whole_number, wrong
 from powauth._overrides import bypasses
-from powauth._running import uncancellable
+from powauth._running import calls_ended, uncancellable
 from powauth.accounts.anywhere import anywhere
 from powauth.accounts.base import Account, U, UsersContext
 from powauth.accounts.changes import REVOKED
@@ -44,6 +44,9 @@ from powauth.sessions.store import CredentialsCache
 
 PROOF_PURPOSE = "proof"
 """The purpose of the key that seals proofs. Each purpose has its own key."""
+
+CLOSING = 10
+"""Maximum seconds for which `SessionAuth.aclose` waits for calls. Servers give a process some 30 seconds to end."""
 
 
 class SessionAuth(Authenticator[U, I]):
@@ -429,8 +432,16 @@ class SessionAuth(Authenticator[U, I]):
     async def aclose(self) -> None:
         """Close the extensions, and the connections that powauth opened, not those of the app.
 
-        Later use opens them again.
+        A change of a user runs to its end even if its client has hung up. This waits for such changes first, at most
+        10 seconds. Later use opens the connections again.
         """
+        if not await calls_ended(CLOSING):
+            log(
+                logging.WARNING,
+                "a call has not ended %d seconds after the app began to close, and its connections close now; "
+                "if it changes a user, sessions that it should end may stay: repeat the change",
+                CLOSING,
+            )
         await self.accounts.hooks.aclose()
         await self.store.close()
         await self.accounts.users.close()
