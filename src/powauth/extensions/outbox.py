@@ -258,7 +258,7 @@ class Outbox:
             loop = asyncio.get_running_loop()
         except RuntimeError:  # of trio
             return
-        tasks = [task for task in self._tasks if task.get_loop() is loop]
+        tasks = [task for task in tuple(self._tasks) if task.get_loop() is loop]
         if tasks:
             drafts = self._drafts[loop]
             drafts.hurry.set()
